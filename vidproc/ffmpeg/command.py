@@ -1,0 +1,151 @@
+"""A command: what to run, said without naming a machine.
+
+Its arguments hold placeholders for files and for the thread count; whoever runs it (local child
+processes today) fills in paths and numbers. `input_file` and `output_file` give the placeholders:
+
+    source = ffmpeg.input(input_file(SOURCE))
+    graph = ffmpeg.output(
+        source.video, output_file("result.mp4"), threads=THREADS, vcodec="libx264"
+    )
+    command = ffmpeg_command(graph, stage="encoding", duration=media.duration)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Program = Literal["ffmpeg", "probe"]
+
+SOURCE = "source"
+"""The file name that stands for the task's input; every other name is in the attempt's folder."""
+
+_INPUT = "vidproc-input:"
+_OUTPUT = "vidproc-output:"
+THREADS = "vidproc-threads"
+"""Stands for the number of threads that the runner gives the command."""
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+
+
+def input_file(name: str) -> str:
+    """Return the placeholder for reading the file `name`: `SOURCE` or an earlier output."""
+    return _INPUT + _checked(name)
+
+
+def output_file(name: str) -> str:
+    """Return the placeholder for writing the file `name` in the attempt's folder."""
+    return _OUTPUT + _checked(name)
+
+
+def _checked(name: str) -> str:
+    if _NAME.fullmatch(name) is None:
+        raise ValueError(f"{name!r} is no name for a command's file")
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One program run.
+
+    `arguments` are argv without the program; `stage` names the work for people ("encoding");
+    `duration` is the seconds of output expected, for progress, None when unknown; `share` is the
+    part of the whole task that this command is, 0 to 1; `cpus` says how many cores it can keep
+    busy; `memory` is an estimate of its need in bytes; `capture` keeps that many bytes of
+    standard output for the caller.
+    """
+
+    program: Program
+    arguments: tuple[str, ...]
+    stage: str
+    duration: float | None = None
+    share: float = 1.0
+    cpus: float = 64.0
+    memory: int = 512 << 20
+    capture: int = 0
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the files it reads."""
+        return tuple(a[len(_INPUT) :] for a in self.arguments if a.startswith(_INPUT))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the files it writes."""
+        return tuple(a[len(_OUTPUT) :] for a in self.arguments if a.startswith(_OUTPUT))
+
+    def resolve(self, path_of: Callable[[str], str], threads: int) -> list[str]:
+        """Return argv with every placeholder filled in; `path_of` maps a file name to its path."""
+        argv = []
+        for argument in self.arguments:
+            if argument.startswith(_INPUT):
+                argv.append(path_of(argument[len(_INPUT) :]))
+            elif argument.startswith(_OUTPUT):
+                argv.append(path_of(argument[len(_OUTPUT) :]))
+            else:
+                argv.append(str(threads) if argument == THREADS else argument)
+        return argv
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """How a command ended well: what it wrote to standard output, the last lines of its standard
+    error, how long it took and the CPU time it used, in seconds, its peak memory in bytes."""
+
+    stdout: bytes
+    stderr_tail: str
+    elapsed: float
+    cpu_time: float = 0.0
+    peak_memory: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a command is: seconds of output written, frames, and speed against real time."""
+
+    out_time: float | None
+    frame: int | None
+    speed: float | None
+
+
+class CommandFailed(Exception):
+    """A command ended badly. `stderr_tail` is for our logs; it may hold paths."""
+
+    def __init__(self, command: Command, reason: str, stderr_tail: str = "") -> None:
+        super().__init__(f"{command.program} ({command.stage}): {reason}")
+        self.command = command
+        self.reason = reason
+        self.stderr_tail = stderr_tail
+
+
+class CommandStopped(Exception):
+    """A command was stopped on request (a cancel or a shutdown); its process has ended."""
+
+
+def ffmpeg_command(graph: Any, *, stage: str, **rest: Any) -> Command:
+    """Return the Command of an ffmpeg-python output `graph` (or several merged outputs).
+
+    Keyword arguments are the fields of `Command`. Placeholders in the graph are those of
+    `input_file`, `output_file` and `THREADS`.
+    """
+    import ffmpeg
+
+    arguments = tuple(str(argument) for argument in ffmpeg.get_args(graph))
+    return Command(program="ffmpeg", arguments=arguments, stage=stage, **rest)
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Where a command's files are: storage keys of the task's input and of the attempt's folder."""
+
+    source_key: str
+    folder_key: str
+
+    def key_of(self, name: str) -> str:
+        """Return the storage key of a command's file."""
+        return self.source_key if name == SOURCE else f"{self.folder_key}/{name}"
+
+
+OnProgress = Callable[[Progress], None]

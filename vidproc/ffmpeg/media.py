@@ -1,0 +1,129 @@
+"""What the probe finds in a file, as types. Plain data: made by `vidproc.ffmpeg.probe`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class VideoStream(msgspec.Struct, kw_only=True, frozen=True):
+    """The film's picture. `width` and `height` are as coded, in pixels, before rotation and SAR.
+
+    `rotation` is what a player turns the picture by, clockwise: 0, 90, 180 or 270. `frame_rate`
+    is the mean in frames per second; times are in seconds, `start_time` from the container's start.
+    """
+
+    index: int
+    codec: str
+    width: int
+    height: int
+    sample_aspect_ratio: tuple[int, int] = (1, 1)
+    rotation: int = 0
+    frame_rate: float | None = None
+    constant_rate: bool | None = None
+    pixel_format: str | None = None
+    bit_depth: int = 8
+    color_primaries: str | None = None
+    color_transfer: str | None = None
+    color_matrix: str | None = None
+    full_range: bool = False
+    interlaced: bool = False
+    frames: int | None = None
+    duration: float | None = None
+    start_time: float = 0.0
+    bit_rate: int | None = None
+    language: str | None = None
+
+    @property
+    def displayed_size(self) -> tuple[int, int]:
+        """(width, height) in square pixels as a player shows it, after SAR and rotation."""
+        num, den = self.sample_aspect_ratio
+        width, height = max(1, round(self.width * num / den)), self.height
+        return (height, width) if self.rotation in (90, 270) else (width, height)
+
+    @property
+    def hdr(self) -> bool:
+        """Whether the transfer function is PQ or HLG."""
+        return self.color_transfer in ("smpte2084", "arib-std-b67")
+
+
+class AudioStream(msgspec.Struct, kw_only=True, frozen=True):
+    """One audio track. `bit_rate` in bits per second; times in seconds as in `VideoStream`."""
+
+    index: int
+    codec: str
+    channels: int
+    layout: str | None = None
+    sample_rate: int = 0
+    bit_rate: int | None = None
+    language: str | None = None
+    title: str | None = None
+    default: bool = False
+    duration: float | None = None
+    start_time: float = 0.0
+
+
+class SubtitleStream(msgspec.Struct, kw_only=True, frozen=True):
+    """One subtitle track; `text` is false for pictures (DVD, Blu-ray, DVB)."""
+
+    index: int
+    codec: str
+    text: bool
+    language: str | None = None
+    default: bool = False
+    forced: bool = False
+
+
+class Cover(msgspec.Struct, kw_only=True, frozen=True):
+    """An attached picture."""
+
+    index: int
+    codec: str
+    width: int
+    height: int
+
+
+class MediaInfo(msgspec.Struct, kw_only=True, frozen=True):
+    """What a file holds. `duration` and `start_time` in seconds, `size` in bytes.
+
+    `video` is the chosen video stream: the first that is no cover. `data_streams` counts time
+    codes, motion metadata, attachments and the like.
+    """
+
+    container: str
+    size: int
+    duration: float | None = None
+    start_time: float = 0.0
+    bit_rate: int | None = None
+    video: VideoStream | None = None
+    other_videos: int = 0
+    audio: tuple[AudioStream, ...] = ()
+    subtitles: tuple[SubtitleStream, ...] = ()
+    covers: tuple[Cover, ...] = ()
+    data_streams: int = 0
+    chapters: int = 0
+    tags: dict[str, str] = {}
+
+    def main_audio(self) -> AudioStream | None:
+        """Return the track that a player would choose: the default one, else the first."""
+        for stream in self.audio:
+            if stream.default:
+                return stream
+        return self.audio[0] if self.audio else None
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the wire tells of a file: container, codecs, size, shape and duration."""
+        fields: dict[str, Any] = {"container": self.container, "bytes": self.size}
+        if self.duration is not None:
+            fields["duration"] = round(self.duration, 3)
+        if self.video is not None:
+            fields["video_codec"] = self.video.codec
+            fields["width"], fields["height"] = self.video.displayed_size
+            if self.video.frame_rate is not None:
+                fields["frame_rate"] = round(self.video.frame_rate, 3)
+        audio = self.main_audio()
+        if audio is not None:
+            fields["audio_codec"] = audio.codec
+            fields["audio_channels"] = audio.channels
+        return fields

@@ -1,0 +1,306 @@
+"""MMP's requests and answers as types, and their JSON.
+
+`parse_request` turns the JSON of a message into one of the request types, or raises a
+`ServiceError` that says which field is wrong. `encode_answer` gives the bytes of an answer,
+kept short enough to leave in one packet unless the request asked for detail.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from uuid import UUID
+
+import msgspec
+
+from vidproc.mmp.codec import MAX_PAYLOAD_SIZE, encode_head
+from vidproc.mmp.errors import ErrorCode, ServiceError
+
+MAX_SHORT_ANSWER = 1200
+"""Header, JSON and media type of an answer stay under this many bytes without ``detail``.
+
+Clients read an answer's JSON with a single ``recv``; 1,200 bytes fit one packet on any network.
+"""
+
+_MAX_ID_LENGTH = 64
+
+RequestId = Annotated[str, msgspec.Meta(max_length=_MAX_ID_LENGTH)] | int | None
+Offset = Annotated[int, msgspec.Meta(ge=0, le=MAX_PAYLOAD_SIZE)]
+
+
+class Request(msgspec.Struct, kw_only=True, frozen=True):
+    """What every request may carry: an `id` that its answers repeat, a `token`, and `detail`."""
+
+    id: RequestId = None
+    token: str | None = None
+    detail: bool = False
+
+
+class Upload(Request, kw_only=True, frozen=True):
+    """Send a file and start a task on it; with `upload_id`, in parts: `size` is the whole file's."""
+
+    type: str
+    parameters: dict[str, Any] = {}
+    filename: Annotated[str, msgspec.Meta(max_length=1024)] | None = None
+    upload_id: UUID | None = None
+    size: Offset | None = None
+    offset: Offset = 0
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-fA-F]{64}$")] | None = None
+
+
+class Status(Request, kw_only=True, frozen=True):
+    """Ask how a task stands."""
+
+    task_id: str
+
+
+class Download(Request, kw_only=True, frozen=True):
+    """Fetch a task's result from byte `offset` on."""
+
+    task_id: str
+    offset: Offset = 0
+
+
+class Watch(Request, kw_only=True, frozen=True):
+    """Follow a task: a status at once, on every change and every `interval` seconds."""
+
+    task_id: str
+    interval: Annotated[float, msgspec.Meta(ge=0.1, le=3600)] = 1.0
+
+
+class Cancel(Request, kw_only=True, frozen=True):
+    """End a task and remove its files."""
+
+    task_id: str
+
+
+class UploadStatus(Request, kw_only=True, frozen=True):
+    """Ask how much of a resumable upload has arrived."""
+
+    upload_id: UUID
+
+
+class Info(Request, kw_only=True, frozen=True):
+    """Ask for the version, the limits and the operations."""
+
+
+REQUEST_TYPES: dict[str, type[Request]] = {
+    "upload": Upload,
+    "status": Status,
+    "download": Download,
+    "watch": Watch,
+    "cancel": Cancel,
+    "delete": Cancel,
+    "upload_status": UploadStatus,
+    "info": Info,
+}
+
+_EXAMPLES = {
+    "upload": '{"action":"upload","type":"compress","parameters":{}}',
+    "status": '{"action":"status","task_id":"..."}',
+    "download": '{"action":"download","task_id":"..."}',
+    "watch": '{"action":"watch","task_id":"...","interval":1}',
+    "cancel": '{"action":"cancel","task_id":"..."}',
+    "delete": '{"action":"delete","task_id":"..."}',
+    "upload_status": '{"action":"upload_status","upload_id":"<UUID>"}',
+    "info": '{"action":"info"}',
+}
+
+
+def parse_request(json: bytes) -> Request:
+    """Return the typed request that `json` (UTF-8 of one object) holds.
+
+    Raises `ServiceError` 400 for bad JSON, an unknown action, and a missing or malformed field.
+    A malformed request that carries a readable ``id`` has it in the error's ``extra``.
+    """
+    fields = decode_object(json)
+    action = fields.get("action")
+    if not isinstance(action, str) or action not in REQUEST_TYPES:
+        what = "The request has no action" if action is None else "The action is unknown"
+        raise ServiceError(
+            ErrorCode.BAD_REQUEST,
+            f"{what}.",
+            f"Use one of {', '.join(REQUEST_TYPES)}. Example: {_EXAMPLES['info']}",
+        )
+    try:
+        return msgspec.convert(fields, REQUEST_TYPES[action])
+    except msgspec.ValidationError as error:
+        raise ServiceError(
+            ErrorCode.BAD_REQUEST,
+            f"The {action} request is malformed: {clip(str(error), 200)}.",
+            f"Correct that field. Example: {_EXAMPLES[action]}",
+        ) from None
+
+
+def decode_object(json: bytes) -> dict[str, Any]:
+    """Return the JSON object in `json`; raises `ServiceError` 400 when there is none."""
+    example = f"Send one JSON object in UTF-8. Example: {_EXAMPLES['info']}"
+    if not json:
+        raise ServiceError(ErrorCode.BAD_REQUEST, "The request has no JSON.", example)
+    try:
+        fields = msgspec.json.decode(json)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ServiceError(
+            ErrorCode.BAD_REQUEST,
+            f"The request's JSON can't be read: {clip(str(error), 120)}.",
+            example,
+        ) from None
+    if not isinstance(fields, dict):
+        raise ServiceError(ErrorCode.BAD_REQUEST, "The request's JSON is not an object.", example)
+    return fields
+
+
+def request_id(json: bytes) -> RequestId:
+    """Return the ``id`` of a request that may be malformed otherwise; None when there is none."""
+    try:
+        return msgspec.json.decode(json, type=_OnlyId).id
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+class _OnlyId(msgspec.Struct):
+    id: RequestId = None
+
+
+# --- answers ---------------------------------------------------------------------------------
+
+
+class Answer(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What every answer may carry: the request's `id`."""
+
+    id: RequestId = None
+
+
+class Accepted(Answer, kw_only=True):
+    """The upload is on disk and the task in the store: whatever crashes now, it will be done."""
+
+    status: str
+    task_id: str
+    message: str = ""
+
+
+class Partial(Answer, kw_only=True):
+    """A resumable upload stands at `offset` bytes."""
+
+    status: str
+    offset: int
+
+
+class Cancelled(Answer, kw_only=True):
+    """What a cancel did: `status` is ``cancelled``, or the status that a finished task keeps."""
+
+    status: str
+    message: str = ""
+
+
+class DownloadStarts(Answer, kw_only=True):
+    """The result's bytes from `offset` on follow as the payload; `size` and `sha256` are whole."""
+
+    status: str
+    size: int
+    offset: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.offset <= self.size:
+            raise ValueError("offset outside the file")
+
+
+class StatusReport(Answer, kw_only=True, omit_defaults=False):
+    """How a task stands. Times are ISO 8601 in UTC; `progress` is 0 to 1; `eta` is in seconds."""
+
+    status: str
+    task_id: str
+    type: str
+    created_at: str | None
+    started_at: str | None
+    completed_at: str | None
+    stage: str | None
+    progress: float
+    eta: float | None
+    queue_position: int | None
+    error: str | None
+    error_code: int | None
+    solution: str | None
+    warning_count: int
+    message: str | None = None
+    speed: float | None = None
+
+
+class StatusDetail(StatusReport, kw_only=True, omit_defaults=False):
+    """The long form: what came in, what went out, and what changed on the way."""
+
+    parameters: dict[str, Any]
+    input: dict[str, Any]
+    output: dict[str, Any]
+    warnings: list[str]
+
+
+class ErrorBody(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What is wrong and what to do next."""
+
+    code: int
+    description: str
+    solution: str
+    offset: int | None = None
+    task_id: str | None = None
+
+
+class ErrorAnswer(Answer, kw_only=True):
+    """The request can't be served."""
+
+    error: ErrorBody
+
+
+def error_answer(error: ServiceError, id: RequestId = None) -> ErrorAnswer:
+    """Return the answer that tells a client of `error`."""
+    offset = error.extra.get("offset")
+    task_id = error.extra.get("task_id")
+    return ErrorAnswer(
+        id=id,
+        error=ErrorBody(
+            code=int(error.code),
+            description=error.description,
+            solution=error.solution,
+            offset=offset if isinstance(offset, int) else None,
+            task_id=task_id if isinstance(task_id, str) else None,
+        ),
+    )
+
+
+def encode_answer(
+    answer: msgspec.Struct, media_type: str = "", payload_size: int = 0, *, detail: bool = False
+) -> bytes:
+    """Return an answer's header, JSON and media type as one piece of bytes.
+
+    Without `detail` its free texts are cut so that the piece stays under `MAX_SHORT_ANSWER` bytes.
+    """
+    json = msgspec.json.encode(answer)
+    room = MAX_SHORT_ANSWER - 1 - 8 - len(media_type.encode())
+    if not detail and len(json) > room:
+        json = _shorten(msgspec.to_builtins(answer), room)
+    return encode_head(json, media_type, payload_size)
+
+
+_FREE_TEXTS = ("message", "error", "description", "solution")
+
+
+def _shorten(fields: dict[str, Any], room: int) -> bytes:
+    """Cut the free texts of an answer, longest allowance first, until it fits `room` bytes."""
+    bodies = [body for body in (fields, fields.get("error")) if isinstance(body, dict)]
+    for allowance in (400, 250, 150, 80, 40, 0):
+        for body in bodies:
+            for key in _FREE_TEXTS:
+                if isinstance(body.get(key), str):
+                    body[key] = clip(body[key], allowance)
+        json = msgspec.json.encode(fields)
+        if len(json) <= room:
+            break
+    return json
+
+
+def clip(text: str, length: int) -> str:
+    """Return `text`, cut with an ellipsis when it takes more than `length` bytes of UTF-8."""
+    raw = text.encode()
+    if len(raw) <= length:
+        return text
+    return raw[: max(0, length - 3)].decode(errors="ignore") + ("…" if length >= 3 else "")

@@ -1,0 +1,126 @@
+"""What an operation is: from what the probe found and typed parameters to commands.
+
+A simple operation implements `Operation.plan`, a pure function. One that must look before it
+decides (a search for the right quality) overrides `Operation.run` and awaits `Job.run` as often
+as it needs to; it still spawns nothing itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+from vidproc.ffmpeg.command import Command, Completed
+from vidproc.ffmpeg.media import MediaInfo
+from vidproc.mmp.errors import ErrorCode, ServiceError
+from vidproc.operations.parameters import Parameters
+
+P = TypeVar("P", bound=Parameters)
+
+
+class Capabilities(Protocol):
+    """What the FFmpeg at hand can do."""
+
+    @property
+    def encoders(self) -> frozenset[str]:
+        """Names of its encoders, such as ``libx264``."""
+
+    @property
+    def filters(self) -> frozenset[str]:
+        """Names of its filters, such as ``zscale``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What the finished file must be, checked before anybody may have it.
+
+    `size` is (width, height) displayed, in pixels; `duration` is in seconds and may be missed by
+    `tolerance` seconds; None means not checked.
+    """
+
+    video: bool
+    audio: bool
+    size: tuple[int, int] | None = None
+    duration: float | None = None
+    tolerance: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """The finished file: its name in the attempt's folder, its kind, what it must be.
+
+    `details` goes into the status' `output` as it is.
+    """
+
+    file: str
+    media_type: str
+    expectation: Expectation
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Commands to run one after another, what they make, and what a person should know of it."""
+
+    commands: Sequence[Command]
+    product: Product
+    warnings: Sequence[str] = ()
+
+
+class Job(Protocol[P]):
+    """One task as its operation sees it."""
+
+    media: MediaInfo
+    parameters: P
+    capabilities: Capabilities
+
+    def run(self, command: Command) -> Awaitable[Completed]:
+        """Run a command; raises `CommandFailed` or `CommandStopped`."""
+
+    def warn(self, sentence: str) -> None:
+        """Tell the client, in a sentence, what was given up or changed."""
+
+    def size_of(self, name: str) -> int:
+        """Return the bytes of a file that a command of this job wrote."""
+
+    def read(self, name: str) -> bytes:
+        """Return the contents of a small file (at most 16 MiB) that a command of this job wrote."""
+
+
+class Operation(Generic[P]):
+    """One thing that can be done to a film. Instances hold no state."""
+
+    name: ClassVar[str]
+
+    def plan(self, media: MediaInfo, parameters: P, capabilities: Capabilities) -> Plan:
+        """Return what to run. Raises `ServiceError` 415 or 422 when it can't be done to `media`."""
+        raise NotImplementedError
+
+    def estimate_size(self, parameters: P, source_size: int) -> int:
+        """Return a guess of the output's bytes from its request alone, to reserve space by."""
+        return source_size
+
+    async def run(self, job: Job[P]) -> Product:
+        """Do it: run the plan's commands one after another and return the product."""
+        plan = self.plan(job.media, job.parameters, job.capabilities)
+        for sentence in plan.warnings:
+            job.warn(sentence)
+        for command in plan.commands:
+            await job.run(command)
+        return plan.product
+
+
+def require_encoder(capabilities: Capabilities, *names: str) -> str:
+    """Return the first of `names` that the FFmpeg at hand can encode with.
+
+    Raises `ServiceError` 500 when it has none of them.
+    """
+    for name in names:
+        if name in capabilities.encoders:
+            return name
+    raise ServiceError(
+        ErrorCode.INTERNAL,
+        f"This server's FFmpeg has no encoder {' or '.join(names)}.",
+        "Ask the server's operator to use the bundled FFmpeg, or choose another codec.",
+    )

@@ -1,0 +1,192 @@
+"""The parameters of every operation: names, types, ranges and defaults in one place.
+
+Server and client share this table, so it imports nothing heavy. Times are in seconds (a number
+or ``HH:MM:SS.mmm``), sizes in pixels, bit rates in bits per second.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, get_type_hints
+
+import msgspec
+
+from vidproc.mmp.errors import ErrorCode, ServiceError
+from vidproc.units import parse_time
+
+Fit = Literal["pad", "crop", "stretch"]
+Time = float | str
+"""Seconds; text is parsed to a float when the parameters are made."""
+
+Dimension = Annotated[int, msgspec.Meta(ge=16, le=8192)]
+
+
+class Parameters(msgspec.Struct, kw_only=True, frozen=True):
+    """Base of the operations' parameters. Making one by `parse_parameters` checks every range."""
+
+
+class Compress(Parameters, kw_only=True, frozen=True):
+    """`quality` is a VMAF score; `target_size` is in bytes."""
+
+    quality: Annotated[float, msgspec.Meta(ge=70, le=99)] = 95.0
+    codec: Literal["h264", "hevc", "av1"] = "h264"
+    target_size: Annotated[int, msgspec.Meta(ge=1, le=(1 << 40) - 1)] | None = None
+    preset: Literal["fast", "balanced", "small"] = "balanced"
+
+
+class Resolution(Parameters, kw_only=True, frozen=True):
+    """The picture's new displayed size."""
+
+    width: Dimension
+    height: Dimension
+    fit: Fit = "pad"
+
+
+class AspectRatio(Parameters, kw_only=True, frozen=True):
+    """The picture's new displayed shape, ``W:H`` such as 16:9 or 2.39:1, from 1:10 to 10:1."""
+
+    aspect_ratio: str
+    fit: Fit = "pad"
+
+    def __post_init__(self) -> None:
+        self.ratio()
+
+    def ratio(self) -> tuple[float, float]:
+        """Return (W, H); raises `ValueError` when it is malformed or out of range."""
+        match = re.fullmatch(
+            r"\s*(\d{1,5}(?:\.\d{1,6})?)\s*:\s*(\d{1,5}(?:\.\d{1,6})?)\s*",
+            self.aspect_ratio,
+            re.ASCII,
+        )
+        if match is None:
+            raise ValueError('aspect_ratio must be "W:H", such as "16:9" or "2.39:1"')
+        width, height = float(match[1]), float(match[2])
+        if not (height > 0 and 0.1 <= width / height <= 10):
+            raise ValueError("aspect_ratio must be from 1:10 to 10:1")
+        return width, height
+
+
+class ExtractAudio(Parameters, kw_only=True, frozen=True):
+    """`bitrate` in bits/s, VBR quality 2 without it; `track` is a number from 1 or a language."""
+
+    bitrate: Annotated[int, msgspec.Meta(ge=32_000, le=320_000)] | None = None
+    track: (
+        Annotated[int, msgspec.Meta(ge=1, le=1000)]
+        | Annotated[str, msgspec.Meta(pattern="^([0-9]{1,3}|[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*)$")]
+        | None
+    ) = None
+
+
+class _Segment(Parameters, kw_only=True, frozen=True):
+    """A part of the film. Times may be text; `start` and `length` are seconds."""
+
+    start_time: Time
+    duration: Time
+
+    def __post_init__(self) -> None:
+        for name in ("start_time", "duration"):
+            try:
+                parse_time(getattr(self, name))
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+        if self.length <= 0:
+            raise ValueError("duration must be more than 0")
+        if max(self.start, self.length) > 10_000_000:
+            raise ValueError("start_time and duration must be at most 10,000,000 seconds")
+
+    @property
+    def start(self) -> float:
+        """Seconds from the first picture shown."""
+        return parse_time(self.start_time)
+
+    @property
+    def length(self) -> float:
+        """Seconds asked for."""
+        return parse_time(self.duration)
+
+
+class Gif(_Segment, kw_only=True, frozen=True):
+    """`fps` pictures per second; `width` is at most the source's; `max_size` is in bytes."""
+
+    fps: Annotated[float, msgspec.Meta(ge=1, le=50)] = 12.0
+    width: Annotated[int, msgspec.Meta(ge=16, le=1920)] = 480
+    max_size: Annotated[int, msgspec.Meta(ge=1, le=(1 << 40) - 1)] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.length > 600:
+            raise ValueError("duration must be at most 600 seconds for a GIF; use webm for more")
+
+
+class WebM(_Segment, kw_only=True, frozen=True):
+    """`quality` is the encoder's CRF: lower is better and larger."""
+
+    codec: Literal["vp9", "av1"] = "vp9"
+    width: Dimension | None = None
+    quality: Annotated[int, msgspec.Meta(ge=4, le=63)] = 30
+
+
+PARAMETERS: dict[str, type[Parameters]] = {
+    "compress": Compress,
+    "resolution": Resolution,
+    "aspect_ratio": AspectRatio,
+    "extract_audio": ExtractAudio,
+    "gif": Gif,
+    "webm": WebM,
+}
+"""Operation name -> its parameters, in the order in which they are listed to people."""
+
+EXAMPLES: dict[str, str] = {
+    "compress": '{"quality":95}',
+    "resolution": '{"width":1280,"height":720}',
+    "aspect_ratio": '{"aspect_ratio":"16:9"}',
+    "extract_audio": '{"bitrate":192000}',
+    "gif": '{"start_time":0,"duration":5}',
+    "webm": '{"start_time":0,"duration":5}',
+}
+
+
+def parse_parameters(operation: str, fields: dict[str, Any]) -> tuple[Parameters, list[str]]:
+    """Return the typed parameters of `operation` and a warning for each unknown key.
+
+    Raises `ServiceError` 400 for an unknown operation, 422 for a parameter that is missing, of
+    the wrong type or out of range.
+    """
+    kind = PARAMETERS.get(operation)
+    if kind is None:
+        raise ServiceError(
+            ErrorCode.BAD_REQUEST,
+            "The type names no operation.",
+            f"Use one of {', '.join(PARAMETERS)}.",
+        )
+    known = get_type_hints(kind)
+    warnings = [
+        f"The parameter {key[:40]!r} is unknown to {operation} and was ignored."
+        for key in list(fields)[:20]
+        if key not in known
+    ]
+    given = {key: value for key, value in fields.items() if key in known and value is not None}
+    try:
+        parameters = msgspec.convert(given, kind)
+    except msgspec.ValidationError as error:
+        raise ServiceError(
+            ErrorCode.INVALID_PARAMETER,
+            f"A parameter of {operation} is not right: {_readable(str(error))}.",
+            f"Correct it. Example: {EXAMPLES[operation]}",
+        ) from None
+    return parameters, warnings
+
+
+def describe_parameters(operation: str) -> dict[str, Any]:
+    """Return the JSON schema of each parameter of `operation`, by name."""
+    schema = msgspec.json.schema(PARAMETERS[operation])
+    definition = next(iter(schema["$defs"].values()))
+    properties: dict[str, Any] = definition["properties"]
+    return properties
+
+
+def _readable(message: str) -> str:
+    """Turn msgspec's ``... - at `$.width` `` into ``width: ...``."""
+    match = re.fullmatch(r"(.*) - at `\$\.?(.*)`", message, re.DOTALL)
+    text = f"{match[2]}: {match[1]}" if match and match[2] else (match[1] if match else message)
+    return text.replace("Object missing required field", "missing the required field")[:200]

@@ -1,0 +1,1 @@
+"""Tasks: what they are, where they are kept, when they run. Knows no wire."""

@@ -1,0 +1,100 @@
+"""A task: its states, the moves between them that are allowed, and its record."""
+
+from __future__ import annotations
+
+import secrets
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+
+class State(StrEnum):
+    """Where a task stands. All but `UPLOADING` are seen on the wire."""
+
+    UPLOADING = "uploading"
+    QUEUED = "queued"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+ACTIVE = frozenset({State.UPLOADING, State.QUEUED, State.PROCESSING})
+"""States that hold a slot of the task's address."""
+
+TERMINAL = frozenset(State) - ACTIVE
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.UPLOADING: frozenset({State.QUEUED, State.CANCELLED}),
+    State.QUEUED: frozenset({State.PROCESSING, State.FAILED, State.CANCELLED}),
+    # Back to QUEUED: the attempt was interrupted (a stop, a crash), or failed and may be retried.
+    State.PROCESSING: frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.QUEUED}),
+    State.COMPLETED: frozenset({State.EXPIRED}),
+    State.FAILED: frozenset(),
+    State.CANCELLED: frozenset(),
+    State.EXPIRED: frozenset(),
+}
+
+
+class InvalidTransition(Exception):
+    """Somebody tried to move a task in a way that `TRANSITIONS` does not have: a fault of ours,
+    or the loser of a race (a cancel against the end of an encode)."""
+
+    def __init__(self, task_id: str, current: State, wanted: State) -> None:
+        super().__init__(f"task {task_id} is {current} and can't become {wanted}")
+        self.task_id = task_id
+        self.current = current
+        self.wanted = wanted
+
+
+def new_task_id() -> str:
+    """Return a fresh task id: 128 random bits in hexadecimal, for it is the only key to a task."""
+    return secrets.token_hex(16)
+
+
+class Failure(msgspec.Struct, kw_only=True, frozen=True):
+    """Why a task failed, in the words of the error table."""
+
+    code: int
+    description: str
+    solution: str
+
+
+class Task(msgspec.Struct, kw_only=True):
+    """One task's record, as it is in the store. Times are seconds since the epoch, sizes bytes.
+
+    Keys name files relative to the data folder. `owner` is the server that works on it until
+    `lease_until`; `attempt` counts how often work began, `failures` how often it ended by itself.
+    """
+
+    task_id: str
+    type: str
+    parameters: dict[str, Any]
+    peer: str
+    principal: str | None = None
+    state: State = State.UPLOADING
+    media_type: str = ""
+    filename: str | None = None
+    created_at: float
+    queued_at: float | None = None
+    started_at: float | None = None
+    completed_at: float | None = None
+    input_key: str | None = None
+    input_size: int = 0
+    upload_id: str | None = None
+    upload_sha256: str | None = None
+    output_key: str | None = None
+    output_type: str | None = None
+    output_size: int | None = None
+    output_sha256: str | None = None
+    downloaded_at: float | None = None
+    input: dict[str, Any] = {}
+    output: dict[str, Any] = {}
+    warnings: list[str] = []
+    failure: Failure | None = None
+    owner: str | None = None
+    lease_until: float | None = None
+    attempt: int = 0
+    failures: int = 0
