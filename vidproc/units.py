@@ -7,17 +7,16 @@ Every parser raises `ValueError` with a sentence that says how to write it.
 
 from __future__ import annotations
 
-import math
 import re
 from datetime import UTC, datetime
 
 _SIZE_FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _DURATION_FACTORS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)", re.ASCII)
-_CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:\.\d+)?)", re.ASCII)
-_SECONDS = re.compile(r"\d+(?:\.\d*)?|\.\d+", re.ASCII)
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
+_DURATION = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([smhd]?)", re.ASCII)
+_CLOCK = re.compile(r"(?:(\d{1,9}):)?(\d{1,2}):(\d{1,2}(?:\.\d+)?)", re.ASCII)
+_SECONDS = re.compile(r"\d{1,15}(?:\.\d*)?|\.\d+", re.ASCII)
 
 
 def parse_size(text: str) -> int:
@@ -48,7 +47,7 @@ def parse_time(value: str | float) -> float:
             return int(clock[1] or 0) * 3600 + int(clock[2]) * 60 + float(clock[3])
         if _SECONDS.fullmatch(text):
             return float(text)
-    elif not isinstance(value, bool) and math.isfinite(value) and value >= 0:
+    elif not isinstance(value, bool) and 0 <= value < 1e15:
         return float(value)
     raise ValueError(
         f"{value!r} is not a time; write seconds such as 12.5, or HH:MM:SS such as 00:01:30.5"
@@ -66,7 +65,7 @@ def format_size(size: float) -> str:
 
 def format_duration(seconds: float) -> str:
     """Return a length of time as people read it: ``4.2 s``, ``3 min 05 s`` or ``2 h 10 min``."""
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

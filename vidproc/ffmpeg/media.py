@@ -88,15 +88,21 @@ class MediaInfo(msgspec.Struct, kw_only=True, frozen=True):
     """What a file holds. `duration` and `start_time` in seconds, `size` in bytes.
 
     `video` is the chosen video stream: the first that is no cover. `data_streams` counts time
-    codes, motion metadata, attachments and the like.
+    codes, motion metadata, attachments and the like. `duration` is what the packets hold, where
+    that could be found out; `claimed_duration` is the header's word, `ends_early` says that the
+    packets hold clearly less. `unreadable_video` says that there is a video stream, but not one
+    picture of it could be decoded (`video` is None then).
     """
 
     container: str
     size: int
     duration: float | None = None
+    claimed_duration: float | None = None
+    ends_early: bool = False
     start_time: float = 0.0
     bit_rate: int | None = None
     video: VideoStream | None = None
+    unreadable_video: bool = False
     other_videos: int = 0
     audio: tuple[AudioStream, ...] = ()
     subtitles: tuple[SubtitleStream, ...] = ()

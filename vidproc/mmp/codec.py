@@ -41,7 +41,7 @@ class MessageStarted:
 
 @dataclass(frozen=True, slots=True)
 class PayloadChunk:
-    """Some bytes of the payload, in order. `data` is valid until the next call into the decoder."""
+    """Some bytes of the payload, in order. `data` is a view of what came from the transport."""
 
     data: bytes | memoryview
 
@@ -123,7 +123,9 @@ class Decoder:
         return self._state is _State.HEAD and self.buffered == 0
 
     def receive_data(self, data: bytes) -> None:
-        """Take bytes from the peer, split in any way."""
+        """Take bytes from the peer, split in any way. What follows an error is dropped."""
+        if self._state is _State.BROKEN:
+            return
         if self.buffered:
             self._buffer = self._buffer[self._position :] + data
         else:
@@ -145,7 +147,7 @@ class Decoder:
         raise RemoteProtocolError("the stream was no MMP earlier on")
 
     def receive_eof(self) -> None:
-        """Note that the peer sends nothing more.
+        """Note that the peer sends nothing more; call it when `next_event` says `NEED_DATA`.
 
         Raises `RemoteProtocolError` when that is in the middle of a message.
         """

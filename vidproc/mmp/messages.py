@@ -12,7 +12,7 @@ from uuid import UUID
 
 import msgspec
 
-from vidproc.mmp.codec import MAX_PAYLOAD_SIZE, encode_head
+from vidproc.mmp.codec import MAX_JSON_SIZE, MAX_PAYLOAD_SIZE, encode_head
 from vidproc.mmp.errors import ErrorCode, ServiceError
 
 MAX_SHORT_ANSWER = 1200
@@ -23,7 +23,11 @@ Clients read an answer's JSON with a single ``recv``; 1,200 bytes fit one packet
 
 _MAX_ID_LENGTH = 64
 
-RequestId = Annotated[str, msgspec.Meta(max_length=_MAX_ID_LENGTH)] | int | None
+RequestId = (
+    Annotated[str, msgspec.Meta(max_length=_MAX_ID_LENGTH)]
+    | Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+    | None
+)
 Offset = Annotated[int, msgspec.Meta(ge=0, le=MAX_PAYLOAD_SIZE)]
 
 
@@ -36,7 +40,7 @@ class Request(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Upload(Request, kw_only=True, frozen=True):
-    """Send a file and start a task on it; with `upload_id`, in parts: `size` is the whole file's."""
+    """Send a file and start a task on it; with `upload_id` in parts, `size` being the whole."""
 
     type: str
     parameters: dict[str, Any] = {}
@@ -44,7 +48,7 @@ class Upload(Request, kw_only=True, frozen=True):
     upload_id: UUID | None = None
     size: Offset | None = None
     offset: Offset = 0
-    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-fA-F]{64}$")] | None = None
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-fA-F]{64}$", max_length=64)] | None = None
 
 
 class Status(Request, kw_only=True, frozen=True):
@@ -109,8 +113,8 @@ _EXAMPLES = {
 def parse_request(json: bytes) -> Request:
     """Return the typed request that `json` (UTF-8 of one object) holds.
 
-    Raises `ServiceError` 400 for bad JSON, an unknown action, and a missing or malformed field.
-    A malformed request that carries a readable ``id`` has it in the error's ``extra``.
+    Raises `ServiceError` 400 for bad JSON, an unknown action, and a missing or malformed field;
+    `request_id` finds the ``id`` for the answer to such a request.
     """
     fields = decode_object(json)
     action = fields.get("action")
@@ -206,8 +210,12 @@ class DownloadStarts(Answer, kw_only=True):
 
 
 class StatusReport(Answer, kw_only=True, omit_defaults=False):
-    """How a task stands. Times are ISO 8601 in UTC; `progress` is 0 to 1; `eta` is in seconds."""
+    """How a task stands. Times are ISO 8601 in UTC; `progress` is 0 to 1; `eta` is in seconds.
 
+    All keys are always there, null when there is nothing to tell; only `id` is left out then.
+    """
+
+    id: RequestId | msgspec.UnsetType = msgspec.UNSET
     status: str
     task_id: str
     type: str
@@ -222,7 +230,6 @@ class StatusReport(Answer, kw_only=True, omit_defaults=False):
     error_code: int | None
     solution: str | None
     warning_count: int
-    message: str | None = None
     speed: float | None = None
 
 
@@ -272,20 +279,30 @@ def encode_answer(
 ) -> bytes:
     """Return an answer's header, JSON and media type as one piece of bytes.
 
-    Without `detail` its free texts are cut so that the piece stays under `MAX_SHORT_ANSWER` bytes.
+    Without `detail` its free texts are cut so that the piece stays under `MAX_SHORT_ANSWER` bytes;
+    with it, parts are left empty that MMP's 65,535 bytes of JSON have no room for.
     """
     json = msgspec.json.encode(answer)
-    room = MAX_SHORT_ANSWER - 1 - 8 - len(media_type.encode())
-    if not detail and len(json) > room:
+    room = MAX_JSON_SIZE if detail else MAX_SHORT_ANSWER - 1 - 8 - len(media_type.encode())
+    if len(json) > room:
         json = _shorten(msgspec.to_builtins(answer), room)
     return encode_head(json, media_type, payload_size)
 
 
 _FREE_TEXTS = ("message", "error", "description", "solution")
+_LONG_PARTS = ("parameters", "warnings", "input", "output")
 
 
 def _shorten(fields: dict[str, Any], room: int) -> bytes:
-    """Cut the free texts of an answer, longest allowance first, until it fits `room` bytes."""
+    """Return the JSON of an answer, cut until it fits `room` bytes.
+
+    Parts of the long form that are too long in themselves become empty; free texts are clipped,
+    longest allowance first.
+    """
+    for key in _LONG_PARTS:
+        part = fields.get(key)
+        if isinstance(part, dict | list) and len(msgspec.json.encode(part)) > room // 5:
+            fields[key] = type(part)()
     bodies = [body for body in (fields, fields.get("error")) if isinstance(body, dict)]
     for allowance in (400, 250, 150, 80, 40, 0):
         for body in bodies:

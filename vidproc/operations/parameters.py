@@ -61,7 +61,7 @@ class AspectRatio(Parameters, kw_only=True, frozen=True):
         if match is None:
             raise ValueError('aspect_ratio must be "W:H", such as "16:9" or "2.39:1"')
         width, height = float(match[1]), float(match[2])
-        if not (height > 0 and 0.1 <= width / height <= 10):
+        if not 0 < height <= width * 10 or not width <= height * 10:
             raise ValueError("aspect_ratio must be from 1:10 to 10:1")
         return width, height
 
@@ -72,7 +72,9 @@ class ExtractAudio(Parameters, kw_only=True, frozen=True):
     bitrate: Annotated[int, msgspec.Meta(ge=32_000, le=320_000)] | None = None
     track: (
         Annotated[int, msgspec.Meta(ge=1, le=1000)]
-        | Annotated[str, msgspec.Meta(pattern="^([0-9]{1,3}|[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*)$")]
+        | Annotated[
+            str, msgspec.Meta(pattern="^([0-9]{1,3}|[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*)$(?!\\n)")
+        ]
         | None
     ) = None
 

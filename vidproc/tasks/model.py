@@ -10,9 +10,13 @@ import msgspec
 
 
 class State(StrEnum):
-    """Where a task stands. All but `UPLOADING` are seen on the wire."""
+    """Where a task stands. `UPLOADING` and `PARTIAL` are not tasks yet to those who ask for one.
+
+    `PARTIAL` is a resumable upload whose connection broke: it holds no slot.
+    """
 
     UPLOADING = "uploading"
+    PARTIAL = "partial"
     QUEUED = "queued"
     PROCESSING = "processing"
     COMPLETED = "completed"
@@ -24,10 +28,11 @@ class State(StrEnum):
 ACTIVE = frozenset({State.UPLOADING, State.QUEUED, State.PROCESSING})
 """States that hold a slot of the task's address."""
 
-TERMINAL = frozenset(State) - ACTIVE
+TERMINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.EXPIRED})
 
 TRANSITIONS: dict[State, frozenset[State]] = {
-    State.UPLOADING: frozenset({State.QUEUED, State.CANCELLED}),
+    State.UPLOADING: frozenset({State.QUEUED, State.PARTIAL}),
+    State.PARTIAL: frozenset({State.UPLOADING}),
     State.QUEUED: frozenset({State.PROCESSING, State.FAILED, State.CANCELLED}),
     # Back to QUEUED: the attempt was interrupted (a stop, a crash), or failed and may be retried.
     State.PROCESSING: frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.QUEUED}),

@@ -1,0 +1,82 @@
+# vidproc's chores. Needs GNU make, a POSIX sh and Python 3.11 or newer; the rest goes into .venv.
+#
+#   make demo                                  try it
+#   make test PYTHON=python3.12 VENV=/tmp/v    use this Python, and an environment elsewhere
+
+SHELL = /bin/sh
+VENV ?= .venv
+# Empty: the first of these that works and is new enough.
+PYTHON ?=
+PYTHONS = python3.13 python3.12 python3.11 python3
+
+TESTS ?= tests
+TRIAL_OPTIONS ?=
+SERVE_OPTIONS ?=
+
+BIN = $(VENV)/bin
+STAMP = $(VENV)/.installed
+NEW_ENOUGH = import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
+
+# An environment knows its checkout by an absolute path: install again after either has moved.
+ifneq ($(shell cat '$(STAMP)' 2>/dev/null),$(CURDIR))
+.PHONY: $(STAMP)
+endif
+
+.PHONY: help setup venv demo serve test lint format clean
+
+help:
+	@echo 'make demo     send a real clip through all six operations; results in demo-output/'
+	@echo 'make serve    run the service in the foreground (SERVE_OPTIONS="--port 9998")'
+	@echo 'make test     run all tests (TESTS=tests.test_codec for some)'
+	@echo 'make lint     check style and types'
+	@echo 'make format   put the code in the house style'
+	@echo 'make setup    only make the environment ($(VENV)) that the others use'
+	@echo 'make clean    remove the environment, caches and demo results'
+
+setup venv: $(STAMP)
+
+$(STAMP): setup.cfg pyproject.toml
+	@set -e; \
+	if ! '$(BIN)/python' -c '$(NEW_ENOUGH)' 2>/dev/null; then \
+	    found=; \
+	    for python in $(if $(PYTHON),'$(PYTHON)',$(PYTHONS)); do \
+	        if "$$python" -c '$(NEW_ENOUGH)' >/dev/null 2>&1; then found=$$python; break; fi; \
+	    done; \
+	    if [ -z "$$found" ]; then \
+	        echo 'vidproc needs Python 3.11 or newer with its venv module; none of' \
+	            '$(if $(PYTHON),$(PYTHON),$(PYTHONS)) is.' >&2; \
+	        echo 'Install one (Debian, Ubuntu: apt install python3 python3-venv)' \
+	            'or name one: make PYTHON=/path/to/python3' >&2; \
+	        exit 1; \
+	    fi; \
+	    echo "Making $(VENV) with $$("$$found" --version)"; \
+	    "$$found" -m venv --clear '$(VENV)'; \
+	fi; \
+	rm -f '$(STAMP)'; \
+	echo 'Installing vidproc and what it needs'; \
+	'$(BIN)/python' -m pip install --quiet --disable-pip-version-check -e '.[dev]'; \
+	'$(BIN)/python' -c 'from twisted.plugin import IPlugin, getPlugins; list(getPlugins(IPlugin))'; \
+	echo '$(CURDIR)' > '$(STAMP)'
+
+demo: $(STAMP)
+	@'$(BIN)/python' scripts/demo.py
+
+serve: $(STAMP)
+	@exec '$(BIN)/twistd' -n vidproc $(SERVE_OPTIONS)
+
+test: $(STAMP)
+	'$(BIN)/python' -m twisted.trial --temp-directory='$(VENV)/trial' $(TRIAL_OPTIONS) $(TESTS)
+
+lint: $(STAMP)
+	'$(BIN)/python' -m ruff check .
+	'$(BIN)/python' -m ruff format --check .
+	'$(BIN)/python' -m mypy
+
+format: $(STAMP)
+	'$(BIN)/python' -m ruff check --fix .
+	'$(BIN)/python' -m ruff format .
+
+clean:
+	rm -rf '$(VENV)' demo-output build dist vidproc.egg-info _trial_temp* twisted/plugins/dropin.cache
+	rm -rf .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,164 @@
+"""The task store: real SQLite files."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from vidproc.mmp.errors import ServiceError
+from vidproc.tasks.model import Failure, InvalidTransition, State, Task, new_task_id
+from vidproc.tasks.store import SchemaTooNew, Store
+
+
+def make_task(peer: str = "192.0.2.1", **fields: object) -> Task:
+    values: dict = {
+        "task_id": new_task_id(),
+        "type": "gif",
+        "parameters": {"start_time": 0, "duration": 5},
+        "peer": peer,
+        "created_at": 1000.0,
+        "input_size": 10,
+    }
+    return Task(**{**values, **fields})
+
+
+class StoreTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.path = Path(tempfile.mkdtemp(dir=self.mktemp_folder())) / "tasks.sqlite"
+        self.store = Store(self.path)
+        self.store.open()
+        self.addCleanup(self.store.close)
+
+    def mktemp_folder(self) -> str:
+        folder = self.mktemp()
+        Path(folder).mkdir(parents=True)
+        return folder
+
+    def admit(self, task: Task, tasks_per_peer: int = 1, queue_size: int = 100) -> Task:
+        self.store.admit(task, tasks_per_peer, queue_size)
+        return task
+
+    def queued(self, peer: str = "192.0.2.1", **fields: object) -> Task:
+        task = self.admit(make_task(peer, **fields))
+        return self.store.move(task.task_id, State.QUEUED, queued_at=1001.0)
+
+    def test_a_task_comes_back_as_it_was_stored(self) -> None:
+        """Every field, nested ones included, survives the way through SQLite."""
+        task = self.admit(
+            make_task(
+                warnings=["A sentence: é\n"],
+                input={"width": 5, "nested": {"a": [1, None]}},
+                failure=Failure(code=415, description="d", solution="s"),
+                principal="someone",
+                filename="film.mp4",
+            )
+        )
+        self.store.close()
+        self.store.open()
+        self.assertEqual(self.store.get(task.task_id), task)
+
+    def test_a_second_task_of_an_address_is_refused(self) -> None:
+        """The slot is taken by an upload that has only begun."""
+        self.admit(make_task())
+        refused = self.assertRaises(ServiceError, self.admit, make_task())
+        self.assertEqual(refused.code, 429)
+        self.admit(make_task("192.0.2.2"))
+
+    def test_the_slot_is_free_in_every_state_that_ends_a_task(self) -> None:
+        """Completed, failed, cancelled and deleted tasks hold nothing."""
+        for end in (State.COMPLETED, State.FAILED, State.CANCELLED):
+            task = self.queued()
+            self.store.claim_next("me", 1.0, 2.0)
+            self.store.move(task.task_id, end)
+        self.store.delete(self.admit(make_task()).task_id)
+        self.admit(make_task())
+
+    def test_a_full_queue_is_refused_with_503(self) -> None:
+        """The limit counts uploads under way too, for each of them will wait."""
+        self.admit(make_task("192.0.2.1"), queue_size=2)
+        self.admit(make_task("192.0.2.2"), queue_size=2)
+        refused = self.assertRaises(ServiceError, self.admit, make_task("192.0.2.3"), queue_size=2)
+        self.assertEqual(refused.code, 503)
+
+    def test_tasks_are_claimed_oldest_first_and_once(self) -> None:
+        """Each claim begins an attempt and gives the task to its owner."""
+        first, second = self.queued("192.0.2.1"), self.queued("192.0.2.2")
+        claimed = self.store.claim_next("me", 5.0, 65.0)
+        assert claimed is not None
+        self.assertEqual(claimed.task_id, first.task_id)
+        self.assertEqual(
+            (claimed.state, claimed.owner, claimed.attempt, claimed.lease_until),
+            (State.PROCESSING, "me", 1, 65.0),
+        )
+        claimed = self.store.claim_next("me", 5.0, 65.0)
+        assert claimed is not None
+        self.assertEqual(claimed.task_id, second.task_id)
+        self.assertIsNone(self.store.claim_next("me", 5.0, 65.0))
+
+    def test_a_move_that_the_table_does_not_have_is_refused(self) -> None:
+        """And changes nothing."""
+        task = self.queued()
+        self.assertRaises(InvalidTransition, self.store.move, task.task_id, State.COMPLETED)
+        stored = self.store.get(task.task_id)
+        assert stored is not None
+        self.assertIs(stored.state, State.QUEUED)
+        self.assertRaises(
+            InvalidTransition,
+            self.store.move,
+            task.task_id,
+            State.CANCELLED,
+            expected=State.PROCESSING,
+        )
+
+    def test_recovery_queues_what_was_running_and_forgets_plain_uploads(self) -> None:
+        """A resumable upload waits for its client instead."""
+        running = self.queued("192.0.2.1")
+        self.store.claim_next("dead", 1.0, 2.0)
+        plain = self.admit(make_task("192.0.2.2"))
+        resumable = self.admit(make_task("192.0.2.3", upload_id="u"))
+        self.assertEqual([t.task_id for t in self.store.recover()], [running.task_id])
+        states = {
+            task.task_id: self.store.get(task.task_id) for task in (running, plain, resumable)
+        }
+        self.assertIsNone(states[plain.task_id])
+        again, parked = states[running.task_id], states[resumable.task_id]
+        assert again is not None and parked is not None
+        self.assertEqual((again.state, again.owner, again.failures), (State.QUEUED, None, 0))
+        self.assertIs(parked.state, State.PARTIAL)
+
+    def test_an_address_keeps_only_so_many_broken_uploads(self) -> None:
+        """The oldest are forgotten, and their ids returned for their files to go."""
+        first = self.admit(make_task(upload_id="1"))
+        self.assertEqual(self.store.park(first.task_id, keep=1), [])
+        second = self.admit(make_task(upload_id="2"))
+        self.assertEqual(self.store.park(second.task_id, keep=1), [first.task_id])
+        self.assertIsNone(self.store.get(first.task_id))
+
+    def test_a_broken_upload_needs_a_slot_to_go_on(self) -> None:
+        """It held none while it was broken."""
+        broken = self.admit(make_task(upload_id="1"))
+        self.store.park(broken.task_id, keep=1)
+        other = self.admit(make_task())
+        refused = self.assertRaises(ServiceError, self.store.resume, broken.task_id, 1, 100)
+        self.assertEqual(refused.code, 429)
+        self.store.delete(other.task_id)
+        self.assertIs(self.store.resume(broken.task_id, 1, 100).state, State.UPLOADING)
+
+    def test_a_database_of_a_newer_vidproc_is_refused(self) -> None:
+        """Better no start than rows that this version misreads."""
+        self.store.close()
+        with sqlite3.connect(self.path) as db:
+            db.execute("PRAGMA user_version = 999")
+        db.close()
+        self.assertRaises(SchemaTooNew, Store(self.path).open)
+
+    def test_known_keys_are_inputs_results_and_broken_uploads(self) -> None:
+        """What is not among them is an orphan."""
+        task = self.admit(make_task("192.0.2.1"))
+        self.store.move(task.task_id, State.QUEUED, input_key="inputs/a")
+        broken = self.admit(make_task("192.0.2.2", upload_id="1"))
+        self.store.park(broken.task_id, keep=1)
+        self.assertEqual(self.store.known_keys(), {"inputs/a", f"uploads/{broken.task_id}"})

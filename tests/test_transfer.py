@@ -1,0 +1,131 @@
+"""Bytes to and from disk in threads, on real files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.testing import StringTransport
+from twisted.trial.unittest import TestCase
+
+from vidproc.threads import WorkerThreads
+from vidproc.transfer import CHUNK, HIGH_WATER, FileSender, FileWriter, TransferStopped
+
+
+class _Base(TestCase):
+    def setUp(self) -> None:
+        self.threads = WorkerThreads(reactor, "disk", 4)
+        self.threads.start()
+        self.addCleanup(self.threads.stop)
+        self.path = Path(self.mktemp())
+
+
+class FileWriterTests(_Base):
+    async def test_what_is_written_is_in_the_file_in_order(self) -> None:
+        """And the SHA-256 kept on the way is the file's."""
+        writer = FileWriter(self.threads, self.path, hashed=True)
+        data = os.urandom(3_000_000)
+        for start in range(0, len(data), 1400):
+            writer.write(memoryview(data)[start : start + 1400])
+        digest = await writer.finish()
+        self.assertEqual(self.path.read_bytes(), data)
+        self.assertEqual(digest, hashlib.sha256(data).hexdigest())
+        self.assertEqual(writer.written, len(data))
+
+    async def test_it_goes_on_at_an_offset_and_hashes_the_whole(self) -> None:
+        """What the file held past the offset is cut off."""
+        self.path.write_bytes(b"0123456789-too-much")
+        writer = FileWriter(self.threads, self.path, offset=10, hashed=True)
+        writer.write(b"abc")
+        digest = await writer.finish()
+        self.assertEqual(self.path.read_bytes(), b"0123456789abc")
+        self.assertEqual(digest, hashlib.sha256(b"0123456789abc").hexdigest())
+
+    async def test_a_lagging_disk_asks_for_a_pause_and_then_for_more(self) -> None:
+        """Whoever feeds it is told at the high-water mark, and again when it has caught up."""
+        told: list[str] = []
+        caught_up: Deferred[None] = Deferred()
+        writer = FileWriter(
+            self.threads,
+            self.path,
+            on_lag=lambda: told.append("lag"),
+            on_caught_up=lambda: (told.append("caught up"), caught_up.callback(None)),
+        )
+        for _ in range(HIGH_WATER // (1 << 20) + 1):
+            writer.write(bytes(1 << 20))
+        self.assertEqual(told, ["lag"])
+        await caught_up
+        self.assertEqual(told, ["lag", "caught up"])
+        await writer.finish()
+
+    async def test_a_disk_error_is_told_and_ends_the_file(self) -> None:
+        """A write that fails reaches on_error, and finish fails with it."""
+        errors: list[Any] = []
+        writer = FileWriter(self.threads, Path("/dev/full"), on_error=errors.append)
+        # /dev/full can't be truncated either: both are errors of the disk to us.
+        writer.write(b"x")
+        await self.assertFailure(writer.finish(), OSError)
+        self.assertEqual(len(errors), 1)
+
+    async def test_nothing_written_still_makes_a_file(self) -> None:
+        """An upload may be resumed exactly at its end."""
+        await FileWriter(self.threads, self.path).finish()
+        self.assertEqual(self.path.read_bytes(), b"")
+
+
+class FileSenderTests(_Base):
+    def sender(self, data: bytes, start: int, transport: Any) -> FileSender:
+        self.path.write_bytes(data)
+        fd = os.open(self.path, os.O_RDONLY)
+        self.addCleanup(os.close, fd)
+        return FileSender(self.threads, fd, start, len(data), transport)
+
+    async def test_it_sends_the_file_from_the_offset(self) -> None:
+        """All of it, in order, in several chunks."""
+        data = os.urandom(3 * CHUNK + 17)
+        transport = StringTransport()
+        sender = self.sender(data, 5, transport)
+        sender.start()
+        await sender.result
+        self.assertEqual(transport.value(), data[5:])
+
+    async def test_an_offset_at_the_end_sends_nothing(self) -> None:
+        """And is done at once."""
+        transport = StringTransport()
+        sender = self.sender(b"abc", 3, transport)
+        sender.start()
+        await sender.result
+        self.assertEqual(transport.value(), b"")
+
+    async def test_a_paused_sender_holds_at_most_one_chunk(self) -> None:
+        """It writes nothing until it is resumed."""
+        data = os.urandom(4 * CHUNK)
+        transport = StringTransport()
+        sender = self.sender(data, 0, transport)
+        sender.pauseProducing()
+        sender.start()
+        settled: Deferred[None] = Deferred()
+        reactor.callLater(0.05, settled.callback, None)  # time enough to do what it must not
+        await settled
+        self.assertEqual(transport.value(), b"")
+        sender.resumeProducing()
+        await sender.result
+        self.assertEqual(transport.value(), data)
+
+    async def test_a_lost_connection_stops_it(self) -> None:
+        """The result fails only when no thread uses the descriptor any more."""
+        sender = self.sender(os.urandom(4 * CHUNK), 0, StringTransport())
+        sender.start()
+        sender.stopProducing()
+        await self.assertFailure(sender.result, TransferStopped)
+
+    async def test_a_file_that_shrinks_is_an_error(self) -> None:
+        """The header has promised more bytes than there are."""
+        sender = self.sender(bytes(CHUNK), 0, StringTransport())
+        self.path.write_bytes(b"short")
+        sender.start()
+        await self.assertFailure(sender.result, OSError)

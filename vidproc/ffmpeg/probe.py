@@ -1,0 +1,445 @@
+"""Finds out what a file holds: the command that looks, and the reading of its answer.
+
+The looking is done by `vidproc.ffmpeg.probe_child` in a limited process, for it runs demuxers and
+decoders over bytes from anywhere. `parse_probe` believes nothing that comes back.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vidproc.ffmpeg.command import SOURCE, Command, input_file
+from vidproc.ffmpeg.media import AudioStream, Cover, MediaInfo, SubtitleStream, VideoStream
+from vidproc.mmp.errors import ErrorCode, ServiceError
+from vidproc.units import format_size
+
+PROBE_CHILD = str(Path(__file__).with_name("probe_child.py"))
+"""The script that a Command with ``program="probe"`` runs."""
+
+FORMATS = ",".join(
+    """
+    mov matroska avi mpegts mpeg mpegvideo flv live_flv asf asf_o ogg mxf dv rm wtv gxf nut nsv ivf
+    m4v h264 hevc vvc av1 obu h263 h261 vc1 vc1test mjpeg dirac cavsvideo yuv4mpegpipe swf ty pva
+    gif apng webp_anim
+    wav w64 mp3 flac aac ac3 eac3 ac4 amr amrnb amrwb caf aiff au ape wv tta tak dts dtshd truehd
+    mlp mpc mpc8 oma dsf loas voc
+    """.split()
+)
+"""Demuxers that may read what people send. None of them opens a second file or an address:
+no playlists (hls, dash, concat), no image sequences, no subtitle or text formats, no devices."""
+
+MAX_PIXELS = 8192 * 8192
+"""Pixels of the largest picture that is taken."""
+MAX_SIDE = 16384
+"""Pixels of the longest side that is taken."""
+MAX_STREAMS = 64
+"""Streams of the fullest file that is taken."""
+MAX_DURATION = 10 * 86400.0
+"""Seconds; a longer film is a lie or a camera that runs all year."""
+
+PROBE_SIZE = 20_000_000
+"""Bytes that FFmpeg may read to find the streams."""
+ANALYZE_DURATION = 20_000_000
+"""Microseconds of the film that FFmpeg may read to find the streams."""
+_WHOLE_BYTES = 256 << 20  # a smaller file is read to its end: its true length costs milliseconds
+_PROBE_BYTES = 64 << 20
+_CAPTURE = 1 << 20
+
+_TEXT_SUBTITLES = frozenset(
+    "subrip srt ass ssa webvtt mov_text text microdvd subviewer subviewer1 sami realtext jacosub"
+    " mpl2 stl vplayer pjs hdmv_text_subtitle ttml".split()
+)
+_TAGS = frozenset(
+    "title artist album_artist album composer genre track copyright description".split()
+)
+_NAME = re.compile(r"[A-Za-z0-9_.,+-]{1,64}")
+_LANGUAGE = re.compile(r"([a-z]{2,3})(-.*)?")
+
+
+class ProbeError(Exception):
+    """The probe did not answer as it must: a fault of ours, or a crash on a hostile file."""
+
+
+def probe_command(name: str = SOURCE, verify: bool = False) -> Command:
+    """Return the command that looks into the file `name`.
+
+    With `verify` the file is one that we made: it is read to its end, and its first and last
+    pictures and its sound must decode, or `parse_probe` raises `ProbeError`.
+    """
+    options = {
+        "formats": FORMATS,
+        "max_pixels": MAX_PIXELS,
+        "max_streams": MAX_STREAMS,
+        "probesize": PROBE_SIZE,
+        "analyzeduration": ANALYZE_DURATION,
+        "whole_bytes": _WHOLE_BYTES,
+        "probe_bytes": _PROBE_BYTES,
+        "seconds": 120 if verify else 20,
+        "verify": verify,
+    }
+    return Command(
+        program="probe",
+        arguments=(input_file(name), msgspec.json.encode(options).decode()),
+        stage="verifying" if verify else "probing",
+        share=0.0,
+        cpus=1.0,
+        memory=512 << 20,
+        capture=_CAPTURE,
+    )
+
+
+def parse_probe(stdout: bytes, size: int) -> MediaInfo:
+    """Return what the probe found in a file of `size` bytes.
+
+    Raises `ServiceError` 415 when the file is no film or too damaged, 413 when it is beyond our
+    limits, and `ProbeError` when the answer makes no sense or our own output is unsound.
+    """
+    try:
+        found = msgspec.json.decode(stdout)
+    except msgspec.DecodeError as error:
+        raise ProbeError(f"the probe's answer is no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ProbeError("the probe's answer is no object")
+    if "error" in found:
+        raise _refusal(str(found["error"]), clean_text(found.get("message")) or "", size)
+    try:
+        return _media(found, size)
+    except (KeyError, TypeError, ValueError, AttributeError, msgspec.ValidationError) as error:
+        raise ProbeError(f"the probe's answer makes no sense: {error!r}") from None
+
+
+def _refusal(kind: str, message: str, size: int) -> Exception:
+    if kind == "too_large":
+        return ServiceError(
+            ErrorCode.TOO_LARGE,
+            "The picture is larger than this server takes"
+            + (f" ({message})." if re.fullmatch(r"\d+x\d+", message) else "."),
+            f"Send a video of at most {MAX_PIXELS // 1_000_000} megapixels. Example: 3840x2160",
+        )
+    if kind == "too_many_streams":
+        return ServiceError(
+            ErrorCode.TOO_LARGE,
+            f"The file has more than {MAX_STREAMS} streams.",
+            "Send a file with only the video and the audio tracks that are needed.",
+        )
+    if kind == "unsound":
+        return ProbeError(f"the output is unsound: {message}")
+    if kind == "timeout":
+        return ServiceError(
+            ErrorCode.UNSUPPORTED_MEDIA,
+            "The file is too damaged or too strange to be understood in reasonable time.",
+            "Play it on your machine; if it plays, save it as MP4 or MKV and send that.",
+        )
+    if kind == "unreadable":
+        return not_a_video(size)
+    return ProbeError(f"the probe refused: {kind[:40]}")
+
+
+def not_a_video(size: int) -> ServiceError:
+    """Return the error of a file that no demuxer understands."""
+    what = "is empty" if size == 0 else f"({format_size(size)}) is no video, or is damaged"
+    return ServiceError(
+        ErrorCode.UNSUPPORTED_MEDIA,
+        f"The file {what}: no known video or audio format could be read.",
+        "Check that it plays on your machine and was copied to its end, then send it again. "
+        "Example: MP4, MOV, MKV, WebM, AVI or MPEG-TS",
+    )
+
+
+# Reading the answer
+
+
+def _media(found: dict[str, Any], size: int) -> MediaInfo:
+    streams = [stream for stream in found["streams"][:MAX_STREAMS] if isinstance(stream, dict)]
+    origin = _number(found.get("start"), -1e6, 1e9)
+    if origin is None:
+        starts = [_number(s.get("first"), -1e6, 1e9) for s in streams]
+        origin = min((start for start in starts if start is not None), default=0.0)
+    main = found.get("video")
+    video = next((s for s in streams if s.get("index") == main and main is not None), None)
+    pictures = [s for s in streams if s["type"] == "video" and not s.get("cover")]
+    covers = [s for s in streams if s["type"] == "video" and s.get("cover")]
+    sounds = [s for s in streams if s["type"] == "audio" and _playable_sound(s)]
+    titles = [s for s in streams if s["type"] == "subtitle"]
+    complete = found.get("complete") is True
+
+    readable = video is not None and isinstance(video.get("frame"), dict)
+    if not sounds and not readable:
+        if video is None and not covers:
+            raise not_a_video(size)
+        raise ServiceError(
+            ErrorCode.UNSUPPORTED_MEDIA,
+            "The file is too damaged: not a single picture or sound of it can be decoded."
+            if video is not None
+            else "The file holds no video and no sound.",
+            "Check that it plays on your machine and was copied to its end, then send it again.",
+        )
+    claimed = _length(found.get("duration"))
+    real, ends_early = _real_duration(
+        [s for s in pictures + sounds], origin, claimed, complete, video if readable else None
+    )
+    duration = claimed
+    if real is not None and (claimed is None or ends_early or abs(real - claimed) > 0.25):
+        duration = real
+    return MediaInfo(
+        container=clean_name(found["container"]) or "unknown",
+        size=size,
+        duration=duration,
+        claimed_duration=claimed,
+        ends_early=ends_early,
+        start_time=origin,
+        bit_rate=_rate(found.get("bit_rate")),
+        video=_video(video, origin, complete) if readable and video is not None else None,
+        unreadable_video=video is not None and not readable,
+        other_videos=max(0, len(pictures) - 1),
+        audio=tuple(_audio(s, origin) for s in sounds),
+        subtitles=tuple(
+            SubtitleStream(
+                index=_index(s),
+                codec=clean_name(s.get("codec")) or "unknown",
+                text=s.get("codec") in _TEXT_SUBTITLES,
+                language=clean_language(s.get("language")),
+                default=s.get("default") is True,
+                forced=s.get("forced") is True,
+            )
+            for s in titles
+        ),
+        covers=tuple(
+            Cover(
+                index=_index(s),
+                codec=clean_name(s.get("codec")) or "unknown",
+                width=_side(s.get("width")) or 1,
+                height=_side(s.get("height")) or 1,
+            )
+            for s in covers
+            if _side(s.get("width")) and _side(s.get("height"))
+        ),
+        data_streams=sum(s["type"] not in ("video", "audio", "subtitle") for s in streams),
+        chapters=int(_number(found.get("chapters"), 0, 1e6) or 0),
+        tags=clean_tags(found.get("tags")),
+    )
+
+
+def _real_duration(
+    streams: list[dict[str, Any]],
+    origin: float,
+    claimed: float | None,
+    complete: bool,
+    video: dict[str, Any] | None,
+) -> tuple[float | None, bool]:
+    """Return the seconds that the packets fill, None when unknown, and whether they end early."""
+    if complete:
+        ends = [_end(stream) for stream in streams]
+        known = [end - origin for end in ends if end is not None]
+        real = _length(max(known)) if known else None
+    else:
+        indexed = _number(video.get("indexed_end"), 0, 1e9) if video is not None else None
+        real = _length(indexed - origin) if indexed is not None else None
+        return real, real is not None
+    if real is None or claimed is None:
+        return real, claimed is None and known == []
+    return real, real < claimed - max(0.5, 0.02 * claimed)
+
+
+def _end(stream: dict[str, Any]) -> float | None:
+    """Return when a stream's last packet ends; a last picture that lasts for days is a lie."""
+    last = _number(stream.get("last"), -1e6, 1e9)
+    end = _number(stream.get("end"), -1e6, 1e12)
+    if last is None or end is None:
+        return None
+    interval = _number(stream.get("interval"), 0.0, 1e6) or 0.04
+    if end == last:
+        return last + interval if stream["type"] == "video" else last
+    return end if end - last <= 86400 else last + interval
+
+
+def _video(found: dict[str, Any], origin: float, complete: bool) -> VideoStream:
+    frame = found["frame"]
+    width = _side(frame.get("width")) or _side(found.get("width"))
+    height = _side(frame.get("height")) or _side(found.get("height"))
+    if width is None or height is None or width * height > MAX_PIXELS:
+        raise _refusal("too_large", "", 0)
+    first = _number(found.get("first"), -1e6, 1e9)
+    start = _number(found.get("start"), -1e6, 1e9)
+    start = start if start is not None else first
+    end = _end(found) if complete else None
+    duration = _length(found.get("duration"))
+    if end is not None and start is not None and end > start:
+        duration = _length(end - start)
+    packets = int(_number(found.get("packets"), 0, 1e12) or 0)
+    frames = packets if complete else int(_number(found.get("frames"), 0, 1e12) or 0)
+    rate, constant = _frame_rate(found)
+    bit_rate = _rate(found.get("bit_rate"))
+    if complete and duration:
+        bit_rate = _rate(8 * (_number(found.get("bytes"), 0, 1e15) or 0) / duration) or bit_rate
+    return VideoStream(
+        index=_index(found),
+        codec=clean_name(found.get("codec")) or "unknown",
+        width=width,
+        height=height,
+        sample_aspect_ratio=_aspect(found.get("sar")),
+        rotation=_rotation(frame.get("rotation")),
+        frame_rate=rate,
+        constant_rate=constant,
+        pixel_format=clean_name(frame.get("pixel_format") or found.get("pixel_format")),
+        bit_depth=int(_number(frame.get("depth") or found.get("depth"), 1, 32) or 8),
+        color_primaries=_tag(frame, found, "primaries"),
+        color_transfer=_tag(frame, found, "transfer"),
+        color_matrix=_tag(frame, found, "matrix"),
+        full_range=frame.get("full_range") is True or found.get("full_range") is True,
+        interlaced=frame.get("interlaced") is True,
+        frames=frames or None,
+        duration=duration,
+        start_time=max(0.0, start - origin) if start is not None else 0.0,
+        bit_rate=bit_rate,
+        language=clean_language(found.get("language")),
+    )
+
+
+def _audio(found: dict[str, Any], origin: float) -> AudioStream:
+    start = _number(found.get("start"), -1e6, 1e9)
+    return AudioStream(
+        index=_index(found),
+        codec=clean_name(found.get("codec")) or "unknown",
+        channels=int(_number(found.get("channels"), 0, 255) or 0),
+        layout=clean_text(found.get("layout"), 40),
+        sample_rate=int(_number(found.get("sample_rate"), 0, 10_000_000) or 0),
+        bit_rate=_rate(found.get("bit_rate")),
+        language=clean_language(found.get("language")),
+        title=clean_text(found.get("title")),
+        default=found.get("default") is True,
+        duration=_length(found.get("duration")),
+        start_time=max(0.0, start - origin) if start is not None else 0.0,
+    )
+
+
+def _playable_sound(found: dict[str, Any]) -> bool:
+    """Whether there is a decoder, and more than a header."""
+    return (
+        found.get("readable") is True
+        and bool(_number(found.get("channels"), 1, 255))
+        and bool(_number(found.get("sample_rate"), 1, 10_000_000))
+    )
+
+
+def _frame_rate(found: dict[str, Any]) -> tuple[float | None, bool | None]:
+    """Return the mean rate in pictures per second and whether it is constant."""
+    guessed = _fraction(found.get("guessed_rate"))
+    average = _fraction(found.get("average_rate"))
+    interval = _number(found.get("interval"), 0.001, 1e6)
+    if interval is None:
+        return average or guessed, None
+    jitter = _number(found.get("jitter"), 0, 1e9)
+    tick = _number(found.get("tick"), 0, 10) or 0.0
+    mean = _number(1 / interval, 0.000001, 1000)
+    if jitter is None or mean is None:
+        return mean, None
+    # Time stamps are whole ticks: a constant rate is off by less than one.
+    constant = jitter <= 1.01 * tick + 0.0001 and tick < interval
+    if constant and guessed is not None and abs(guessed / mean - 1) < 0.002:
+        return guessed, True
+    return mean, constant and guessed is not None and abs(guessed / mean - 1) < 0.01
+
+
+def _fraction(value: Any) -> float | None:
+    """Return pictures per second from [numerator, denominator], None unless 1 to 1000."""
+    if not (isinstance(value, list) and len(value) == 2):
+        return None
+    num, den = _number(value[0], 1, 1e12), _number(value[1], 1, 1e12)
+    return _number(num / den, 1, 1000) if num and den else None
+
+
+def _aspect(value: Any) -> tuple[int, int]:
+    """Return a sample aspect ratio from 1:100 to 100:1, else 1:1."""
+    if isinstance(value, list) and len(value) == 2:
+        num, den = _number(value[0], 1, 1e9), _number(value[1], 1, 1e9)
+        if num and den and 0.01 <= num / den <= 100:
+            common = math.gcd(int(num), int(den))
+            return int(num) // common, int(den) // common
+    return 1, 1
+
+
+def _rotation(value: Any) -> int:
+    """Return the clockwise rotation of a player from FFmpeg's counterclockwise degrees.
+
+    Within one degree of a quarter turn, as FFmpeg's own autorotation reckons.
+    """
+    turn = -(_number(value, -36000, 36000) or 0.0) % 360
+    for quarter in (90, 180, 270):
+        if abs(turn - quarter) <= 1:
+            return quarter
+    return 0
+
+
+def _tag(frame: dict[str, Any], found: dict[str, Any], key: str) -> str | None:
+    return clean_name(frame.get(key) or found.get(key))
+
+
+def _number(value: Any, low: float, high: float) -> float | None:
+    """Return a finite number within bounds, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) and low <= number <= high else None
+
+
+def _length(value: Any) -> float | None:
+    number = _number(value, 0, MAX_DURATION)
+    return number if number else None
+
+
+def _rate(value: Any) -> int | None:
+    number = _number(value, 1, 1e11)
+    return int(number) if number else None
+
+
+def _side(value: Any) -> int | None:
+    number = _number(value, 1, MAX_SIDE)
+    return int(number) if number else None
+
+
+def _index(found: dict[str, Any]) -> int:
+    number = _number(found["index"], 0, 10_000)
+    if number is None:
+        raise ValueError("a stream without a number")
+    return int(number)
+
+
+def clean_text(value: Any, longest: int = 200) -> str | None:
+    """Return text without control, direction and other invisible characters, None when empty."""
+    if not isinstance(value, str):
+        return None
+    kept = (
+        " " if c.isspace() else c
+        for c in value[: longest * 4]
+        if c.isspace() or unicodedata.category(c)[0] != "C"
+    )
+    return " ".join("".join(kept).split())[:longest] or None
+
+
+def clean_name(value: Any) -> str | None:
+    """Return a codec's, format's or colour's name when it looks like one."""
+    return value if isinstance(value, str) and _NAME.fullmatch(value) else None
+
+
+def clean_language(value: Any) -> str | None:
+    """Return a language's two or three letters, None when undetermined."""
+    match = _LANGUAGE.fullmatch(value.strip().lower()) if isinstance(value, str) else None
+    return match[1] if match is not None and match[1] not in ("und", "unk", "mis", "zxx") else None
+
+
+def clean_tags(value: Any) -> dict[str, str]:
+    """Return the harmless tags, by lower-case name."""
+    if not isinstance(value, dict):
+        return {}
+    tags = {str(key).lower(): clean_text(text) for key, text in list(value.items())[:200]}
+    return {key: text for key, text in tags.items() if key in _TAGS and text}

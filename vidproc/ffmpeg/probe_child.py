@@ -1,0 +1,390 @@
+"""Looks into a media file and prints what it finds as one JSON object.
+
+Run as ``python -I -B probe_child.py PATH OPTIONS`` in a limited child process; OPTIONS is the
+JSON object of `vidproc.ffmpeg.probe.probe_command`. It stands alone: nothing of vidproc is
+imported. The status is 0 when the file could be judged, a refusal (``{"error": ...}``) included;
+anything else is a crash. Nothing that is printed here is believed by the reader.
+"""
+
+import json
+import sys
+import time
+
+import av
+import av.error
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None  # type: ignore[assignment]
+
+# By number in ISO/IEC 23091-2 (H.273), the names being FFmpeg's; 2 is "unspecified".
+_PRIMARIES = {
+    1: "bt709", 4: "bt470m", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 8: "film",
+    9: "bt2020", 10: "smpte428", 11: "smpte431", 12: "smpte432", 22: "ebu3213",
+}  # fmt: skip
+_TRANSFERS = {
+    1: "bt709", 4: "bt470m", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 8: "linear",
+    9: "log100", 10: "log316", 11: "iec61966-2-4", 12: "bt1361e", 13: "iec61966-2-1",
+    14: "bt2020-10", 15: "bt2020-12", 16: "smpte2084", 17: "smpte428", 18: "arib-std-b67",
+}  # fmt: skip
+_MATRICES = {
+    0: "gbr", 1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 8: "ycgco",
+    9: "bt2020nc", 10: "bt2020c", 11: "smpte2085", 12: "chroma-derived-nc",
+    13: "chroma-derived-c", 14: "ictcp",
+}  # fmt: skip
+_FULL_RANGE = 2
+_ATTACHED_PICTURE = 0x400 | 0x800  # and timed thumbnails
+_DEFAULT, _FORCED = 0x1, 0x40
+
+_FRAMES_WANTED = 4
+"""Pictures that are decoded to learn about interlacing."""
+_TIMES_KEPT = 20_000
+
+
+class Refused(Exception):
+    """The file can't be used: a kind that the reader knows, and a text for logs."""
+
+    def __init__(self, kind, message=""):
+        super().__init__(message)
+        self.kind = kind
+
+
+class Tally:
+    """What the packets of one stream say. Times in seconds."""
+
+    def __init__(self):
+        self.packets = 0
+        self.bytes = 0
+        self.first = None
+        self.last = None
+        self.end = None
+        self.last_key = None
+        self.times = []
+
+    def add(self, packet):
+        """Count a packet."""
+        self.packets += 1
+        self.bytes += packet.size
+        stamp = packet.pts if packet.pts is not None else packet.dts
+        if stamp is None or packet.time_base is None:
+            return
+        moment = float(stamp * packet.time_base)
+        length = float((packet.duration or 0) * packet.time_base)
+        if self.first is None or moment < self.first:
+            self.first = moment
+        if self.last is None or moment > self.last:
+            self.last = moment
+        if self.end is None or moment + length > self.end:
+            self.end = moment + length
+        if packet.is_keyframe:
+            self.last_key = stamp
+        if len(self.times) < _TIMES_KEPT:
+            self.times.append(stamp)
+
+    def facts(self):
+        """Return the figures."""
+        return {
+            "packets": self.packets,
+            "bytes": self.bytes,
+            "first": self.first,
+            "last": self.last,
+            "end": self.end,
+        }
+
+
+def probe(path, options):
+    """Return what the file holds; raises `Refused`."""
+    deadline = time.monotonic() + options["seconds"]
+    container = _open(path, options)
+    with container:
+        streams = [stream for stream in container.streams]  # noqa: C416 - no list by itself
+        if len(streams) > options["max_streams"]:
+            raise Refused("too_many_streams", str(len(streams)))
+        videos = [s for s in streams if s.type == "video" and not _is_cover(s)]
+        video = videos[0] if videos else None
+        for stream in videos:
+            if _pixels(stream) > options["max_pixels"]:
+                raise Refused("too_large", f"{stream.width}x{stream.height}")
+        found = {
+            "container": container.format.name,
+            "duration": _seconds(container.duration, av.time_base),
+            "start": _seconds(container.start_time, av.time_base),
+            "bit_rate": container.bit_rate,
+            "chapters": len(container.chapters()),
+            "tags": dict(container.metadata),
+            "streams": [_stream_facts(stream) for stream in streams],
+            "video": video.index if video is not None else None,
+        }
+        frames, tallies, complete = _read(container, video, streams, options, deadline)
+        found["complete"] = complete
+        for stream, facts in zip(streams, found["streams"], strict=True):
+            facts.update(tallies[stream.index].facts())
+        if video is not None:
+            tally = tallies[video.index]
+            facts = found["streams"][video.index]
+            facts.update(_timing(tally.times, video.time_base))
+            if frames:
+                facts["frame"] = _frame_facts(frames)
+            if not complete:
+                facts["indexed_end"] = _indexed_end(video, container.size)
+        if options["verify"]:
+            _verify(path, options, video, frames, tallies, streams, deadline)
+        return found
+
+
+def _open(path, options):
+    try:
+        container = av.open(
+            "file:" + path,
+            options={
+                "protocol_whitelist": "file",
+                "format_whitelist": options["formats"],
+                "max_streams": str(options["max_streams"]),
+                "max_pixels": str(options["max_pixels"]),
+                "probesize": str(options["probesize"]),
+                "analyzeduration": str(options["analyzeduration"]),
+                "max_probe_packets": "2500",
+            },
+            metadata_errors="replace",
+            timeout=(options["seconds"], options["seconds"]),
+        )
+    except av.error.ExitError as error:
+        raise Refused("timeout", str(error)) from None
+    except (av.error.FFmpegError, ValueError, MemoryError, OverflowError) as error:
+        text = f"{type(error).__name__}: {getattr(error, 'strerror', error)}"
+        raise Refused("unreadable", text) from None
+    return container
+
+
+def _is_cover(stream):
+    return bool(int(stream.disposition) & _ATTACHED_PICTURE)
+
+
+def _pixels(stream):
+    try:
+        return (stream.width or 0) * (stream.height or 0)
+    except AttributeError:  # no decoder, so no codec context
+        return 0
+
+
+def _seconds(value, unit):
+    return None if value is None else value / unit
+
+
+def _ratio(value):
+    try:
+        return [value.numerator, value.denominator]
+    except AttributeError:
+        return None
+
+
+def _stream_facts(stream):
+    disposition = int(stream.disposition)
+    base = stream.time_base
+    context = stream.codec_context
+    facts = {
+        "index": stream.index,
+        "type": stream.type,
+        "codec": context.name if context is not None else None,
+        "default": bool(disposition & _DEFAULT),
+        "forced": bool(disposition & _FORCED),
+        "cover": stream.type == "video" and _is_cover(stream),
+        "language": stream.language,
+        "title": stream.metadata.get("title"),
+        "start": float(stream.start_time * base) if stream.start_time is not None else None,
+        "duration": float(stream.duration * base) if stream.duration is not None else None,
+        "frames": stream.frames,
+        "readable": context is not None,
+    }
+    if context is None:
+        return facts
+    if stream.type in ("video", "audio"):
+        facts["codec"] = context.codec.canonical_name
+        facts["bit_rate"] = context.bit_rate
+    if stream.type == "video":
+        facts.update(
+            width=context.width,
+            height=context.height,
+            sar=_ratio(stream.sample_aspect_ratio),
+            average_rate=_ratio(stream.average_rate),
+            guessed_rate=_ratio(stream.guessed_rate),
+            pixel_format=context.pix_fmt,
+            depth=_depth(context.format),
+            primaries=_PRIMARIES.get(int(context.color_primaries)),
+            transfer=_TRANSFERS.get(int(context.color_trc)),
+            matrix=_MATRICES.get(int(context.colorspace)),
+            full_range=int(context.color_range) == _FULL_RANGE,
+            field_order=int(getattr(context, "field_order", 0) or 0),
+        )
+    elif stream.type == "audio":
+        facts.update(
+            channels=context.channels,
+            layout=context.layout.name if context.layout is not None else None,
+            sample_rate=context.sample_rate,
+        )
+    return facts
+
+
+def _depth(pixel_format):
+    try:
+        return max(component.bits for component in pixel_format.components)
+    except (AttributeError, ValueError):
+        return None
+
+
+def _read(container, video, streams, options, deadline):
+    """Go through the packets: all of a small file's, else as many as tell what is needed.
+
+    Returns the first pictures, a `Tally` for each stream, and whether the end was reached.
+    """
+    tallies = {stream.index: Tally() for stream in streams}
+    frames = []
+    whole = options["verify"] or container.size <= options["whole_bytes"]
+    wanted = _FRAMES_WANTED if video is not None and video.codec_context is not None else 0
+    if wanted:
+        video.codec_context.options = {"max_pixels": str(options["max_pixels"])}
+        video.codec_context.thread_count = 1
+    seen = errors = 0
+    try:
+        for packet in container.demux():
+            if packet.size == 0 and packet.pts is None and packet.dts is None:
+                continue
+            if packet.is_discard:
+                continue
+            index = packet.stream_index
+            if index not in tallies:  # streams may appear late in MPEG-TS
+                continue
+            tallies[index].add(packet)
+            seen += packet.size
+            if wanted and index == video.index:
+                try:
+                    for frame in packet.decode():
+                        frames.append(frame)
+                        wanted = max(0, wanted - 1)
+                except av.error.FFmpegError:
+                    errors += 1
+                if errors > 200:
+                    wanted = 0
+            settled = wanted == 0 and (video is None or tallies[video.index].packets > 300)
+            late = time.monotonic() > deadline
+            if late or (not whole and (settled or seen > options["probe_bytes"])):
+                return frames, tallies, False
+    except av.error.FFmpegError:
+        pass  # damaged from here on: what was counted so far is what there is
+    if wanted:
+        try:
+            frames.extend(video.codec_context.decode(None))
+        except av.error.FFmpegError:
+            pass
+    return frames, tallies, True
+
+
+def _frame_facts(frames):
+    frame = frames[0]
+    try:
+        rotation = int(frame.rotation)
+    except (ValueError, OverflowError):
+        rotation = 0
+    return {
+        "width": frame.width,
+        "height": frame.height,
+        "rotation": rotation,
+        "pixel_format": frame.format.name,
+        "depth": _depth(frame.format),
+        "primaries": _PRIMARIES.get(int(frame.color_primaries)),
+        "transfer": _TRANSFERS.get(int(frame.color_trc)),
+        "matrix": _MATRICES.get(int(frame.colorspace)),
+        "full_range": int(frame.color_range) == _FULL_RANGE or frame.format.name.startswith("yuvj"),
+        "interlaced": sum(bool(f.interlaced_frame) for f in frames) * 2 > len(frames),
+    }
+
+
+def _timing(stamps, base):
+    """Return the mean interval of the pictures in seconds and the largest deviation from it."""
+    ordered = sorted(set(stamps))
+    if len(ordered) < 3 or base is None:
+        return {}
+    mean = (ordered[-1] - ordered[0]) / (len(ordered) - 1)
+    off = max(
+        abs(after - before - mean) for before, after in zip(ordered, ordered[1:], strict=False)
+    )
+    return {"interval": float(mean * base), "jitter": float(off * base), "tick": float(base)}
+
+
+def _indexed_end(stream, size):
+    """Return where the index's entries inside the file end, in seconds, None without an index."""
+    entries = stream.index_entries
+    low, high = 0, len(entries)
+    if high < 2 or stream.time_base is None:
+        return None
+    while low < high:  # the first entry that reaches beyond the file
+        middle = (low + high) // 2
+        entry = entries[middle]
+        if entry.pos + entry.size > size:
+            high = middle
+        else:
+            low = middle + 1
+    if low == 0 or low == len(entries):
+        return None
+    return float(entries[low].timestamp * stream.time_base)
+
+
+def _verify(path, options, video, frames, tallies, streams, deadline):
+    """Raise `Refused` unless the first and last pictures and the first sound can be decoded."""
+    if video is not None:
+        if not frames:
+            raise Refused("unsound", "no picture could be decoded")
+        tally = tallies[video.index]
+        with _open(path, options) as container:
+            stream = container.streams[video.index]
+            stream.codec_context.thread_count = 2
+            if tally.last_key is not None and tally.packets > 50:
+                try:
+                    container.seek(tally.last_key, stream=stream)
+                except av.error.FFmpegError:
+                    pass
+            last = None
+            try:
+                for frame in container.decode(stream):
+                    if frame.is_corrupt:
+                        raise Refused("unsound", "a picture is corrupt")
+                    last = frame.time if frame.time is not None else last
+                    if time.monotonic() > deadline:
+                        return
+            except av.error.FFmpegError as error:
+                raise Refused("unsound", f"a picture can't be decoded: {error}") from None
+            if last is None or (tally.last is not None and last < tally.last - 0.1):
+                raise Refused("unsound", "the last pictures can't be decoded")
+    for stream in streams:
+        if stream.type != "audio" or tallies[stream.index].packets == 0:
+            continue
+        with _open(path, options) as container:
+            try:
+                next(iter(container.decode(container.streams[stream.index])))
+            except (av.error.FFmpegError, StopIteration) as error:
+                raise Refused("unsound", f"the sound can't be decoded: {error}") from None
+
+
+def main():
+    """Probe the file of the command line."""
+    path, options = sys.argv[1], json.loads(sys.argv[2])
+    if resource is not None:
+        seconds = int(options["seconds"]) * 2 + 10
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+        if hard == resource.RLIM_INFINITY or hard > seconds:
+            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    av.logging.set_level(None)
+    try:
+        found = probe(path, options)
+    except Refused as refusal:
+        found = {"error": refusal.kind, "message": str(refusal)[:300]}
+    except MemoryError:
+        found = {"error": "too_large", "message": "out of memory"}
+    sys.stdout.write(json.dumps(found, allow_nan=True))
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,289 @@
+"""The one place that runs commands. Today: child processes of this server.
+
+`Runner` is the interface; another implementation (a cluster) fulfils the same promises:
+`RunningCommand.result` fires exactly once, after the process has really ended.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ProcessDone
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.protocol import ProcessProtocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from vidproc.ffmpeg.binary import FFmpeg
+from vidproc.ffmpeg.command import (
+    Command,
+    CommandFailed,
+    CommandStopped,
+    Completed,
+    OnProgress,
+    Workspace,
+)
+from vidproc.ffmpeg.progress import ProgressParser
+from vidproc.ffmpeg.sandbox import Sandbox
+
+TERMINATE_GRACE = 2.0
+"""Seconds between SIGTERM and SIGKILL."""
+GIVE_UP = 10.0
+"""Seconds after SIGKILL until a process that can't be reaped (stuck in the kernel) is given up."""
+STALL_CHECK = 10.0
+"""Seconds between two looks of the watchdog."""
+
+_STDERR_TAIL = 16 << 10
+_PROGRESS_FD = 3
+_MAX_ALLOC = 1 << 30
+
+_FFMPEG_FLAGS = (
+    "-hide_banner",
+    "-nostdin",
+    "-nostats",
+    "-y",
+    "-loglevel",
+    "level+info",
+    "-max_alloc",
+    str(_MAX_ALLOC),
+    "-progress",
+    f"pipe:{_PROGRESS_FD}",
+)
+
+
+class RunningCommand(Protocol):
+    """A command under way."""
+
+    command: Command
+    threads: int
+    result: Deferred[Completed]
+    """Fires with `Completed`, or fails with `CommandFailed` or `CommandStopped`."""
+
+    def stop(self) -> None:
+        """End the process; `result` then fails with `CommandStopped` once it has ended."""
+
+
+class Runner(Protocol):
+    """Runs commands somewhere."""
+
+    def start(
+        self, command: Command, workspace: Workspace, threads: int, on_progress: OnProgress
+    ) -> RunningCommand:
+        """Start a command with `threads` threads; never raises, `result` fails instead."""
+
+
+class LocalRunner:
+    """Runs commands as child processes of this server, each in a sandbox."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        ffmpeg: FFmpeg,
+        sandbox: Sandbox,
+        path_of_key: Callable[[str], Path],
+        stall_timeout: float = 300.0,
+    ) -> None:
+        self._reactor = reactor
+        self._ffmpeg = ffmpeg
+        self._sandbox = sandbox
+        self._path_of_key = path_of_key
+        self._stall_timeout = stall_timeout
+        self.running: set[LocalCommand] = set()
+
+    def start(
+        self, command: Command, workspace: Workspace, threads: int, on_progress: OnProgress
+    ) -> LocalCommand:
+        """Start a command in a child process of its own."""
+        running = LocalCommand(self._reactor, command, threads, on_progress, self._stall_timeout)
+        self.running.add(running)
+        running.when_ended(self._ended)
+        argv = command.resolve(lambda name: str(self._path_of_key(workspace.key_of(name))), threads)
+        cwd = str(self._path_of_key(workspace.folder_key))
+        running.spawn(self._sandbox.wrap(self._program(command, argv)), cwd)
+        return running
+
+    def _program(self, command: Command, argv: list[str]) -> list[str]:
+        if command.program == "ffmpeg":
+            # The file: prefix keeps FFmpeg from reading a protocol into a path with a colon.
+            paths = {i for i, a in enumerate(command.arguments) if a.startswith("vidproc-")}
+            argv = [
+                f"file:{a}" if i in paths and a.startswith("/") else a for i, a in enumerate(argv)
+            ]
+            return [self._ffmpeg.path, *_FFMPEG_FLAGS, *argv]
+        from vidproc.ffmpeg.probe import PROBE_CHILD
+
+        return [sys.executable, "-I", "-B", PROBE_CHILD, *argv]
+
+    def _ended(self, running: LocalCommand) -> None:
+        self.running.discard(running)
+
+
+class LocalCommand(ProcessProtocol):
+    """One child process. Times in seconds, memory in bytes."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        command: Command,
+        threads: int,
+        on_progress: OnProgress,
+        stall_timeout: float,
+    ) -> None:
+        self.command = command
+        self.threads = threads
+        self.result: Deferred[Completed] = Deferred()
+        self.pid: int | None = None
+        self.cpu_time = 0.0
+        self.peak_memory = 0
+        self._reactor = reactor
+        self._on_progress = on_progress
+        self._on_ended: Callable[[LocalCommand], None] = lambda _: None
+        self._stall_timeout = stall_timeout
+        self._started_at = reactor.seconds()
+        self._alive_at = self._started_at
+        self._progress = ProgressParser()
+        self._stdout = bytearray()
+        self._stderr = bytearray()
+        self._stop_reason: str | None = None
+        self._timer: IDelayedCall | None = None
+        self._watchdog: IDelayedCall | None = None
+        self._over = False
+
+    def when_ended(self, callback: Callable[[LocalCommand], None]) -> None:
+        """Call `callback` once, just before `result` fires."""
+        self._on_ended = callback
+
+    def spawn(self, argv: list[str], cwd: str) -> None:
+        """Start the process; a spawn that raises fails `result`."""
+        pipes: dict[int, int | str] = {1: "r", 2: "r"}
+        if self.command.program == "ffmpeg":
+            pipes[_PROGRESS_FD] = "r"
+        try:
+            with open(os.devnull, "rb") as devnull:
+                # env={} because None inherits, and path because there is no PATH to search.
+                process = self._reactor.spawnProcess(
+                    self,
+                    argv[0],
+                    argv,
+                    env={},
+                    path=cwd,
+                    childFDs={0: devnull.fileno(), **pipes},
+                )
+        except Exception as error:
+            self._finish(CommandFailed(self.command, f"it could not be started: {error}"))
+            return
+        self.pid = process.pid
+        self._watchdog = self._reactor.callLater(STALL_CHECK, self._check_alive)
+
+    def stop(self, reason: str = "stopped on request") -> None:
+        """End the process group: SIGTERM, a grace, SIGKILL, and in the end giving it up."""
+        if self._over or self._stop_reason is not None:
+            return
+        self._stop_reason = reason
+        self._signal(signal.SIGTERM)
+        self._timer = self._reactor.callLater(TERMINATE_GRACE, self._kill)
+
+    def _kill(self) -> None:
+        self._signal(signal.SIGKILL)
+        self._timer = self._reactor.callLater(GIVE_UP, self._give_up)
+
+    def _give_up(self) -> None:
+        self._timer = None
+        self.log.error("process {pid} does not end after SIGKILL; gave it up", pid=self.pid)
+        self._finish(CommandFailed(self.command, "the process could not be ended"))
+
+    def _signal(self, number: int) -> None:
+        if self.pid is None:
+            return
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:  # the launcher has not made its group yet
+            try:
+                os.kill(self.pid, number)
+            except ProcessLookupError:
+                pass  # it has ended; processEnded is on its way
+
+    def measure(self) -> None:
+        """Bring `cpu_time` and `peak_memory` up to date."""
+        if self.pid is None or self._over:
+            return
+        try:
+            process = psutil.Process(self.pid)
+            times = process.cpu_times()
+            self.cpu_time = max(self.cpu_time, times.user + times.system)
+            self.peak_memory = max(self.peak_memory, process.memory_info().rss)
+        except psutil.Error:
+            pass  # it ended between two looks
+
+    def _check_alive(self) -> None:
+        """Stop a process that neither makes progress nor uses CPU time.
+
+        Progress alone would not do: palettegen and x264's lookahead are silent for long.
+        """
+        before = self.cpu_time
+        self.measure()
+        now = self._reactor.seconds()
+        if self.cpu_time - before > 0.01 * STALL_CHECK:
+            self._alive_at = now
+        if now - self._alive_at >= self._stall_timeout:
+            self.log.warn("process {pid} stalled; stopping it", pid=self.pid)
+            self.stop(f"it made no progress for {self._stall_timeout:.0f} s")
+        self._watchdog = self._reactor.callLater(STALL_CHECK, self._check_alive)
+
+    def childDataReceived(self, childFD: int, data: bytes) -> None:
+        if childFD == 1:
+            room = self.command.capture - len(self._stdout)
+            self._stdout += data[: max(0, room)]
+        elif childFD == 2:
+            self._stderr += data
+            del self._stderr[:-_STDERR_TAIL]
+        else:
+            for progress in self._progress.feed(data):
+                self._alive_at = self._reactor.seconds()
+                self._on_progress(progress)
+
+    def processExited(self, reason: Failure) -> None:
+        # Grandchildren would keep the pipes open, and processEnded away, for as long as they like.
+        self._signal(signal.SIGKILL)
+
+    def processEnded(self, reason: Failure) -> None:
+        tail = self._stderr.decode(errors="replace")
+        if self._stop_reason == "stopped on request":
+            self._finish(CommandStopped(self._stop_reason))
+        elif self._stop_reason is not None:
+            self._finish(CommandFailed(self.command, self._stop_reason, tail))
+        elif reason.check(ProcessDone):
+            elapsed = self._reactor.seconds() - self._started_at
+            self._finish(
+                Completed(bytes(self._stdout), tail, elapsed, self.cpu_time, self.peak_memory)
+            )
+        else:
+            ended: Any = reason.value
+            how = (
+                f"signal {signal.Signals(ended.signal).name}"
+                if ended.signal
+                else f"exit status {ended.exitCode}"
+            )
+            self._finish(CommandFailed(self.command, how, tail))
+
+    def _finish(self, outcome: Completed | Exception) -> None:
+        if self._over:
+            return
+        self._over = True
+        for call in (self._timer, self._watchdog):
+            if call is not None and call.active():
+                call.cancel()
+        self._on_ended(self)
+        if isinstance(outcome, Completed):
+            self.result.callback(outcome)
+        else:
+            self.result.errback(outcome)

@@ -1,0 +1,235 @@
+"""The one service that looks after the machine: it measures, rebalances and prunes.
+
+Every `INTERVAL` seconds it writes a line of figures, and a line with the reason for each decision,
+to performance.log.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from vidproc.ffmpeg.runner import LocalRunner
+from vidproc.server.factory import MMPFactory
+from vidproc.storage import Storage
+from vidproc.tasks.scheduler import Scheduler
+from vidproc.threads import WorkerThreads, when_fired
+
+INTERVAL = 10.0
+"""Seconds between two measurements."""
+
+BUSY = 0.85
+"""Share of the machine's CPU time at which FFmpeg counts as using all that it can."""
+_MEMORY_PER_JOB = 512 << 20
+_MEMORY_RESERVE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Running totals at one moment. CPU times in seconds."""
+
+    at: float
+    machine_cpu: float
+    ffmpeg_cpu: float
+    service_cpu: float
+    packets_in: int
+    bytes_in: int
+    bytes_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What happened between two moments. CPU as shares of the whole machine, 0 to 1."""
+
+    ffmpeg_cpu: float
+    service_cpu: float
+    other_cpu: float
+    packets_in: float
+    bytes_in: float
+    bytes_out: float
+    service_memory: int
+    ffmpeg_memory: int
+    available_memory: int
+    total_memory: int
+
+
+class PerformanceService(Service):
+    """Measures, rebalances concurrency and prunes, each `INTERVAL` seconds."""
+
+    log = Logger()
+    name = "performance"
+
+    def __init__(
+        self,
+        reactor: Any,
+        scheduler: Scheduler,
+        runner: LocalRunner,
+        factory: MMPFactory,
+        storage: Storage,
+        disk: WorkerThreads,
+        cores: int,
+    ) -> None:
+        self._reactor = reactor
+        self._scheduler = scheduler
+        self._runner = runner
+        self._factory = factory
+        self._storage = storage
+        self._disk = disk
+        self._cores = cores
+        self._base = scheduler.concurrency
+        self._process = psutil.Process()
+        self._last: Counters | None = None
+        self._peak_memory = 0
+        self._loop = LoopingCall(self._tick)
+        self._loop.clock = reactor
+        self._ticking: Deferred[LoopingCall] | None = None
+
+    def startService(self) -> None:
+        super().startService()
+        self._ticking = self._loop.start(INTERVAL, now=True)
+
+    def stopService(self) -> Deferred[None] | None:
+        super().stopService()
+        if self._loop.running:
+            self._loop.stop()
+        return None if self._ticking is None else when_fired(self._ticking)
+
+    async def _tick(self) -> None:
+        """One round. Each part catches its own faults: a LoopingCall whose call raises stops."""
+        for part in (self._measure_and_rebalance, self._upkeep):
+            try:
+                await part()
+            except Exception:
+                self.log.failure("a round of upkeep failed")
+
+    async def _upkeep(self) -> None:
+        await self._scheduler.renew_leases()
+        await self._scheduler.prune()
+        await self._disk.call(self._storage.measure)
+
+    # --- measuring -----------------------------------------------------------------------------
+
+    async def _measure_and_rebalance(self) -> None:
+        now = self._count()
+        figures = self._figures(self._last or now, now)
+        self._last = now
+        self._write(figures)
+        if self._scheduler.settings.max_concurrent is None:
+            self._rebalance(figures)
+
+    def _count(self) -> Counters:
+        for running in self._runner.running:
+            running.measure()
+            self._peak_memory = max(self._peak_memory, running.peak_memory)
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        ours = resource.getrusage(resource.RUSAGE_SELF)
+        machine = psutil.cpu_times()
+        return Counters(
+            at=self._reactor.seconds(),
+            machine_cpu=sum(machine[:3])
+            + sum(getattr(machine, n, 0.0) for n in ("irq", "softirq")),
+            ffmpeg_cpu=ended.ru_utime
+            + ended.ru_stime
+            + sum(running.cpu_time for running in self._runner.running),
+            service_cpu=ours.ru_utime + ours.ru_stime,
+            packets_in=self._factory.traffic.packets_received(),
+            bytes_in=self._factory.traffic.received,
+            bytes_out=self._factory.traffic.sent,
+        )
+
+    def _figures(self, before: Counters, now: Counters) -> Figures:
+        elapsed = max(now.at - before.at, 1e-3)
+        capacity = elapsed * self._cores
+        ffmpeg = max(0.0, now.ffmpeg_cpu - before.ffmpeg_cpu) / capacity
+        service = max(0.0, now.service_cpu - before.service_cpu) / capacity
+        machine = max(0.0, now.machine_cpu - before.machine_cpu) / capacity
+        memory = psutil.virtual_memory()
+        return Figures(
+            ffmpeg_cpu=ffmpeg,
+            service_cpu=service,
+            other_cpu=max(0.0, machine - ffmpeg - service),
+            packets_in=max(0, now.packets_in - before.packets_in) / elapsed,
+            bytes_in=(now.bytes_in - before.bytes_in) / elapsed,
+            bytes_out=(now.bytes_out - before.bytes_out) / elapsed,
+            service_memory=self._process.memory_info().rss,
+            ffmpeg_memory=sum(running.peak_memory for running in self._runner.running),
+            available_memory=memory.available,
+            total_memory=memory.total,
+        )
+
+    def _write(self, figures: Figures) -> None:
+        self.log.info(
+            "cpu_ffmpeg={cpu_ffmpeg:.1%} cpu_service={cpu_service:.1%} cpu_other={cpu_other:.1%}"
+            " mem_service={mem_service:.0f}MiB mem_ffmpeg={mem_ffmpeg:.0f}MiB"
+            " mem_available={mem_available:.0f}MiB disk_used={disk_used:.0f}MiB"
+            " disk_reserved={disk_reserved:.0f}MiB disk_free={disk_free:.0f}MiB"
+            " packets_in={packets:.0f}/s bytes_in={bytes_in:.0f}/s bytes_out={bytes_out:.0f}/s"
+            " connections={connections} peers={peers} uploads={uploads} watches={watches}"
+            " queued={queued} running={running} concurrency={concurrency}",
+            cpu_ffmpeg=figures.ffmpeg_cpu,
+            cpu_service=figures.service_cpu,
+            cpu_other=figures.other_cpu,
+            mem_service=figures.service_memory / (1 << 20),
+            mem_ffmpeg=figures.ffmpeg_memory / (1 << 20),
+            mem_available=figures.available_memory / (1 << 20),
+            disk_used=self._storage.used / (1 << 20),
+            disk_reserved=self._storage.reserved / (1 << 20),
+            disk_free=self._storage.free() / (1 << 20),
+            packets=figures.packets_in,
+            bytes_in=figures.bytes_in,
+            bytes_out=figures.bytes_out,
+            connections=self._factory.connections,
+            peers=self._factory.peers,
+            uploads=self._scheduler.uploads.active,
+            watches=self._scheduler.watches,
+            queued=self._scheduler.queued,
+            running=self._scheduler.running,
+            concurrency=self._scheduler.concurrency,
+        )
+
+    # --- rebalancing ---------------------------------------------------------------------------
+
+    def _rebalance(self, figures: Figures) -> None:
+        """Run more jobs at a time when tasks wait and the machine has room for them, else fewer."""
+        scheduler = self._scheduler
+        current = scheduler.concurrency
+        most = max(3, self._cores)
+        per_job = max(_MEMORY_PER_JOB, self._peak_memory)
+        tight = figures.available_memory < figures.total_memory * _MEMORY_RESERVE
+        waiting = scheduler.queued
+        if tight and current > 1:
+            self._decide(current - 1, "less than a tenth of the memory is available")
+        elif waiting and scheduler.running >= current and current < most:
+            if figures.available_memory < 2 * per_job:
+                self.log.info("concurrency stays {n}: too little memory for one more", n=current)
+            elif figures.ffmpeg_cpu < BUSY:
+                self._decide(
+                    current + 1,
+                    f"{waiting} tasks wait and FFmpeg uses {figures.ffmpeg_cpu:.0%} of the CPU",
+                )
+        elif not waiting and current != self._base:
+            self._decide(self._base, "no task waits")
+
+    def _decide(self, concurrency: int, reason: str) -> None:
+        self.log.info(
+            "concurrency {old} -> {new}: {reason}",
+            old=self._scheduler.concurrency,
+            new=concurrency,
+            reason=reason,
+        )
+        self._scheduler.set_concurrency(concurrency)
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0)) or 1
+    return os.cpu_count() or 1

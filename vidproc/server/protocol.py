@@ -1,0 +1,588 @@
+"""One MMP connection: bytes to requests, requests to the scheduler, answers to bytes.
+
+The decoder is asked for the next event only when the last request has been answered, so answers
+come in order and nothing piles up. Flow control, both ways: reading pauses when the disk lags or
+when a client sends ahead of its answers; nothing is written to a client that does not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import ensureDeferred
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IPushProducer,
+    ISSLTransport,
+    ITCPTransport,
+)
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from vidproc.mmp import messages
+from vidproc.mmp.codec import (
+    NEED_DATA,
+    Decoder,
+    Event,
+    MessageStarted,
+    PayloadChunk,
+)
+from vidproc.mmp.errors import ErrorCode, RemoteProtocolError, ServiceError
+from vidproc.server.access import peer_key
+from vidproc.server.reports import describe_server, status_report
+from vidproc.tasks.scheduler import Result, Subscription, TaskView
+from vidproc.tasks.settings import Caller
+from vidproc.tasks.uploads import AcceptedTask, PartialUpload, Submission, UploadSession
+from vidproc.transfer import READ_SIZE, FileSender, TransferStopped
+
+if TYPE_CHECKING:
+    from vidproc.server.factory import MMPFactory
+
+MAX_READ_AHEAD = 64 << 10
+"""Bytes that a client may send ahead of the answer that it waits for, beyond one read."""
+DISCARD_TIME = 30.0
+"""Seconds for which the payload of a refused request is read and thrown away."""
+LINGER_TIME = 5.0
+"""Seconds for which a connection that is done for is read, so that its last answer arrives."""
+STALL_FACTOR = 2
+"""A client that takes nothing of its answer for so many idle timeouts is cut off."""
+
+
+@implementer(IHalfCloseableProtocol, IPushProducer)
+class MMPServerProtocol(Protocol):
+    """Serves one connection; made by `MMPFactory`."""
+
+    log = Logger()
+
+    factory: MMPFactory
+    transport: Any
+
+    def __init__(self, factory: MMPFactory) -> None:
+        self.factory = factory
+        self._scheduler = factory.scheduler
+        self._clock = factory.clock
+        self._decoder = Decoder()
+        self._busy = False
+        self._closing = False
+        self._lost = False
+        self._input_ended = False
+        self._pumping = False
+        self._session: UploadSession | None = None
+        self._request: messages.Request | None = None
+        self._answered_early = False
+        self._watch: _Watch | None = None
+        self._sender: FileSender | None = None
+        self._write_blocked = False
+        self._disk_lags = False
+        self._reading_paused = False
+        self._idle_timer: IDelayedCall | None = None
+        self._deadline: IDelayedCall | None = None
+        self._moved = False
+
+    # --- the connection ------------------------------------------------------------------------
+
+    def connectionMade(self) -> None:
+        self.peer = peer_key(self.transport.getPeer())
+        if hasattr(self.transport, "bufferSize"):
+            self.transport.bufferSize = READ_SIZE
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
+            self.transport.setTcpKeepAlive(True)
+        self.transport.registerProducer(self, True)
+        self._idle_timer = self._clock.callLater(self.factory.idle_timeout, self._check_idle)
+        refusal = self.factory.connected(self)
+        if refusal is not None:
+            self._send(messages.error_answer(refusal))
+            self._end_connection()
+
+    def dataReceived(self, data: bytes) -> None:
+        self._moved = True
+        self.factory.count_received(len(data))
+        if self._closing:
+            return
+        self._decoder.receive_data(data)
+        self._pump()
+
+    def readConnectionLost(self) -> None:
+        """The client has closed its sending side; it still gets its answers."""
+        self._input_ended = True
+        self._pump()
+
+    def writeConnectionLost(self) -> None:
+        self.transport.abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._lost = True
+        for timer in (self._idle_timer, self._deadline):
+            if timer is not None and timer.active():
+                timer.cancel()
+        self._end_watch()
+        if self._sender is not None:
+            self._sender.stopProducing()
+        if self._session is not None:
+            session, self._session = self._session, None
+            session.abort()
+        self.factory.disconnected(self)
+
+    # --- requests ------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        """Take what events there are, as long as no request is being answered."""
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while not (self._busy or self._closing or self._lost or self._write_blocked):
+                event = self._decoder.next_event()
+                if event is NEED_DATA:
+                    self._input_dry()
+                    break
+                self._take(event)
+        except RemoteProtocolError as error:
+            self._refuse_stream(error)
+        finally:
+            self._pumping = False
+        self._adjust_reading()
+
+    def _take(self, event: Event | Any) -> None:
+        if isinstance(event, PayloadChunk):
+            if self._session is not None:
+                self._session.write(event.data)
+        elif isinstance(event, MessageStarted):
+            self._begin_request(event)
+        else:
+            self._end_request()
+
+    def _begin_request(self, head: MessageStarted) -> None:
+        self._end_watch()
+        self._answered_early = False
+        self._request = None
+        try:
+            request = self._request = messages.parse_request(head.json)
+            principal = self.factory.tokens.check(request.token)
+        except ServiceError as error:
+            self._send(messages.error_answer(error, messages.request_id(head.json)))
+            self._discard_payload(head.payload_size)
+            return
+        caller = Caller(self.peer, principal)
+        self._serve(self._handle(request, head, caller), head.payload_size)
+
+    def _end_request(self) -> None:
+        self.factory.traffic.sample(self.transport)
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()
+        if self._session is not None:
+            self._serve(self._finish_upload(self._session), 0)
+
+    def _serve(self, answering: Coroutine[Any, Any, None], payload_size: int) -> None:
+        """Answer a request; the next event waits until that is done."""
+        self._busy = True
+
+        def failed(failure: Failure) -> None:
+            if self._lost or failure.check(TransferStopped):
+                return
+            if isinstance(failure.value, ServiceError):
+                error = failure.value
+            else:
+                error = self.factory.fault(failure)
+            self._send(messages.error_answer(error, self._request_id()))
+            self._session = None
+            self._discard_payload(payload_size)
+
+        def done(_: object) -> None:
+            self._busy = False
+            if not self._lost:
+                self._restart_idle_timer()
+                self._pump()
+                self._close_if_draining()
+
+        ensureDeferred(answering).addErrback(failed).addBoth(done)
+
+    async def _handle(
+        self, request: messages.Request, head: MessageStarted, caller: Caller
+    ) -> None:
+        match request:
+            case messages.Upload():
+                await self._upload(request, head, caller)
+            case messages.Status():
+                view = await self._scheduler.status(request.task_id, caller)
+                self._send(status_report(view, request), detail=request.detail)
+            case messages.Watch():
+                await self._start_watch(request, caller)
+            case messages.Download():
+                await self._download(request, caller)
+            case messages.Cancel():
+                state = await self._scheduler.cancel(request.task_id, caller)
+                message = "The task is cancelled and its files are removed."
+                if state.value != "cancelled":
+                    message = f"The task had {state} before; its files are removed."
+                self._send(messages.Cancelled(id=request.id, status=state.value, message=message))
+            case messages.UploadStatus():
+                known = await self._scheduler.upload_status(str(request.upload_id), caller)
+                self._send_upload_result(known)
+            case messages.Info():
+                self._send(
+                    describe_server(self.factory.server_info(), request), detail=request.detail
+                )
+        if self._session is None:
+            self._discard_payload(head.payload_size)
+
+    # --- uploads -------------------------------------------------------------------------------
+
+    async def _upload(self, request: messages.Upload, head: MessageStarted, caller: Caller) -> None:
+        submission = Submission(
+            type=request.type,
+            parameters=request.parameters,
+            media_type=head.media_type,
+            payload_size=head.payload_size,
+            filename=request.filename,
+            upload_id=str(request.upload_id) if request.upload_id else None,
+            size=request.size,
+            offset=request.offset,
+            sha256=request.sha256,
+        )
+        admitted = await self._scheduler.admit(submission, caller)
+        if isinstance(admitted, AcceptedTask):
+            self._send_upload_result(admitted)
+            return
+        if self._lost:
+            admitted.abort()
+            return
+        self._session = admitted
+        admitted.on_pause = lambda: self._set_disk_lags(True)
+        admitted.on_resume = lambda: self._set_disk_lags(False)
+        admitted.on_broken = self._upload_broken
+
+    async def _finish_upload(self, session: UploadSession) -> None:
+        result = await session.finish()
+        self._session = None
+        self._send_upload_result(result)
+
+    def _upload_broken(self, error: ServiceError) -> None:
+        """The session can't go on: say so at once, and throw the rest of the payload away."""
+        session, self._session = self._session, None
+        if session is None:
+            return
+        session.abort()
+        self._send(messages.error_answer(error, self._request_id()))
+        self._discard_payload(self._decoder.payload_remaining)
+
+    def _send_upload_result(self, result: AcceptedTask | PartialUpload) -> None:
+        answer: messages.Answer
+        if isinstance(result, AcceptedTask):
+            answer = messages.Accepted(
+                id=self._request_id(),
+                status="accepted",
+                task_id=result.task_id,
+                message="The task is queued. Ask its status, or watch it, by its task_id.",
+            )
+        else:
+            answer = messages.Partial(id=self._request_id(), status="partial", offset=result.offset)
+        self._send(answer)
+
+    def _set_disk_lags(self, lags: bool) -> None:
+        self._disk_lags = lags
+        self._restart_idle_timer()
+        self._adjust_reading()
+
+    def _discard_payload(self, size: int) -> None:
+        """Read the rest of a payload and throw it away, for a bounded time.
+
+        A client that writes its whole request before it reads would see a reset, not the answer.
+        """
+        if size and not (self._deadline is not None and self._deadline.active()):
+            self._deadline = self._clock.callLater(DISCARD_TIME, self._abort)
+
+    # --- downloads -----------------------------------------------------------------------------
+
+    async def _download(self, request: messages.Download, caller: Caller) -> None:
+        result = await self._scheduler.result(request.task_id, caller)
+        sent = False
+        try:
+            if not self._lost:
+                await self._send_result(request, result)
+                sent = True
+        finally:
+            result.close()
+        if sent:
+            await self._scheduler.note_downloaded(request.task_id)
+
+    async def _send_result(self, request: messages.Download, result: Result) -> None:
+        if request.offset > result.size:
+            raise ServiceError(
+                ErrorCode.CONFLICT,
+                f"The offset is {request.offset}, but the result has {result.size} bytes.",
+                "Download it from offset 0.",
+                offset=result.size,
+            )
+        answer = messages.DownloadStarts(
+            id=request.id,
+            status="completed",
+            size=result.size,
+            offset=request.offset,
+            sha256=result.sha256,
+        )
+        self._send(answer, result.media_type, result.size - request.offset)
+        self._sender = FileSender(
+            self.factory.disk,
+            result.fd,
+            request.offset,
+            result.size,
+            self.transport,
+            on_progress=self._sent,
+        )
+        if self._write_blocked:
+            self._sender.pauseProducing()
+        self._sender.start()
+        try:
+            await self._sender.result
+        except OSError as error:
+            # The header has promised bytes that can't come: only the end of the connection says so.
+            self.log.error(
+                "result of task {task_id} can't be read: {error}",
+                task_id=request.task_id,
+                error=error,
+            )
+            self._abort()
+            raise TransferStopped from error
+        finally:
+            self._sender = None
+
+    def _sent(self, size: int) -> None:
+        self._moved = True
+        self.factory.count_sent(size)
+
+    # --- watching ------------------------------------------------------------------------------
+
+    async def _start_watch(self, request: messages.Watch, caller: Caller) -> None:
+        watch = _Watch(self, request)
+        view, subscription = await self._scheduler.watch(request.task_id, caller, watch.show)
+        if subscription is not None:
+            if self._lost:
+                subscription.stop()
+                return
+            watch.begin(subscription)
+            self._watch = watch
+        watch.show(view)
+
+    def send_view(self, view: TaskView, request: messages.Watch) -> bool:
+        """Send a watched task's status unless the client does not read; return whether it left."""
+        if self._write_blocked:
+            return False
+        self._send(status_report(view, request), detail=request.detail)
+        return True
+
+    def watch_ended(self, watch: _Watch) -> None:
+        """The watched task has ended and its last status was sent."""
+        if self._watch is watch:
+            self._watch = None
+            self._restart_idle_timer()
+            self._pump()
+
+    def _end_watch(self) -> None:
+        if self._watch is not None:
+            watch, self._watch = self._watch, None
+            watch.end()
+
+    # --- answers and flow control --------------------------------------------------------------
+
+    def _request_id(self) -> messages.RequestId:
+        return None if self._request is None else self._request.id
+
+    def _send(
+        self,
+        answer: messages.Answer,
+        media_type: str = "",
+        payload_size: int = 0,
+        *,
+        detail: bool = False,
+    ) -> None:
+        if not self._lost:
+            data = messages.encode_answer(answer, media_type, payload_size, detail=detail)
+            self.factory.count_sent(len(data))
+            self.transport.write(data)
+
+    def pauseProducing(self) -> None:
+        """The client does not read: write nothing more."""
+        self._write_blocked = True
+        if self._sender is not None:
+            self._sender.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """The client reads again."""
+        self._write_blocked = False
+        self._moved = True
+        if self._sender is not None:
+            self._sender.resumeProducing()
+        if self._watch is not None:
+            self._watch.catch_up()
+        self._pump()
+
+    def stopProducing(self) -> None:
+        """The connection is lost; `connectionLost` follows."""
+
+    def _adjust_reading(self) -> None:
+        """Read when somebody takes what is read."""
+        if self._lost:
+            return
+        waiting = self._busy or self._write_blocked
+        pause = not self._closing and (
+            self._disk_lags or (waiting and self._decoder.buffered > MAX_READ_AHEAD)
+        )
+        if pause != self._reading_paused:
+            self._reading_paused = pause
+            if pause:
+                self.transport.pauseProducing()
+            else:
+                self.transport.resumeProducing()
+
+    def _input_dry(self) -> None:
+        """Everything that has arrived is dealt with; see whether more can come."""
+        if not self._input_ended or self._watch is not None:
+            return
+        try:
+            self._decoder.receive_eof()
+        except RemoteProtocolError as error:
+            if self._session is not None:
+                session, self._session = self._session, None
+                session.abort()
+            self._refuse_stream(error)
+        else:
+            self._end_connection()
+
+    def _refuse_stream(self, error: RemoteProtocolError) -> None:
+        """The client does not speak MMP: say so, and end the connection."""
+        self.log.info("peer {peer}: {error}", peer=self.peer, error=str(error))
+        self._send(
+            messages.error_answer(
+                ServiceError(
+                    ErrorCode.BAD_REQUEST,
+                    f"This is no MMP request: {error}.",
+                    "This port speaks MMP (docs/mmp.md), not HTTP and not TLS. Use the vidproc"
+                    " client, or send an 8-byte header, then JSON, media type and payload.",
+                )
+            )
+        )
+        self._end_connection()
+
+    # --- the end -------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End the connection in good order, for a stop of the server."""
+        if not self._closing:
+            self._end_connection()
+
+    @property
+    def transferring(self) -> bool:
+        """Whether a file is on its way, in or out."""
+        return self._sender is not None or self._session is not None
+
+    def _close_if_draining(self) -> None:
+        if self.factory.draining and not self.transferring and not self._busy:
+            self.close()
+
+    def _end_connection(self) -> None:
+        """Send what was written, then close. What still comes in is read and thrown away.
+
+        Closing with bytes unread makes the kernel reset the connection, and the client lose the
+        answer; so only the sending side is closed, until the client closes its own.
+        """
+        self._closing = True
+        self._end_watch()
+        if self._session is not None:
+            session, self._session = self._session, None
+            session.abort()
+        if self._lost:
+            return
+        self.transport.unregisterProducer()
+        self._adjust_reading()
+        half_closes = ITCPTransport.providedBy(self.transport) and not ISSLTransport.providedBy(
+            self.transport
+        )
+        if self._input_ended or not half_closes:
+            self.transport.loseConnection()
+        else:
+            self.transport.loseWriteConnection()
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()
+        self._deadline = self._clock.callLater(LINGER_TIME, self._abort)
+
+    def _abort(self) -> None:
+        if not self._lost:
+            self.transport.abortConnection()
+
+    def _restart_idle_timer(self) -> None:
+        self._moved = True
+
+    def _check_idle(self) -> None:
+        """Cut a connection off that has said or taken nothing for a whole idle timeout.
+
+        While we work for it, or wait for the disk ourselves, its silence is no fault.
+        """
+        timeout = self.factory.idle_timeout
+        blocked = self._write_blocked
+        excused = (self._busy and not blocked) or self._watch is not None or self._disk_lags
+        if not self._moved and not (excused and not blocked):
+            self.log.info("peer {peer}: idle, cut off", peer=self.peer)
+            if self._decoder.idle or blocked:
+                self._abort()
+            else:
+                self._refuse_stream(
+                    RemoteProtocolError(f"nothing came for {timeout:.0f} s within a message")
+                )
+            return
+        self._moved = False
+        self._idle_timer = self._clock.callLater(
+            timeout * (STALL_FACTOR if blocked else 1), self._check_idle
+        )
+
+
+class _Watch:
+    """One connection's watch on one task."""
+
+    def __init__(self, protocol: MMPServerProtocol, request: messages.Watch) -> None:
+        self._protocol = protocol
+        self._request = request
+        self._subscription: Subscription | None = None
+        self._timer: IDelayedCall | None = None
+        self._missed: TaskView | None = None
+
+    def begin(self, subscription: Subscription) -> None:
+        self._subscription = subscription
+
+    def show(self, view: TaskView) -> None:
+        """Send the task as it is now, and again after the interval."""
+        self._missed = None if self._protocol.send_view(view, self._request) else view
+        if self._missed is not None:
+            return
+        if view.terminal:
+            self.end()
+            self._protocol.watch_ended(self)
+        else:
+            self._schedule()
+
+    def catch_up(self) -> None:
+        """The client reads again: send what it missed."""
+        if self._missed is not None:
+            self.show(self._missed)
+
+    def end(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        if self._subscription is not None:
+            self._subscription.stop()
+
+    def _schedule(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.reset(self._request.interval)
+        else:
+            self._timer = self._protocol.factory.clock.callLater(self._request.interval, self._tick)
+
+    def _tick(self) -> None:
+        view = self._subscription.current() if self._subscription is not None else None
+        if view is not None:
+            self.show(view)

@@ -1,0 +1,108 @@
+"""What the scheduler knows, as MMP answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from vidproc import __version__
+from vidproc.mmp import messages
+from vidproc.operations.parameters import PARAMETERS, describe_parameters
+from vidproc.tasks.scheduler import TaskView
+from vidproc.tasks.settings import Settings
+from vidproc.units import iso_utc
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What `info` tells beside the operations."""
+
+    settings: Settings
+    ffmpeg_version: str
+    sandbox: tuple[str, ...]
+    queued: int
+    running: int
+    concurrency: int
+
+
+def status_report(
+    view: TaskView, request: messages.Status | messages.Watch
+) -> messages.StatusReport:
+    """Return the status answer for a task, in the long form when the request asks for detail."""
+    task = view.task
+    failure = task.failure
+    fields: dict[str, Any] = {
+        "id": msgspec.UNSET if request.id is None else request.id,
+        "status": task.state.value,
+        "task_id": task.task_id,
+        "type": task.type,
+        "created_at": iso_utc(task.created_at),
+        "started_at": iso_utc(task.started_at),
+        "completed_at": iso_utc(task.completed_at),
+        "stage": view.stage,
+        "progress": round(view.progress, 4),
+        "eta": None if view.eta is None else round(view.eta, 1),
+        "speed": None if view.speed is None else round(view.speed, 2),
+        "queue_position": view.queue_position,
+        "error": None if failure is None else failure.description,
+        "error_code": None if failure is None else failure.code,
+        "solution": None if failure is None else failure.solution,
+        "warning_count": len(view.warnings),
+    }
+    if not request.detail:
+        return messages.StatusReport(**fields)
+    return messages.StatusDetail(
+        **fields,
+        parameters=task.parameters,
+        input=view.input or task.input,
+        output=task.output,
+        warnings=list(view.warnings),
+    )
+
+
+class InfoAnswer(messages.Answer, kw_only=True):
+    """The answer to `info`. Limits in bytes and seconds."""
+
+    status: str
+    version: str
+    protocol: str
+    actions: list[str]
+    limits: dict[str, Any]
+    operations: dict[str, Any]
+    ffmpeg: str | msgspec.UnsetType = msgspec.UNSET
+    sandbox: list[str] | msgspec.UnsetType = msgspec.UNSET
+    load: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
+
+
+def describe_server(info: ServerInfo, request: messages.Info) -> InfoAnswer:
+    """Return the answer to `info`; the long form has each parameter's JSON schema."""
+    settings = info.settings
+    answer = InfoAnswer(
+        id=request.id,
+        status="ok",
+        version=__version__,
+        protocol="MMP/1",
+        actions=sorted(messages.REQUEST_TYPES),
+        limits={
+            "max_upload": settings.max_upload,
+            "tasks_per_ip": settings.tasks_per_ip,
+            "queue_size": settings.queue_size,
+            "retention": settings.retention,
+            "job_timeout": settings.job_timeout,
+        },
+        operations={
+            name: describe_parameters(name) if request.detail else list(kind.__struct_fields__)
+            for name, kind in PARAMETERS.items()
+        },
+    )
+    if request.detail:
+        answer.ffmpeg = info.ffmpeg_version
+        answer.sandbox = list(info.sandbox)
+        answer.load = {
+            "queued": info.queued,
+            "running": info.running,
+            "concurrency": info.concurrency,
+        }
+    return answer

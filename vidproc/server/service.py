@@ -1,0 +1,233 @@
+"""Starts the parts of the server in order, and stops them in order.
+
+`MultiService` stops its children at the same time; here the order matters: stop listening, stop
+the jobs while transfers finish, then close the store, give the lock back and close the logs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IAddress, IListeningPort
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from vidproc import __version__
+from vidproc.ffmpeg.binary import find_ffmpeg
+from vidproc.ffmpeg.runner import LocalRunner
+from vidproc.ffmpeg.sandbox import Sandbox
+from vidproc.logs import TopicLogs
+from vidproc.performance import PerformanceService, usable_cores
+from vidproc.server.access import Tokens
+from vidproc.server.factory import MMPFactory
+from vidproc.server.reports import ServerInfo
+from vidproc.storage import Storage
+from vidproc.tasks.scheduler import Scheduler
+from vidproc.tasks.settings import Settings
+from vidproc.tasks.store import Store
+from vidproc.threads import WorkerThreads
+
+DISK_THREADS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that the options say. Sizes in bytes, times in seconds, paths absolute."""
+
+    endpoints: Sequence[str]
+    data_dir: Path
+    log_dir: Path
+    storage_limit: int
+    settings: Settings = field(default_factory=Settings)
+    grace: float = 30.0
+    idle_timeout: float = 60.0
+    max_connections: int = 4096
+    max_connections_per_ip: int = 64
+    ffmpeg: str | None = None
+    sandbox: str = "auto"
+    tokens: Tokens = field(default_factory=Tokens)
+
+
+class CannotListen(Exception):
+    """A port can't be opened. The text says which and why."""
+
+
+class _Door(Factory):
+    """Stands at the ports from before the parts exist, for ports may need privileges to open."""
+
+    noisy = False
+
+    def __init__(self) -> None:
+        self.inner: MMPFactory | None = None
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        return None if self.inner is None else self.inner.buildProtocol(addr)
+
+
+class VidprocService(Service):
+    """The whole server as one service."""
+
+    log = Logger()
+    name = "vidproc"
+
+    def __init__(self, config: Config, reactor: Any = None) -> None:
+        self.config = config
+        self._reactor = reactor
+        self._door = _Door()
+        self._ports: list[IListeningPort] = []
+
+    def privilegedStartService(self) -> None:
+        """Open the ports. Raises `CannotListen`."""
+        if self._reactor is None:
+            from twisted.internet import reactor
+
+            self._reactor = reactor
+        for description in self.config.endpoints:
+            self._listen(description)
+
+    def _listen(self, description: str) -> None:
+        outcome: list[Any] = []
+        listening = serverFromString(self._reactor, description).listen(self._door)
+        listening.addBoth(outcome.append)
+        if outcome and isinstance(outcome[0], Failure):
+            raise CannotListen(f"can't listen on {description}: {outcome[0].getErrorMessage()}")
+        self._ports += outcome
+
+    @property
+    def ports(self) -> list[IListeningPort]:
+        """The ports that are open."""
+        return list(self._ports)
+
+    def startService(self) -> None:
+        """Build and start everything; what can't be built raises, before the server is up."""
+        if not self._ports:
+            self.privilegedStartService()
+        super().startService()
+        config = self.config
+        ffmpeg = find_ffmpeg(config.ffmpeg)
+        self._storage = Storage(config.data_dir, config.storage_limit)
+        self._storage.open()
+        self._logs = TopicLogs(config.log_dir)
+        self._logs.start()
+        self._store = Store(config.data_dir / "tasks.sqlite")
+        self._store.open()
+        self._recover()
+        self._store_thread = WorkerThreads(self._reactor, "store", 1)
+        self._disk = WorkerThreads(self._reactor, "disk", DISK_THREADS)
+        cores = usable_cores()
+        memory = psutil.virtual_memory().total
+        self._sandbox = Sandbox(
+            address_space=min(memory * 3 // 4, 16 << 30), file_size=config.storage_limit
+        )
+        self._runner = LocalRunner(self._reactor, ffmpeg, self._sandbox, self._storage.path)
+        self._scheduler = Scheduler(
+            self._reactor,
+            config.settings,
+            storage=self._storage,
+            disk=self._disk,
+            store=self._store,
+            store_thread=self._store_thread,
+            runner=self._runner,
+            capabilities=ffmpeg,
+            cores=cores,
+        )
+        self._ffmpeg = ffmpeg
+        self._factory = MMPFactory(
+            self._reactor,
+            self._scheduler,
+            self._disk,
+            self._server_info,
+            tokens=config.tokens,
+            idle_timeout=config.idle_timeout,
+            max_connections=config.max_connections,
+            max_connections_per_ip=config.max_connections_per_ip,
+        )
+        self._performance = PerformanceService(
+            self._reactor,
+            self._scheduler,
+            self._runner,
+            self._factory,
+            self._storage,
+            self._disk,
+            cores,
+        )
+        self._store_thread.start()
+        self._disk.start()
+        self._performance.startService()
+        self._door.inner = self._factory
+        self._tell_start(cores)
+        ensureDeferred(self._scheduler.start()).addErrback(
+            lambda failure: self.log.failure("the queue can't be read", failure)
+        )
+
+    def _recover(self) -> None:
+        """Make store and disk agree after whatever ended the last run."""
+        requeued = self._store.recover()
+        for task in requeued:
+            self.log.info("task {task_id} was interrupted; queued again", task_id=task.task_id)
+        orphans = self._storage.remove_orphans(self._store.known_keys())
+        for key in orphans:
+            self.log.info("{key} belonged to nothing; removed", key=key)
+        self._storage.measure()
+
+    def _tell_start(self, cores: int) -> None:
+        self.log.info(
+            "vidproc {version} serves {ports}; FFmpeg {ffmpeg}, {cores} cores, data in {data}",
+            version=__version__,
+            ports=", ".join(str(port.getHost()) for port in self._ports),
+            ffmpeg=self._ffmpeg.version,
+            cores=cores,
+            data=str(self.config.data_dir),
+        )
+        self.log.info("media processes: {layers}", layers=", ".join(self._sandbox.layers))
+        if missing := self._ffmpeg.missing():
+            self.log.warn("this FFmpeg lacks {missing}", missing=", ".join(missing))
+
+    def _server_info(self) -> ServerInfo:
+        return ServerInfo(
+            settings=self.config.settings,
+            ffmpeg_version=self._ffmpeg.version,
+            sandbox=self._sandbox.layers,
+            queued=self._scheduler.queued,
+            running=self._scheduler.running,
+            concurrency=self._scheduler.concurrency,
+        )
+
+    def stopService(self) -> Deferred[None]:
+        """Stop in order; the Deferred fires when everything has really ended."""
+        super().stopService()
+        return ensureDeferred(self._stop())
+
+    async def _stop(self) -> None:
+        self.log.info("stopping")
+        for port in self._ports:
+            await _maybe(port.stopListening())
+        self._scheduler.refuse_new()
+        await gatherResults(
+            [
+                ensureDeferred(self._scheduler.stop()),
+                self._factory.drain(self.config.grace),
+            ],
+            consumeErrors=True,
+        )
+        await self._scheduler.uploads.abort_all()
+        await _maybe(self._performance.stopService())
+        self._disk.stop()
+        self._store_thread.stop()
+        self._store.close()
+        self.log.info("stopped")
+        self._logs.stop()
+        self._storage.close()
+
+
+async def _maybe(result: Any) -> None:
+    if isinstance(result, Deferred):
+        await result

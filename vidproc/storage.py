@@ -1,0 +1,207 @@
+"""The data folder: keys, durable moves, and how much it holds.
+
+A key is a path relative to the data folder, such as ``results/<task id>.mp4``; nothing above this
+module sees an absolute path of a stored file. All methods but those marked otherwise touch the
+disk and are meant for a thread.
+
+    inputs/<task id>            what a client sent, whole
+    uploads/<task id>           what has arrived of an upload so far
+    work/<task id>/<attempt>/   where one attempt works
+    results/<task id>.<kind>    what can be downloaded
+    tasks.sqlite, lock
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from pathlib import Path
+
+from vidproc.mmp.errors import ErrorCode, ServiceError
+from vidproc.units import format_size
+
+FOLDERS = ("inputs", "uploads", "work", "results")
+
+FREE_SPACE_RESERVE = 64 << 20
+"""Bytes of the file system that are never promised to anybody."""
+
+
+class DataFolderInUse(Exception):
+    """Another server works on this data folder."""
+
+
+def upload_key(task_id: str) -> str:
+    """Return the key of what has arrived of a task's input so far."""
+    return f"uploads/{task_id}"
+
+
+def input_key(task_id: str) -> str:
+    """Return the key of a task's whole input."""
+    return f"inputs/{task_id}"
+
+
+def attempt_key(task_id: str, attempt: int) -> str:
+    """Return the key of the folder in which an attempt works."""
+    return f"work/{task_id}/{attempt}"
+
+
+def result_key(task_id: str, media_type: str) -> str:
+    """Return the key of a task's result."""
+    return f"results/{task_id}.{media_type}"
+
+
+class Storage:
+    """The data folder at `root`, which never holds more than `limit` bytes of media."""
+
+    def __init__(self, root: Path, limit: int) -> None:
+        self.root = root
+        self.limit = limit
+        self._lock: int | None = None
+        self._used = 0
+        self._reserved: dict[str, int] = {}
+
+    def open(self) -> None:
+        """Make the folders and take the lock. Raises `DataFolderInUse` or `OSError`."""
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._lock)
+            self._lock = None
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            raise DataFolderInUse(
+                f"another vidproc works on {self.root}; stop it or choose another --data-dir"
+            ) from None
+        for name in FOLDERS:
+            (self.root / name).mkdir(exist_ok=True, mode=0o700)
+
+    def close(self) -> None:
+        """Give the lock back."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def path(self, key: str) -> Path:
+        """Return the path of a key, which our own code made. Does not touch the disk."""
+        return self.root / key
+
+    def size(self, key: str) -> int:
+        """Return the bytes of a file, 0 when there is none."""
+        try:
+            return self.path(key).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def make_folder(self, key: str) -> None:
+        """Make a folder and those above it."""
+        self.path(key).mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def publish(self, source: str, target: str) -> None:
+        """Move a file to its final key so that a crash leaves the whole file or none.
+
+        fsync of the file, rename, fsync of the folder, in this order.
+        """
+        fd = os.open(self.path(source), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        self.path(source).replace(self.path(target))
+        self._sync_folder(self.path(target).parent)
+
+    @staticmethod
+    def _sync_folder(path: Path) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def remove(self, *keys: str | None) -> None:
+        """Remove files and whole folders; what is not there is fine, and so is None."""
+        for key in keys:
+            if key is None:
+                continue
+            path = self.path(key)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def remove_orphans(self, known: set[str]) -> list[str]:
+        """Remove every stored file and folder whose key is not in `known`; return their keys.
+
+        For the start only, when nothing is under way. Everything in ``work`` is an orphan then.
+        """
+        gone = []
+        for folder in FOLDERS:
+            for path in sorted((self.root / folder).iterdir()):
+                key = f"{folder}/{path.name}"
+                if key not in known:
+                    self.remove(key)
+                    gone.append(key)
+        return gone
+
+    # --- how much it holds -------------------------------------------------------------------
+
+    def measure(self) -> int:
+        """Count the bytes that the folder holds, remember and return them."""
+        total = 0
+        for folder, _, files in os.walk(self.root):
+            for name in files:
+                try:
+                    total += (Path(folder) / name).stat().st_size
+                except FileNotFoundError:
+                    pass  # it was removed between the listing and the look
+        self._used = total
+        return total
+
+    @property
+    def used(self) -> int:
+        """Bytes held when last measured. Does not touch the disk."""
+        return self._used
+
+    @property
+    def reserved(self) -> int:
+        """Bytes promised to uploads and tasks under way. Does not touch the disk."""
+        return sum(self._reserved.values())
+
+    def free(self) -> int:
+        """Return the bytes that may still be promised to somebody."""
+        on_disk = shutil.disk_usage(self.root).free - FREE_SPACE_RESERVE
+        return min(self.limit - self._used, on_disk) - self.reserved
+
+    def reserve(self, task_id: str, size: int) -> None:
+        """Promise `size` bytes to a task, in place of what it had.
+
+        Raises `ServiceError` 507 when they can't be had. A quick look at the file system; may be
+        called in the reactor thread.
+        """
+        had = self._reserved.pop(task_id, 0)
+        if size > self.free():
+            if had:
+                self._reserved[task_id] = had
+            raise ServiceError(
+                ErrorCode.NO_SPACE,
+                f"The server has no room for {format_size(size)} now.",
+                "Try again later, send a smaller file, or ask the server's operator for room.",
+            )
+        self._reserved[task_id] = size
+
+    def release(self, task_id: str) -> None:
+        """Take back what was promised to a task. Does not touch the disk."""
+        self._reserved.pop(task_id, None)
+
+    def stored(self, task_id: str, size: int) -> None:
+        """Note that `size` of the bytes promised to a task are held now."""
+        self._used += size
+        if task_id in self._reserved:
+            self._reserved[task_id] = max(0, self._reserved[task_id] - size)
+
+    def removed(self, size: int) -> None:
+        """Note that `size` bytes are held no more. Does not touch the disk."""
+        self._used = max(0, self._used - size)

@@ -1,0 +1,189 @@
+"""`twistd vidproc`: the options, and the service made of them. Builds; starts nothing.
+
+Imported whenever twistd lists its plugins: imports nothing heavy, and never the reactor.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from twisted.python import usage
+
+from vidproc.units import parse_duration, parse_size
+
+if TYPE_CHECKING:
+    from twisted.application.service import IService
+
+DEFAULT_PORT = "tcp:9999:interface=127.0.0.1"
+
+
+class Options(usage.Options):
+    """The server's options; docs/operations.md tells each in full."""
+
+    synopsis = "[options]"
+    longdesc = "Serve video processing over TCP (the MMP protocol)."
+
+    optParameters = [
+        ["data-dir", "d", "vidproc-data", "Folder for uploads, results and the task store."],
+        ["log-dir", None, "logs", "Folder for server.log, video_processor.log, performance.log."],
+        ["storage-limit", None, "4T", "Never hold more than this."],
+        ["retention", None, "24h", "How long a result is kept."],
+        ["tasks-per-ip", None, "1", "Tasks that one address may have at a time."],
+        ["cpu-reserve", None, "60", "Percent of the CPU kept for video."],
+        ["max-concurrent", None, "auto", "FFmpeg jobs at a time, or auto."],
+        ["queue-size", None, "100", "Tasks that may wait."],
+        ["max-upload", None, "64G", "Bytes in one upload."],
+        ["job-timeout", None, "6h", "Wall time of one task."],
+        ["grace", None, "30s", "How long running transfers may go on at a stop."],
+        ["upload-retention", None, "24h", "How long a broken upload can be resumed."],
+        ["idle-timeout", None, "60s", "How long a connection may say nothing."],
+        ["max-connections", None, "4096", "Connections in all."],
+        ["max-connections-per-ip", None, "64", "Connections from one address."],
+        ["ffmpeg", None, None, "Path of an FFmpeg to use instead of the bundled one."],
+        ["sandbox", None, "auto", "auto, strict (refuse to start without) or off."],
+        ["token-file", None, None, "Names and tokens, one a line; requests then need a token."],
+    ]
+    optFlags = [
+        ["owner-only", None, "A task answers only the address (or token) that sent it."],
+    ]
+    compData = usage.Completions(
+        optActions={"data-dir": usage.CompleteDirs(), "log-dir": usage.CompleteDirs()}
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["ports"] = []
+
+    def opt_port(self, value: str) -> None:
+        """An endpoint string (tcp:, ssl:, systemd:, haproxy:...) or a bare port number on the
+        loopback; may be given more than once. [default: tcp:9999:interface=127.0.0.1]"""
+        self["ports"].append(value)
+
+    opt_p = opt_port
+
+    def opt_version(self) -> None:
+        """Show the version and exit."""
+        from vidproc import __version__
+
+        print(f"vidproc {__version__}")
+        sys.exit(0)
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Parse; a wrong option is one line on standard error and exit status 1."""
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            sys.stderr.write(f"vidproc: {' '.join(str(error).split())}\n")
+            sys.exit(1)
+
+    def postOptions(self) -> None:
+        from vidproc.server.access import Tokens
+
+        self["ports"] = [endpoint_description(text) for text in self["ports"] or [DEFAULT_PORT]]
+        # twistd changes its directory when it daemonizes.
+        for name in ("data-dir", "log-dir"):
+            self[name] = Path(self[name]).expanduser().absolute()
+        for name in ("storage-limit", "max-upload"):
+            self._convert(name, parse_size)
+        for name in ("retention", "job-timeout", "grace", "upload-retention", "idle-timeout"):
+            self._convert(name, parse_duration)
+        for name in ("tasks-per-ip", "queue-size", "max-connections", "max-connections-per-ip"):
+            self._convert(name, lambda text: whole_number(text, 1))
+        self._convert("cpu-reserve", lambda text: whole_number(text, 0, 95))
+        self._convert(
+            "max-concurrent", lambda text: None if text == "auto" else whole_number(text, 1, 1024)
+        )
+        if self["sandbox"] not in ("auto", "strict", "off"):
+            raise usage.UsageError(
+                f"--sandbox: {self['sandbox']!r} is none of auto, strict and off"
+            )
+        if self["ffmpeg"] is not None:
+            self._convert("ffmpeg", _checked_ffmpeg)
+        if self["token-file"] is not None:
+            try:
+                self["tokens"] = Tokens.read(Path(self["token-file"]).expanduser())
+            except (OSError, ValueError) as error:
+                raise usage.UsageError(f"--token-file: {error}") from None
+        else:
+            self["tokens"] = Tokens()
+
+    def _convert(self, name: str, convert: Callable[[str], Any]) -> None:
+        try:
+            self[name] = convert(self[name])
+        except ValueError as error:
+            raise usage.UsageError(f"--{name}: {error}") from None
+
+
+def whole_number(text: str, least: int, most: int = 1_000_000) -> int:
+    """Return the number in `text`; raises `ValueError` saying what is allowed."""
+    if re.fullmatch(r"\d{1,9}", text, re.ASCII) and least <= int(text) <= most:
+        return int(text)
+    raise ValueError(f"{text!r} is not a whole number from {least} to {most}")
+
+
+def endpoint_description(text: str) -> str:
+    """Return a Twisted endpoint description; raises `usage.UsageError` for what is none."""
+    if re.fullmatch(r"\d+", text, re.ASCII):
+        if int(text) > 65535:
+            raise usage.UsageError(f"--port: {text} is no port; use 0 to 65535")
+        return f"tcp:{text}:interface=127.0.0.1"
+    from twisted.internet.endpoints import serverFromString
+
+    try:
+        serverFromString(object(), text)
+    except Exception as error:
+        # Its parsers raise whatever comes up: ValueError, TypeError, a certificate's errors.
+        raise usage.UsageError(
+            f"--port: {text!r} can't be used ({type(error).__name__}: {error}); write a port"
+            " number or an endpoint such as tcp:9999:interface=0.0.0.0"
+        ) from None
+    return text
+
+
+def _checked_ffmpeg(path: str) -> str:
+    from vidproc.ffmpeg.binary import FFmpegUnusable, find_ffmpeg
+
+    absolute = str(Path(path).expanduser().absolute())
+    try:
+        find_ffmpeg(absolute)
+    except FFmpegUnusable as error:
+        raise ValueError(str(error)) from None
+    return absolute
+
+
+def makeService(options: Options) -> IService:
+    """Return the service that `options` describe, not started."""
+    from vidproc.server.service import Config, VidprocService
+    from vidproc.tasks.settings import Settings
+
+    settings = Settings(
+        retention=options["retention"],
+        tasks_per_ip=options["tasks-per-ip"],
+        cpu_reserve=options["cpu-reserve"],
+        max_concurrent=options["max-concurrent"],
+        queue_size=options["queue-size"],
+        max_upload=options["max-upload"],
+        job_timeout=options["job-timeout"],
+        upload_retention=options["upload-retention"],
+        owner_only=bool(options["owner-only"]),
+    )
+    return VidprocService(
+        Config(
+            endpoints=options["ports"],
+            data_dir=options["data-dir"],
+            log_dir=options["log-dir"],
+            storage_limit=options["storage-limit"],
+            settings=settings,
+            grace=options["grace"],
+            idle_timeout=options["idle-timeout"],
+            max_connections=options["max-connections"],
+            max_connections_per_ip=options["max-connections-per-ip"],
+            ffmpeg=options["ffmpeg"],
+            sandbox=options["sandbox"],
+            tokens=options["tokens"],
+        )
+    )

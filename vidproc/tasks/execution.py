@@ -1,0 +1,311 @@
+"""One attempt at a task: probe, operation, commands, verification, publication.
+
+An attempt works in a folder of its own and changes nothing outside it until its result is whole
+and checked. It knows neither the queue nor the store: it returns an `Outcome` or raises.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from twisted.logger import Logger
+
+from vidproc.ffmpeg.command import (
+    SOURCE,
+    Command,
+    CommandFailed,
+    CommandStopped,
+    Completed,
+    Progress,
+    Workspace,
+)
+from vidproc.ffmpeg.media import MediaInfo
+from vidproc.ffmpeg.probe import parse_probe, probe_command
+from vidproc.ffmpeg.runner import Runner, RunningCommand
+from vidproc.mmp.errors import ErrorCode, ServiceError
+from vidproc.operations.base import Capabilities, Expectation, Operation, Product
+from vidproc.operations.parameters import Parameters, parse_parameters
+from vidproc.storage import Storage, attempt_key, result_key
+from vidproc.tasks.model import Task
+from vidproc.threads import WorkerThreads
+from vidproc.units import format_duration
+
+_MAX_WARNINGS = 50
+_MAX_READ = 16 << 20
+
+
+class AttemptStopped(Exception):
+    """The attempt was stopped from outside, for `reason`; its process has ended."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Outcome(msgspec.Struct, kw_only=True, frozen=True):
+    """A finished attempt's result, published; sizes in bytes."""
+
+    output_key: str
+    output_type: str
+    output_size: int
+    output_sha256: str
+    input: dict[str, Any]
+    output: dict[str, Any]
+    warnings: list[str]
+
+
+class Attempt:
+    """Does the work of `task` once. Implements `vidproc.operations.base.Job` for its operation.
+
+    `stage`, `progress` (0 to 1) and `speed` (times real time) say how far it is; `on_change` is
+    called when the stage changes.
+    """
+
+    log = Logger()
+
+    media: MediaInfo
+    parameters: Any
+
+    def __init__(
+        self,
+        task: Task,
+        operation: Operation[Any],
+        *,
+        storage: Storage,
+        disk: WorkerThreads,
+        runner: Runner,
+        capabilities: Capabilities,
+        threads: int,
+        started_at: float,
+        on_change: Callable[[], None],
+    ) -> None:
+        self.task = task
+        self.threads = threads
+        self.started_at = started_at
+        self.capabilities = capabilities
+        self.stage = "starting"
+        self.progress = 0.0
+        self.speed: float | None = None
+        self.warnings = list(task.warnings)
+        self.input: dict[str, Any] = {}
+        self.current: RunningCommand | None = None
+        self._operation = operation
+        self._storage = storage
+        self._disk = disk
+        self._runner = runner
+        self._on_change = on_change
+        self._stop_reason: str | None = None
+        self._done_share = 0.0
+        self.folder_key = attempt_key(task.task_id, task.attempt)
+        self._workspace = Workspace(task.input_key or "", self.folder_key)
+
+    def stop(self, reason: str) -> None:
+        """Stop the attempt; `perform` then raises `AttemptStopped` when its process has ended."""
+        if self._stop_reason is None:
+            self._stop_reason = reason
+            if self.current is not None:
+                self.current.stop()
+
+    async def perform(self) -> Outcome:
+        """Do the task; return what came of it.
+
+        Raises `ServiceError` when it can't be done, `AttemptStopped` after `stop`, `OSError`.
+        """
+        await self._disk.call(self._storage.make_folder, self.folder_key)
+        self.media = await self._probe(SOURCE, verify=False)
+        self.input = self.media.summary()
+        self.parameters = self._parse_parameters()
+        self._set_stage("preparing")
+        try:
+            product = await self._operation.run(self)
+        except CommandFailed as error:
+            raise self._explain(error) from error
+        output = await self._verify(product)
+        self._set_stage("finishing")
+        key, size, digest = await self._disk.call(self._publish, product)
+        self._check_stopped()
+        return Outcome(
+            output_key=key,
+            output_type=product.media_type,
+            output_size=size,
+            output_sha256=digest,
+            input=self.input,
+            output={**output.summary(), **product.details, "bytes": size},
+            warnings=self.warnings[:_MAX_WARNINGS],
+        )
+
+    def _parse_parameters(self) -> Parameters:
+        parameters, _ = parse_parameters(self.task.type, self.task.parameters)
+        return parameters
+
+    # --- the Job that an operation sees -------------------------------------------------------
+
+    async def run(self, command: Command) -> Completed:
+        """Run a command; raises `CommandFailed` or `AttemptStopped`."""
+        self._check_stopped()
+        self._set_stage(command.stage)
+        self.speed = None
+        self.current = self._runner.start(
+            command, self._workspace, self.threads, lambda p: self._progressed(command, p)
+        )
+        try:
+            completed = await self.current.result
+        except CommandStopped:
+            raise AttemptStopped(self._stop_reason or "stopped") from None
+        finally:
+            self.current = None
+        self._check_stopped()
+        self._done_share = min(0.99, self._done_share + command.share)
+        self.progress = max(self.progress, self._done_share)
+        self.log.debug(
+            "task {task_id}: {stage} took {elapsed:.2f} s",
+            task_id=self.task.task_id,
+            stage=command.stage,
+            elapsed=completed.elapsed,
+        )
+        return completed
+
+    def warn(self, sentence: str) -> None:
+        """Tell the client something in a sentence, once."""
+        if sentence not in self.warnings:
+            self.warnings.append(sentence)
+
+    def size_of(self, name: str) -> int:
+        """Return the bytes of a file that a command of this attempt wrote."""
+        return self._storage.size(self._workspace.key_of(name))
+
+    def read(self, name: str) -> bytes:
+        """Return the contents of a small file that a command of this attempt wrote."""
+        with self._path(name).open("rb") as file:
+            return file.read(_MAX_READ)
+
+    # --- the steps ----------------------------------------------------------------------------
+
+    def _path(self, name: str) -> Path:
+        return self._storage.path(self._workspace.key_of(name))
+
+    def _check_stopped(self) -> None:
+        if self._stop_reason is not None:
+            raise AttemptStopped(self._stop_reason)
+
+    def _set_stage(self, stage: str) -> None:
+        if stage != self.stage:
+            self.stage = stage
+            self._on_change()
+
+    def _progressed(self, command: Command, progress: Progress) -> None:
+        self.speed = progress.speed
+        if command.duration and progress.out_time is not None:
+            part = min(1.0, progress.out_time / command.duration) * command.share
+            self.progress = max(self.progress, min(0.99, self._done_share + part))
+
+    async def _probe(self, name: str, *, verify: bool) -> MediaInfo:
+        try:
+            completed = await self.run(probe_command(name, verify=verify))
+        except CommandFailed as error:
+            raise self._explain(error) from error
+        return parse_probe(completed.stdout, self.size_of(name))
+
+    async def _verify(self, product: Product) -> MediaInfo:
+        """Look at the product as a player would; raises `ServiceError` when it is not whole."""
+        if self.size_of(product.file) == 0:
+            raise ServiceError(
+                ErrorCode.UNSUPPORTED_MEDIA,
+                "Nothing could be made from this file.",
+                "Check that it plays from start to end, or send it in another format.",
+            )
+        try:
+            found = await self._probe(product.file, verify=True)
+        except ServiceError as error:
+            self.log.error(
+                "task {task_id}: the result can't be read: {error}",
+                task_id=self.task.task_id,
+                error=str(error),
+            )
+            raise ServiceError(
+                ErrorCode.UNSUPPORTED_MEDIA,
+                "The result made from this file can't be played, so it was thrown away.",
+                "Check that the file plays from start to end, or send it in another format.",
+            ) from error
+        problem = self._compare(found, product.expectation)
+        if problem is not None:
+            self.log.error("task {task_id}: {problem}", task_id=self.task.task_id, problem=problem)
+            raise ServiceError(
+                ErrorCode.UNSUPPORTED_MEDIA,
+                f"The result made from this file is not right: {problem}.",
+                "Check that the file plays from start to end, or send it in another format.",
+            )
+        return found
+
+    def _compare(self, found: MediaInfo, expected: Expectation) -> str | None:
+        if expected.video and found.video is None:
+            return "it has no picture"
+        if expected.audio and not found.audio:
+            return "it has no sound"
+        if expected.size and found.video and found.video.displayed_size != expected.size:
+            return (
+                f"its picture is {found.video.displayed_size} and should be {expected.size} pixels"
+            )
+        if expected.duration is not None and found.duration is not None:
+            missing = expected.duration - found.duration
+            if missing > expected.tolerance:
+                # FFmpeg ends with status 0 when its input is cut short.
+                self.warn(
+                    f"The source ended early or is damaged: the result has "
+                    f"{format_duration(found.duration)} of {format_duration(expected.duration)}."
+                )
+        return None
+
+    def _publish(self, product: Product) -> tuple[str, int, str]:
+        digest = hashlib.sha256()
+        path = self._path(product.file)
+        with path.open("rb") as file:
+            while data := file.read(1 << 20):
+                digest.update(data)
+        key = result_key(self.task.task_id, product.media_type)
+        size = path.stat().st_size
+        self._storage.publish(self._workspace.key_of(product.file), key)
+        return key, size, digest.hexdigest()
+
+    def _explain(self, error: CommandFailed) -> ServiceError:
+        """Turn a failed command into an error that helps its sender, and log what FFmpeg said."""
+        tail = error.stderr_tail
+        self.log.error(
+            "task {task_id}: {error}: {tail}",
+            task_id=self.task.task_id,
+            error=str(error),
+            tail=tail[-2000:],
+        )
+        if "No space left on device" in tail or "File too large" in tail:
+            return ServiceError(
+                ErrorCode.NO_SPACE,
+                "The server ran out of room while it worked on this task.",
+                "Try again later, or ask the server's operator for room.",
+            )
+        if "Cannot allocate memory" in tail or "MemoryError" in tail or "SIGKILL" in error.reason:
+            return ServiceError(
+                ErrorCode.TOO_LARGE,
+                "This file needs more memory than the server gives one task.",
+                "Send a smaller or less unusual file.",
+            )
+        if "it made no progress" in error.reason:
+            return ServiceError(
+                ErrorCode.TOO_LARGE,
+                "The work on this file made no progress and was stopped.",
+                "Check that the file plays from start to end, or send it in another format.",
+            )
+        if "could not be started" in error.reason or "could not be ended" in error.reason:
+            return ServiceError(
+                ErrorCode.INTERNAL,
+                "The server could not run FFmpeg.",
+                "Try again later; if it happens again, tell the server's operator.",
+            )
+        return ServiceError(
+            ErrorCode.UNSUPPORTED_MEDIA,
+            f"FFmpeg could not process this file ({error.command.stage}: {error.reason}).",
+            "Check that it plays from start to end, or send it in another format.",
+        )

@@ -1,0 +1,38 @@
+"""What an operator sets, typed, and who is asking. Sizes in bytes, times in seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vidproc.tasks.model import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Limits of the task service; docs/operations.md tells each option."""
+
+    retention: float = 24 * 3600.0
+    tasks_per_ip: int = 1
+    cpu_reserve: int = 60
+    max_concurrent: int | None = None
+    queue_size: int = 100
+    max_upload: int = 64 << 30
+    job_timeout: float = 6 * 3600.0
+    upload_retention: float = 24 * 3600.0
+    owner_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is asking: the address as slots count it, and the token's name when tokens are used."""
+
+    peer: str
+    principal: str | None = None
+
+    def owns(self, task: Task, owner_only: bool) -> bool:
+        """Return whether this caller may see `task`, whose id it knows."""
+        if not owner_only:
+            return True
+        if task.principal is not None:
+            return task.principal == self.principal
+        return task.peer == self.peer

@@ -1,0 +1,310 @@
+"""Where tasks are kept: SQLite, one connection, used from one thread.
+
+`Store` is plain and synchronous; its callers run it in a thread of its own
+(`vidproc.threads.WorkerThreads` with one thread):
+
+    task = await store_thread.call(store.claim_next, owner, now, lease_until)
+
+Each method is one transaction. Settings and why: WAL, so that readers (backups) do not block us;
+``synchronous=FULL``, so that a commit is on the disk when it returns, for `accepted` is a promise.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vidproc.mmp.errors import ErrorCode, ServiceError
+from vidproc.storage import upload_key
+from vidproc.tasks.model import ACTIVE, TRANSITIONS, Failure, InvalidTransition, State, Task
+
+_JSON_COLUMNS = {"parameters", "input", "output", "warnings", "failure"}
+_COLUMNS = Task.__struct_fields__
+_ACTIVE = ", ".join(f"'{state}'" for state in sorted(ACTIVE))
+
+
+class SchemaTooNew(Exception):
+    """The data folder was last used by a newer vidproc."""
+
+
+class Store:
+    """The tasks in the database file at `path`. Methods raise `sqlite3.Error` when it fails."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+
+    def open(self) -> None:
+        """Open the database and bring its schema up to date. Raises `SchemaTooNew`."""
+        # One thread at a time uses it: the start's, then the store thread.
+        connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA busy_timeout = 10000")
+        self._connection = connection
+        self._migrate()
+
+    def close(self) -> None:
+        """Close the database."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    @property
+    def _db(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise sqlite3.ProgrammingError("the store is closed")
+        return self._connection
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        db = self._db
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            yield db
+        except BaseException:
+            db.execute("ROLLBACK")
+            raise
+        db.execute("COMMIT")
+
+    def _migrate(self) -> None:
+        """Apply the schema files that this database has not seen, each in one transaction."""
+        files = sorted(
+            (entry for entry in resources.files("vidproc.tasks").joinpath("schema").iterdir()),
+            key=lambda entry: entry.name,
+        )
+        scripts = [entry for entry in files if entry.name.endswith(".sql")]
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(scripts):
+            raise SchemaTooNew(
+                f"{self._path} has schema {version} and this vidproc knows {len(scripts)}; "
+                "use the newer vidproc, or another --data-dir"
+            )
+        for number, script in enumerate(scripts[version:], version + 1):
+            self._db.executescript(
+                f"BEGIN IMMEDIATE;\n{script.read_text()}\nPRAGMA user_version = {number};\nCOMMIT;"
+            )
+
+    # --- admission ---------------------------------------------------------------------------
+
+    def admit(self, task: Task, tasks_per_peer: int, queue_size: int) -> None:
+        """Insert `task` in state `UPLOADING`, which takes a slot of its peer.
+
+        The slots are counted in the same transaction, so that no two requests take the last one.
+        Raises `ServiceError` 429 when the peer has its tasks, 503 when the queue is full.
+        """
+        with self._transaction() as db:
+            self._require_slot(db, task.peer, tasks_per_peer, queue_size)
+            columns = ", ".join(_COLUMNS)
+            marks = ", ".join("?" * len(_COLUMNS))
+            db.execute(
+                f"INSERT INTO tasks ({columns}) VALUES ({marks})",  # noqa: S608 - our own names
+                [_to_column(name, getattr(task, name)) for name in _COLUMNS],
+            )
+
+    def resume(self, task_id: str, tasks_per_peer: int, queue_size: int) -> Task:
+        """Move a broken upload back to `UPLOADING`; raises as `admit` does."""
+        with self._transaction() as db:
+            task = self._get(db, task_id)
+            if task is None:
+                raise KeyError(task_id)
+            self._require_slot(db, task.peer, tasks_per_peer, queue_size)
+            return self._move(db, task, State.UPLOADING, {})
+
+    @staticmethod
+    def _require_slot(
+        db: sqlite3.Connection, peer: str, tasks_per_peer: int, queue_size: int
+    ) -> None:
+        query = f"SELECT count(*) FROM tasks WHERE peer = ? AND state IN ({_ACTIVE})"  # noqa: S608
+        if db.execute(query, (peer,)).fetchone()[0] >= tasks_per_peer:
+            tasks = "a task" if tasks_per_peer == 1 else f"its {tasks_per_peer} tasks"
+            raise ServiceError(
+                ErrorCode.TOO_MANY,
+                f"Your address already has {tasks} uploading, queued or processing.",
+                "Wait until it has ended, or cancel it, then send this one again.",
+            )
+        waiting = db.execute(
+            "SELECT count(*) FROM tasks WHERE state IN ('uploading', 'queued')"
+        ).fetchone()[0]
+        if waiting >= queue_size:
+            raise ServiceError(
+                ErrorCode.UNAVAILABLE,
+                f"The queue is full: {waiting} tasks wait.",
+                "Try again in a few minutes.",
+            )
+
+    # --- reading -----------------------------------------------------------------------------
+
+    def get(self, task_id: str) -> Task | None:
+        """Return the task, or None."""
+        return self._get(self._db, task_id)
+
+    def by_upload_id(self, upload_id: str) -> Task | None:
+        """Return the task of a resumable upload, or None."""
+        return self._one("SELECT * FROM tasks WHERE upload_id = ?", (upload_id,))
+
+    def in_states(self, states: Iterable[State]) -> list[Task]:
+        """Return the tasks in these states, oldest first."""
+        names = list(states)
+        marks = ", ".join("?" * len(names))
+        query = f"SELECT * FROM tasks WHERE state IN ({marks}) ORDER BY seq"  # noqa: S608
+        return [_from_row(row) for row in self._db.execute(query, names)]
+
+    def results(self) -> list[Task]:
+        """Return the tasks whose results are kept, oldest first."""
+        rows = self._db.execute(
+            "SELECT * FROM tasks WHERE state = 'completed' AND output_key IS NOT NULL"
+            " ORDER BY completed_at"
+        )
+        return [_from_row(row) for row in rows]
+
+    def known_keys(self) -> set[str]:
+        """Return the keys of all files that some task needs."""
+        keys = {upload_key(task.task_id) for task in self.in_states([State.PARTIAL])}
+        rows = self._db.execute(
+            "SELECT input_key AS key FROM tasks WHERE input_key IS NOT NULL"
+            " UNION SELECT output_key FROM tasks WHERE output_key IS NOT NULL"
+        )
+        return keys | {row["key"] for row in rows}
+
+    @staticmethod
+    def _get(db: sqlite3.Connection, task_id: str) -> Task | None:
+        row = db.execute("SELECT * FROM tasks WHERE task_id = ?", (task_id,)).fetchone()
+        return None if row is None else _from_row(row)
+
+    def _one(self, query: str, arguments: tuple[Any, ...]) -> Task | None:
+        row = self._db.execute(query, arguments).fetchone()
+        return None if row is None else _from_row(row)
+
+    # --- moves -------------------------------------------------------------------------------
+
+    def move(
+        self, task_id: str, to: State, *, expected: State | None = None, **fields: Any
+    ) -> Task:
+        """Move a task to another state and set `fields`; return it as it is then.
+
+        Raises `KeyError` when there is no such task, `InvalidTransition` when the table of moves
+        does not have this one or the task is not in the `expected` state.
+        """
+        with self._transaction() as db:
+            task = self._get(db, task_id)
+            if task is None:
+                raise KeyError(task_id)
+            if expected is not None and task.state is not expected:
+                raise InvalidTransition(task_id, task.state, to)
+            return self._move(db, task, to, fields)
+
+    def update(self, task_id: str, **fields: Any) -> None:
+        """Set `fields` of a task without moving it."""
+        with self._transaction() as db:
+            self._set(db, task_id, fields)
+
+    def claim_next(self, owner: str, now: float, lease_until: float) -> Task | None:
+        """Give the oldest queued task to `owner` and begin an attempt; None when none waits."""
+        with self._transaction() as db:
+            row = db.execute(
+                "SELECT * FROM tasks WHERE state = 'queued' ORDER BY seq LIMIT 1"
+            ).fetchone()
+            if row is None:
+                return None
+            task = _from_row(row)
+            return self._move(
+                db,
+                task,
+                State.PROCESSING,
+                {
+                    "owner": owner,
+                    "lease_until": lease_until,
+                    "attempt": task.attempt + 1,
+                    "started_at": task.started_at or now,
+                },
+            )
+
+    def renew_leases(self, owner: str, lease_until: float) -> None:
+        """Extend the lease of every task that `owner` works on."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE tasks SET lease_until = ? WHERE owner = ? AND state = 'processing'",
+                (lease_until, owner),
+            )
+
+    def recover(self) -> list[Task]:
+        """Put the tasks that a dead server worked on back into the queue; return them.
+
+        For the start, under the data folder's lock: no other server is alive then. Uploads that
+        were under way are over; those that can be resumed wait for their client.
+        """
+        with self._transaction() as db:
+            db.execute("DELETE FROM tasks WHERE state = 'uploading' AND upload_id IS NULL")
+            db.execute("UPDATE tasks SET state = 'partial' WHERE state = 'uploading'")
+            rows = db.execute("SELECT * FROM tasks WHERE state = 'processing' ORDER BY seq")
+            interrupted = [_from_row(row) for row in rows.fetchall()]
+            return [
+                self._move(db, task, State.QUEUED, {"owner": None, "lease_until": None})
+                for task in interrupted
+            ]
+
+    def park(self, task_id: str, keep: int) -> list[str]:
+        """Move a broken upload to `PARTIAL`; forget its peer's oldest ones beyond `keep`.
+
+        Returns the ids of those forgotten; their files are for the caller to remove.
+        """
+        with self._transaction() as db:
+            task = self._get(db, task_id)
+            if task is None:
+                return []
+            self._move(db, task, State.PARTIAL, {})
+            rows = db.execute(
+                "SELECT task_id FROM tasks WHERE peer = ? AND state = 'partial'"
+                " ORDER BY seq DESC LIMIT -1 OFFSET ?",
+                (task.peer, keep),
+            )
+            forgotten = [row["task_id"] for row in rows.fetchall()]
+            db.executemany("DELETE FROM tasks WHERE task_id = ?", [(t,) for t in forgotten])
+            return forgotten
+
+    def delete(self, task_id: str) -> None:
+        """Forget a task altogether: an upload that never became one."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM tasks WHERE task_id = ?", (task_id,))
+
+    def _move(self, db: sqlite3.Connection, task: Task, to: State, fields: dict[str, Any]) -> Task:
+        if to not in TRANSITIONS[task.state]:
+            raise InvalidTransition(task.task_id, task.state, to)
+        self._set(db, task.task_id, {"state": to, **fields})
+        return msgspec.structs.replace(task, state=to, **fields)
+
+    @staticmethod
+    def _set(db: sqlite3.Connection, task_id: str, fields: dict[str, Any]) -> None:
+        if unknown := fields.keys() - set(_COLUMNS):
+            raise ValueError(f"a task has no {unknown}")
+        assignments = ", ".join(f"{name} = ?" for name in fields)
+        values = [_to_column(name, value) for name, value in fields.items()]
+        db.execute(
+            f"UPDATE tasks SET {assignments} WHERE task_id = ?",  # noqa: S608 - checked above
+            [*values, task_id],
+        )
+
+
+def _to_column(name: str, value: Any) -> Any:
+    if name in _JSON_COLUMNS and value is not None:
+        return msgspec.json.encode(value).decode()
+    return value
+
+
+def _from_row(row: sqlite3.Row) -> Task:
+    fields = {name: row[name] for name in _COLUMNS}
+    for name in _JSON_COLUMNS:
+        if fields[name] is not None:
+            fields[name] = msgspec.json.decode(
+                fields[name], type=Failure if name == "failure" else Any
+            )
+    fields["state"] = State(fields["state"])
+    return Task(**fields)

@@ -1,0 +1,461 @@
+"""From an upload's first byte to `accepted`: admission, the part file, resumption.
+
+A session's slot is a row in state `UPLOADING`; whatever ends the session gives it back.
+`accepted` is a promise: the input is on the disk (fsync, rename, fsync of the folder) and the row
+committed before the session's `finish` returns it.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredLock, ensureDeferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from vidproc.mmp.errors import ErrorCode, ServiceError
+from vidproc.operations.parameters import parse_parameters
+from vidproc.operations.registry import get_operation
+from vidproc.storage import Storage, input_key, upload_key
+from vidproc.tasks.model import State, Task, new_task_id
+from vidproc.tasks.settings import Caller, Settings
+from vidproc.tasks.store import Store
+from vidproc.threads import WorkerThreads, when_fired
+from vidproc.transfer import FileWriter
+from vidproc.units import format_size
+
+_MEDIA_TYPE = re.compile(r"\.?([A-Za-z0-9][A-Za-z0-9_+-]{0,31})?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a client wants done with what it is about to send. Sizes in bytes.
+
+    `payload_size` is what this message carries; `size` the whole file of a resumable upload.
+    """
+
+    type: str
+    parameters: dict[str, Any]
+    media_type: str
+    payload_size: int
+    filename: str | None = None
+    upload_id: str | None = None
+    size: int | None = None
+    offset: int = 0
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedTask:
+    """The upload is whole and safe, and its task exists."""
+
+    task_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PartialUpload:
+    """A resumable upload stands at `offset` bytes."""
+
+    offset: int
+
+
+class UploadSession:
+    """One connection's part of an upload. Feed it by `write`, end it by `finish` or `abort`.
+
+    `on_pause` and `on_resume` are called when the disk lags and when it has caught up;
+    `on_broken` when the session can't go on (a disk error, or a newer connection took over).
+    """
+
+    def __init__(self, uploads: Uploads, task: Task, size: int, writer: FileWriter) -> None:
+        self.task = task
+        self.size = size
+        self.received = writer.written
+        self.on_pause: Callable[[], None] = lambda: None
+        self.on_resume: Callable[[], None] = lambda: None
+        self.on_broken: Callable[[ServiceError], None] = lambda _: None
+        self.writer = writer
+        self._uploads = uploads
+        self._over: Deferred[Any] | None = None
+        writer.on_lag = lambda: self.on_pause()
+        writer.on_caught_up = lambda: self.on_resume()
+        writer.on_error = self._write_failed
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Take the next bytes of the payload."""
+        self.received += len(data)
+        self.writer.write(data)
+
+    def finish(self) -> Deferred[AcceptedTask | PartialUpload]:
+        """The payload is whole. Fires with what became of it, or fails with `ServiceError`."""
+        assert self._over is None
+        result: Deferred[AcceptedTask | PartialUpload] = ensureDeferred(
+            self._uploads.finish_session(self)
+        )
+        self._over = when_fired(result)
+        return result
+
+    def abort(self) -> Deferred[None]:
+        """The connection was lost, or the client gave up. Gives the slot back."""
+        if self._over is None:
+            self._over = ensureDeferred(self._uploads.abort_session(self))
+        return when_fired(self._over)
+
+    def take_over(self) -> Deferred[None]:
+        """Another connection goes on with this upload."""
+        if self._over is None:
+            self.on_broken(
+                ServiceError(
+                    ErrorCode.CONFLICT,
+                    "A newer connection goes on with this upload.",
+                    "Let it; or ask upload_status and go on from there.",
+                )
+            )
+        return self.abort()
+
+    def _write_failed(self, failure: Failure) -> None:
+        if self._over is None:
+            self.on_broken(explain_write_error(failure.value))
+
+
+def explain_write_error(error: BaseException | None) -> ServiceError:
+    """Return what to tell a client when its bytes can't be written."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ServiceError(
+            ErrorCode.NO_SPACE,
+            "The server ran out of room while it took your file.",
+            "Try again later, or ask the server's operator for room.",
+        )
+    return ServiceError(
+        ErrorCode.INTERNAL,
+        "The server could not store your file.",
+        "Try again later; if it happens again, tell the server's operator.",
+    )
+
+
+class Uploads:
+    """Admits uploads and turns them into queued tasks.
+
+    `on_accepted` is awaited with the queued task before the client is told.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: Settings,
+        storage: Storage,
+        disk: WorkerThreads,
+        store: Store,
+        store_thread: WorkerThreads,
+        on_accepted: Callable[[Task], None],
+    ) -> None:
+        self._reactor = reactor
+        self._settings = settings
+        self._storage = storage
+        self._disk = disk
+        self._store = store
+        self._store_thread = store_thread
+        self._on_accepted = on_accepted
+        self._sessions: set[UploadSession] = set()
+        self._by_upload_id: dict[str, UploadSession] = {}
+        self._locks: dict[str, DeferredLock] = {}
+
+    @property
+    def active(self) -> int:
+        """Uploads under way."""
+        return len(self._sessions)
+
+    async def admit(self, submission: Submission, caller: Caller) -> UploadSession | AcceptedTask:
+        """Check a submission, take a slot and room for it, and begin.
+
+        Returns `AcceptedTask` when this upload was finished before. Raises `ServiceError`
+        400, 409, 413, 415, 422, 429, 503 or 507.
+        """
+        task, size = self._check(submission, caller)
+        if submission.upload_id is None:
+            await self._take_slot(task, size, self._store.admit, task)
+            return self._begin(task, size, 0)
+        # Two connections with one upload_id must not interleave here.
+        return await self._locked(
+            submission.upload_id, lambda: self._admit_resumable(submission, task, size, caller)
+        )
+
+    async def status(self, upload_id: str, caller: Caller) -> AcceptedTask | PartialUpload:
+        """Return how far a resumable upload is; raises `ServiceError` 404."""
+        task = await self._store_thread.call(self._store.by_upload_id, upload_id)
+        if task is None or not caller.owns(task, self._settings.owner_only):
+            raise ServiceError(
+                ErrorCode.NOT_FOUND,
+                "There is no such upload.",
+                "Start it with an upload request from offset 0.",
+            )
+        if task.state not in (State.UPLOADING, State.PARTIAL):
+            return AcceptedTask(task.task_id)
+        session = self._by_upload_id.get(upload_id)
+        if session is not None:
+            return PartialUpload(session.writer.written)
+        return PartialUpload(await self._disk.call(self._storage.size, upload_key(task.task_id)))
+
+    async def abort_all(self) -> None:
+        """End every upload under way, for a stop; resumable ones can go on later."""
+        for session in list(self._sessions):
+            await session.abort()
+
+    async def prune(self, before: float) -> int:
+        """Forget broken uploads begun before that time; return how many."""
+        tasks = await self._store_thread.call(self._store.in_states, [State.PARTIAL])
+        old = [task for task in tasks if task.created_at < before]
+        for task in old:
+            await self._forget(task.task_id)
+        return len(old)
+
+    # --- admission ---------------------------------------------------------------------------
+
+    def _check(self, submission: Submission, caller: Caller) -> tuple[Task, int]:
+        """Refuse what can be refused from the request alone."""
+        _, warnings = parse_parameters(submission.type, submission.parameters)
+        if _MEDIA_TYPE.fullmatch(submission.media_type) is None:
+            raise ServiceError(
+                ErrorCode.BAD_REQUEST,
+                "The media type is malformed.",
+                "Send the file's extension without the dot, such as mp4.",
+            )
+        size = submission.offset + submission.payload_size
+        if submission.upload_id is not None:
+            if submission.size is None:
+                raise ServiceError(
+                    ErrorCode.BAD_REQUEST,
+                    "A resumable upload needs the whole file's size.",
+                    'Add "size" in bytes to the request.',
+                )
+            if size > submission.size:
+                raise ServiceError(
+                    ErrorCode.INVALID_PARAMETER,
+                    f"offset and payload reach {size} bytes, past the size of {submission.size}.",
+                    "Send no more than size - offset bytes.",
+                )
+            size = submission.size
+        elif submission.offset:
+            raise ServiceError(
+                ErrorCode.BAD_REQUEST,
+                "An offset needs an upload_id.",
+                "Draw a UUID for the upload and send it as upload_id from the start.",
+            )
+        elif submission.size is not None and submission.size != size:
+            raise ServiceError(
+                ErrorCode.INVALID_PARAMETER,
+                f"The size is {submission.size} but the payload has {size} bytes.",
+                "Send the whole file, or an upload_id to send it in parts.",
+            )
+        if size == 0:
+            raise ServiceError(
+                ErrorCode.UNSUPPORTED_MEDIA,
+                "The file is empty.",
+                "Send a video file as the payload.",
+            )
+        if size > self._settings.max_upload:
+            raise ServiceError(
+                ErrorCode.TOO_LARGE,
+                f"The file has {format_size(size)}; this server takes"
+                f" {format_size(self._settings.max_upload)}.",
+                "Send a smaller file, or a part of it.",
+            )
+        task = Task(
+            task_id=new_task_id(),
+            type=submission.type,
+            parameters=submission.parameters,
+            peer=caller.peer,
+            principal=caller.principal,
+            media_type=submission.media_type.lstrip(".").lower(),
+            filename=submission.filename,
+            created_at=self._reactor.seconds(),
+            input_size=size,
+            upload_id=submission.upload_id,
+            upload_sha256=submission.sha256.lower() if submission.sha256 else None,
+            warnings=warnings,
+        )
+        return task, size
+
+    async def _take_slot(
+        self, task: Task, size: int, method: Callable[..., Any], first: Any
+    ) -> Any:
+        operation = get_operation(task.type)
+        parameters, _ = parse_parameters(task.type, task.parameters)
+        self._storage.reserve(task.task_id, size + operation.estimate_size(parameters, size))
+        try:
+            return await self._store_thread.call(
+                method, first, self._settings.tasks_per_ip, self._settings.queue_size
+            )
+        except BaseException:
+            self._storage.release(task.task_id)
+            raise
+
+    def _begin(self, task: Task, size: int, offset: int) -> UploadSession:
+        writer = FileWriter(
+            self._disk,
+            self._storage.path(upload_key(task.task_id)),
+            offset=offset,
+            hashed=task.upload_sha256 is not None,
+        )
+        session = UploadSession(self, task, size, writer)
+        self._sessions.add(session)
+        if task.upload_id is not None:
+            self._by_upload_id[task.upload_id] = session
+        self.log.info(
+            "upload for task {task_id} starts: {type}, {size} bytes from {offset}, peer {peer}",
+            task_id=task.task_id,
+            type=task.type,
+            size=size,
+            offset=offset,
+            peer=task.peer,
+        )
+        return session
+
+    async def _admit_resumable(
+        self, submission: Submission, task: Task, size: int, caller: Caller
+    ) -> UploadSession | AcceptedTask:
+        assert task.upload_id is not None
+        older = self._by_upload_id.get(task.upload_id)
+        if older is not None and caller.owns(older.task, self._settings.owner_only):
+            await older.take_over()
+        known = await self._store_thread.call(self._store.by_upload_id, task.upload_id)
+        if known is None:
+            self._require_offset(submission.offset, 0)
+            await self._take_slot(task, size, self._store.admit, task)
+            return self._begin(task, size, 0)
+        if not caller.owns(known, self._settings.owner_only):
+            raise ServiceError(
+                ErrorCode.CONFLICT,
+                "This upload_id belongs to somebody else.",
+                "Draw a new UUID and start again.",
+            )
+        if (known.type, known.parameters, known.input_size) != (task.type, task.parameters, size):
+            raise ServiceError(
+                ErrorCode.INVALID_PARAMETER,
+                "This upload_id was begun with another type, size or other parameters.",
+                "Send the same request again, or draw a new UUID for a new upload.",
+            )
+        if known.state is not State.PARTIAL:
+            return AcceptedTask(known.task_id)
+        offset = await self._disk.call(self._storage.size, upload_key(known.task_id))
+        self._require_offset(submission.offset, offset)
+        known = await self._take_slot(known, size - offset, self._store.resume, known.task_id)
+        return self._begin(known, size, offset)
+
+    @staticmethod
+    def _require_offset(given: int, right: int) -> None:
+        if given != right:
+            raise ServiceError(
+                ErrorCode.CONFLICT,
+                f"The offset is {given}, but the upload stands at {right} bytes.",
+                f"Go on from offset {right}.",
+                offset=right,
+            )
+
+    async def _locked(self, upload_id: str, work: Callable[[], Awaitable[Any]]) -> Any:
+        lock = self._locks.setdefault(upload_id, DeferredLock())
+        await lock.acquire()
+        try:
+            return await work()
+        finally:
+            lock.release()
+            if not lock.locked and not lock.waiting:
+                self._locks.pop(upload_id, None)
+
+    # --- the end of a session ------------------------------------------------------------------
+
+    async def finish_session(self, session: UploadSession) -> AcceptedTask | PartialUpload:
+        """Make what a session received safe; called by `UploadSession.finish`."""
+        task = session.task
+        try:
+            if session.received < session.size:
+                await session.writer.finish()
+                await self._park(session)
+                return PartialUpload(session.received)
+            digest = await session.writer.finish()
+            if task.upload_sha256 is not None and digest != task.upload_sha256:
+                raise ServiceError(
+                    ErrorCode.INVALID_PARAMETER,
+                    "The file's SHA-256 is not the one that was promised.",
+                    "The bytes changed on the way: send the file again.",
+                )
+            key = input_key(task.task_id)
+            await self._disk.call(self._storage.publish, upload_key(task.task_id), key)
+            queued = await self._store_thread.call(
+                self._store.move,
+                task.task_id,
+                State.QUEUED,
+                input_key=key,
+                queued_at=self._reactor.seconds(),
+            )
+        except OSError as error:
+            self.log.error("upload of task {task_id}: {error}", task_id=task.task_id, error=error)
+            await self._forget(task.task_id)
+            raise explain_write_error(error) from error
+        except BaseException:
+            await self._forget(task.task_id)
+            raise
+        finally:
+            self._end(session)
+        self._storage.stored(task.task_id, session.size)
+        self._on_accepted(queued)
+        self.log.info(
+            "task {task_id} accepted: {type}, {size} bytes, peer {peer}",
+            task_id=task.task_id,
+            type=task.type,
+            size=session.size,
+            peer=task.peer,
+        )
+        return AcceptedTask(task.task_id)
+
+    async def abort_session(self, session: UploadSession) -> None:
+        """Give up a session; called by `UploadSession.abort`. Never raises."""
+        task = session.task
+        try:
+            try:
+                await session.writer.close()
+            except OSError as error:
+                self.log.warn(
+                    "upload of task {task_id}: {error}", task_id=task.task_id, error=error
+                )
+            if task.upload_id is not None:
+                await self._park(session)
+            else:
+                await self._forget(task.task_id)
+        except Exception:
+            self.log.failure("upload of task {task_id} can't be undone", task_id=task.task_id)
+        finally:
+            self._storage.release(task.task_id)
+            self._end(session)
+        self.log.info(
+            "upload of task {task_id} broke off at {received} of {size} bytes",
+            task_id=task.task_id,
+            received=session.received,
+            size=session.size,
+        )
+
+    def _end(self, session: UploadSession) -> None:
+        self._sessions.discard(session)
+        upload_id = session.task.upload_id
+        if upload_id is not None and self._by_upload_id.get(upload_id) is session:
+            del self._by_upload_id[upload_id]
+
+    async def _park(self, session: UploadSession) -> None:
+        """Keep what arrived of a resumable upload, without its slot and its promised room."""
+        task_id = session.task.task_id
+        forgotten = await self._store_thread.call(
+            self._store.park, task_id, self._settings.tasks_per_ip
+        )
+        self._storage.release(task_id)
+        for old in forgotten:
+            await self._disk.call(self._storage.remove, upload_key(old))
+
+    async def _forget(self, task_id: str) -> None:
+        await self._store_thread.call(self._store.delete, task_id)
+        self._storage.release(task_id)
+        await self._disk.call(self._storage.remove, upload_key(task_id), input_key(task_id))

@@ -1,0 +1,279 @@
+"""Bytes between transports and disk, with the disk in threads and flow control both ways.
+
+A disk that stalls must not stop the reactor: `FileWriter` and `FileSender` touch files in a
+thread pool only. Whoever feeds a `FileWriter` is told when it lags and when it has caught up;
+`FileSender` is a push producer. (The idea of a thread that pauses the producer is that of
+Synapse's BackgroundFileConsumer.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IConsumer, IPushProducer, ITransport
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from vidproc.threads import WorkerThreads
+
+HIGH_WATER = 8 << 20
+"""Bytes waiting for the disk at which whoever feeds a `FileWriter` is asked to pause."""
+LOW_WATER = 1 << 20
+"""Bytes waiting at which it may go on."""
+CHUNK = 512 << 10
+"""Bytes that a `FileSender` reads at a time."""
+READ_SIZE = 1 << 20
+"""Bytes that a transport should read at a time (``transport.bufferSize``)."""
+
+_REHASH_CHUNK = 4 << 20
+
+
+class FileWriter:
+    """Appends to a file in threads, in order, from byte `offset` on.
+
+    What the file holds after `offset` is cut off. With `hashed` the SHA-256 of the whole file is
+    kept on the way. `on_lag` and `on_caught_up` are called in the reactor thread; `on_error` once,
+    with the failure of a write, after which everything written is thrown away.
+    """
+
+    def __init__(
+        self,
+        threads: WorkerThreads,
+        path: Path,
+        *,
+        offset: int = 0,
+        hashed: bool = False,
+        on_lag: Callable[[], None] = lambda: None,
+        on_caught_up: Callable[[], None] = lambda: None,
+        on_error: Callable[[Failure], None] = lambda _: None,
+    ) -> None:
+        self._threads = threads
+        self._path = path
+        self._start = offset
+        self._digest = hashlib.sha256() if hashed else None
+        self.on_lag = on_lag
+        self.on_caught_up = on_caught_up
+        self.on_error = on_error
+        self._fd: int | None = None
+        self._pending: list[bytes | memoryview] = []
+        self._pending_size = 0
+        self._in_flight = 0
+        self._lagging = False
+        self._failure: Failure | None = None
+        self._waiting: Deferred[None] | None = None
+        self.written = offset
+        """Bytes that the file holds, written to the operating system."""
+
+    @property
+    def backlog(self) -> int:
+        """Bytes taken and not yet written."""
+        return self._pending_size + self._in_flight
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Take bytes; returns at once."""
+        if self._failure is not None or not data:
+            return
+        self._pending.append(data)
+        self._pending_size += len(data)
+        if not self._in_flight:
+            self._flush()
+        if not self._lagging and self.backlog >= HIGH_WATER:
+            self._lagging = True
+            self.on_lag()
+
+    def finish(self) -> Deferred[str | None]:
+        """Write what is pending, fsync and close.
+
+        The Deferred fires with the SHA-256 in hexadecimal (None without `hashed`), or with the
+        `OSError` that a write ended in.
+        """
+        return self._close(sync=True)
+
+    def close(self) -> Deferred[str | None]:
+        """Write what is pending and close, without fsync."""
+        return self._close(sync=False)
+
+    def _close(self, *, sync: bool) -> Deferred[str | None]:
+        drained: Deferred[None] = Deferred()
+        if self._in_flight:
+            self._waiting = drained
+        else:
+            drained.callback(None)
+        return drained.addCallback(lambda _: self._threads.call(self._close_in_thread, sync))
+
+    def _flush(self) -> None:
+        chunks, self._pending = self._pending, []
+        self._in_flight, self._pending_size = self._pending_size, 0
+        done = self._threads.call(self._write_in_thread, chunks)
+        done.addCallbacks(self._flushed, self._failed)
+
+    def _flushed(self, size: int) -> None:
+        self.written += size
+        self._in_flight = 0
+        if self._pending:
+            self._flush()
+        if self._lagging and self.backlog <= LOW_WATER:
+            self._lagging = False
+            self.on_caught_up()
+        self._tell_drained()
+
+    def _failed(self, failure: Failure) -> None:
+        self._failure = failure
+        self._in_flight = self._pending_size = 0
+        self._pending = []
+        if self._lagging:
+            self._lagging = False
+            self.on_caught_up()
+        self.on_error(failure)
+        self._tell_drained()
+
+    def _tell_drained(self) -> None:
+        if self._waiting is not None and not self._in_flight:
+            waiting, self._waiting = self._waiting, None
+            waiting.callback(None)
+
+    # In a thread of the pool, one call at a time:
+
+    def _open(self) -> int:
+        if self._fd is None:
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            os.ftruncate(self._fd, self._start)
+            if self._digest is not None:
+                position = 0
+                while data := os.pread(self._fd, _REHASH_CHUNK, position):
+                    self._digest.update(data)
+                    position += len(data)
+            os.lseek(self._fd, self._start, os.SEEK_SET)
+        return self._fd
+
+    def _write_in_thread(self, chunks: list[bytes | memoryview]) -> int:
+        fd = self._open()
+        data = memoryview(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+        if self._digest is not None:
+            self._digest.update(data)
+        rest = data
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+        return len(data)
+
+    def _close_in_thread(self, sync: bool) -> str | None:
+        try:
+            if self._failure is not None:
+                self._failure.raiseException()
+            fd = self._open()
+            if sync:
+                os.fsync(fd)
+            return None if self._digest is None else self._digest.hexdigest()
+        finally:
+            if self._fd is not None:
+                os.close(self._fd)
+                self._fd = None
+
+
+@implementer(IPushProducer)
+class FileSender:
+    """Sends bytes `start` to `end` of the open file `fd` to a transport.
+
+    `result` fires with None when the last byte was handed over, or fails with the `OSError` of a
+    read or with `TransferStopped`. The next chunk is read while the last one leaves.
+    """
+
+    def __init__(
+        self,
+        threads: WorkerThreads,
+        fd: int,
+        start: int,
+        end: int,
+        transport: ITransport | IConsumer,
+        on_progress: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self.result: Deferred[None] = Deferred()
+        self._threads = threads
+        self._fd = fd
+        self._position = start
+        self._end = end
+        self._transport: Any = transport
+        self._on_progress = on_progress
+        self._paused = False
+        self._reading = False
+        self._ready: bytes | None = None
+        self._over = False
+        self._outcome: BaseException | None = None
+
+    def start(self) -> None:
+        """Begin; to be called once."""
+        if self._position >= self._end:
+            self._finish(None)
+        else:
+            self._read()
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        self._paused = False
+        if self._ready is not None and not self._over:
+            data, self._ready = self._ready, None
+            self._send(data)
+
+    def stopProducing(self) -> None:
+        self._finish(TransferStopped("the connection was lost"))
+
+    def _read(self) -> None:
+        size = min(CHUNK, self._end - self._position)
+        self._reading = True
+        reading = self._threads.call(os.pread, self._fd, size, self._position)
+        reading.addCallbacks(self._got, self._read_failed)
+
+    def _got(self, data: bytes) -> None:
+        self._reading = False
+        if self._over:
+            self._fire()
+        elif not data:
+            self._finish(OSError("the file is shorter than it was"))
+        else:
+            self._position += len(data)
+            if self._paused:
+                self._ready = data
+            else:
+                self._send(data)
+
+    def _read_failed(self, failure: Failure) -> None:
+        self._reading = False
+        if self._over:
+            self._fire()
+        else:
+            self._finish(failure.value or OSError("reading failed"))
+
+    def _send(self, data: bytes) -> None:
+        last = self._position >= self._end
+        if not last:
+            self._read()
+        self._on_progress(len(data))
+        self._transport.write(data)
+        if last:
+            self._finish(None)
+
+    def _finish(self, outcome: BaseException | None) -> None:
+        if not self._over:
+            self._over = True
+            self._ready = None
+            self._outcome = outcome
+            if not self._reading:
+                self._fire()
+
+    def _fire(self) -> None:
+        # Only when no thread reads any more: whoever waits for us closes the descriptor next.
+        if self._outcome is None:
+            self.result.callback(None)
+        else:
+            self.result.errback(self._outcome)
+
+
+class TransferStopped(Exception):
+    """A transfer ended before its last byte because the other side went away."""
