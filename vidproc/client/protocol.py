@@ -33,7 +33,7 @@ from vidproc.mmp.codec import (
     PayloadChunk,
     encode_head,
 )
-from vidproc.mmp.errors import LocalProtocolError, RemoteProtocolError
+from vidproc.mmp.errors import RemoteProtocolError
 
 CHUNK_SIZE = 1 << 20
 """Bytes read from a file, or from the network, at a time."""
@@ -221,8 +221,8 @@ class Connection(TwistedProtocol):
         self._timer: Any = None
         self._decoder = Decoder()
         self._exchange: _Exchange | None = None
+        self._heard = False
         self.usable = False
-        self.requests = 0
 
     # requests
 
@@ -300,7 +300,6 @@ class Connection(TwistedProtocol):
         if self._exchange is not None or not self.usable:
             raise ConnectionBroken("The connection is not free for a request.")
         self._exchange = exchange
-        self.requests += 1
         self._watch_for_stall(patience or self._stall_timeout)
         self.write(encode_head(msgspec.json.encode(fields), media_type, size))
         return exchange.done
@@ -332,7 +331,10 @@ class Connection(TwistedProtocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Hand bytes to the decoder and act on what comes out."""
+        if not self.usable:
+            return
         self._moved()
+        self._heard = True
         if self._exchange is not None:
             self._exchange.answered = True
         try:
@@ -353,7 +355,7 @@ class Connection(TwistedProtocol):
         except RemoteProtocolError as problem:
             self.fail(
                 ConnectFailed(
-                    f"What answers there is no vidproc server ({problem}).",
+                    f"What answers there does not speak the vidproc protocol ({problem}).",
                     "Check --host and --port; if the server uses TLS, add --tls.",
                 )
             )
@@ -366,7 +368,7 @@ class Connection(TwistedProtocol):
         self.usable = False
         exchange = self._end()
         if exchange is not None:
-            exchange.done.errback(Failure(_broken(reason, exchange.answered)))
+            exchange.done.errback(Failure(_broken(reason, exchange.answered, self._heard)))
 
     def _started(self, event: MessageStarted) -> None:
         exchange = self._exchange
@@ -428,10 +430,10 @@ class Connection(TwistedProtocol):
         )
 
 
-def _broken(reason: Failure, answered: bool) -> ClientError:
-    """Put into words why a connection ended."""
+def _broken(reason: Failure, answered: bool, heard: bool) -> ClientError:
+    """Put into words why a connection ended; before anything was heard, TLS may be the reason."""
     value = reason.value
-    problem = _tls_problem(value)
+    problem = None if heard else _tls_problem(value)
     if problem is not None:
         return problem
     if isinstance(value, net_error.ConnectionDone):
@@ -464,7 +466,7 @@ def _tls_problem(value: BaseException | None) -> ConnectFailed | None:
         return ConnectFailed(
             "The server does not speak TLS on this port.", "Drop --tls, or use its TLS port."
         )
-    if "alert" in text or "unexpected eof" in text.lower():
+    if "alert" in text:
         return ConnectFailed(
             f"The TLS handshake was refused ({_ssl_reason(value)}).",
             "Check --port; the server may not speak TLS there, or want a client certificate.",
@@ -730,7 +732,12 @@ class Client:
         if self._connection is not None and self._connection.usable:
             return self._connection
         endpoint: Any = HostnameEndpoint(
-            self._reactor, self.host, self.port, timeout=self._connect_timeout
+            self._reactor,
+            self.host,
+            self.port,
+            timeout=self._connect_timeout,
+            # localhost is often ::1 first; a server on 127.0.0.1 should not wait for that.
+            attemptDelay=0.05,
         )
         if self._tls is not None:
             endpoint = wrapClientTLS(self._tls, endpoint)
@@ -861,20 +868,3 @@ def tls_options(host: str, ca: bytes | None) -> Any:
                 "Name the PEM file with the certificate of the server's authority.",
             )
     return ssl.optionsForClientTLS(host, trustRoot=trust)
-
-
-__all__ = [
-    "Answer",
-    "Client",
-    "ClientError",
-    "ConnectFailed",
-    "Connection",
-    "ConnectionBroken",
-    "InputChanged",
-    "LocalProtocolError",
-    "LostForGood",
-    "Refused",
-    "ResultNotWritten",
-    "RetryPolicy",
-    "tls_options",
-]

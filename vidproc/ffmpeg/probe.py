@@ -22,14 +22,12 @@ from vidproc.units import format_size
 PROBE_CHILD = str(Path(__file__).with_name("probe_child.py"))
 """The script that a Command with ``program="probe"`` runs."""
 
-FORMATS = ",".join(
-    """
-    mov matroska avi mpegts mpeg mpegvideo flv live_flv asf asf_o ogg mxf dv rm wtv gxf nut nsv ivf
-    m4v h264 hevc vvc av1 obu h263 h261 vc1 vc1test mjpeg dirac cavsvideo yuv4mpegpipe swf ty pva
-    gif apng webp_anim
-    wav w64 mp3 flac aac ac3 eac3 ac4 amr amrnb amrwb caf aiff au ape wv tta tak dts dtshd truehd
-    mlp mpc mpc8 oma dsf loas voc
-    """.split()
+FORMATS = (
+    "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,live_flv,asf,asf_o,ogg,mxf,dv,rm,wtv,gxf,nut,nsv,"
+    "ivf,m4v,h264,hevc,vvc,av1,obu,h263,h261,vc1,vc1test,mjpeg,dirac,cavsvideo,yuv4mpegpipe,swf,"
+    "ty,pva,gif,apng,webp_anim,"
+    "wav,w64,mp3,flac,aac,ac3,eac3,ac4,amr,amrnb,amrwb,caf,aiff,au,ape,wv,tta,tak,dts,dtshd,"
+    "truehd,mlp,mpc,mpc8,oma,dsf,loas,voc"
 )
 """Demuxers that may read what people send. None of them opens a second file or an address:
 no playlists (hls, dash, concat), no image sequences, no subtitle or text formats, no devices."""
@@ -52,11 +50,11 @@ _PROBE_BYTES = 64 << 20
 _CAPTURE = 1 << 20
 
 _TEXT_SUBTITLES = frozenset(
-    "subrip srt ass ssa webvtt mov_text text microdvd subviewer subviewer1 sami realtext jacosub"
-    " mpl2 stl vplayer pjs hdmv_text_subtitle ttml".split()
+    """subrip srt ass ssa webvtt mov_text text microdvd subviewer subviewer1 sami realtext jacosub
+    mpl2 stl vplayer pjs ttml""".split()  # noqa: SIM905 - a list of names reads better
 )
 _TAGS = frozenset(
-    "title artist album_artist album composer genre track copyright description".split()
+    ("title", "artist", "album_artist", "album", "composer", "genre", "track", "copyright")
 )
 _NAME = re.compile(r"[A-Za-z0-9_.,+-]{1,64}")
 _LANGUAGE = re.compile(r"([a-z]{2,3})(-.*)?")
@@ -182,7 +180,7 @@ def _media(found: dict[str, Any], size: int) -> MediaInfo:
         )
     claimed = _length(found.get("duration"))
     real, ends_early = _real_duration(
-        [s for s in pictures + sounds], origin, claimed, complete, video if readable else None
+        [*pictures, *sounds], origin, claimed, complete, video if readable else None
     )
     duration = claimed
     if real is not None and (claimed is None or ends_early or abs(real - claimed) > 0.25):

@@ -6,9 +6,11 @@ imported. The status is 0 when the file could be judged, a refusal (``{"error": 
 anything else is a crash. Nothing that is printed here is believed by the reader.
 """
 
+import itertools
 import json
 import sys
 import time
+from typing import Any
 
 import av
 import av.error
@@ -45,7 +47,7 @@ _TIMES_KEPT = 20_000
 class Refused(Exception):
     """The file can't be used: a kind that the reader knows, and a text for logs."""
 
-    def __init__(self, kind, message=""):
+    def __init__(self, kind: str, message: str = "") -> None:
         super().__init__(message)
         self.kind = kind
 
@@ -53,16 +55,16 @@ class Refused(Exception):
 class Tally:
     """What the packets of one stream say. Times in seconds."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.packets = 0
         self.bytes = 0
-        self.first = None
-        self.last = None
-        self.end = None
-        self.last_key = None
-        self.times = []
+        self.first: float | None = None
+        self.last: float | None = None
+        self.end: float | None = None
+        self.last_key: int | None = None
+        self.times: list[int] = []
 
-    def add(self, packet):
+    def add(self, packet: Any) -> None:
         """Count a packet."""
         self.packets += 1
         self.bytes += packet.size
@@ -82,7 +84,7 @@ class Tally:
         if len(self.times) < _TIMES_KEPT:
             self.times.append(stamp)
 
-    def facts(self):
+    def facts(self) -> dict[str, Any]:
         """Return the figures."""
         return {
             "packets": self.packets,
@@ -93,12 +95,12 @@ class Tally:
         }
 
 
-def probe(path, options):
+def probe(path: str, options: dict[str, Any]) -> dict[str, Any]:
     """Return what the file holds; raises `Refused`."""
     deadline = time.monotonic() + options["seconds"]
     container = _open(path, options)
     with container:
-        streams = [stream for stream in container.streams]  # noqa: C416 - no list by itself
+        streams = list(container.streams)
         if len(streams) > options["max_streams"]:
             raise Refused("too_many_streams", str(len(streams)))
         videos = [s for s in streams if s.type == "video" and not _is_cover(s)]
@@ -133,7 +135,7 @@ def probe(path, options):
         return found
 
 
-def _open(path, options):
+def _open(path: str, options: dict[str, Any]) -> Any:
     try:
         container = av.open(
             "file:" + path,
@@ -157,29 +159,29 @@ def _open(path, options):
     return container
 
 
-def _is_cover(stream):
+def _is_cover(stream: Any) -> bool:
     return bool(int(stream.disposition) & _ATTACHED_PICTURE)
 
 
-def _pixels(stream):
+def _pixels(stream: Any) -> int:
     try:
         return (stream.width or 0) * (stream.height or 0)
     except AttributeError:  # no decoder, so no codec context
         return 0
 
 
-def _seconds(value, unit):
+def _seconds(value: int | None, unit: int) -> float | None:
     return None if value is None else value / unit
 
 
-def _ratio(value):
+def _ratio(value: Any) -> list[int] | None:
     try:
         return [value.numerator, value.denominator]
     except AttributeError:
         return None
 
 
-def _stream_facts(stream):
+def _stream_facts(stream: Any) -> dict[str, Any]:
     disposition = int(stream.disposition)
     base = stream.time_base
     context = stream.codec_context
@@ -226,20 +228,22 @@ def _stream_facts(stream):
     return facts
 
 
-def _depth(pixel_format):
+def _depth(pixel_format: Any) -> int | None:
     try:
         return max(component.bits for component in pixel_format.components)
     except (AttributeError, ValueError):
         return None
 
 
-def _read(container, video, streams, options, deadline):
+def _read(
+    container: Any, video: Any, streams: list[Any], options: dict[str, Any], deadline: float
+) -> tuple[list[Any], dict[int, Tally], bool]:
     """Go through the packets: all of a small file's, else as many as tell what is needed.
 
     Returns the first pictures, a `Tally` for each stream, and whether the end was reached.
     """
     tallies = {stream.index: Tally() for stream in streams}
-    frames = []
+    frames: list[Any] = []
     whole = options["verify"] or container.size <= options["whole_bytes"]
     wanted = _FRAMES_WANTED if video is not None and video.codec_context is not None else 0
     if wanted:
@@ -280,7 +284,7 @@ def _read(container, video, streams, options, deadline):
     return frames, tallies, True
 
 
-def _frame_facts(frames):
+def _frame_facts(frames: list[Any]) -> dict[str, Any]:
     frame = frames[0]
     try:
         rotation = int(frame.rotation)
@@ -300,19 +304,17 @@ def _frame_facts(frames):
     }
 
 
-def _timing(stamps, base):
+def _timing(stamps: list[int], base: Any) -> dict[str, float]:
     """Return the mean interval of the pictures in seconds and the largest deviation from it."""
     ordered = sorted(set(stamps))
     if len(ordered) < 3 or base is None:
         return {}
     mean = (ordered[-1] - ordered[0]) / (len(ordered) - 1)
-    off = max(
-        abs(after - before - mean) for before, after in zip(ordered, ordered[1:], strict=False)
-    )
+    off = max(abs(after - before - mean) for before, after in itertools.pairwise(ordered))
     return {"interval": float(mean * base), "jitter": float(off * base), "tick": float(base)}
 
 
-def _indexed_end(stream, size):
+def _indexed_end(stream: Any, size: int) -> float | None:
     """Return where the index's entries inside the file end, in seconds, None without an index."""
     entries = stream.index_entries
     low, high = 0, len(entries)
@@ -330,7 +332,15 @@ def _indexed_end(stream, size):
     return float(entries[low].timestamp * stream.time_base)
 
 
-def _verify(path, options, video, frames, tallies, streams, deadline):
+def _verify(
+    path: str,
+    options: dict[str, Any],
+    video: Any,
+    frames: list[Any],
+    tallies: dict[int, Tally],
+    streams: list[Any],
+    deadline: float,
+) -> None:
     """Raise `Refused` unless the first and last pictures and the first sound can be decoded."""
     if video is not None:
         if not frames:
@@ -366,7 +376,7 @@ def _verify(path, options, video, frames, tallies, streams, deadline):
                 raise Refused("unsound", f"the sound can't be decoded: {error}") from None
 
 
-def main():
+def main() -> None:
     """Probe the file of the command line."""
     path, options = sys.argv[1], json.loads(sys.argv[2])
     if resource is not None:

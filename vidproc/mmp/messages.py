@@ -169,9 +169,9 @@ class _OnlyId(msgspec.Struct):
 
 
 class Answer(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What every answer may carry: the request's `id`."""
+    """What every answer may carry: the request's `id`, left out when it had none."""
 
-    id: RequestId = None
+    id: RequestId | msgspec.UnsetType = msgspec.UNSET
 
 
 class Accepted(Answer, kw_only=True):
@@ -215,7 +215,6 @@ class StatusReport(Answer, kw_only=True, omit_defaults=False):
     All keys are always there, null when there is nothing to tell; only `id` is left out then.
     """
 
-    id: RequestId | msgspec.UnsetType = msgspec.UNSET
     status: str
     task_id: str
     type: str
@@ -275,13 +274,15 @@ def error_answer(error: ServiceError, id: RequestId = None) -> ErrorAnswer:
 
 
 def encode_answer(
-    answer: msgspec.Struct, media_type: str = "", payload_size: int = 0, *, detail: bool = False
+    answer: Answer, media_type: str = "", payload_size: int = 0, *, detail: bool = False
 ) -> bytes:
     """Return an answer's header, JSON and media type as one piece of bytes.
 
     Without `detail` its free texts are cut so that the piece stays under `MAX_SHORT_ANSWER` bytes;
     with it, parts are left empty that MMP's 65,535 bytes of JSON have no room for.
     """
+    if answer.id is None:
+        answer.id = msgspec.UNSET
     json = msgspec.json.encode(answer)
     room = MAX_JSON_SIZE if detail else MAX_SHORT_ANSWER - 1 - 8 - len(media_type.encode())
     if len(json) > room:

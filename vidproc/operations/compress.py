@@ -1,27 +1,72 @@
-"""compress: the same film in fewer bytes."""
+"""compress: the same film in fewer bytes, at a perceived quality or under a size.
+
+The quality is a VMAF score. Short samples are encoded and scored until the CRF is known that
+gives the score; a film under a minute is scored as a whole afterwards and corrected when it
+missed. The result is never larger than the source: when no CRF is good and small enough, the
+source's own streams are the result.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
+from vidproc.ffmpeg.command import SOURCE, Command, CommandFailed, Completed
 from vidproc.operations.base import Expectation, Job, Operation, Product
 from vidproc.operations.compress_encode import (
     Coder,
+    Options,
     coder_for,
     copy_command,
-    duration_of,
-    even_size,
     film_command,
+    sample_command,
+    sound_for,
+    sound_rate,
     source_video_bytes,
-    video_of,
+)
+from vidproc.operations.compress_scoring import (
+    Metric,
+    Samples,
+    parse_score,
+    score_command,
+    spread,
+    whole_film,
+)
+from vidproc.operations.compress_search import (
+    GIVES_WAY_TO,
+    MAX_PROBES,
+    Choice,
+    Point,
+    Search,
+)
+from vidproc.operations.filters import (
+    Size,
+    Sound,
+    kept_subtitles,
+    limited,
+    picture_warnings,
+    require_video,
+    scaled,
+    sound_warnings,
+    subtitle_warnings,
 )
 from vidproc.operations.parameters import Compress
 
-_RESULT = "result.mp4"
-_SIZE_RULE = 0.9
-"""The part of the source's video bytes that a compressed film may have."""
-_SECOND_TRY = 5.0
-"""CRF steps between the first encode and the second one of a film that came out too large."""
+SIZE_RULE = 0.9
+"""The part of the source's video bytes that a compressed picture may have."""
+SHORT = 60.0
+"""Seconds below which a film is scored as a whole, and corrected by it."""
+_LONG = 600.0
+_AIM_ABOVE = 0.2
+"""Score points above the target that are steered for: the allowed range reaches higher than
+lower."""
+_TOO_LOW, _TOO_HIGH = 0.35, 0.8
+"""Score points below and above the target beyond which a short film is corrected."""
+_CAPPED_BY_SELF = 0.5
+_PERFECT_AT_LEAST = 97.4
+"""What VMAF gives to equal pictures without motion, the least that it ever gives to equal ones."""
+_PROBE_FILE = "probe.mkv"
+_MUX_BYTES_PER_PICTURE = 14
 
 
 class CompressOperation(Operation[Compress]):
@@ -30,74 +75,419 @@ class CompressOperation(Operation[Compress]):
     name = "compress"
 
     async def run(self, job: Job[Compress]) -> Product:
-        """Encode; if the result is no smaller, try once more, then leave the film as it is."""
-        media, parameters = job.media, job.parameters
-        video = video_of(media)
-        coder = coder_for(parameters.codec, parameters.preset, job.capabilities)
-        size = even_size(video)
-        if size != video.displayed_size:
-            job.warn(f"The picture's size was made even: {size[0]}x{size[1]}.")
-        crf = coder.start_crf(parameters.quality)
-        for attempt in range(2):
-            rate = {"crf": round(crf, 1), **_cap(media.size, job, coder)}
-            await job.run(
-                film_command(
-                    media, coder, rate, name=_RESULT, size=size, share=0.6 if attempt == 0 else 0.4
-                )
+        """Search, encode, check.
+
+        Raises `ServiceError` 415 for a file without a picture, 422 for a size that can't be met.
+        """
+        from vidproc.operations.compress_target import compress_to_size
+
+        work = Work.of(job)
+        target = job.parameters.target_size
+        if target is not None:
+            if target < job.media.size:
+                return await compress_to_size(work, target)
+            job.warn(
+                "The source is no larger than the target size; it was compressed to the quality "
+                f"{job.parameters.quality:g}."
             )
-            written = job.size_of(_RESULT)
-            if written < media.size:
-                return Product(
-                    _RESULT,
-                    "mp4",
-                    Expectation(True, bool(media.audio), size, duration_of(media)),
-                    {
-                        "codec": coder.codec,
-                        "crf": round(crf, 1),
-                        "percent_of_source": round(100 * written / media.size, 1),
-                    },
-                )
-            crf = min(crf + _SECOND_TRY, coder.crf_range[1])
-        return await _untouched(job)
+        return await _to_quality(work)
 
 
-def _cap(source_bytes: int, job: Job[Compress], coder: Coder) -> dict[str, Any]:
-    duration = duration_of(job.media)
-    if not duration or coder.codec != "h264":
-        return {}
-    rate = int(max(source_video_bytes(job.media) * 8 / duration * _SIZE_RULE, 16_000))
-    return {"maxrate": rate, "bufsize": rate * 2}
+@dataclass(slots=True)
+class Work:
+    """A compression under way: what it works with, and what it has taken so far, in seconds."""
+
+    job: Job[Compress]
+    coder: Coder
+    size: Size
+    sound: Sound | None
+    metric: Metric | None
+    search_time: float = 0.0
+    probes: int = 0
+    left: float = 1.0
+    files: int = 0
+    costs: list[float] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, job: Job[Compress]) -> Work:
+        """Look at what is to be done, and say what will change."""
+        media, capabilities = job.media, job.capabilities
+        video = require_video(media)
+        shown = video.displayed_size
+        size = scaled(limited(shown), 1.0)
+        sound = sound_for(media)
+        for sentence in (
+            *picture_warnings(media, capabilities),
+            *sound_warnings(media, sound),
+            *subtitle_warnings(media, kept_subtitles(media)),
+        ):
+            job.warn(sentence)
+        if size != shown:
+            job.warn(
+                f"The picture became {size[0]}x{size[1]} instead of {shown[0]}x{shown[1]}: "
+                "sides must be even and not too long."
+            )
+        metric: Metric | None = "vmaf"
+        if "libvmaf" not in capabilities.filters:
+            metric = "ssim" if "ssim" in capabilities.filters else None
+            job.warn(
+                "This server's FFmpeg can't measure VMAF; "
+                + ("the quality was estimated from SSIM." if metric else "the quality is a guess.")
+            )
+        coder = coder_for(job.parameters.codec, job.parameters.preset, capabilities, video)
+        return cls(job, coder, size, sound, metric)
+
+    @property
+    def duration(self) -> float:
+        """The film's length in seconds, 0 when nobody knows."""
+        return self.job.media.duration or 0.0
+
+    @property
+    def other_bytes(self) -> float:
+        """Bytes of the delivered file that are no picture, about."""
+        video = self.job.media.video
+        rate = (video.frame_rate if video is not None else None) or 30.0
+        frames = self.duration * rate * _MUX_BYTES_PER_PICTURE
+        return sound_rate(self.sound) * self.duration / 8 + frames + 2000
+
+    def share(self, part: float) -> float:
+        """Take `part` of what is left of the progress bar."""
+        taken = self.left * part
+        self.left -= taken
+        return taken
+
+    def film(self, rate: Options, *, share: float) -> tuple[str, Command]:
+        """Return a new file's name and the command that encodes the film into it."""
+        self.files += 1
+        name = f"result-{self.files}.mp4"
+        return name, film_command(
+            self.job.media,
+            self.job.capabilities,
+            self.coder,
+            rate,
+            name=name,
+            size=self.size,
+            sound=self.sound,
+            share=self.share(share),
+        )
+
+    async def score(
+        self,
+        name: str | None,
+        samples: Samples,
+        *,
+        stage: str,
+        share: float,
+        every: int = 1,
+    ) -> tuple[float | None, Completed]:
+        """Score a file (None: the source itself); None when that did not work."""
+        assert self.metric is not None
+        done = await self.job.run(
+            score_command(
+                self.job.media,
+                self.job.capabilities,
+                name,
+                metric=self.metric,
+                size=self.size,
+                pixel_format=self.coder.pixel_format,
+                samples=samples,
+                stage=stage,
+                share=self.share(share),
+                every=every,
+            )
+        )
+        return parse_score(done, self.metric), done
+
+    def product(self, name: str, details: dict[str, Any]) -> Product:
+        """Return the finished file."""
+        media = self.job.media
+        written = self.job.size_of(name)
+        return Product(
+            name,
+            "mp4",
+            Expectation(True, self.sound is not None, self.size, media.duration),
+            {
+                "codec": self.coder.codec,
+                "preset": self.job.parameters.preset,
+                **details,
+                "percent_of_source": round(100 * written / media.size, 1),
+                "already_optimal": False,
+            },
+        )
+
+
+# The search
+
+
+def plan_samples(duration: float, scoring_cost: float) -> Samples:
+    """Return what of a film is looked at in each probe.
+
+    Two to three probes, each an encode and its scoring, must take less time than the encode of
+    the whole film: three times as long under a minute, as long from one minute, 35 % of it from
+    ten minutes. A short film keeps half of that for a correction.
+    """
+    if duration < SHORT:
+        part = 1.3 / (2.2 * (1 + scoring_cost))
+        part = max(min(part, 0.5), min(1.0, 1.5 / max(duration, 0.1)))
+        return spread(duration, part, 2.0 if duration > 12 else 1.2, 6)
+    part = 0.75 if duration < _LONG else 0.26
+    part /= 3 * (1 + scoring_cost)
+    return spread(duration, min(part, 120.0 / duration), 4.0, 8)
+
+
+def time_limit(duration: float) -> float:
+    """Return the most that a search may take, as a part of the final encode's time."""
+    return 3.0 if duration < SHORT else 1.0 if duration < _LONG else 0.35
+
+
+async def _to_quality(work: Work) -> Product:
+    job, coder = work.job, work.coder
+    if not work.duration or work.metric is None:
+        return await _without_search(work)
+    samples = plan_samples(work.duration, coder.scoring_cost)
+    try:
+        target = await _reachable_target(work, samples)
+        search = Search(
+            coder.curve,
+            target=target,
+            aim=target + _AIM_ABOVE,
+            floor=min(target, GIVES_WAY_TO),
+            size_limit=_size_limit(work),
+            start=coder.start_crf(target + _AIM_ABOVE),
+        )
+        await _probe(work, search, samples)
+    except CommandFailed as error:
+        if error.command.stage != "searching":
+            raise
+        # A damaged film may not let itself be sampled and can still be encoded from its start.
+        return await _without_search(work)
+    if not search.points:
+        return await _without_search(work)
+    choice = search.choose()
+    if choice is None:
+        return await untouched(work)
+    return await _encode(work, search, choice)
+
+
+async def _reachable_target(work: Work, samples: Samples) -> float:
+    """Return the wanted score, capped under what the source scores against itself."""
+    target = work.job.parameters.quality
+    if work.metric != "vmaf" or target <= _PERFECT_AT_LEAST - _CAPPED_BY_SELF:
+        return target
+    best, done = await work.score(None, samples, stage="searching", share=0.03, every=3)
+    work.search_time += done.elapsed
+    return target if best is None else min(target, best - _CAPPED_BY_SELF)
+
+
+def _size_limit(work: Work) -> float:
+    """Return the most bytes that the picture may take."""
+    media = work.job.media
+    by_rule = SIZE_RULE * source_video_bytes(media)
+    return max(min(by_rule, media.size * 0.98 - work.other_bytes), 1.0)
+
+
+async def _probe(work: Work, search: Search, samples: Samples) -> None:
+    """Encode and score samples until the search knows enough or has taken its time."""
+    every = 3 if work.coder.scoring_cost >= 0.5 and samples.seconds > 1.5 else 1
+    while (crf := search.next_crf()) is not None:
+        encoded = await work.job.run(
+            sample_command(
+                work.job.media,
+                work.job.capabilities,
+                work.coder,
+                {"crf": _number(crf)},
+                name=_PROBE_FILE,
+                size=work.size,
+                samples=samples,
+                share=work.share(0.1),
+            )
+        )
+        score, scored = await work.score(
+            _PROBE_FILE, samples, stage="searching", share=0.05, every=every
+        )
+        work.probes += 1
+        cost = encoded.elapsed + scored.elapsed
+        work.search_time += cost
+        if score is None:
+            return
+        # The first pictures of a file cost more than their share, and headers are no picture.
+        size = max(work.job.size_of(_PROBE_FILE) - 1000, 1) / samples.part
+        search.add(Point(crf, score, size))
+        allowed = time_limit(work.duration) * encoded.elapsed / samples.part
+        reserve = 0.0
+        if work.duration < SHORT and len(search.points) >= 2:
+            reserve = (encoded.elapsed + scored.elapsed) / samples.part
+        if work.search_time + cost + reserve > allowed * 0.9:
+            return
+
+
+def _number(crf: float) -> float | int:
+    return int(crf) if crf == int(crf) else round(crf, 2)
+
+
+# The film
+
+
+async def _encode(work: Work, search: Search, choice: Choice) -> Product:
+    """Encode the film; correct it when it is too large or, being short, misses the score."""
+    job, media = work.job, work.job.media
+    short = work.duration < SHORT
+    tries = 0
+    while True:
+        tries += 1
+        name, command = work.film({"crf": _number(choice.crf)}, share=0.65)
+        encoded = await job.run(command)
+        written = job.size_of(name)
+        picture_bytes = max(written - work.other_bytes, 1.0)
+        measured = None
+        cost = encoded.elapsed
+        if short:
+            measured, scored = await work.score(
+                name, whole_film(work.duration), stage="scoring", share=0.8
+            )
+            cost += scored.elapsed
+        too_large = written > media.size * 0.99
+        missed = measured is not None and not _good(measured, choice, search)
+        if too_large or missed:
+            search.calibrate(Point(choice.crf, measured or choice.score, picture_bytes))
+            better = search.choose()
+            in_time = work.search_time + cost <= time_limit(work.duration) * encoded.elapsed
+            again = tries < 3 if too_large else (tries < 3 and in_time)
+            if better is None and (too_large or not choice.gave_way):
+                # Only the measured whole film showed that it can't be had.
+                return await untouched(work)
+            if (
+                again
+                and better is not None
+                and work.probes + 1 <= MAX_PROBES
+                and abs(better.crf - choice.crf) > search.curve.step / 2
+            ):
+                work.search_time += cost
+                work.probes += 1
+                choice = better
+                continue
+            if too_large:
+                return await untouched(work)
+        if choice.gave_way:
+            job.warn(
+                f"The quality {job.parameters.quality:g} takes as many bytes as the source has; "
+                "a lower one was chosen that makes the film smaller."
+            )
+        return work.product(name, _details(work, search, choice, measured, encoded.elapsed))
+
+
+def _good(measured: float, choice: Choice, search: Search) -> bool:
+    if choice.gave_way:
+        return measured >= search.floor - _TOO_LOW
+    return -_TOO_LOW <= measured - search.target <= _TOO_HIGH
+
+
+def _details(
+    work: Work, search: Search, choice: Choice, measured: float | None, encode_time: float
+) -> dict[str, Any]:
+    details: dict[str, Any] = {
+        "crf": choice.crf,
+        "metric": work.metric,
+        "target_score": round(search.target, 2),
+        "predicted_score": round(choice.score, 2),
+    }
+    if measured is not None:
+        details["measured_score"] = round(measured, 2)
+    details.update(
+        target_lowered=choice.gave_way,
+        probes=work.probes,
+        search_time=round(work.search_time, 2),
+        encode_time=round(encode_time, 2),
+    )
+    return details
+
+
+async def _without_search(work: Work) -> Product:
+    """Encode at the usual CRF of the quality, once more at a higher one if that was too large."""
+    crf = work.coder.start_crf(work.job.parameters.quality)
+    for more in (0.0, 5.0):
+        wanted = min(crf + more, work.coder.curve.crf_range[1])
+        crf_now = round(wanted) if work.coder.curve.step >= 1 else round(wanted, 1)
+        name, command = work.film({"crf": _number(crf_now)}, share=0.7)
+        encoded = await work.job.run(command)
+        if work.job.size_of(name) < work.job.media.size * 0.99:
+            return work.product(
+                name,
+                {
+                    "crf": crf_now,
+                    "probes": 0,
+                    "search_time": round(work.search_time, 2),
+                    "encode_time": round(encoded.elapsed, 2),
+                },
+            )
+    return await untouched(work)
+
+
+# The film as it is
 
 
 _CONTAINERS = {
-    "mov": "mov",
-    "mp4": "mp4",
-    "matroska": "matroska",
-    "webm": "webm",
-    "avi": "avi",
-    "mpegts": "mpegts",
-    "flv": "flv",
+    "mp4": ("mp4", "mp4"),
+    "webm": ("webm", "webm"),
+    "matroska": ("matroska", "mkv"),
+    "avi": ("avi", "avi"),
+    "mpegts": ("mpegts", "ts"),
+    "flv": ("flv", "flv"),
+    "mov": ("mov", "mov"),
+    "asf": ("asf", "wmv"),
+    "mpeg": ("mpeg", "mpg"),
+    "ogg": ("ogg", "ogv"),
+    "mxf": ("mxf", "mxf"),
+    "gif": ("gif", "gif"),
 }
-_MEDIA_TYPES = {"matroska": "mkv", "mpegts": "ts"}
+"""A demuxer's name -> the muxer of the same kind of file, and the kind's name."""
+_WEBM = frozenset({"vp8", "vp9", "av1", "vorbis", "opus", "webvtt"})
 
 
-async def _untouched(job: Job[Compress]) -> Product:
-    """Return the source's own streams."""
-    media = job.media
-    names = media.container.split(",")
-    container = next((_CONTAINERS[name] for name in names if name in _CONTAINERS), "matroska")
-    if "mp4" in names:
-        container = "mp4"
-    media_type = _MEDIA_TYPES.get(container, container)
-    name = f"result.{media_type}"
-    job.warn("The film is compressed as far as it can be already; it was left as it is.")
-    await job.run(copy_command(media, name=name, container=container, share=0.1))
+async def untouched(work: Work) -> Product:
+    """Return the source's own streams in their own container, or the source's very bytes when
+    that is smaller or nothing else works."""
+    job, media = work.job, work.job.media
+    job.warn("The film is compressed as far as it can be without harm; it was left as it is.")
+    video = require_video(media)
+    muxer, kind = _container(work)
+    details: dict[str, Any] = {
+        "codec": video.codec,
+        "probes": work.probes,
+        "search_time": round(work.search_time, 2),
+        "encode_time": 0.0,
+        "already_optimal": True,
+    }
+    name = f"untouched.{kind}"
+    written = media.size
+    if muxer is not None:
+        try:
+            await job.run(copy_command(media, name=name, container=muxer, share=work.share(0.5)))
+            written = job.size_of(name)
+        except CommandFailed:
+            written = media.size + 1
+    if muxer is None or not 0 < written <= media.size:
+        name, written = SOURCE, media.size
+    details["percent_of_source"] = round(100 * written / media.size, 1)
     return Product(
         name,
-        media_type,
-        Expectation(True, bool(media.audio), None, duration_of(media)),
-        {
-            "already_optimal": True,
-            "percent_of_source": round(100 * job.size_of(name) / media.size, 1),
-        },
+        kind,
+        Expectation(True, bool(media.audio), video.displayed_size, media.duration),
+        details,
     )
+
+
+def _container(work: Work) -> tuple[str | None, str]:
+    """Return the muxer for the source's own container, None without one, and its media type."""
+    media = work.job.media
+    names = media.container.split(",")
+    if "matroska" in names:
+        streams = [*media.audio, *media.subtitles]
+        codecs = {stream.codec for stream in streams} | {require_video(media).codec}
+        return _CONTAINERS["webm" if codecs <= _WEBM else "matroska"]
+    if "mp4" in names and require_video(media).codec == "prores":
+        return _CONTAINERS["mov"]
+    for name, found in _CONTAINERS.items():
+        if name in names:
+            return found
+    return None, names[0][:10]

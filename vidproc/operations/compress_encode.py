@@ -1,4 +1,4 @@
-"""How the compressor encodes: encoders, presets, audio, and the commands made of them.
+"""How the compressor encodes: encoders, presets, sound, and the commands made of them.
 
 Nothing here decides how good or how small a file shall be; `vidproc.operations.compress` does.
 """
@@ -6,22 +6,29 @@ Nothing here decides how good or how small a file shall be; `vidproc.operations.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import ffmpeg
 
-from vidproc.ffmpeg.command import (
-    SOURCE,
-    THREADS,
-    Command,
-    ffmpeg_command,
-    input_file,
-    output_file,
-)
-from vidproc.ffmpeg.media import AudioStream, MediaInfo, VideoStream
-from vidproc.mmp.errors import ErrorCode, ServiceError
+from vidproc.ffmpeg.command import THREADS, Command, ffmpeg_command, output_file
+from vidproc.ffmpeg.media import MediaInfo, VideoStream
 from vidproc.operations.base import Capabilities, require_encoder
+from vidproc.operations.compress_scoring import Samples, sampled_picture
+from vidproc.operations.compress_search import Curve
+from vidproc.operations.filters import (
+    Delivery,
+    Size,
+    Sound,
+    aac_rate,
+    choose_sound,
+    clean_metadata,
+    deliver,
+    encoding_memory,
+    kept_subtitles,
+    picture,
+    source,
+)
 
 Codec = Literal["h264", "hevc", "av1"]
 Preset = Literal["fast", "balanced", "small"]
@@ -32,18 +39,21 @@ Options = dict[str, Any]
 class Coder:
     """A video encoder with its settings but for the rate.
 
-    `crf_range` is (best, worst) of what is ever used; `crf_step` the finest step it knows;
-    `first_guess` maps VMAF scores to the CRF that gives them on a middling film (medians of
-    measured runs over varied clips), from low scores to high ones.
+    `first_guess` maps VMAF scores, rising, to the CRF that gives them on a middling film (medians
+    of measured runs). `scoring_cost` is what scoring takes against encoding, about, in time.
+    `two_pass` says how the encoder is told of its passes: FFmpeg's own way, by parameters, or
+    not at all.
     """
 
     codec: Codec
     encoder: str
     options: Mapping[str, Any]
-    crf_range: tuple[float, float]
-    crf_step: float
+    curve: Curve
     first_guess: Sequence[tuple[float, float]]
-    memory_per_pixel: int
+    scoring_cost: float
+    memory_factor: float
+    two_pass: Literal["ffmpeg", "x265", "none"]
+    pixel_format: str = "yuv420p"
 
     def start_crf(self, quality: float) -> float:
         """Return the CRF to look at first for a VMAF score, between the points of `first_guess`."""
@@ -56,127 +66,157 @@ class Coder:
         return points[-1][1]
 
 
-_X264: dict[Preset, Options] = {
-    "fast": {"preset": "veryfast"},
-    "balanced": {"preset": "medium"},
-    "small": {"preset": "veryslow"},
+_X264: dict[Preset, tuple[Options, float]] = {
+    "fast": ({"preset": "veryfast"}, 1.5),
+    "balanced": ({"preset": "medium"}, 0.7),
+    "small": ({"preset": "veryslow"}, 0.2),
 }
-_X265: dict[Preset, Options] = {
-    "fast": {"preset": "superfast"},
-    "balanced": {"preset": "medium"},
-    "small": {"preset": "slow"},
+_X265: dict[Preset, tuple[Options, float]] = {
+    "fast": ({"preset": "superfast"}, 0.6),
+    "balanced": ({"preset": "medium"}, 0.3),
+    "small": ({"preset": "slow"}, 0.1),
 }
-_SVTAV1: dict[Preset, Options] = {
-    "fast": {"preset": 10},
-    "balanced": {"preset": 8},
-    "small": {"preset": 5},
+_SVTAV1: dict[Preset, tuple[Options, float]] = {
+    "fast": ({"preset": 10}, 1.5),
+    "balanced": ({"preset": 8}, 0.8),
+    "small": ({"preset": 5}, 0.2),
 }
 
 
-def coder_for(codec: Codec, preset: Preset, capabilities: Capabilities) -> Coder:
-    """Return the encoder for a codec and a preset; raises `ServiceError` 500 without one."""
+def coder_for(
+    codec: Codec, preset: Preset, capabilities: Capabilities, video: VideoStream
+) -> Coder:
+    """Return the encoder for a codec and a preset; raises `ServiceError` 500 without one.
+
+    H.264 is always 8-bit, to play everywhere; the others keep the 10 bits of an SDR source.
+    """
+    deep = codec != "h264" and video.bit_depth > 8 and not video.hdr
+    pixel_format = "yuv420p10le" if deep else "yuv420p"
     if codec == "h264":
+        options, cost = _X264[preset]
         return Coder(
             codec=codec,
             encoder=require_encoder(capabilities, "libx264"),
-            options=_X264[preset],
-            crf_range=(10.0, 45.0),
-            crf_step=0.1,
-            first_guess=((70, 36.0), (80, 32.5), (90, 27.5), (95, 23.5), (97, 21.0), (99, 17.0)),
-            memory_per_pixel=200,
+            options={"profile:v": "high", **options},
+            curve=Curve((10.0, 45.0), 0.1, score_slope=0.13, size_slope=-0.12),
+            first_guess=((70, 35.5), (80, 32.0), (90, 27.0), (95, 23.0), (97, 20.5), (99, 16.5)),
+            scoring_cost=cost,
+            memory_factor=1.0,
+            two_pass="ffmpeg",
         )
     if codec == "hevc":
+        options, cost = _X265[preset]
         return Coder(
             codec=codec,
             encoder=require_encoder(capabilities, "libx265"),
-            options={**_X265[preset], "tag:v": "hvc1"},
-            crf_range=(10.0, 45.0),
-            crf_step=0.1,
-            first_guess=((70, 37.0), (80, 33.5), (90, 28.5), (95, 24.0), (97, 21.5), (99, 17.0)),
-            memory_per_pixel=300,
+            options={**options, "tag:v": "hvc1"},
+            curve=Curve((10.0, 45.0), 0.1, score_slope=0.12, size_slope=-0.12),
+            first_guess=((70, 36.5), (80, 33.0), (90, 28.0), (95, 23.5), (97, 21.0), (99, 16.5)),
+            scoring_cost=cost,
+            memory_factor=1.5,
+            two_pass="x265",
+            pixel_format=pixel_format,
         )
+    options, cost = _SVTAV1[preset]
     return Coder(
         codec=codec,
         encoder=require_encoder(capabilities, "libsvtav1"),
-        options=_SVTAV1[preset],
-        crf_range=(10.0, 63.0),
-        crf_step=1.0,
-        first_guess=((70, 60.0), (80, 55.0), (90, 44.0), (95, 33.0), (97, 26.0), (99, 16.0)),
-        memory_per_pixel=500,
+        options=options,
+        curve=Curve((8.0, 63.0), 1.0, score_slope=0.06, size_slope=-0.055),
+        first_guess=((70, 60.0), (80, 54.0), (90, 42.0), (95, 31.0), (97, 24.0), (99, 14.0)),
+        scoring_cost=cost,
+        memory_factor=2.5,
+        two_pass="none",
+        pixel_format=pixel_format,
     )
 
 
-def video_of(media: MediaInfo) -> VideoStream:
-    """Return the film's picture; raises `ServiceError` 415 when there is none."""
-    if media.video is None:
-        raise ServiceError(
-            ErrorCode.UNSUPPORTED_MEDIA,
-            "The file has no video stream to compress.",
-            "Send a file with a picture, or use extract_audio for its sound.",
-        )
-    return media.video
+def sound_for(media: MediaInfo) -> Sound | None:
+    """Return what becomes of the sound: copied when it is small already, else AAC.
+
+    Sound that has fewer bits than AAC would get, but in a form that MP4 players do not take,
+    gets no more than a quarter above what it had.
+    """
+    sound = choose_sound(media, "mp4")
+    if sound is None:
+        return None
+    channels = 6 if sound.track.channels >= 5 else min(2, sound.channels)
+    usual, given = aac_rate(channels), sound.track.bit_rate
+    if sound.copied:
+        if given is None or given <= 1.25 * usual:
+            return sound
+        return choose_sound(media, "mp4", bit_rate=usual)
+    if given and given * 1.25 < usual:
+        return replace(sound, bit_rate=max(int(given * 1.25), 32_000 * channels))
+    return sound
 
 
-def duration_of(media: MediaInfo) -> float | None:
-    """Return the film's length in seconds, None when nothing says it."""
-    video = media.video
-    return media.duration or (video.duration if video is not None else None)
+def sound_rate(sound: Sound | None) -> float:
+    """Return the bits per second that the delivered sound takes, about."""
+    if sound is None:
+        return 0.0
+    return float(sound.bit_rate or sound.track.bit_rate or aac_rate(sound.channels))
 
 
 def source_video_bytes(media: MediaInfo) -> float:
-    """Return the bytes that the picture takes in the source: what is left of the file without
-    its other streams, or the stream's own bit rate times its length when that is less."""
-    duration = duration_of(media)
-    if not duration:
-        return float(media.size)
+    """Return the bytes that the picture takes in the source.
+
+    It is the stream's own rate times its length where both are known, at most the file; else
+    what is left of the file without its sound.
+    """
+    duration = media.duration or 0.0
     others = sum((stream.bit_rate or 0) for stream in media.audio) * duration / 8
     rest = max(media.size - others, media.size * 0.05)
     video = media.video
     if video is not None and video.bit_rate:
-        return min(rest, video.bit_rate * duration / 8)
+        return min(media.size, video.bit_rate * (video.duration or duration) / 8) or rest
     return rest
 
 
-_FULL_RATE = {1: 96_000, 2: 160_000}
-_COPYABLE = frozenset({"aac"})
-
-
-def audio_rate(stream: AudioStream) -> int:
-    """Return the bits per second for re-encoded sound: 96k mono, 160k stereo, 64k a channel
-    above."""
-    return _FULL_RATE.get(stream.channels, 64_000 * stream.channels)
-
-
-def audio_options(stream: AudioStream | None) -> Options:
-    """Return the output options for the sound: copied when it is AAC and small already."""
-    if stream is None:
-        return {}
-    if stream.codec in _COPYABLE and (stream.bit_rate or 0) <= audio_rate(stream) * 1.2:
-        return {"c:a": "copy"}
-    return {"c:a": "aac", "b:a": audio_rate(stream)}
-
-
-def picture_chain(stream: Any, video: VideoStream, size: tuple[int, int]) -> Any:
-    """Return the picture upright, in square pixels, 8-bit 4:2:0 and of `size`."""
-    width, height = size
-    if (width, height) != video.displayed_size or video.sample_aspect_ratio != (1, 1):
-        stream = stream.filter("scale", width, height, flags="bicubic")
-    return stream.filter("setsar", "1").filter("format", "yuv420p")
-
-
-def even_size(video: VideoStream) -> tuple[int, int]:
-    """Return the displayed size with each side even, at least 2 pixels."""
-    width, height = video.displayed_size
-    return max(2, width // 2 * 2), max(2, height // 2 * 2)
-
-
-def film_command(
+def sample_command(
     media: MediaInfo,
+    capabilities: Capabilities,
     coder: Coder,
     rate: Options,
     *,
     name: str,
-    size: tuple[int, int],
+    size: Size,
+    samples: Samples,
+    share: float,
+) -> Command:
+    """Return the command that encodes samples of the picture alone into the Matroska `name`."""
+    stream = sampled_picture(media, capabilities, size, coder.pixel_format, samples)
+    options: Options = {
+        "c:v": coder.encoder,
+        **coder.options,
+        "pix_fmt": coder.pixel_format,
+        **rate,
+        "fps_mode": "vfr",
+        "enc_time_base": "1:90000",
+        "threads": THREADS,
+        "filter_complex_threads": THREADS,
+        "format": "matroska",
+    }
+    options.pop("tag:v", None)
+    graph = ffmpeg.output(stream, output_file(name), **options)
+    return ffmpeg_command(
+        graph,
+        stage="searching",
+        duration=samples.seconds,
+        share=share,
+        memory=_memory(coder, size, media) + len(samples.starts) * 24 * size[0] * size[1],
+    )
+
+
+def film_command(
+    media: MediaInfo,
+    capabilities: Capabilities,
+    coder: Coder,
+    rate: Options,
+    *,
+    name: str,
+    size: Size,
+    sound: Sound | None,
     share: float,
     stage: str = "encoding",
 ) -> Command:
@@ -184,47 +224,89 @@ def film_command(
 
     `rate` holds the encoder's rate options (``crf``, or ``b:v`` and what goes with it).
     """
-    video = video_of(media)
-    source = ffmpeg.input(input_file(SOURCE))
-    streams = [picture_chain(source[str(video.index)], video, size)]
-    audio = media.main_audio()
-    if audio is not None:
-        streams.append(source[str(audio.index)])
+    node = source(media)
+    stream = picture(node, media, capabilities, size, pixel_format=coder.pixel_format)
+    delivery = Delivery(
+        file=name,
+        container="mp4",
+        video={
+            "c:v": coder.encoder,
+            **coder.options,
+            "pix_fmt": coder.pixel_format,
+            **rate,
+        },
+        sound=sound,
+        subtitles=kept_subtitles(media),
+    )
+    return ffmpeg_command(
+        deliver(node, media, stream, delivery),
+        stage=stage,
+        duration=media.duration,
+        share=share,
+        memory=_memory(coder, size, media),
+    )
+
+
+def analysis_command(
+    media: MediaInfo,
+    capabilities: Capabilities,
+    coder: Coder,
+    rate: Options,
+    *,
+    size: Size,
+    share: float,
+) -> Command:
+    """Return the first of two passes: it writes no film, only the encoder's notes."""
+    stream = picture(source(media), media, capabilities, size, pixel_format=coder.pixel_format)
     options: Options = {
         "c:v": coder.encoder,
         **coder.options,
+        "pix_fmt": coder.pixel_format,
         **rate,
-        **audio_options(audio),
         "fps_mode": "vfr",
-        "map_metadata": "-1",
-        "movflags": "+faststart",
         "threads": THREADS,
-        "f": "mp4",
+        "filter_complex_threads": THREADS,
+        "format": "null",
     }
-    graph = ffmpeg.output(*streams, output_file(name), **options)
+    if media.video is not None and not media.video.constant_rate:
+        options["enc_time_base"] = "1:90000"
+    options.pop("tag:v", None)
     return ffmpeg_command(
-        graph,
-        stage=stage,
-        duration=duration_of(media),
+        ffmpeg.output(stream, "-", **options),
+        stage="analysing",
+        duration=media.duration,
         share=share,
-        memory=_memory(coder, size, video),
+        memory=_memory(coder, size, media),
     )
 
 
 def copy_command(media: MediaInfo, *, name: str, container: str, share: float) -> Command:
     """Return the command that puts the source's streams, untouched, into a file of their kind."""
-    source = ffmpeg.input(input_file(SOURCE))
-    video = video_of(media)
-    wanted = [video.index, *(a.index for a in media.audio), *(s.index for s in media.subtitles)]
-    options: Options = {"c": "copy", "fflags": "+bitexact", "f": container}
+    node = source(media)
+    wanted = [*(a.index for a in media.audio), *(s.index for s in media.subtitles)]
+    if media.video is not None:
+        wanted.insert(0, media.video.index)
+    options: Options = {
+        "c": "copy",
+        "fflags": "+bitexact",
+        "format": container,
+        **clean_metadata(media),
+    }
+    languages = {
+        "a": [stream.language for stream in media.audio],
+        "s": [stream.language for stream in media.subtitles],
+    }
+    for kind, names in languages.items():
+        for number, language in enumerate(names):
+            if language:
+                options[f"metadata:s:{kind}:{number}"] = f"language={language}"
     if container in ("mp4", "mov"):
         options["movflags"] = "+faststart"
-    graph = ffmpeg.output(*(source[str(i)] for i in wanted), output_file(name), **options)
-    return ffmpeg_command(
-        graph, stage="copying", duration=duration_of(media), share=share, cpus=1.0
-    )
+    graph = ffmpeg.output(*(node[str(index)] for index in wanted), output_file(name), **options)
+    return ffmpeg_command(graph, stage="copying", duration=media.duration, share=share, cpus=1.0)
 
 
-def _memory(coder: Coder, size: tuple[int, int], video: VideoStream) -> int:
-    pixels = max(size[0] * size[1], video.width * video.height)
-    return (192 << 20) + pixels * coder.memory_per_pixel
+def _memory(coder: Coder, size: Size, media: MediaInfo) -> int:
+    video = media.video
+    decoded = (video.width, video.height) if video is not None else size
+    return int(encoding_memory(size, decoded) * coder.memory_factor)

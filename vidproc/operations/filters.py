@@ -8,7 +8,7 @@ limited range and has square pixels, so that the operations only think about its
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -142,16 +142,20 @@ def picture(
     size: Size | None = None,
     *,
     pixel_format: str = "yuv420p",
+    sample: Callable[[Any], Any] | None = None,
 ) -> Any:
     """Return the film's picture, cleaned, at `size` (displayed pixels; default: the source's).
 
     FFmpeg turns it upright itself. Sizes must be even unless `pixel_format` is RGB or 4:4:4.
+    `sample` chooses pictures (a frame rate, a part) where that is cheapest: before any scaling.
     """
     video = require_video(media)
     width, height = size or scaled(video.displayed_size, 1.0)
     stream = node[str(video.index)]
     if video.interlaced:
         stream = stream.filter("bwdif", mode="send_frame", deint="interlaced")
+    if sample is not None:
+        stream = sample(stream)
     rgb = is_rgb(video.pixel_format)
     converts = "zscale" in capabilities.filters and "tonemap" in capabilities.filters
     if (video.hdr or wide_gamut(video)) and converts:
@@ -279,6 +283,64 @@ def around(shown: Size, target: Size) -> Size:
     return tuple(  # type: ignore[return-value]
         whole if part <= whole + 2 else part for whole, part in zip(target, fitted, strict=True)
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of the film that exists: `start` and `length` in seconds, 0 the first picture."""
+
+    start: float
+    length: float
+    warnings: tuple[str, ...] = ()
+
+
+def segment(media: MediaInfo, start: float, length: float, *, sound: bool) -> Segment:
+    """Return the part of the film that was asked for, cut at the film's end.
+
+    The end is that of the picture, or with `sound` that of the longest stream. Raises
+    `ServiceError` 422 when no picture is shown at `start` or later.
+    """
+    video = require_video(media)
+    film = media.duration - video.start_time if media.duration is not None else None
+    pictures = video.duration if video.duration is not None else film
+    if pictures is None:
+        return Segment(start, length)
+    last = pictures - 0.999 / video.frame_rate if video.frame_rate else pictures
+    if start > max(0.0, last):
+        raise ServiceError(
+            ErrorCode.INVALID_PARAMETER,
+            f"start_time is {seconds(start)} s, but the video is only {pictures:.2f} s long.",
+            f"Choose a start_time below {max(0.01, last):.2f}. Example: --start-time 0",
+        )
+    end = max(pictures, film or 0.0) if sound else pictures
+    if start + length <= end:
+        return Segment(start, length)
+    short = start + length - end
+    warning = (
+        f"The part asked for runs past the end of the video ({end:.2f} s): "
+        f"it was cut to {end - start:.2f} s."
+    )
+    return Segment(start, end - start, (warning,) if short > 0.1 else ())
+
+
+def film_duration(media: MediaInfo, sound: Sound | None) -> float | None:
+    """Return the seconds of a film of the picture and the chosen track, None when unknown."""
+    video = media.video
+    if video is None or video.duration is None or (sound and sound.track.duration is None):
+        return media.duration
+    ends = [video.start_time + video.duration]
+    if sound is not None and sound.track.duration is not None:
+        ends.append(sound.track.start_time + sound.track.duration)
+    return max(ends)
+
+
+def tolerance(media: MediaInfo) -> float:
+    """Return by how many seconds a film's length may change for honest reasons."""
+    rate = media.video.frame_rate if media.video is not None else None
+    allowed = max(0.5, 2 / rate if rate else 0.0)
+    if media.ends_early:
+        allowed = max(allowed, 2.0, 0.1 * (media.duration or 0.0))
+    return allowed
 
 
 def picture_warnings(media: MediaInfo, capabilities: Capabilities) -> list[str]:
@@ -540,8 +602,9 @@ def x264(crf: int = 21, **rest: Any) -> dict[str, Any]:
     }
 
 
-def encoding_memory(size: Size, source: Size | None = None) -> int:
-    """Return an estimate of the bytes an encode needs: encoder look-ahead and decoded frames."""
-    pixels = size[0] * size[1]
-    decoded = source[0] * source[1] if source is not None else pixels
-    return (160 << 20) + 120 * pixels + 60 * decoded
+def encoding_memory(size: Size, *others: Size) -> int:
+    """Return an estimate of the bytes an encode at `size` needs: look-ahead and decoded frames.
+
+    `others` are the sizes of the pictures before it, such as the source's.
+    """
+    return (160 << 20) + 120 * size[0] * size[1] + sum(50 * w * h for w, h in others)

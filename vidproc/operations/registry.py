@@ -1,26 +1,39 @@
-"""Operation names to operations. The modules are imported when first asked for."""
+"""The operations by name: the one place that knows all of them."""
 
 from __future__ import annotations
 
-from functools import cache
-from importlib import import_module
 from typing import Any
 
+from vidproc.mmp.errors import ErrorCode, ServiceError
+from vidproc.operations.aspect_ratio import AspectRatioOperation
 from vidproc.operations.base import Operation
+from vidproc.operations.compress import CompressOperation
+from vidproc.operations.extract_audio import ExtractAudioOperation
+from vidproc.operations.gif import GifOperation
+from vidproc.operations.resolution import ResolutionOperation
+from vidproc.operations.webm import WebMOperation
 
-_CLASSES = {
-    "compress": "CompressOperation",
-    "resolution": "ResolutionOperation",
-    "aspect_ratio": "AspectRatioOperation",
-    "extract_audio": "ExtractAudioOperation",
-    "gif": "GifOperation",
-    "webm": "WebMOperation",
+OPERATIONS: dict[str, Operation[Any]] = {
+    operation.name: operation
+    for operation in (
+        CompressOperation(),
+        ResolutionOperation(),
+        AspectRatioOperation(),
+        ExtractAudioOperation(),
+        GifOperation(),
+        WebMOperation(),
+    )
 }
+"""Operation name -> operation, in the order of `vidproc.operations.parameters.PARAMETERS`."""
 
 
-@cache
 def get_operation(name: str) -> Operation[Any]:
-    """Return the operation called `name`; raises `KeyError` for any other name."""
-    module = import_module(f"vidproc.operations.{name}")
-    operation: Operation[Any] = getattr(module, _CLASSES[name])()
+    """Return an operation; raises `ServiceError` 400 for an unknown name."""
+    operation = OPERATIONS.get(name)
+    if operation is None:
+        raise ServiceError(
+            ErrorCode.BAD_REQUEST,
+            "The type names no operation.",
+            f"Use one of {', '.join(OPERATIONS)}.",
+        )
     return operation

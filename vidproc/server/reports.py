@@ -34,7 +34,7 @@ def status_report(
     task = view.task
     failure = task.failure
     fields: dict[str, Any] = {
-        "id": msgspec.UNSET if request.id is None else request.id,
+        "id": request.id,
         "status": task.state.value,
         "task_id": task.task_id,
         "type": task.type,

@@ -182,7 +182,7 @@ class VidprocService(Service):
         self.log.info(
             "vidproc {version} serves {ports}; FFmpeg {ffmpeg}, {cores} cores, data in {data}",
             version=__version__,
-            ports=", ".join(str(port.getHost()) for port in self._ports),
+            ports=", ".join(_readable(port.getHost()) for port in self._ports),
             ffmpeg=self._ffmpeg.version,
             cores=cores,
             data=str(self.config.data_dir),
@@ -226,6 +226,12 @@ class VidprocService(Service):
         self.log.info("stopped")
         self._logs.stop()
         self._storage.close()
+
+
+def _readable(address: Any) -> str:
+    if hasattr(address, "port"):
+        return f"{address.type.lower()} {address.host} port {address.port}"
+    return str(address)
 
 
 async def _maybe(result: Any) -> None:

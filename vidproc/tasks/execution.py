@@ -24,7 +24,7 @@ from vidproc.ffmpeg.command import (
     Workspace,
 )
 from vidproc.ffmpeg.media import MediaInfo
-from vidproc.ffmpeg.probe import parse_probe, probe_command
+from vidproc.ffmpeg.probe import ProbeError, parse_probe, probe_command
 from vidproc.ffmpeg.runner import Runner, RunningCommand
 from vidproc.mmp.errors import ErrorCode, ServiceError
 from vidproc.operations.base import Capabilities, Expectation, Operation, Product
@@ -206,9 +206,18 @@ class Attempt:
     async def _probe(self, name: str, *, verify: bool) -> MediaInfo:
         try:
             completed = await self.run(probe_command(name, verify=verify))
+            return parse_probe(completed.stdout, self.size_of(name))
         except CommandFailed as error:
             raise self._explain(error) from error
-        return parse_probe(completed.stdout, self.size_of(name))
+        except ProbeError as error:
+            self.log.error(
+                "task {task_id}: probe: {error}", task_id=self.task.task_id, error=str(error)
+            )
+            raise ServiceError(
+                ErrorCode.UNSUPPORTED_MEDIA,
+                "This file can't be read as a video.",
+                "Check that it plays from start to end, or send it in another format.",
+            ) from error
 
     async def _verify(self, product: Product) -> MediaInfo:
         """Look at the product as a player would; raises `ServiceError` when it is not whole."""

@@ -307,12 +307,14 @@ class Uploads:
         if task.upload_id is not None:
             self._by_upload_id[task.upload_id] = session
         self.log.info(
-            "upload for task {task_id} starts: {type}, {size} bytes from {offset}, peer {peer}",
+            "upload for task {task_id} starts: {type}, {size} bytes from {offset}, peer {peer},"
+            " filename {filename}",
             task_id=task.task_id,
             type=task.type,
             size=size,
             offset=offset,
             peer=task.peer,
+            filename=task.filename,
         )
         return session
 

@@ -1,0 +1,232 @@
+"""Helpers for tests on real media: run Commands without a server, make clips, look at results."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import subprocess
+import sys
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import av
+
+from vidproc.ffmpeg.binary import FFmpeg, find_ffmpeg
+from vidproc.ffmpeg.command import SOURCE, Command, CommandFailed, Completed
+from vidproc.ffmpeg.media import MediaInfo
+from vidproc.ffmpeg.probe import PROBE_CHILD, parse_probe, probe_command
+from vidproc.operations.base import Product
+from vidproc.operations.parameters import parse_parameters
+from vidproc.operations.registry import get_operation
+
+CLIPS = Path(__file__).parent / "media"
+
+FLOWER = CLIPS / "flower-540p-aac.mp4"
+FRIDAY = CLIPS / "friday-480p-aac.mp4"
+COCKATOO = CLIPS / "cockatoo-720p-noaudio.mp4"
+COUNT = CLIPS / "count-multiaudio-subs.mkv"
+FIRE = CLIPS / "fire-720p-vfr-rot180.mp4"
+FLAC = CLIPS / "bear-coverart.flac"
+PRORES = CLIPS / "prores422-10bit.mov"
+AVI = CLIPS / "mpeg4asp-mp3.avi"
+SCREENCAST = CLIPS / "screencast-480p-vp9-opus.webm"
+ANAMORPHIC = CLIPS / "screencast-anamorphic-sar3x2.mp4"
+
+RED, BLUE, GREEN, WHITE = (254, 0, 0), (0, 0, 254), (0, 128, 0), (255, 255, 255)
+QUADRANTS = (
+    "color=red:s={w}x{h}:r={r}[a];color=blue:s={w}x{h}:r={r}[b];"
+    "color=green:s={w}x{h}:r={r}[c];color=white:s={w}x{h}:r={r}[d];"
+    "[a][b]hstack[top];[c][d]hstack[bottom];[top][bottom]vstack"
+)
+"""A lavfi source of twice `w` x `h` pixels: red, blue over green, white; `r` pictures a second."""
+
+
+@functools.cache
+def tools() -> FFmpeg:
+    """Return the bundled FFmpeg and what it can do."""
+    return find_ffmpeg()
+
+
+def quadrants(width: int, height: int, rate: float = 25) -> str:
+    """Return a lavfi source: red, blue over green, white."""
+    return QUADRANTS.format(w=width // 2, h=height // 2, r=rate)
+
+
+def ffmpeg(*arguments: str | Path) -> None:
+    """Run FFmpeg to make or change a clip; raises with its own words when it fails."""
+    done = subprocess.run(
+        [tools().path, "-nostdin", "-hide_banner", "-y", "-loglevel", "error"]
+        + [str(argument) for argument in arguments],
+        capture_output=True,
+        timeout=120,
+    )
+    if done.returncode:
+        raise AssertionError(done.stderr.decode(errors="replace"))
+
+
+def synthesise(path: Path, *arguments: str | Path, lavfi: str, seconds: float = 1.0) -> Path:
+    """Make a clip from a lavfi source; `arguments` are further inputs and output options."""
+    ffmpeg("-f", "lavfi", "-t", str(seconds), "-i", lavfi, *arguments, path)
+    return path
+
+
+def run_command(command: Command, source: Path, folder: Path) -> Completed:
+    """Run one command; raises `CommandFailed`."""
+
+    def path_of(name: str) -> str:
+        return str(source if name == SOURCE else folder / name)
+
+    argv = command.resolve(path_of, 2)
+    if command.program == "ffmpeg":
+        paths = {i for i, a in enumerate(command.arguments) if a.startswith("vidproc-")}
+        argv = [f"file:{a}" if i in paths and "/" in a else a for i, a in enumerate(argv)]
+        argv = [tools().path, "-nostdin", "-hide_banner", "-y", "-loglevel", "error", *argv]
+    else:
+        argv = [sys.executable, "-I", "-B", PROBE_CHILD, *argv]
+    done = subprocess.run(argv, capture_output=True, timeout=300, env={}, cwd=folder)
+    tail = done.stderr.decode(errors="replace")[-4000:]
+    if done.returncode:
+        raise CommandFailed(command, f"status {done.returncode}: {tail}", tail)
+    return Completed(done.stdout, tail, 0.0)
+
+
+def probe(path: Path, *, verify: bool = False) -> MediaInfo:
+    """Return what the probe finds; raises what `parse_probe` raises."""
+    done = run_command(probe_command(verify=verify), path, path.parent)
+    return parse_probe(done.stdout, path.stat().st_size)
+
+
+@dataclass
+class FakeJob:
+    """A `Job` that runs its commands at once, in this process' children."""
+
+    media: MediaInfo
+    parameters: Any
+    capabilities: Any
+    source: Path
+    folder: Path
+    warnings: list[str] = field(default_factory=list)
+    commands: list[Command] = field(default_factory=list)
+
+    def run(self, command: Command) -> Awaitable[Completed]:
+        """Run it now."""
+        self.commands.append(command)
+        future: asyncio.Future[Completed] = asyncio.get_running_loop().create_future()
+        future.set_result(run_command(command, self.source, self.folder))
+        return future
+
+    def warn(self, sentence: str) -> None:
+        """Keep the sentence."""
+        self.warnings.append(sentence)
+
+    def size_of(self, name: str) -> int:
+        """Return a file's bytes."""
+        return (self.folder / name).stat().st_size
+
+    def read(self, name: str) -> bytes:
+        """Return a file's contents."""
+        return (self.folder / name).read_bytes()
+
+
+@dataclass
+class Result:
+    """A finished operation: the file, what the verifying probe says of it, and what was told."""
+
+    path: Path
+    media: MediaInfo
+    product: Product
+    warnings: list[str]
+    commands: list[Command]
+
+
+def process(
+    source: Path, operation: str, fields: dict[str, Any], folder: Path, capabilities: Any = None
+) -> Result:
+    """Do one operation as the server does: probe, run, verify against the expectation."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parameters, warnings = parse_parameters(operation, fields)
+    job = FakeJob(probe(source), parameters, capabilities or tools(), source, folder, warnings)
+    product = asyncio.run(get_operation(operation).run(job))  # type: ignore[arg-type]
+    path = folder / product.file
+    media = probe(path, verify=True)
+    fault = mismatch(media, product)
+    if fault:
+        raise AssertionError(f"{path.name} is not as expected: {fault}; {media}")
+    return Result(path, media, product, job.warnings, job.commands)
+
+
+def mismatch(media: MediaInfo, product: Product) -> str | None:
+    """Return how a file differs from what its product must be."""
+    wanted = product.expectation
+    if wanted.video != (media.video is not None):
+        return "video"
+    if wanted.audio != bool(media.audio):
+        return "audio"
+    if wanted.size is not None and media.video and media.video.displayed_size != wanted.size:
+        return f"size {media.video.displayed_size}, not {wanted.size}"
+    if wanted.duration is not None:
+        off = abs((media.duration or 0.0) - wanted.duration)
+        if off > wanted.tolerance:
+            return f"duration {media.duration}, not {wanted.duration}"
+    return None
+
+
+def picture_at(path: Path, number: int = 0) -> Any:
+    """Return a decoded picture as an (H, W, 3) RGB list of rows, upright as FFmpeg shows it."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        for index, frame in enumerate(container.decode(stream)):
+            if index == number:
+                matrix = "itu709" if int(frame.colorspace) == 1 else "itu601"
+                rgb = frame.reformat(format="rgb24", src_colorspace=matrix)
+                plane = rgb.planes[0]
+                data, stride = bytes(plane), plane.line_size
+                return [
+                    [tuple(data[y * stride + 3 * x :][:3]) for x in range(frame.width)]
+                    for y in range(frame.height)
+                ]
+    raise AssertionError(f"{path} has no picture {number}")
+
+
+def colour(picture: Any, x: float, y: float) -> tuple[int, int, int]:
+    """Return the colour at a place given as parts (0 to 1) of width and height."""
+    height, width = len(picture), len(picture[0])
+    pixel: tuple[int, int, int] = picture[min(height - 1, int(y * height))][
+        min(width - 1, int(x * width))
+    ]
+    return pixel
+
+
+def near(one: tuple[int, ...], other: tuple[int, ...], most: int = 24) -> bool:
+    """Whether two colours differ by at most `most` of 255 in every part."""
+    return all(abs(a - b) <= most for a, b in zip(one, other, strict=True))
+
+
+def corners(picture: Any) -> list[tuple[int, int, int]]:
+    """Return the colours in the middle of the four quadrants, row by row."""
+    return [colour(picture, x, y) for y in (0.25, 0.75) for x in (0.25, 0.75)]
+
+
+def times(path: Path, kind: str = "video") -> list[float]:
+    """Return the presentation times of a stream's packets, sorted, in seconds."""
+    with av.open(str(path)) as container:
+        stream = getattr(container.streams, kind)[0]
+        stamps = [p.pts for p in container.demux(stream) if p.pts is not None]
+        return sorted(float(stamp * stream.time_base) for stamp in stamps)
+
+
+def metadata_text(path: Path) -> str:
+    """Return all tags of a file, of its streams too, in one text."""
+    with av.open(str(path)) as container:
+        tags = [dict(container.metadata)] + [dict(s.metadata) for s in container.streams]
+    return " ".join(f"{key}={value}" for each in tags for key, value in each.items())
+
+
+def scratch(case: Any) -> Path:
+    """Return a new folder of a trial test case."""
+    path = Path(case.mktemp())
+    os.makedirs(path)
+    return path.resolve()

@@ -1,0 +1,305 @@
+"""The server's real parts, put together without threads, processes and real time.
+
+Store, storage, scheduler and protocol are the real ones; the clock is a `Clock`, threads run in
+place, and `StubRunner` keeps `Runner`'s promises but runs nothing: a test says how each command
+ends. The bytes of probe answers are those of the real probe.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+
+from vidproc.ffmpeg.binary import find_ffmpeg
+from vidproc.ffmpeg.command import (
+    SOURCE,
+    Command,
+    CommandFailed,
+    CommandStopped,
+    Completed,
+    Workspace,
+)
+from vidproc.ffmpeg.probe import PROBE_CHILD, probe_command
+from vidproc.mmp.codec import NEED_DATA, Decoder, MessageEnded, PayloadChunk, encode_head
+from vidproc.server.access import Tokens
+from vidproc.server.factory import MMPFactory
+from vidproc.server.protocol import MMPServerProtocol
+from vidproc.server.reports import ServerInfo
+from vidproc.storage import Storage
+from vidproc.tasks.scheduler import Scheduler
+from vidproc.tasks.settings import Settings
+from vidproc.tasks.store import Store
+
+CLIP = str(Path(__file__).parent / "media" / "flower-540p-aac.mp4")
+
+
+class InPlace:
+    """`WorkerThreads` without threads: the call has been made when `call` returns."""
+
+    def call(self, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Deferred[Any]:
+        return maybeDeferred(function, *arguments, **keywords)
+
+
+class ByHand:
+    """`WorkerThreads` whose calls wait until the test lets them run."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[Deferred[Any], Callable[[], Any]]] = []
+
+    def call(self, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Deferred[Any]:
+        result: Deferred[Any] = Deferred()
+        self.waiting.append((result, lambda: function(*arguments, **keywords)))
+        return result
+
+    def run_all(self) -> None:
+        while self.waiting:
+            result, call = self.waiting.pop(0)
+            maybeDeferred(call).chainDeferred(result)
+
+
+class StubCommand:
+    """A command that runs until the test ends it."""
+
+    def __init__(self, runner: StubRunner, command: Command, path_of: Callable[[str], Path]):
+        self.command = command
+        self.threads = 1
+        self.result: Deferred[Completed] = Deferred()
+        self.stops = 0
+        self.peak_memory = 0
+        self.cpu_time = 0.0
+        self._runner = runner
+        self._path_of = path_of
+
+    def stop(self) -> None:
+        self.stops += 1
+        if self._runner.stops_at_once:
+            self.end(CommandStopped("stopped on request"))
+
+    def complete(self, stdout: bytes = b"", content: bytes = b"result") -> None:
+        """End well: its outputs are written."""
+        for name in self.command.outputs:
+            self._path_of(name).write_bytes(content)
+        self.end(Completed(stdout, "", 0.1))
+
+    def fail(self, tail: str = "") -> None:
+        """End badly."""
+        self.end(CommandFailed(self.command, "exit status 1", tail))
+
+    def end(self, outcome: Completed | Exception) -> None:
+        self._runner.running.remove(self)
+        if isinstance(outcome, Completed):
+            self.result.callback(outcome)
+        else:
+            self.result.errback(outcome)
+
+    def measure(self) -> None:
+        pass
+
+
+class StubRunner:
+    """Keeps `Runner`'s promises; `running` are the commands that wait for the test."""
+
+    def __init__(self, path_of_key: Callable[[str], Path]) -> None:
+        self.running: list[StubCommand] = []
+        self.stops_at_once = True
+        self._path_of_key = path_of_key
+
+    def start(
+        self, command: Command, workspace: Workspace, threads: int, on_progress: Any
+    ) -> StubCommand:
+        running = StubCommand(self, command, lambda name: self._path_of_key(workspace.key_of(name)))
+        running.threads = threads
+        running.on_progress = on_progress  # type: ignore[attr-defined]
+        self.running.append(running)
+        return running
+
+
+class AllCapabilities:
+    """An FFmpeg that can everything."""
+
+    encoders = frozenset({"libx264", "aac", "libmp3lame", "gif", "libvpx-vp9", "libopus"})
+    filters = frozenset({"zscale", "tonemap", "bwdif", "palettegen", "paletteuse"})
+
+
+class Rig:
+    """A server in `root`."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        settings: Settings | None = None,
+        limit: int = 1 << 40,
+        tokens: Tokens | None = None,
+        **factory: Any,
+    ) -> None:
+        self.clock = Clock()
+        self.clock.advance(1_700_000_000)
+        self.storage = Storage(root, limit)
+        self.storage.open()
+        self.store = Store(root / "tasks.sqlite")
+        self.store.open()
+        self.disk: Any = InPlace()
+        self.runner = StubRunner(self.storage.path)
+        self.settings = settings or Settings()
+        self.scheduler = Scheduler(
+            self.clock,
+            self.settings,
+            storage=self.storage,
+            disk=self.disk,
+            store=self.store,
+            store_thread=InPlace(),  # type: ignore[arg-type]
+            runner=self.runner,
+            capabilities=AllCapabilities(),
+            cores=2,
+        )
+        self.factory = MMPFactory(
+            self.clock,
+            self.scheduler,
+            self.disk,
+            lambda: ServerInfo(
+                self.settings, "9.0", ("rlimits",), self.scheduler.queued, self.scheduler.running, 2
+            ),
+            tokens=tokens,
+            **factory,
+        )
+
+    def close(self) -> None:
+        self.store.close()
+        self.storage.close()
+
+    def connect(self, host: str = "192.0.2.1") -> Client:
+        return Client(self.factory, host)
+
+
+class Client:
+    """One connection to a rig's server, in memory."""
+
+    def __init__(self, factory: MMPFactory, host: str) -> None:
+        self.transport = Transport(peerAddress=IPv4Address("TCP", host, 40000))
+        self.protocol: MMPServerProtocol = factory.buildProtocol(None)
+        self.transport.protocol = self.protocol
+        self.protocol.makeConnection(self.transport)
+        self._decoder = Decoder()
+
+    def send(self, data: bytes) -> None:
+        """Deliver bytes to the server."""
+        self.protocol.dataReceived(data)
+
+    def request(
+        self, request: dict[str, Any], payload: bytes = b"", media_type: str = ""
+    ) -> list[tuple[dict[str, Any], str, bytes]]:
+        """Send a whole request and return the answers that have arrived since."""
+        self.send(message(request, payload, media_type))
+        return self.answers()
+
+    def answers(self) -> list[tuple[dict[str, Any], str, bytes]]:
+        """Return the messages that arrived since the last call: (JSON, media type, payload)."""
+        self._decoder.receive_data(self.transport.value())
+        self.transport.clear()
+        found: list[tuple[dict[str, Any], str, bytes]] = []
+        parts: list[bytes] = []
+        head: Any = None
+        while (event := self._decoder.next_event()) is not NEED_DATA:
+            if isinstance(event, PayloadChunk):
+                parts.append(bytes(event.data))
+            elif isinstance(event, MessageEnded):
+                found.append((json.loads(head.json), head.media_type, b"".join(parts)))
+                parts = []
+            else:
+                head = event
+        return found
+
+    def answer(self) -> dict[str, Any]:
+        """Return the JSON of the one answer that arrived since."""
+        answers = self.answers()
+        if len(answers) != 1:
+            raise AssertionError(f"expected one answer, got {answers}")
+        return answers[0][0]
+
+    def half_close(self) -> None:
+        """Send nothing more."""
+        self.protocol.readConnectionLost()
+
+    def lose(self) -> None:
+        """The cable is pulled."""
+        from twisted.internet.error import ConnectionLost
+        from twisted.python.failure import Failure
+
+        self.protocol.connectionLost(Failure(ConnectionLost()))
+
+
+class Transport(StringTransport):
+    """A `StringTransport` that notes how the server ends it."""
+
+    aborted = False
+    write_closed = False
+    protocol: Any = None
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+        self.disconnecting = True
+        self.protocol.connectionLost()
+
+    def loseWriteConnection(self) -> None:
+        self.write_closed = True
+
+    @property
+    def ended(self) -> bool:
+        """Whether the server has closed its side."""
+        return self.disconnecting or self.write_closed
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        pass
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        pass
+
+
+def message(request: dict[str, Any], payload: bytes = b"", media_type: str = "") -> bytes:
+    """Return a whole request's bytes."""
+    return encode_head(json.dumps(request).encode(), media_type, len(payload)) + payload
+
+
+@cache
+def probe_answer(path: str) -> bytes:
+    """Return what the real probe prints about a file."""
+    command = probe_command()
+    argv = command.resolve(lambda _: path, 1)
+    done = subprocess.run(
+        [sys.executable, "-I", "-B", PROBE_CHILD, *argv], stdout=subprocess.PIPE, check=True
+    )
+    return done.stdout
+
+
+@cache
+def gif_answer() -> bytes:
+    """Return what the real probe prints about a GIF of one second of the flower clip."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/result.gif"
+        picture = ["-f", "lavfi", "-i", "testsrc=size=480x270:rate=12:duration=1"]
+        subprocess.run(
+            [find_ffmpeg().path, "-nostdin", "-loglevel", "error", *picture, path], check=True
+        )
+        return probe_answer(path)
+
+
+def complete_step(running: StubCommand, content: bytes = b"GIF of the film") -> None:
+    """Let a command of a gif task on the flower clip do well."""
+    if running.command.program == "ffmpeg":
+        running.complete(content=content)
+    elif running.command.inputs == (SOURCE,):
+        running.complete(probe_answer(CLIP))
+    else:
+        running.complete(gif_answer())

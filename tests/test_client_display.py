@@ -1,0 +1,213 @@
+"""What a person sees: the words, the plain lines, the bars."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from vidproc.client.display import (
+    BarDisplay,
+    PlainDisplay,
+    SpeedMeter,
+    describe_status,
+    describe_transfer,
+    make_display,
+    printable,
+    time_left,
+)
+
+
+def processing(**more: Any) -> dict[str, Any]:
+    """Return a status in the middle of an encode."""
+    return {"status": "processing", "stage": "encoding", "progress": 0.456, **more}
+
+
+class WordTests(SynchronousTestCase):
+    """Statuses and transfers in words."""
+
+    def test_a_status_names_stage_percent_speed_and_time_left(self) -> None:
+        """All that is known, on one line."""
+        self.assertEqual(
+            describe_status(processing(speed=1.84, eta=12.3)),
+            "processing: encoding 45 % (1.8x, about 12 s left)",
+        )
+
+    def test_a_queued_task_tells_its_position(self) -> None:
+        """Who waits wants to know how long the queue is."""
+        text = describe_status({"status": "queued", "queue_position": 3})
+        self.assertEqual(text, "queued: position 3 in the queue")
+
+    def test_a_bare_status_is_enough(self) -> None:
+        """Simple servers send nothing but the status."""
+        self.assertEqual(describe_status({"status": "processing"}), "processing")
+        self.assertEqual(describe_status({}), "unknown")
+
+    def test_values_of_odd_types_are_left_out(self) -> None:
+        """A server may send anything; nothing of it ends in an error."""
+        fields = processing(speed="fast", eta=-1, progress=None, stage=7, queue_position=[])
+        self.assertEqual(describe_status(fields), "processing")
+
+    def test_nothing_is_at_100_percent_before_it_is_done(self) -> None:
+        """99.9 % is 99 %."""
+        self.assertIn("99 %", describe_status(processing(progress=0.999)))
+
+    def test_a_transfer_names_bytes_speed_and_time_left(self) -> None:
+        """Sizes as people read them."""
+        text = describe_transfer(5 << 20, 11 << 20, float(3 << 20))
+        self.assertEqual(text, "5.0 MiB of 11.0 MiB, 3.0 MiB/s, about 2 s left")
+        self.assertEqual(describe_transfer(0, 0, None), "0 bytes of 0 bytes")
+
+    def test_long_times_are_in_minutes(self) -> None:
+        """Nobody counts in 3,600 seconds."""
+        self.assertEqual(time_left(185), "about 3 min 05 s left")
+
+    def test_control_characters_do_not_reach_the_terminal(self) -> None:
+        """A server's text can't clear the screen, nor turn the writing around."""
+        self.assertEqual(printable("a\x1b[2Jb\u202ec\nd"), "a\\x1b[2Jb\\u202ec d")
+
+    def test_an_endless_text_is_cut(self) -> None:
+        """A line stays a line."""
+        self.assertEqual(len(printable("x" * 10_000)), 2000)
+
+
+class SpeedMeterTests(SynchronousTestCase):
+    """Bytes a second."""
+
+    def test_bytes_of_an_earlier_run_do_not_count(self) -> None:
+        """A resumed transfer has the speed of this run."""
+        clock = Clock()
+        meter = SpeedMeter(clock.seconds)
+        self.assertIsNone(meter(1000))
+        clock.advance(2)
+        self.assertEqual(meter(3000), 1000.0)
+
+    def test_starting_over_measures_anew(self) -> None:
+        """Going back is no negative speed."""
+        clock = Clock()
+        meter = SpeedMeter(clock.seconds)
+        meter(1000)
+        clock.advance(2)
+        self.assertIsNone(meter(0))
+
+
+class PlainDisplayTests(SynchronousTestCase):
+    """Lines for logs and pipes."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.stream = io.StringIO()
+        self.display = PlainDisplay(self.stream, 60.0, self.clock.seconds)
+
+    def lines(self) -> list[str]:
+        return self.stream.getvalue().splitlines()
+
+    def test_one_line_per_interval(self) -> None:
+        """Between two lines of the same stage pass the seconds asked for."""
+        for _ in range(121):
+            self.display.status(processing())
+            self.clock.advance(1)
+        self.assertEqual(len(self.lines()), 3)
+
+    def test_a_change_of_stage_or_status_is_told_at_once(self) -> None:
+        """Nobody waits a minute to learn that it is done."""
+        self.display.status({"status": "queued"})
+        self.display.status(processing(stage="probing"))
+        self.display.status(processing(stage="encoding"))
+        self.display.status({"status": "completed"})
+        self.assertEqual(
+            [line.split(" 4")[0] for line in self.lines()],
+            ["queued", "processing: probing", "processing: encoding", "completed"],
+        )
+
+    def test_transfers_are_told_with_percent(self) -> None:
+        """Upload and download look alike."""
+        self.display.upload(1, 4)
+        self.display.download(4, 4)
+        self.assertEqual(
+            self.lines(),
+            ["uploading: 25 % (1 bytes of 4 bytes)", "downloading: 100 % (4 bytes of 4 bytes)"],
+        )
+
+    def test_a_closed_stream_does_not_end_the_work(self) -> None:
+        """As in ``vidproc ... 2>&1 | head``."""
+        self.stream.close()
+        self.display.line("still here")
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class BarDisplayTests(SynchronousTestCase):
+    """Bars on a terminal."""
+
+    def setUp(self) -> None:
+        for name, value in (("TERM", "xterm"), ("COLUMNS", "100"), ("NO_COLOR", "1")):
+            self.patch(os, "environ", {**os.environ, name: value})
+        self.clock = Clock()
+        self.stream = Terminal()
+        self.display = BarDisplay(self.stream, self.clock.seconds)
+        self.addCleanup(self.display.close)
+
+    def test_each_phase_has_its_bar(self) -> None:
+        """Upload, processing with its stage, download."""
+        self.display.upload(5, 10)
+        self.display.status({"status": "queued", "queue_position": 2})
+        self.display.status(processing(speed=2.0, eta=9))
+        self.display.download(10, 10)
+        self.display.close()
+        shown = self.stream.getvalue()
+        for text in (
+            "upload",
+            " 50 %",
+            "queued",
+            "position 2 in the queue",
+            "encoding",
+            " 45 %",
+            "2.0x, about 9 s left",
+            "download",
+            "100 %",
+        ):
+            self.assertIn(text, shown)
+
+    def test_a_flood_of_events_draws_now_and_then(self) -> None:
+        """A fast network must not spend its time on drawing."""
+        for sent in range(1000):
+            self.display.upload(sent, 2000)
+        self.assertLess(self.stream.getvalue().count("upload"), 5)
+
+    def test_markup_in_a_servers_text_is_text(self) -> None:
+        """Square brackets mean nothing here."""
+        self.display.status(processing(stage="[red]x[/nope]"))
+        self.display.line("[bold]y[/nope]")
+        self.assertIn("[red]x[/nope]", self.stream.getvalue())
+        self.assertIn("[bold]y[/nope]", self.stream.getvalue())
+
+    def test_the_cursor_comes_back(self) -> None:
+        """Whatever happens, closing restores the terminal."""
+        self.display.upload(1, 10)
+        self.display.close()
+        self.display.line("after")
+        self.assertTrue(self.stream.getvalue().endswith("\x1b[?25hafter\n"))
+
+
+class MakeDisplayTests(SynchronousTestCase):
+    """Which display it is."""
+
+    def test_a_terminal_gets_bars(self) -> None:
+        """The stream decides."""
+        self.patch(os, "environ", {**os.environ, "TERM": "xterm"})
+        self.assertIsInstance(make_display(Terminal(), 60, Clock().seconds), BarDisplay)
+
+    def test_a_pipe_gets_lines(self) -> None:
+        """So does a terminal that can't move its cursor."""
+        self.assertIsInstance(make_display(io.StringIO(), 60, Clock().seconds), PlainDisplay)
+        self.patch(os, "environ", {**os.environ, "TERM": "dumb"})
+        self.assertIsInstance(make_display(Terminal(), 60, Clock().seconds), PlainDisplay)

@@ -1,0 +1,306 @@
+"""Queue, attempts, cancels and pruning, with a clock and commands that the test ends."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.rig import CLIP, Rig, StubCommand, complete_step, probe_answer
+from vidproc.ffmpeg.command import Progress
+from vidproc.mmp.errors import ServiceError
+from vidproc.tasks.model import State
+from vidproc.tasks.scheduler import TaskView
+from vidproc.tasks.settings import Caller, Settings
+from vidproc.tasks.uploads import AcceptedTask, Submission, UploadSession
+
+GIF = {"start_time": 0, "duration": 1}
+
+
+class SchedulerTestCase(SynchronousTestCase):
+    def rig(self, **settings: Any) -> Rig:
+        rig = Rig(Path(self.mktemp()), settings=Settings(**settings))
+        self.addCleanup(rig.close)
+        return rig
+
+    def submit(self, rig: Rig, peer: str = "192.0.2.1") -> str:
+        submission = Submission("gif", GIF, "mp4", payload_size=4)
+        session = self.run_coroutine(rig.scheduler.admit(submission, Caller(peer)))
+        assert isinstance(session, UploadSession)
+        session.write(b"film")
+        accepted = self.successResultOf(session.finish())
+        assert isinstance(accepted, AcceptedTask)
+        return accepted.task_id
+
+    def run_coroutine(self, coroutine: Any) -> Any:
+        return self.successResultOf(coroutine)
+
+    def view(self, rig: Rig, task_id: str) -> TaskView:
+        return self.run_coroutine(rig.scheduler.status(task_id, Caller("192.0.2.1")))
+
+    def state(self, rig: Rig, task_id: str) -> State:
+        return self.view(rig, task_id).task.state
+
+    def finish_all(self, rig: Rig) -> None:
+        while rig.runner.running:
+            complete_step(rig.runner.running[0])
+
+    def leftovers(self, rig: Rig) -> list[str]:
+        """Files of tasks other than results."""
+        root = rig.storage.root
+        return [
+            str(path.relative_to(root))
+            for folder in ("inputs", "uploads", "work")
+            for path in (root / folder).rglob("*")
+            if path.is_file()
+        ]
+
+
+class QueueTests(SchedulerTestCase):
+    def test_only_so_many_run_at_a_time_oldest_first(self) -> None:
+        """The others know their place in the queue."""
+        rig = self.rig(max_concurrent=1)
+        tasks = [self.submit(rig, f"192.0.2.{n}") for n in range(3)]
+        self.assertEqual(
+            [self.state(rig, task) for task in tasks],
+            [State.PROCESSING, State.QUEUED, State.QUEUED],
+        )
+        self.assertEqual([self.view(rig, t).queue_position for t in tasks], [None, 1, 2])
+        self.finish_all(rig)
+        self.assertEqual([self.state(rig, task) for task in tasks], [State.COMPLETED] * 3)
+
+    def test_more_concurrency_starts_what_waits(self) -> None:
+        """At once, without another event."""
+        rig = self.rig(max_concurrent=1)
+        for n in range(3):
+            self.submit(rig, f"192.0.2.{n}")
+        rig.scheduler.set_concurrency(2)
+        self.assertEqual((rig.scheduler.running, rig.scheduler.queued), (2, 1))
+
+    def test_a_finished_task_leaves_its_result_and_nothing_else(self) -> None:
+        """Input, attempt folder and promised room are gone; the slot is free."""
+        rig = self.rig()
+        task_id = self.submit(rig)
+        self.finish_all(rig)
+        self.assertEqual(self.leftovers(rig), [])
+        self.assertEqual(rig.storage.reserved, 0)
+        self.assertEqual(os.listdir(rig.storage.root / "results"), [f"{task_id}.gif"])
+        self.submit(rig)
+
+    def test_a_task_that_fails_frees_its_slot_and_says_why(self) -> None:
+        """In the words of the error table."""
+        rig = self.rig()
+        task_id = self.submit(rig)
+        rig.runner.running[0].complete(b'{"error": "damaged", "message": "moov atom not found"}')
+        view = self.view(rig, task_id)
+        assert view.task.failure is not None
+        self.assertEqual((view.task.state, view.task.failure.code), (State.FAILED, 415))
+        self.assertEqual(self.leftovers(rig), [])
+        self.submit(rig)
+
+    def test_a_command_that_fails_fails_its_task(self) -> None:
+        """A full disk is told apart from a bad file."""
+        for tail, code in (("Invalid data found", 415), ("No space left on device", 507)):
+            rig = self.rig()
+            task_id = self.submit(rig)
+            complete_step(rig.runner.running[0])
+            rig.runner.running[0].fail(tail)
+            failure = self.view(rig, task_id).task.failure
+            assert failure is not None
+            self.assertEqual(failure.code, code)
+
+    def test_a_fault_of_ours_is_tried_three_times(self) -> None:
+        """Then the task fails with a reference to the log."""
+        rig = self.rig()
+        task_id = self.submit(rig)
+        for _ in range(3):
+            rig.runner.running[0].end(RuntimeError("a bug"))
+        failure = self.view(rig, task_id).task.failure
+        assert failure is not None
+        self.assertEqual(failure.code, 500)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 3)
+        self.assertEqual(rig.runner.running, [])
+
+    def test_a_task_that_takes_too_long_is_stopped(self) -> None:
+        """By its wall clock, whatever it does."""
+        rig = self.rig(job_timeout=100.0)
+        task_id = self.submit(rig)
+        rig.clock.advance(100.0)
+        failure = self.view(rig, task_id).task.failure
+        assert failure is not None
+        self.assertEqual(failure.code, 413)
+
+    def test_a_result_that_is_not_right_fails_the_task(self) -> None:
+        """Whatever FFmpeg's exit status said: here it wrote something with a picture of 960x540."""
+        rig = self.rig()
+        task_id = self.submit(rig)
+        complete_step(rig.runner.running[0])
+        complete_step(rig.runner.running[0])
+        rig.runner.running[0].complete(probe_answer(CLIP))
+        self.assertIs(self.state(rig, task_id), State.FAILED)
+        self.assertEqual(os.listdir(rig.storage.root / "results"), [])
+
+    def test_an_empty_result_fails_the_task(self) -> None:
+        """FFmpeg's exit status is 0 for a segment past the end."""
+        rig = self.rig()
+        task_id = self.submit(rig)
+        complete_step(rig.runner.running[0])
+        rig.runner.running[0].complete(content=b"")
+        self.assertIs(self.state(rig, task_id), State.FAILED)
+
+
+class ProgressTests(SchedulerTestCase):
+    def encoding(self, rig: Rig) -> StubCommand:
+        self.submit(rig)
+        complete_step(rig.runner.running[0])
+        return rig.runner.running[0]
+
+    def test_progress_comes_from_ffmpeg_and_never_goes_back(self) -> None:
+        """Half the duration is half the work; the rest of the time follows from it."""
+        rig = self.rig()
+        command = self.encoding(rig)
+        duration = command.command.duration or 0
+        rig.clock.advance(5)
+        command.on_progress(Progress(duration / 2, 6, 2.0))  # type: ignore[attr-defined]
+        task_id = next(iter(rig.scheduler._active))
+        view = self.view(rig, task_id)
+        self.assertEqual((view.stage, view.speed), (command.command.stage, 2.0))
+        self.assertAlmostEqual(view.progress, 0.5 * command.command.share, places=2)
+        assert view.eta is not None
+        self.assertAlmostEqual(view.eta, 5 * (1 - view.progress) / view.progress, places=2)
+        command.on_progress(Progress(0.0, 1, 2.0))  # type: ignore[attr-defined]
+        self.assertEqual(self.view(rig, task_id).progress, view.progress)
+
+    def test_progress_is_1_only_at_the_end(self) -> None:
+        """What FFmpeg has written still has to be verified."""
+        rig = self.rig()
+        command = self.encoding(rig)
+        command.on_progress(Progress(1e9, 6, 2.0))  # type: ignore[attr-defined]
+        task_id = next(iter(rig.scheduler._active))
+        self.assertLess(self.view(rig, task_id).progress, 1)
+        self.finish_all(rig)
+        self.assertEqual(self.view(rig, task_id).progress, 1)
+
+
+class CancelTests(SchedulerTestCase):
+    def cancel(self, rig: Rig, task_id: str) -> Any:
+        from twisted.internet.defer import ensureDeferred
+
+        return ensureDeferred(rig.scheduler.cancel(task_id, Caller("192.0.2.1")))
+
+    def test_a_running_task_is_cancelled_when_its_process_has_ended(self) -> None:
+        """Not before; then its files are gone and its slot is free."""
+        rig = self.rig()
+        rig.runner.stops_at_once = False
+        task_id = self.submit(rig)
+        complete_step(rig.runner.running[0])
+        done = self.cancel(rig, task_id)
+        self.assertNoResult(done)
+        command = rig.runner.running[0]
+        self.assertEqual(command.stops, 1)
+        from vidproc.ffmpeg.command import CommandStopped
+
+        command.end(CommandStopped())
+        self.assertIs(self.successResultOf(done), State.CANCELLED)
+        self.assertEqual(self.leftovers(rig), [])
+        self.submit(rig)
+
+    def test_a_queued_task_is_cancelled_without_having_run(self) -> None:
+        """The one before it goes on."""
+        rig = self.rig(max_concurrent=1)
+        self.submit(rig, "192.0.2.7")
+        task_id = self.submit(rig)
+        self.assertIs(self.successResultOf(self.cancel(rig, task_id)), State.CANCELLED)
+        self.assertEqual((rig.scheduler.running, rig.scheduler.queued), (1, 0))
+
+    def test_a_completed_task_keeps_its_state_and_loses_its_files(self) -> None:
+        """Its download is 410 from then on."""
+        rig = self.rig()
+        task_id = self.submit(rig)
+        self.finish_all(rig)
+        self.assertIs(self.successResultOf(self.cancel(rig, task_id)), State.COMPLETED)
+        self.assertEqual(os.listdir(rig.storage.root / "results"), [])
+        from twisted.internet.defer import ensureDeferred
+
+        gone = self.failureResultOf(
+            ensureDeferred(rig.scheduler.result(task_id, Caller("192.0.2.1"))), ServiceError
+        )
+        self.assertEqual(gone.value.code, 410)
+
+    def test_a_cancel_that_loses_the_race_still_removes_the_result(self) -> None:
+        """The encode ended while it was being stopped."""
+        rig = self.rig()
+        rig.runner.stops_at_once = False
+        task_id = self.submit(rig)
+        while rig.runner.running[0].command.stage != "verifying":
+            complete_step(rig.runner.running[0])
+        done = self.cancel(rig, task_id)
+        self.finish_all(rig)
+        self.assertIs(self.successResultOf(done), State.CANCELLED)
+        self.assertEqual(os.listdir(rig.storage.root / "results"), [])
+
+
+class StopTests(SchedulerTestCase):
+    def test_a_stop_puts_running_tasks_back_and_the_next_start_takes_them_up(self) -> None:
+        """An interruption is no failure, and each attempt has a folder of its own."""
+        root = Path(self.mktemp())
+        rig = Rig(root)
+        task_id = self.submit(rig)
+        folder = rig.runner.running[0]
+        self.run_coroutine(rig.scheduler.stop())
+        task = rig.store.get(task_id)
+        assert task is not None
+        self.assertEqual((task.state, task.failures, task.attempt), (State.QUEUED, 0, 1))
+        self.assertEqual(rig.runner.running, [])
+        rig.close()
+
+        again = Rig(root)
+        self.addCleanup(again.close)
+        self.run_coroutine(again.scheduler.start())
+        self.finish_all(again)
+        self.assertIs(self.state(again, task_id), State.COMPLETED)
+        finished = again.store.get(task_id)
+        assert finished is not None and folder is not None
+        self.assertEqual(finished.attempt, 2)
+
+
+class PruneTests(SchedulerTestCase):
+    def finished(self, rig: Rig, peer: str = "192.0.2.1") -> str:
+        task_id = self.submit(rig, peer)
+        self.finish_all(rig)
+        return task_id
+
+    def prune(self, rig: Rig) -> list[str]:
+        return self.run_coroutine(rig.scheduler.prune())
+
+    def test_a_result_is_kept_for_its_retention(self) -> None:
+        """Then it expires: file gone, row kept."""
+        rig = self.rig(retention=100.0)
+        task_id = self.finished(rig)
+        rig.clock.advance(99)
+        self.assertEqual(self.prune(rig), [])
+        rig.clock.advance(1)
+        self.assertEqual(self.prune(rig), [task_id])
+        self.assertIs(self.state(rig, task_id), State.EXPIRED)
+        self.assertEqual(os.listdir(rig.storage.root / "results"), [])
+
+    def test_a_result_that_is_being_downloaded_stays(self) -> None:
+        """Until its download has ended."""
+        rig = self.rig(retention=100.0)
+        task_id = self.finished(rig)
+        result = self.run_coroutine(rig.scheduler.result(task_id, Caller("192.0.2.1")))
+        rig.clock.advance(100)
+        self.assertEqual(self.prune(rig), [])
+        result.close()
+        self.assertEqual(self.prune(rig), [task_id])
+
+    def test_downloaded_results_go_first_when_room_is_short(self) -> None:
+        """And no more of them than it takes."""
+        rig = self.rig()
+        first, second = self.finished(rig, "192.0.2.1"), self.finished(rig, "192.0.2.2")
+        self.run_coroutine(rig.scheduler.note_downloaded(second))
+        rig.storage.limit = rig.storage.used - 1
+        self.assertEqual(self.prune(rig), [second])
+        self.assertIs(self.state(rig, first), State.COMPLETED)

@@ -1,0 +1,366 @@
+"""The whole system: a real twistd process, real sockets, real FFmpeg, real kills."""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import psutil
+from twisted.trial.unittest import SkipTest, TestCase
+
+from tests.server_process import PlainClient, ServerProcess, receive, send, wait_for
+
+MEDIA = Path(__file__).parent / "media"
+CLIP = MEDIA / "flower-540p-aac.mp4"
+LONG: dict[str, Any] = {"start_time": 0, "duration": 5, "quality": 4, "width": 640}
+"""Parameters of a webm that takes some seconds: time enough to kill something."""
+
+
+@cache
+def shared_server() -> ServerProcess:
+    """Start the server that most tests use; it ends with the test run."""
+    server = ServerProcess(Path(f"shared-server-{os.getpid()}")).start()
+    atexit.register(server.stop)
+    return server
+
+
+def codecs(path: Path) -> dict[str, Any]:
+    """Return what a file holds, by the library that players use."""
+    import av
+
+    with av.open(str(path)) as container:
+        video = container.streams.video
+        return {
+            "video": video[0].codec_context.name if video else None,
+            "size": (video[0].width, video[0].height) if video else None,
+            "audio": [stream.codec_context.name for stream in container.streams.audio],
+            "duration": (container.duration or 0) / 1e6,
+        }
+
+
+class SharedServerTests(TestCase):
+    """Tests that need no server of their own share one; each has an address of its own."""
+
+    addresses: ClassVar[int] = 10
+
+    def setUp(self) -> None:
+        cls = type(self)
+        cls.addresses += 1
+        self.server = shared_server()
+        self.client = PlainClient(self.server.port, f"127.0.0.{cls.addresses}")
+        self.folder = Path(self.mktemp())
+        self.folder.mkdir(parents=True)
+
+    def process(self, type: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Upload, wait, download; return what came out."""
+        accepted = self.client.upload(CLIP, type, parameters)
+        self.assertEqual(accepted.get("status"), "accepted", accepted)
+        status = self.client.wait(accepted["task_id"])
+        self.assertEqual(status["status"], "completed", status)
+        head, media_type, payload = self.client.download(accepted["task_id"])
+        self.assertEqual(head["sha256"], hashlib.sha256(payload).hexdigest())
+        path = self.folder / f"result.{media_type}"
+        path.write_bytes(payload)
+        return {"kind": media_type, **codecs(path)}
+
+    def test_compress_with_a_plain_socket(self) -> None:
+        """H.264 and AAC in MP4, smaller than the source."""
+        found = self.process("compress", {"preset": "fast"})
+        self.assertEqual((found["kind"], found["video"], found["audio"]), ("mp4", "h264", ["aac"]))
+        self.assertLess((self.folder / "result.mp4").stat().st_size, CLIP.stat().st_size)
+
+    def test_resolution_with_a_plain_socket(self) -> None:
+        """The size that was asked for."""
+        found = self.process("resolution", {"width": 320, "height": 240})
+        self.assertEqual((found["kind"], found["size"]), ("mp4", (320, 240)))
+
+    def test_aspect_ratio_with_a_plain_socket(self) -> None:
+        """The shape that was asked for, no pixel of the picture lost."""
+        found = self.process("aspect_ratio", {"aspect_ratio": "4:3"})
+        self.assertEqual(found["size"], (960, 720))
+
+    def test_extract_audio_with_a_plain_socket(self) -> None:
+        """MP3 of the whole length."""
+        found = self.process("extract_audio", {})
+        self.assertEqual((found["kind"], found["video"]), ("mp3", None))
+        self.assertLess(abs(found["duration"] - 5.055), 0.1)
+
+    def test_gif_with_a_plain_socket(self) -> None:
+        """At most 480 pixels wide, the shape kept."""
+        found = self.process("gif", {"start_time": 0, "duration": 1})
+        self.assertEqual((found["kind"], found["size"]), ("gif", (480, 270)))
+
+    def test_webm_with_a_plain_socket(self) -> None:
+        """VP9 and Opus."""
+        found = self.process("webm", {"start_time": 1, "duration": 1, "width": 320})
+        self.assertEqual((found["video"], found["audio"]), ("vp9", ["opus"]))
+        self.assertLess(abs(found["duration"] - 1.0), 0.1)
+
+    def test_one_task_per_address(self) -> None:
+        """A second upload gets 429 while the first runs; another address is served."""
+        first = self.client.upload(CLIP, "webm", LONG)
+        refused = self.client.upload(CLIP, "gif", {"start_time": 0, "duration": 1})
+        self.assertEqual(refused["error"]["code"], 429)
+        other = PlainClient(self.server.port, "127.0.0.2")
+        accepted = other.upload(CLIP, "extract_audio", {})
+        self.assertEqual(other.wait(accepted["task_id"])["status"], "completed")
+        cancelled, _, _ = self.client.request({"action": "cancel", "task_id": first["task_id"]})
+        self.assertEqual(cancelled["status"], "cancelled")
+
+    def test_cancel_stops_ffmpeg_and_removes_the_files(self) -> None:
+        """When the answer comes, both are done and the slot is free."""
+        task_id = self.client.upload(CLIP, "webm", LONG)["task_id"]
+        self.client.wait_for_stage(task_id, "encoding")
+        answer, _, _ = self.client.request({"action": "cancel", "task_id": task_id})
+        self.assertEqual(answer["status"], "cancelled")
+        self.assertEqual([f for f in self.server.files() if task_id in f], [])
+        self.assertEqual(
+            [p for p in self.server.children() if task_id in " ".join(p.cmdline())], []
+        )
+        self.assertEqual(self.client.status(task_id)["status"], "cancelled")
+        self.assertEqual(self.client.upload(CLIP, "extract_audio", {})["status"], "accepted")
+
+    def test_many_requests_on_one_connection(self) -> None:
+        """Sent all at once, answered in order, the last after an error in between."""
+        with self.client.connect() as connection:
+            for number in range(50):
+                send(connection, {"action": "info", "id": number})
+            send(connection, {"action": "dance", "id": 50})
+            send(connection, {"action": "info", "id": 51})
+            answers = [receive(connection)[0] for _ in range(52)]
+        self.assertEqual([answer["id"] for answer in answers], list(range(52)))
+        self.assertEqual(answers[50]["error"]["code"], 400)
+
+    def test_a_half_closed_connection_gets_its_answer(self) -> None:
+        """A client may shut its sending side down right after its upload."""
+        import socket
+
+        with self.client.connect() as connection:
+            request = {"action": "upload", "type": "extract_audio", "parameters": {}}
+            send(connection, request, CLIP.read_bytes(), "mp4")
+            connection.shutdown(socket.SHUT_WR)
+            task_id = receive(connection)[0]["task_id"]
+            self.assertEqual(connection.recv(1), b"")
+        self.assertEqual(self.client.wait(task_id)["status"], "completed")
+
+    def test_a_watch_sees_the_whole_life_of_a_task(self) -> None:
+        """Progress only rises, the last message is terminal."""
+        task_id = self.client.upload(CLIP, "resolution", {"width": 640, "height": 360})["task_id"]
+        with self.client.connect() as connection:
+            send(connection, {"action": "watch", "task_id": task_id, "interval": 0.1})
+            seen = [receive(connection)[0]]
+            while seen[-1]["status"] in ("queued", "processing"):
+                seen.append(receive(connection)[0])
+            send(connection, {"action": "info"})
+            self.assertEqual(receive(connection)[0]["status"], "ok")
+        self.assertEqual(seen[-1]["status"], "completed")
+        progress = [status["progress"] for status in seen]
+        self.assertEqual(progress, sorted(progress))
+        self.assertIn("encoding", [status["stage"] for status in seen])
+
+    def test_a_client_that_writes_before_it_reads_sees_its_refusal(self) -> None:
+        """32 MB of payload behind a request that is refused from its JSON."""
+        request = {"action": "upload", "type": "gif", "parameters": {}}
+        answer, _, _ = self.client.request(request, bytes(32 << 20), "mp4")
+        self.assertEqual(answer["error"]["code"], 422)
+
+    def test_what_is_no_mmp_gets_400_at_once(self) -> None:
+        """HTTP and TLS, well before any timeout."""
+        for foreign in (
+            b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            bytes.fromhex("1603010200010001fc0303") + bytes(512),
+        ):
+            with self.client.connect() as connection:
+                connection.settimeout(5)
+                connection.sendall(foreign)
+                self.assertEqual(receive(connection)[0]["error"]["code"], 400)
+                self.assertEqual(connection.recv(1), b"")
+
+    def test_a_cable_pulled_within_an_upload_frees_the_slot(self) -> None:
+        """By a reset; the next upload of the address is taken."""
+        import socket
+        import struct
+
+        connection = self.client.connect()
+        data = CLIP.read_bytes()
+        request = b'{"action":"upload","type":"extract_audio","parameters":{}}'
+        from vidproc.mmp.codec import encode_head
+
+        connection.sendall(encode_head(request, "mp4", len(data)) + data[:500_000])
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+        accepted = wait_for(
+            lambda: (a := self.client.upload(CLIP, "extract_audio", {})).get("status") and a
+        )
+        self.assertEqual(self.client.wait(accepted["task_id"])["status"], "completed")
+
+    def test_a_large_upload_stays_small_in_memory(self) -> None:
+        """The server's peak is its own, not the file's."""
+        if not Path("/proc/self/status").exists():
+            raise SkipTest("needs /proc")
+        request = {"action": "upload", "type": "extract_audio", "parameters": {}}
+        accepted, _, _ = self.client.request(request, bytes(300 << 20), "mp4")
+        status = self.client.wait(accepted["task_id"])
+        self.assertEqual((status["status"], status["error_code"]), ("failed", 415))
+        text = Path(f"/proc/{self.server.pid}/status").read_text()
+        peak = int(text.split("VmHWM:")[1].split()[0]) >> 10
+        self.assertLess(peak, 150)
+
+    def test_the_performance_log_has_a_line_of_figures(self) -> None:
+        """One at start."""
+        self.assertRegex(
+            self.server.log("performance.log").splitlines()[0],
+            r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO cpu_ffmpeg=.* packets_in=.* queued=",
+        )
+
+    def test_what_a_client_sends_stays_on_one_line_of_the_log(self) -> None:
+        """A file name with a line break makes no second event."""
+        request = {
+            "action": "upload",
+            "type": "extract_audio",
+            "parameters": {},
+            "filename": "a\n2026-01-01T00:00:00.000Z INFO forged",
+        }
+        accepted, _, _ = self.client.request(request, b"no film", "mp4")
+        self.client.wait(accepted["task_id"])
+        for name in ("server.log", "video_processor.log"):
+            for line in self.server.log(name).splitlines():
+                self.assertRegex(line, r"^\d{4}-\d\d-\d\dT.{12,14}Z [A-Z]+ ")
+                self.assertNotRegex(line, r"^2026-01-01T00:00:00.000Z INFO forged")
+
+
+class OwnServerTests(TestCase):
+    """Tests that start, stop and kill servers."""
+
+    def server(self, *options: str, **keywords: Any) -> ServerProcess:
+        server = ServerProcess(Path(self.mktemp()), *options, **keywords)
+        self.addCleanup(server.stop)
+        return server
+
+    def encoding(self, server: ServerProcess) -> tuple[str, list[psutil.Process]]:
+        """Start a long encode; return its task id and its processes when it is under way."""
+        client = PlainClient(server.port)
+        task_id = client.upload(CLIP, "webm", LONG)["task_id"]
+        client.wait_for_stage(task_id, "encoding")
+        children = server.children()
+        self.assertNotEqual(children, [])
+        return task_id, children
+
+    def assertGone(self, processes: list[psutil.Process]) -> None:
+        _, alive = psutil.wait_procs(processes, timeout=5)
+        self.assertEqual([p for p in alive if p.status() != psutil.STATUS_ZOMBIE], [])
+
+    def test_a_daemon_stops_within_ten_seconds_and_leaves_nothing(self) -> None:
+        """SIGTERM during an encode: no FFmpeg, no half result, no pid file; then it goes on."""
+        server = self.server(daemon=True).start()
+        self.assertEqual(psutil.Process(server.pid).ppid(), 1)
+        task_id, children = self.encoding(server)
+        start = time.monotonic()
+        os.kill(server.pid, signal.SIGTERM)
+        self.assertGone([psutil.Process(server.pid)])
+        self.assertLess(time.monotonic() - start, 10)
+        self.assertGone(children)
+        self.assertFalse(server.pid_file.exists())
+        self.assertEqual(server.files(), [f"inputs/{task_id}"])
+        self.assertIn("stopped", server.log())
+
+        server.start()
+        status = PlainClient(server.port).status(task_id)
+        self.assertIn(status["status"], ("queued", "processing"))
+
+    def test_kill_9_during_an_encode_loses_nothing(self) -> None:
+        """FFmpeg dies with its server; after a restart the task is done again and completes."""
+        server = self.server().start()
+        task_id, children = self.encoding(server)
+        server.kill()
+        self.assertGone(children)
+        server.start()
+        client = PlainClient(server.port)
+        self.assertEqual(client.wait(task_id)["status"], "completed")
+        self.assertEqual(client.download(task_id)[1], "webm")
+        self.assertEqual(server.files(), [f"results/{task_id}.webm"])
+
+    def test_a_finished_task_survives_a_restart(self) -> None:
+        """It can still be downloaded, and its id is still known."""
+        server = self.server().start()
+        client = PlainClient(server.port)
+        task_id = client.upload(CLIP, "extract_audio", {})["task_id"]
+        client.wait(task_id)
+        before = client.download(task_id)
+        server.kill()
+        server.start()
+        self.assertEqual(PlainClient(server.port).download(task_id), before)
+
+    def test_a_second_server_on_the_same_data_folder_refuses_to_start(self) -> None:
+        """It says which folder and what to do."""
+        server = self.server().start()
+        second = ServerProcess(Path(self.mktemp()), f"--data-dir={server.data_dir}")
+        done = self.run_to_end(second)
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn(str(server.data_dir), done.stderr + done.stdout)
+
+    def test_a_port_in_use_is_said_and_ends_the_start(self) -> None:
+        """Also by a daemon, whose parent waits for that."""
+        server = self.server().start()
+        for daemon in (False, True):
+            second = ServerProcess(Path(self.mktemp()), f"--port={server.port}", daemon=daemon)
+            done = self.run_to_end(second)
+            self.assertNotEqual(done.returncode, 0)
+            self.assertIn("can't listen on", done.stderr + done.stdout)
+
+    def test_a_wrong_option_is_one_line_and_status_1(self) -> None:
+        """Before anything is forked."""
+        for options in (
+            ("--retention=soon",),
+            ("--port=http:80",),
+            ("--tasks-per-ip=0",),
+            ("--nonsense",),
+            ("--ffmpeg=/nonexistent",),
+        ):
+            wrong = ServerProcess(Path(self.mktemp()), *options, daemon=True)
+            done = self.run_to_end(wrong)
+            self.assertEqual(done.returncode, 1)
+            self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+            self.assertIn(options[0].split("=")[0].lstrip("-"), done.stderr)
+            self.assertFalse(wrong.pid_file.exists())
+
+    def run_to_end(self, server: ServerProcess) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            server.command(), cwd=server.root, capture_output=True, text=True, timeout=60
+        )
+
+    def test_the_client_carries_a_film_there_and_back(self) -> None:
+        """The command line as people use it: exit status 0, the result beside the input."""
+        server = self.server().start()
+        folder = Path(self.mktemp())
+        folder.mkdir(parents=True)
+        film = folder / "film.mp4"
+        film.write_bytes(CLIP.read_bytes())
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "vidproc.client",
+                str(film),
+                "--type=resolution",
+                "--width=320",
+                "--height=180",
+                f"--port={server.port}",
+                "--host=127.0.0.1",
+                f"--log-dir={folder / 'logs'}",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(codecs(folder / "film_processed.mp4")["size"], (320, 180))
+        self.assertTrue((folder / "logs" / "client.log").exists())

@@ -1,0 +1,325 @@
+"""What a person sees while it runs: bars on a terminal, plain lines everywhere else.
+
+Both say the same in the same words; `describe_status` and `describe_transfer` make them.
+Texts that came from the server pass `printable` first, so they can't steer the terminal.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TextIO
+
+from vidproc.units import format_duration, format_size
+
+REFRESH_SECONDS = 0.1
+"""How often the bars are drawn at most."""
+
+
+class Display(Protocol):
+    """Shows how a run goes on. Sizes are in bytes."""
+
+    def upload(self, sent: int, total: int) -> None:
+        """Show that `sent` of `total` bytes have been sent."""
+
+    def status(self, fields: Mapping[str, Any]) -> None:
+        """Show a task's status as the server gave it."""
+
+    def download(self, received: int, total: int) -> None:
+        """Show that `received` of `total` bytes have come."""
+
+    def line(self, text: str) -> None:
+        """Write a line that stays."""
+
+    def close(self) -> None:
+        """End the progress display; `line` can still be used."""
+
+
+# --- words -----------------------------------------------------------------------------------
+
+
+def printable(value: object, limit: int = 2000) -> str:
+    """Return `value` as text for a terminal: on one line, control characters escaped, not endless.
+
+    Characters that reverse the direction of writing are escaped too.
+    """
+    text = str(value)[:limit]
+    return "".join(
+        character if character.isprintable() else _escaped(character) for character in text
+    )
+
+
+def _escaped(character: str) -> str:
+    if character in "\n\r\t\u00a0\u202f\u2009":
+        return " "
+    if "\udc80" <= character <= "\udcff":
+        return character  # a byte of a file name that is no valid text; goes out as it came in
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def number(value: object) -> float | None:
+    """Return a finite number that is at least 0, or None for anything else."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e15:
+        return float(value)
+    return None
+
+
+def time_left(seconds: float) -> str:
+    """Return ``about 12 s left`` or ``about 3 min 05 s left``."""
+    text = f"{max(1, round(seconds))} s" if seconds < 59.5 else format_duration(seconds)
+    return f"about {text} left"
+
+
+def fraction_of(fields: Mapping[str, Any]) -> float | None:
+    """Return a status' progress as 0 to 1, or None."""
+    progress = number(fields.get("progress"))
+    return None if progress is None else min(1.0, progress)
+
+
+def stage_of(fields: Mapping[str, Any]) -> str:
+    """Return the status and, while it is processing, the stage: ``processing: encoding``."""
+    status = printable(fields.get("status") or "unknown", 40)
+    stage = fields.get("stage")
+    if status == "processing" and isinstance(stage, str) and stage and stage != status:
+        return f"{status}: {printable(stage, 60)}"
+    return status
+
+
+def details_of(fields: Mapping[str, Any]) -> str:
+    """Return what else is known: ``position 3 in the queue`` or ``1.8x, about 12 s left``."""
+    parts = []
+    status = fields.get("status")
+    position = number(fields.get("queue_position"))
+    if status == "queued" and position is not None:
+        parts.append(f"position {position:.0f} in the queue" if position else "next in the queue")
+    if status == "processing":
+        speed = number(fields.get("speed"))
+        if speed:
+            parts.append(f"{speed:.1f}x" if speed >= 0.1 else f"{speed:.2f}x")
+        eta = number(fields.get("eta"))
+        if eta is not None:
+            parts.append(time_left(eta))
+    return ", ".join(parts)
+
+
+def describe_status(fields: Mapping[str, Any]) -> str:
+    """Return a status as one line: ``processing: encoding 45 % (1.8x, about 12 s left)``."""
+    text = stage_of(fields)
+    fraction = fraction_of(fields)
+    if fields.get("status") == "processing" and fraction is not None:
+        # 100 % is for what is done; 99.6 % of it isn't.
+        text += f" {int(fraction * 100)} %"
+    details = details_of(fields)
+    if fields.get("status") == "queued":
+        return f"{text}: {details}" if details else text
+    return f"{text} ({details})" if details else text
+
+
+def describe_transfer(done: int, total: int, speed: float | None) -> str:
+    """Return ``5.0 MiB of 11.0 MiB, 3.2 MiB/s, about 2 s left``; `speed` in bytes a second."""
+    text = f"{format_size(done)} of {format_size(total)}"
+    if speed:
+        text += f", {format_size(speed)}/s"
+        if done < total:
+            text += f", {time_left((total - done) / speed)}"
+    return text
+
+
+class SpeedMeter:
+    """Measures a transfer in bytes a second, since it began in this run. `clock` in seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._start: tuple[float, int] | None = None
+
+    def __call__(self, done: int) -> float | None:
+        """Return the speed now that `done` bytes are through, None when it is too soon to say."""
+        now = self._clock()
+        if self._start is None or done < self._start[1]:
+            # What was there before this run, or before a break, took no time here.
+            self._start = (now, done)
+        elapsed = now - self._start[0]
+        return (done - self._start[1]) / elapsed if elapsed >= 0.2 else None
+
+
+# --- plain lines -----------------------------------------------------------------------------
+
+
+class PlainDisplay:
+    """A line each `interval` seconds, and one whenever the status or the stage changes."""
+
+    def __init__(self, stream: TextIO, interval: float, clock: Callable[[], float]) -> None:
+        self._stream = stream
+        self._interval = interval
+        self._clock = clock
+        self._kind: object = None
+        self._last = 0.0
+        self._meters = {name: SpeedMeter(clock) for name in ("uploading", "downloading")}
+
+    def upload(self, sent: int, total: int) -> None:
+        """See `Display.upload`."""
+        self._transfer("uploading", sent, total)
+
+    def download(self, received: int, total: int) -> None:
+        """See `Display.download`."""
+        self._transfer("downloading", received, total)
+
+    def status(self, fields: Mapping[str, Any]) -> None:
+        """See `Display.status`."""
+        if self._due(stage_of(fields)):
+            self.line(describe_status(fields))
+
+    def line(self, text: str) -> None:
+        """See `Display.line`."""
+        write_line(self._stream, text)
+
+    def close(self) -> None:
+        """See `Display.close`."""
+
+    def _transfer(self, verb: str, done: int, total: int) -> None:
+        speed = self._meters[verb](done)
+        if self._due(verb):
+            percent = done * 100 // total if total else 100
+            self.line(f"{verb}: {percent} % ({describe_transfer(done, total, speed)})")
+
+    def _due(self, kind: object) -> bool:
+        now = self._clock()
+        if kind == self._kind and now - self._last < self._interval:
+            return False
+        self._kind = kind
+        self._last = now
+        return True
+
+
+def write_line(stream: TextIO, text: str) -> None:
+    """Write a line and flush; whoever closed the stream does not want it."""
+    try:
+        stream.write(text + "\n")
+        stream.flush()
+    except (OSError, ValueError):
+        pass
+
+
+# --- bars ------------------------------------------------------------------------------------
+
+
+class BarDisplay:
+    """One bar at a time, drawn anew as things change; needs a terminal."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.table import Column
+
+        self._console = Console(file=stream, highlight=False, soft_wrap=True)
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[percent]}", markup=False, table_column=Column(no_wrap=True)),
+            TextColumn(
+                "{task.fields[note]}",
+                markup=False,
+                table_column=Column(no_wrap=True, overflow="ellipsis"),
+            ),
+            console=self._console,
+            # No thread of its own: what changes comes through the reactor anyway.
+            auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._clock = clock
+        self._stream = stream
+        self._task: Any = None
+        self._kind: object = None
+        self._shown: object = None
+        self._drawn = float("-inf")
+        self._meters = {name: SpeedMeter(clock) for name in ("upload", "download")}
+
+    def upload(self, sent: int, total: int) -> None:
+        """See `Display.upload`."""
+        self._transfer("upload", sent, total)
+
+    def download(self, received: int, total: int) -> None:
+        """See `Display.download`."""
+        self._transfer("download", received, total)
+
+    def status(self, fields: Mapping[str, Any]) -> None:
+        """See `Display.status`."""
+        status = fields.get("status")
+        fraction = fraction_of(fields)
+        if status == "completed":
+            fraction = 1.0
+        elif status != "processing":
+            fraction = None
+        label = stage_of(fields).removeprefix("processing: ")
+        # The queue and the work share a bar; its line stays and changes.
+        self._show("processing", label, fraction, details_of(fields), final=status != "processing")
+
+    def line(self, text: str) -> None:
+        """See `Display.line`."""
+        if self._task is None:
+            write_line(self._stream, text)
+            return
+        try:
+            self._console.print(text, markup=False, emoji=False)
+        except (OSError, ValueError):
+            pass
+
+    def close(self) -> None:
+        """See `Display.close`."""
+        if self._task is None:
+            return
+        try:
+            self._progress.refresh()
+            self._progress.stop()
+        except (OSError, ValueError):
+            pass
+        self._task = None
+
+    def _transfer(self, name: str, done: int, total: int) -> None:
+        speed = self._meters[name](done)
+        fraction = done / total if total else 1.0
+        note = describe_transfer(done, total, speed)
+        self._show(name, name, fraction, note, final=done == total)
+
+    def _show(
+        self, kind: str, label: str, fraction: float | None, note: str, *, final: bool
+    ) -> None:
+        now = self._clock()
+        changed = final or (kind, label) != self._shown
+        if not changed and now - self._drawn < REFRESH_SECONDS:
+            return
+        self._drawn = now
+        self._shown = (kind, label)
+        percent = "" if fraction is None else f"{int(fraction * 100):3d} %"
+        try:
+            if self._task is None:
+                self._progress.start()
+            if kind != self._kind:
+                self._task = self._progress.add_task(
+                    f"{label:<11}", start=False, percent="", note=note
+                )
+                self._kind = kind
+            self._progress.update(
+                self._task,
+                description=f"{label:<11}",
+                total=None if fraction is None else 1.0,
+                completed=fraction or 0.0,
+                percent=percent,
+                note=note,
+                refresh=True,
+            )
+        except (OSError, ValueError):
+            pass  # the terminal is gone; the work goes on
+
+
+def make_display(stream: TextIO, interval: float, clock: Callable[[], float]) -> Display:
+    """Return bars when `stream` is a terminal that can draw them, else plain lines.
+
+    `interval` is the seconds between two plain lines, `clock` gives seconds.
+    """
+    try:
+        terminal = stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+    except (AttributeError, ValueError):
+        terminal = False
+    return BarDisplay(stream, clock) if terminal else PlainDisplay(stream, interval, clock)

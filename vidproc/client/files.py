@@ -1,0 +1,180 @@
+"""The files at this end: the input as it was, and the result on its way to its place."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import BinaryIO
+
+from vidproc.client.protocol import MEDIA_TYPE, Answer, ResultNotWritten
+from vidproc.mmp.errors import RemoteProtocolError
+
+_READ_SIZE = 1 << 20
+
+
+class Source:
+    """The input file, open. `size` is in bytes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        # Unbuffered: it is read in large pieces, and never twice.
+        self.file: BinaryIO = path.open("rb", buffering=0)
+        self._before = os.fstat(self.file.fileno())
+        self.size = self._before.st_size
+
+    @property
+    def media_type(self) -> str:
+        """The file kind as the protocol wants it, ``mp4``; empty when the name does not tell."""
+        kind = self.path.suffix[1:].lower()
+        return kind if MEDIA_TYPE.fullmatch(kind) else ""
+
+    @property
+    def label(self) -> str:
+        """The file's name for people, without the folder, in valid UTF-8."""
+        return self.path.name.encode("utf-8", "replace").decode("utf-8")[:255]
+
+    def unchanged(self) -> bool:
+        """Whether the file is as it was when it was opened."""
+        now = os.fstat(self.file.fileno())
+        return (now.st_size, now.st_mtime_ns) == (self._before.st_size, self._before.st_mtime_ns)
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+
+class ChecksumMismatch(Exception):
+    """The bytes that came are not those that the server has."""
+
+
+class PartFile:
+    """A result while it comes in: ``.vidproc-TASKID.part`` in the folder of the result.
+
+    The name depends on nothing but the task, so that a later run goes on where this one stopped.
+    A sink for `Client.download`; raises `ResultNotWritten` when the disk does not take it.
+    """
+
+    def __init__(self, folder: Path, task_id: str) -> None:
+        name = task_id if re.fullmatch(r"[A-Za-z0-9_-]{1,100}", task_id, re.ASCII) else None
+        # The id comes from the network: one that is no plain name must not leave the folder.
+        name = name or hashlib.sha256(task_id.encode("utf-8", "replace")).hexdigest()[:32]
+        self.path = folder / f".vidproc-{name}.part"
+        self._file: BinaryIO | None = None
+        self._hash = hashlib.sha256()
+        self.offset = 0
+        self.size: int | None = None
+        self.sha256 = ""
+        self.media_type = ""
+
+    def open(self) -> None:
+        """Open the file and take in what an earlier run left; may take time, so call in a thread.
+
+        Raises `ResultNotWritten`.
+        """
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+        try:
+            descriptor = os.open(self.path, flags, 0o666)
+            self._file = os.fdopen(descriptor, "r+b", buffering=0)
+            while chunk := self._file.read(_READ_SIZE):
+                self._hash.update(chunk)
+                self.offset += len(chunk)
+        except OSError as error:
+            raise _not_written(error) from None
+
+    def begin(self, answer: Answer) -> None:
+        """Take note of size, kind and checksum; start over if the server does.
+
+        Raises `RemoteProtocolError` when the answer does not fit what was asked for.
+        """
+        start = answer.fields.get("offset", 0)
+        size = answer.fields.get("size", None)
+        if not isinstance(start, int) or start not in (0, self.offset):
+            raise RemoteProtocolError("the download starts at another offset than asked for")
+        if not isinstance(size, int):
+            size = start + answer.payload_size
+        if start + answer.payload_size != size:
+            raise RemoteProtocolError("the download's sizes contradict each other")
+        if start != self.offset:
+            self.restart()
+        self.size = size
+        self.sha256 = str(answer.fields.get("sha256") or "").lower()
+        kind = answer.media_type.lower()
+        self.media_type = kind if MEDIA_TYPE.fullmatch(kind) else "bin"
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append bytes; raises `ResultNotWritten`."""
+        assert self._file is not None
+        try:
+            view = memoryview(data)
+            while view:
+                # A raw write may take less than all of it, as on a disk that fills up.
+                view = view[self._file.write(view) :]
+        except OSError as error:
+            raise _not_written(error) from None
+        self._hash.update(data)
+        self.offset += len(data)
+
+    def restart(self) -> None:
+        """Throw away what is there; raises `ResultNotWritten`."""
+        assert self._file is not None
+        try:
+            self._file.seek(0)
+            self._file.truncate(0)
+        except OSError as error:
+            raise _not_written(error) from None
+        self._hash = hashlib.sha256()
+        self.offset = 0
+
+    def finish(self, target: Path) -> None:
+        """Check size and checksum, bring it all to the disk and give it its name.
+
+        May take time: call it in a thread. Raises `ChecksumMismatch` and `ResultNotWritten`;
+        nothing has the target's name then.
+        """
+        assert self._file is not None
+        if self.offset != self.size:
+            raise ChecksumMismatch(f"{self.offset} bytes came instead of {self.size}")
+        if self.sha256 and self._hash.hexdigest() != self.sha256:
+            raise ChecksumMismatch("the checksum (SHA-256) differs from the server's")
+        try:
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._file = None
+            self.path.replace(target)
+            _sync_folder(target.parent)
+        except OSError as error:
+            raise _not_written(error) from None
+
+    def close(self, *, discard: bool = False) -> None:
+        """Close the file; with `discard`, or when nothing is in it, remove it."""
+        if self._file is None:
+            return
+        self._file.close()
+        self._file = None
+        if discard or self.offset == 0:
+            try:
+                self.path.unlink()
+            except OSError:
+                pass  # a leftover of 0 bytes, or one that the next run overwrites
+
+
+def _not_written(error: OSError) -> ResultNotWritten:
+    return ResultNotWritten(f"The result can't be written: {error.strerror or error}.")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the new name itself to the disk, where the system can do that."""
+    if os.name != "posix":
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass  # some network file systems can't; the file itself is safe
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,45 @@
+"""aspect_ratio: the film in another shape."""
+
+from __future__ import annotations
+
+from vidproc.ffmpeg.media import MediaInfo
+from vidproc.operations import filters
+from vidproc.operations.base import Capabilities, Operation, Plan
+from vidproc.operations.parameters import AspectRatio, Fit
+from vidproc.operations.resolution import reshaped
+
+
+class AspectRatioOperation(Operation[AspectRatio]):
+    """Give the picture the shape W:H with square pixels, at the size it has."""
+
+    name = "aspect_ratio"
+
+    def plan(self, media: MediaInfo, parameters: AspectRatio, capabilities: Capabilities) -> Plan:
+        """Return one encode. Raises `ServiceError` 415 without video."""
+        shown = filters.require_video(media).displayed_size
+        width, height = parameters.ratio()
+        exact = canvas(shown, width / height, parameters.fit)
+        size = filters.limited((filters.even(exact[0]), filters.even(exact[1])))
+        warnings = []
+        if max(exact) > filters.MAX_SIDE + 1:
+            warnings.append(
+                f"A frame of {exact[0]:.0f}x{exact[1]:.0f} would be too large: "
+                f"it was made {size[0]}x{size[1]}."
+            )
+        return reshaped(media, capabilities, size, parameters.fit, warnings)
+
+    def estimate_size(self, parameters: AspectRatio, source_size: int) -> int:
+        """Return a guess of the output's bytes: that of the source and some more."""
+        return max(2 * source_size, 4 << 20)
+
+
+def canvas(shown: filters.Size, ratio: float, fit: Fit) -> tuple[float, float]:
+    """Return the (width, height) that has the shape `ratio` = width / height.
+
+    A crop cuts `shown` down to the shape; padding and stretching grow it, so no detail is lost.
+    """
+    width, height = shown
+    wider = ratio > width / height
+    if wider == (fit == "crop"):
+        return width, width / ratio
+    return height * ratio, height

@@ -1,0 +1,164 @@
+"""How the compressor looks at a film: samples of it, and scores of what was made of them.
+
+A score is the mean of VMAF (model vmaf_v0.6.1) over the pictures, at the delivered size, with
+the encoder's own input as the reference: HDR is scored as the SDR that it was mapped to. Pictures
+are paired by number, never by time, for containers round times differently.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import ffmpeg
+
+from vidproc.ffmpeg.command import THREADS, Command, Completed, ffmpeg_command, input_file
+from vidproc.ffmpeg.media import MediaInfo
+from vidproc.operations.base import Capabilities
+from vidproc.operations.filters import Size, encoding_memory, picture, source
+
+Metric = Literal["vmaf", "ssim"]
+
+PAIRING_RATE = 25
+"""Pictures per second of the time scale on which pictures are paired by number."""
+_VMAF_THREADS = 8
+_SCORE = {
+    "vmaf": re.compile(r"VMAF score: ([0-9.]+)"),
+    "ssim": re.compile(r"SSIM Y:([0-9.]+)"),
+}
+
+SSIM_TO_VMAF: Sequence[tuple[float, float]] = (
+    (0.800, 40.0),
+    (0.900, 64.0),
+    (0.930, 73.0),
+    (0.950, 80.0),
+    (0.965, 86.0),
+    (0.975, 90.0),
+    (0.985, 94.5),
+    (0.990, 97.0),
+    (0.995, 99.0),
+    (1.000, 100.0),
+)
+"""Luma SSIM and the VMAF that goes with it: medians over the benchmark's clips, x264 medium."""
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """The parts of a film that are looked at: each `length` seconds long, from `starts`.
+
+    No starts mean the whole film, `length` its duration. `part` is what they are of the film,
+    0 to 1.
+    """
+
+    starts: tuple[float, ...]
+    length: float
+    part: float
+
+    @property
+    def seconds(self) -> float:
+        """How long they are together."""
+        return self.length * max(1, len(self.starts))
+
+
+def whole_film(duration: float) -> Samples:
+    """Return the sample that is the whole film, `duration` seconds long."""
+    return Samples((), duration, 1.0)
+
+
+def spread(duration: float, part: float, length: float, most: int) -> Samples:
+    """Return samples of about `length` seconds that make up `part` of a film, evenly spread.
+
+    There are at most `most` of them; what is nearly everything becomes the whole film.
+    """
+    if part >= 0.8:
+        return whole_film(duration)
+    number = min(max(round(duration * part / length), 1), most)
+    length = duration * part / number
+    gap = duration / number
+    starts = tuple(round(gap * i + (gap - length) / 2, 3) for i in range(number))
+    return Samples(starts, round(length, 3), part)
+
+
+def sampled_picture(
+    media: MediaInfo,
+    capabilities: Capabilities,
+    size: Size,
+    pixel_format: str,
+    samples: Samples,
+) -> Any:
+    """Return the clean picture of the samples, one after another."""
+    if not samples.starts:
+        return picture(source(media), media, capabilities, size, pixel_format=pixel_format)
+    parts = [
+        picture(
+            source(media, start=start, duration=samples.length),
+            media,
+            capabilities,
+            size,
+            pixel_format=pixel_format,
+        )
+        for start in samples.starts
+    ]
+    return parts[0] if len(parts) == 1 else ffmpeg.concat(*parts, v=1, a=0)
+
+
+def score_command(
+    media: MediaInfo,
+    capabilities: Capabilities,
+    name: str | None,
+    *,
+    metric: Metric,
+    size: Size,
+    pixel_format: str,
+    samples: Samples,
+    stage: str,
+    share: float,
+    every: int = 1,
+) -> Command:
+    """Return the command that scores the file `name`, or the source against itself.
+
+    `every` looks at each so manieth picture only (VMAF alone can).
+    """
+    reference = sampled_picture(media, capabilities, size, pixel_format, samples)
+    if name is None:
+        encoded = sampled_picture(media, capabilities, size, pixel_format, samples)
+    else:
+        encoded = ffmpeg.input(input_file(name), threads=THREADS)["v:0"]
+        encoded = encoded.filter("format", pixel_format)
+    pair = [
+        stream.filter("settb", f"1/{PAIRING_RATE}").filter("setpts", "N")
+        for stream in (encoded, reference)
+    ]
+    options: dict[str, Any] = {"shortest": 1}
+    if metric == "vmaf":
+        options.update(n_threads=_VMAF_THREADS, n_subsample=every)
+    result = ffmpeg.filter(pair, "lib" + metric if metric == "vmaf" else metric, **options)
+    graph = ffmpeg.output(result, "-", format="null", filter_complex_threads=THREADS)
+    rate = media.video.frame_rate if media.video is not None else None
+    return ffmpeg_command(
+        graph,
+        stage=stage,
+        duration=samples.seconds * (rate or PAIRING_RATE) / PAIRING_RATE,
+        share=share,
+        memory=encoding_memory(size) + len(samples.starts) * 24 * size[0] * size[1],
+    )
+
+
+def parse_score(completed: Completed, metric: Metric) -> float | None:
+    """Return the VMAF score that a scoring command printed (one on SSIM is mapped to it)."""
+    found = _SCORE[metric].findall(completed.stderr_tail)
+    if not found:
+        return None
+    value = float(found[-1])
+    return value if metric == "vmaf" else vmaf_of_ssim(value)
+
+
+def vmaf_of_ssim(ssim: float) -> float:
+    """Return the VMAF score that usually goes with a luma SSIM (`SSIM_TO_VMAF`)."""
+    points = SSIM_TO_VMAF
+    for (low, at_low), (high, at_high) in zip(points, points[1:], strict=False):
+        if ssim <= high:
+            return max(0.0, at_low + (at_high - at_low) * (ssim - low) / (high - low))
+    return points[-1][1]

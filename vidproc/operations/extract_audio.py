@@ -1,0 +1,154 @@
+"""extract_audio: one audio track as MP3."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ffmpeg
+
+from vidproc.ffmpeg.command import THREADS, ffmpeg_command, output_file
+from vidproc.ffmpeg.media import AudioStream, MediaInfo
+from vidproc.mmp.errors import ErrorCode, ServiceError
+from vidproc.operations import filters
+from vidproc.operations.base import (
+    Capabilities,
+    Expectation,
+    Operation,
+    Plan,
+    Product,
+    require_encoder,
+)
+from vidproc.operations.languages import same_language
+from vidproc.operations.parameters import ExtractAudio
+
+_RESULT = "result.mp3"
+
+_MPEG1_RATES = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
+_MPEG2_RATES = (32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)  # under 32 kHz
+_MPEG1_SAMPLING = 32_000
+_MOST_SAMPLING = 48_000
+
+
+class ExtractAudioOperation(Operation[ExtractAudio]):
+    """Take one audio track out of a film, as MP3 by LAME."""
+
+    name = "extract_audio"
+
+    def plan(self, media: MediaInfo, parameters: ExtractAudio, capabilities: Capabilities) -> Plan:
+        """Return one encode. Raises `ServiceError` 415 without sound, 422 without that track."""
+        require_encoder(capabilities, "libmp3lame")
+        track = choose_track(media, parameters.track)
+        warnings = filters.ending_warnings(media)
+        if parameters.track is None and len(media.audio) > 1:
+            warnings.append(
+                f"Audio track {filters.track_number(media, track)} of {len(media.audio)} was "
+                f"taken: {describe_tracks(media)}."
+            )
+        if track.channels > 2:
+            warnings.append(f"The {track.channels} channels were mixed down to 2 for MP3.")
+        options, sentences = _encoding(track, parameters.bitrate)
+        warnings.extend(sentences)
+
+        node = filters.source(media)
+        sound = node[str(track.index)]
+        sound = sound.filter("aresample", **{"async": 1, "min_hard_comp": 0.04})
+        streams = [sound.filter("aformat", channel_layouts="stereo|mono")]
+        if media.covers:
+            cover = media.covers[0]
+            streams.append(node[str(cover.index)])
+            options["c:v"] = "copy" if cover.codec in ("mjpeg", "png") else "mjpeg"
+            options["disposition:v:0"] = "attached_pic"
+            options["metadata:s:v:0"] = "comment=Cover (front)"
+        if track.language:
+            options["metadata:s:a:0"] = f"language={track.language}"
+        graph = ffmpeg.output(
+            *streams,
+            output_file(_RESULT),
+            format="mp3",
+            threads=THREADS,
+            id3v2_version=3,
+            map_chapters=-1,
+            **filters.clean_metadata(media),
+            **options,
+        )
+        command = ffmpeg_command(
+            graph,
+            stage="encoding",
+            duration=track.duration or media.duration,
+            cpus=1.0,
+            memory=128 << 20,
+        )
+        expectation = Expectation(
+            video=False,
+            audio=True,
+            duration=track.duration,
+            tolerance=max(1.0, filters.tolerance(media)),
+        )
+        return Plan([command], Product(_RESULT, "mp3", expectation), warnings)
+
+    def estimate_size(self, parameters: ExtractAudio, source_size: int) -> int:
+        """Return a guess of the output's bytes: few films have more sound than picture."""
+        return max(1 << 20, source_size // 2)
+
+
+def _encoding(track: AudioStream, bitrate: int | None) -> tuple[dict[str, Any], list[str]]:
+    """Return LAME's options and a sentence when the rate asked for is none of MP3's."""
+    options: dict[str, Any] = {"c:a": "libmp3lame"}
+    sampling = track.sample_rate
+    if sampling > _MOST_SAMPLING:
+        options["ar"] = _MOST_SAMPLING
+    if bitrate is None:
+        options["q:a"] = 2
+        return options, []
+    if sampling < _MPEG1_SAMPLING and bitrate > _MPEG2_RATES[-1] * 1000:
+        options["ar"] = sampling = 44_100
+    rates = _MPEG1_RATES if sampling >= _MPEG1_SAMPLING else _MPEG2_RATES
+    rate = min(rates, key=lambda kilobits: abs(kilobits * 1000 - bitrate)) * 1000
+    if sampling < 16_000:  # MPEG 2.5 goes no higher
+        rate = min(rate, 64_000)
+    options["b:a"] = rate
+    if rate == bitrate:
+        return options, []
+    return options, [f"MP3 has no {bitrate} bit/s here: the nearest, {rate} bit/s, was used."]
+
+
+def choose_track(media: MediaInfo, wanted: int | str | None) -> AudioStream:
+    """Return the audio track by number (from 1) or language, by default the main one.
+
+    Raises `ServiceError` 415 when the file has no sound, 422 when it has no such track.
+    """
+    main = media.main_audio()
+    if main is None:
+        raise ServiceError(
+            ErrorCode.UNSUPPORTED_MEDIA,
+            "The file has no sound: there is no audio track to extract.",
+            "Send a file with an audio track.",
+        )
+    if wanted is None:
+        return main
+    if isinstance(wanted, int) or wanted.isdigit():
+        number = int(wanted)
+        if 1 <= number <= len(media.audio):
+            return media.audio[number - 1]
+    else:
+        matches = [t for t in media.audio if t.language and same_language(wanted, t.language)]
+        if matches:
+            return next((track for track in matches if track.default), matches[0])
+    count = len(media.audio)
+    tracks = "1 audio track" if count == 1 else f"{count} audio tracks"
+    raise ServiceError(
+        ErrorCode.INVALID_PARAMETER,
+        f"There is no audio track {wanted}; the file has {tracks}: {describe_tracks(media)}.",
+        "Choose one of them by number or language, or leave track out. Example: --track 1",
+    )
+
+
+def describe_tracks(media: MediaInfo) -> str:
+    """Return the audio tracks in a line: ``1 (eng), 2 (deu, 5.1)``; at most ten."""
+    names = []
+    for number, track in enumerate(media.audio[:10], 1):
+        facts = [track.language or "no language", track.title or "", track.codec]
+        if track.channels > 2:
+            facts.append(f"{track.channels} channels")
+        names.append(f"{number} ({', '.join(fact for fact in facts if fact)})")
+    return ", ".join(names) + (" and more" if len(media.audio) > 10 else "")

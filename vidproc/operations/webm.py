@@ -1,0 +1,119 @@
+"""webm: a part of the film as WebM, VP9 or AV1 with Opus."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vidproc.ffmpeg.command import ffmpeg_command
+from vidproc.ffmpeg.media import MediaInfo
+from vidproc.operations import filters
+from vidproc.operations.base import (
+    Capabilities,
+    Expectation,
+    Operation,
+    Plan,
+    Product,
+    require_encoder,
+)
+from vidproc.operations.parameters import WebM
+
+_RESULT = "result.webm"
+_SVT_LEAST_SIDE = 64
+
+
+class WebMOperation(Operation[WebM]):
+    """Cut a part out of a film, to the picture, for the web."""
+
+    name = "webm"
+
+    def plan(self, media: MediaInfo, parameters: WebM, capabilities: Capabilities) -> Plan:
+        """Return one encode. Raises `ServiceError` 415 without video, 422 past the end."""
+        video = filters.require_video(media)
+        shown = video.displayed_size
+        part = filters.segment(media, parameters.start, parameters.length, sound=True)
+        warnings = list(part.warnings)
+        wanted = parameters.width or shown[0]
+        size = filters.limited(filters.scaled(shown, wanted / shown[0]))
+        if parameters.width is not None and size[0] != parameters.width:
+            warnings.append(f"The width of {parameters.width} became {size[0]}.")
+        options = encoder(parameters, size, capabilities)
+
+        sound = _sound(media, part)
+        node = filters.source(media, start=part.start, duration=part.length)
+        graph = filters.deliver(
+            node,
+            media,
+            filters.picture(node, media, capabilities, size, sample=_from_zero(media)),
+            filters.Delivery(_RESULT, "webm", options, sound, whole=False),
+        )
+        command = ffmpeg_command(
+            graph,
+            stage="encoding",
+            duration=part.length,
+            memory=filters.encoding_memory(size, size, shown),
+        )
+        warnings.extend(filters.upscale_warning(shown, size))
+        warnings.extend(filters.picture_warnings(media, capabilities))
+        warnings.extend(filters.sound_warnings(media, sound))
+        warnings.extend(filters.subtitle_warnings(media, ()))
+        expectation = Expectation(
+            video=True,
+            audio=sound is not None,
+            size=size,
+            duration=part.length,
+            tolerance=filters.tolerance(media),
+        )
+        return Plan([command], Product(_RESULT, "webm", expectation), warnings)
+
+    def estimate_size(self, parameters: WebM, source_size: int) -> int:
+        """Return a guess of the output's bytes: 8 Mbit/s, at most twice the source."""
+        return max(1 << 20, min(int(parameters.length * 1_000_000), 2 * source_size))
+
+
+def _sound(media: MediaInfo, part: filters.Segment) -> filters.Sound | None:
+    """Return the sound of a part of the film, None when it has none there."""
+    track = media.main_audio()
+    if track is None:
+        return None
+    video = filters.require_video(media)
+    start = part.start + video.start_time
+    if track.duration is not None and start >= track.start_time + track.duration:
+        return None
+    if start + part.length <= track.start_time:
+        return None
+    # Packets can only be taken over from the film's own start: others do not begin where asked.
+    return filters.choose_sound(media, "webm", cut=start > 0)
+
+
+def _from_zero(media: MediaInfo) -> Any:
+    """Return what puts the first picture of a variable rate at the very start, else None.
+
+    The cut falls between two pictures, and no picture before the first one would be a hole.
+    """
+    if filters.require_video(media).constant_rate:
+        return None
+    return lambda stream: stream.filter("setpts", "if(eq(N,0),0,PTS)")
+
+
+def encoder(parameters: WebM, size: filters.Size, capabilities: Capabilities) -> dict[str, Any]:
+    """Return the encoder's output options."""
+    options: dict[str, Any] = {"pix_fmt": "yuv420p", "crf": parameters.quality}
+    if parameters.codec == "av1":
+        small = min(size) < _SVT_LEAST_SIDE
+        names = ("libaom-av1", "libsvtav1") if small else ("libsvtav1", "libaom-av1")
+        name = require_encoder(capabilities, *names)
+        if name == "libsvtav1":
+            return {**options, "c:v": name, "preset": 8, "g": 240}
+        return {**options, "c:v": name, "cpu-used": 6, "row-mt": 1, "b:v": 0}
+    name = require_encoder(capabilities, "libvpx-vp9")
+    tiles = max(0, min(4, (size[0] // 256).bit_length() - 1))
+    return {
+        **options,
+        "c:v": name,
+        "b:v": 0,
+        "deadline": "good",
+        "cpu-used": 3 if size[0] * size[1] <= 1280 * 720 else 4,
+        "row-mt": 1,
+        "tile-columns": tiles,
+        "g": 240,
+    }
