@@ -65,12 +65,16 @@ serve: $(STAMP)
 	@exec '$(BIN)/twistd' -n vidproc $(SERVE_OPTIONS)
 
 test: $(STAMP)
+	HYPOTHESIS_STORAGE_DIRECTORY='$(VENV)/hypothesis' \
 	'$(BIN)/python' -m twisted.trial --temp-directory='$(VENV)/trial' $(TRIAL_OPTIONS) $(TESTS)
 
+# All three, whatever the first says.
 lint: $(STAMP)
-	'$(BIN)/python' -m ruff check .
-	'$(BIN)/python' -m ruff format --check .
-	'$(BIN)/python' -m mypy
+	@status=0; set -x; \
+	'$(BIN)/python' -m ruff check . || status=1; \
+	'$(BIN)/python' -m ruff format --check . || status=1; \
+	'$(BIN)/python' -m mypy || status=1; \
+	exit $$status
 
 format: $(STAMP)
 	'$(BIN)/python' -m ruff check --fix .

@@ -66,7 +66,9 @@ def chain(media: MediaInfo, size: tuple[int, int]) -> str:
 def vmaf(encoded: Path, source: Path, media: MediaInfo, size: tuple[int, int]) -> float:
     """Return the mean VMAF of a file against the source, pictures paired by number."""
     assert media.video is not None
-    pair = "settb=1/25,setpts=N"
+    # Differing colour tags would make FFmpeg convert one of the two before they are compared.
+    label = "setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709"
+    pair = f"{label},settb=1/25,setpts=N"
     text = run(
         *("-i", str(encoded), "-i", str(source), "-filter_complex"),
         f"[0:v:0]scale={size[0]}:{size[1]}:flags=bicubic,format=yuv420p,{pair}[a];"

@@ -138,6 +138,21 @@ class PlainDisplayTests(SynchronousTestCase):
         self.display.line("still here")
 
 
+def environment(case: SynchronousTestCase, **values: str) -> None:
+    """Set environment variables for the length of a test."""
+    before = {name: os.environ.get(name) for name in values}
+
+    def restore() -> None:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+    case.addCleanup(restore)
+    os.environ.update(values)
+
+
 class Terminal(io.StringIO):
     """A stream that says it is a terminal."""
 
@@ -149,8 +164,7 @@ class BarDisplayTests(SynchronousTestCase):
     """Bars on a terminal."""
 
     def setUp(self) -> None:
-        for name, value in (("TERM", "xterm"), ("COLUMNS", "100"), ("NO_COLOR", "1")):
-            self.patch(os, "environ", {**os.environ, name: value})
+        environment(self, TERM="xterm", COLUMNS="100", LINES="30", NO_COLOR="1")
         self.clock = Clock()
         self.stream = Terminal()
         self.display = BarDisplay(self.stream, self.clock.seconds)
@@ -203,11 +217,11 @@ class MakeDisplayTests(SynchronousTestCase):
 
     def test_a_terminal_gets_bars(self) -> None:
         """The stream decides."""
-        self.patch(os, "environ", {**os.environ, "TERM": "xterm"})
+        environment(self, TERM="xterm")
         self.assertIsInstance(make_display(Terminal(), 60, Clock().seconds), BarDisplay)
 
     def test_a_pipe_gets_lines(self) -> None:
         """So does a terminal that can't move its cursor."""
         self.assertIsInstance(make_display(io.StringIO(), 60, Clock().seconds), PlainDisplay)
-        self.patch(os, "environ", {**os.environ, "TERM": "dumb"})
+        environment(self, TERM="dumb")
         self.assertIsInstance(make_display(Terminal(), 60, Clock().seconds), PlainDisplay)

@@ -424,7 +424,8 @@ class ConnectingTests(ServerCase):
     async def test_a_connection_that_always_breaks_is_given_up(self) -> None:
         """Five tries more without any progress, then it is lost for good."""
         self.server.cut_always = True
-        await self.fails(LostForGood, self.client().request("status", task_id=TASK))
+        problem = await self.fails(LostForGood, self.client().request("status", task_id=TASK))
+        self.assertIn("add --tls", problem.advice)
         self.assertEqual(len(self.server.requests), 6)
         self.assertEqual(len(self.notices), 5)
 

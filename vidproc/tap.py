@@ -22,7 +22,7 @@ DEFAULT_PORT = "tcp:9999:interface=127.0.0.1"
 
 
 class Options(usage.Options):
-    """The server's options; docs/operations.md tells each in full."""
+    """The server's options; docs/deployment.md tells each in full."""
 
     synopsis = "[options]"
     longdesc = "Serve video processing over TCP (the MMP protocol)."
@@ -101,6 +101,13 @@ class Options(usage.Options):
             raise usage.UsageError(
                 f"--sandbox: {self['sandbox']!r} is none of auto, strict and off"
             )
+        if self["sandbox"] == "strict":
+            from vidproc.ffmpeg.sandbox import SandboxIncomplete, find_layers
+
+            try:
+                find_layers("strict")
+            except SandboxIncomplete as error:
+                raise usage.UsageError(str(error)) from None
         if self["ffmpeg"] is not None:
             self._convert("ffmpeg", _checked_ffmpeg)
         if self["token-file"] is not None:

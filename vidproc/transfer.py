@@ -251,13 +251,12 @@ class FileSender:
             self._finish(failure.value or OSError("reading failed"))
 
     def _send(self, data: bytes) -> None:
-        last = self._position >= self._end
-        if not last:
-            self._read()
         self._on_progress(len(data))
         self._transport.write(data)
-        if last:
+        if self._position >= self._end:
             self._finish(None)
+        elif not self._over:
+            self._read()
 
     def _finish(self, outcome: BaseException | None) -> None:
         if not self._over:

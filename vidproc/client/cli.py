@@ -117,13 +117,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     _forgive_odd_characters()
     try:
-        options = parse_command_line(argv)
-    except UsageError as error:
-        _say(*error.lines)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+        return _main(argv)
+    finally:
+        _let_go_of_closed_streams()
+
+
+def _main(argv: Sequence[str] | None) -> int:
     try:
+        options = parse_command_line(argv)
         from vidproc.client.session import run
 
         return run(options)
@@ -709,5 +710,21 @@ def _forgive_odd_characters() -> None:
         if reconfigure is not None:
             try:
                 reconfigure(errors=errors if os.name == "posix" else "backslashreplace")
+            except (OSError, ValueError):
+                pass
+
+
+def _let_go_of_closed_streams() -> None:
+    """Keep the interpreter from complaining at its end that nobody reads what is still to write."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, ValueError):
+            pass
+        except OSError:
+            try:
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
             except (OSError, ValueError):
                 pass

@@ -194,7 +194,11 @@ class PlainDisplay:
 def write_line(stream: TextIO, text: str) -> None:
     """Write a line and flush; whoever closed the stream does not want it."""
     try:
-        stream.write(text + "\n")
+        try:
+            stream.write(text + "\n")
+        except UnicodeEncodeError:
+            encoding = stream.encoding or "ascii"
+            stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
         stream.flush()
     except (OSError, ValueError):
         pass
@@ -296,9 +300,7 @@ class BarDisplay:
             if self._task is None:
                 self._progress.start()
             if kind != self._kind:
-                self._task = self._progress.add_task(
-                    f"{label:<11}", start=False, percent="", note=note
-                )
+                self._task = self._progress.add_task(f"{label:<11}", percent=percent, note=note)
                 self._kind = kind
             self._progress.update(
                 self._task,

@@ -75,6 +75,10 @@ class ConnectionBroken(ClientError):
 class LostForGood(ClientError):
     """The connection broke and could not be made again in a bounded number of tries."""
 
+    def __init__(self, text: str, advice: str = "") -> None:
+        super().__init__(text)
+        self.advice = advice
+
 
 class InputChanged(ClientError):
     """The input file is not what it was when the upload began, or can't be read any more."""
@@ -537,6 +541,7 @@ class Client:
         self._stall_timeout = stall_timeout
         self._connection: Connection | None = None
         self._was_connected = False
+        self._answered = False
         self._progress = 0
 
     async def request(self, action: str, **fields: Any) -> Answer:
@@ -768,7 +773,9 @@ class Client:
             reused = self._connection is not None and self._connection.usable
             problem: ClientError
             try:
-                return await attempt(await self._connected())
+                result = await attempt(await self._connected())
+                self._answered = True
+                return result
             except ConnectFailed as error:
                 if not self._was_connected or not isinstance(error, _Unreachable):
                     raise
@@ -781,6 +788,7 @@ class Client:
                     continue
                 problem = error
             except Refused as error:
+                self._answered = True
                 if error.code != 503 or not forgive():
                     raise
                 problem = error
@@ -790,8 +798,12 @@ class Client:
             if failures > self._retry.tries:
                 if isinstance(problem, Refused):
                     raise problem
+                where = f"{self.host} port {self.port}"
+                # A TLS server closes without a word on what is no TLS.
+                mute = self._tls is None and not self._answered
                 raise LostForGood(
-                    f"The connection to {self.host} port {self.port} was lost for good: {problem}"
+                    f"The connection to {where} was lost for good: {problem}",
+                    "It never answered; if the server uses TLS, add --tls." if mute else "",
                 )
             pause = self._retry.pause(failures)
             self._notice(f"{problem} Trying again in {pause:.1f} s.")

@@ -270,7 +270,6 @@ class Session:
                         raise
                     raise ChecksumMismatch("what was there does not fit") from None
                 target = output or folder / f"{stem}.{part.media_type}"
-                self._refuse_input(target)
                 await self._in_thread(lambda: part.finish(target))  # noqa: B023
             except ChecksumMismatch as problem:
                 self._log.warning("download of %s: %s", task_id, problem)
@@ -295,15 +294,6 @@ class Session:
             return options.output if options.output.is_dir() else options.output.parent
         return options.input.parent if options.input is not None else Path()
 
-    def _refuse_input(self, target: Path) -> None:
-        source = self.options.input
-        try:
-            same = source is not None and target.exists() and target.samefile(source)
-        except OSError:
-            same = False
-        if same:
-            raise ResultNotWritten(f"The result would overwrite the input: {target}")
-
     async def _in_thread(self, function: Callable[[], T]) -> T:
         pool = self._reactor.getThreadPool()
         result: T = await deferToThreadPool(self._reactor, pool, function)
@@ -327,7 +317,8 @@ class Session:
             return UNREACHABLE
         if isinstance(error, LostForGood):
             self._log.warning("%s", error)
-            self._say(printable(error), *(self._later() or self._again()))
+            self._say(printable(error), *([error.advice] if error.advice else []))
+            self._say(*(self._later() or self._again()))
             return UNREACHABLE
         if isinstance(error, _WaitOver):
             limit = format_duration(self.options.max_wait_time)
@@ -730,11 +721,14 @@ def drive(reactor: Any, session: Session) -> int:
     def interrupted(signal_number: int, frame: object) -> None:
         reactor.callFromThread(session.interrupt, signal_number)
 
+    # What is ignored stays so: nohup means it.
+    known = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")]
+    wanted = [one for one in known if one and signal.getsignal(one) is not signal.SIG_IGN]
+
     def begin() -> None:
         # After Twisted's own handlers, which would stop the reactor under the session.
-        for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), interrupted)
+        for wanted_signal in wanted:
+            signal.signal(wanted_signal, interrupted)
         session.start().addCallback(ended)
 
     reactor.callWhenRunning(begin)

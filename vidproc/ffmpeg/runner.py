@@ -106,7 +106,9 @@ class LocalRunner:
         running.when_ended(self._ended)
         argv = command.resolve(lambda name: str(self._path_of_key(workspace.key_of(name))), threads)
         cwd = str(self._path_of_key(workspace.folder_key))
-        running.spawn(self._sandbox.wrap(self._program(command, argv)), cwd)
+        reads = [str(self._path_of_key(workspace.key_of(name))) for name in command.inputs]
+        program = self._program(command, argv)
+        running.spawn(self._sandbox.wrap(program, reads, cwd), cwd)
         return running
 
     def _program(self, command: Command, argv: list[str]) -> list[str]:

@@ -1,44 +1,139 @@
 """What holds a media process: how it is started, and what it may use.
 
-The first form: a process group of its own, death with the server, an empty environment,
-no_new_privs and resource limits. `Sandbox.wrap` is the only place that knows.
+`Sandbox.wrap` is the only place that knows. The layers are applied by `vidproc.ffmpeg.launcher`
+from inside the new process; `find_layers` tries each for real at the server's start.
+docs/security.md says what each layer is for.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 _LAUNCHER = str(Path(__file__).with_name("launcher.py"))
+_REPORT_TIMEOUT = 20.0
+
+# What the loader and the codecs read; no secrets there. Those that do not exist are left out.
+_SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache")
+_READ = (
+    "/dev/urandom",
+    "/proc/cpuinfo",
+    "/proc/meminfo",
+    "/sys/devices/system/cpu",
+    "/sys/devices/system/node",
+)
+_WRITE = ("/dev/null",)
+
+
+class SandboxIncomplete(Exception):
+    """`--sandbox strict` was asked for, and this machine lacks a layer. The text says which."""
+
+
+def find_layers(mode: str) -> frozenset[str]:
+    """Return the names of the kernel's layers to use: those that were tried and hold here.
+
+    `mode` is auto, strict or off. Blocks for some 50 ms. Raises `SandboxIncomplete` in strict mode
+    unless files, network and memory are each held by some layer.
+    """
+    if mode == "off":
+        return frozenset()
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-B", _LAUNCHER, "--report"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=_REPORT_TIMEOUT,
+        check=False,
+        env={},
+    )
+    try:
+        tried = json.loads(done.stdout)
+    except ValueError:
+        tried = {}
+    layers = frozenset(name for name, holds in tried.items() if holds)
+    if mode == "strict":
+        lacking = [
+            what
+            for what, any_of in (
+                ("files (Landlock)", {"landlock"}),
+                ("network (seccomp or namespaces)", {"seccomp", "namespaces"}),
+                ("memory (RLIMIT_AS)", {"memory"}),
+            )
+            if not layers & any_of
+        ]
+        if lacking:
+            raise SandboxIncomplete(
+                f"--sandbox strict: nothing on this machine holds {', '.join(lacking)};"
+                " use another kernel, or --sandbox auto"
+            )
+    return layers
 
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
-    """Limits of every media process: address space and one file's size in bytes, descriptors."""
+    """Limits of every media process.
+
+    `address_space` and `file_size` (of one file) in bytes, `cpu_time` in seconds, `open_files` and
+    `processes` (threads included; counted only in a namespace of its own). `layers` are names that
+    `find_layers` returned.
+    """
 
     address_space: int
     file_size: int
+    cpu_time: int = 7 * 86400
     open_files: int = 256
+    processes: int = 1024
+    layers: frozenset[str] = frozenset()
 
     @property
-    def layers(self) -> tuple[str, ...]:
-        """Names of the layers that are active, for `info` and the log."""
-        common = ("own session", "empty environment", "rlimits")
+    def description(self) -> tuple[str, ...]:
+        """What is active, for `info` and the log."""
         linux = ("no_new_privs", "dies with the server") if sys.platform == "linux" else ()
-        return common + linux
+        always = ("own session", "empty environment", "resource limits", *linux)
+        return (*always, *sorted(self.layers - {"memory"}))
 
-    def wrap(self, argv: Sequence[str]) -> list[str]:
-        """Return the argv that starts the program `argv` (an absolute path and its arguments)."""
+    def wrap(
+        self, argv: Sequence[str], reads: Sequence[str] = (), folder: str | None = None
+    ) -> list[str]:
+        """Return the argv that starts the program `argv` (an absolute path and its arguments).
+
+        It may read the files `reads`, and read and write below `folder`; nothing else of anybody's.
+        """
         limits = {
             "RLIMIT_CORE": 0,
-            "RLIMIT_NOFILE": self.open_files,
+            "RLIMIT_CPU": self.cpu_time,
             "RLIMIT_FSIZE": self.file_size,
+            "RLIMIT_NOFILE": self.open_files,
         }
         if sys.platform == "linux":
             limits["RLIMIT_AS"] = self.address_space
-        spec = json.dumps({"parent": os.getpid(), "limits": limits})
-        return [sys.executable, "-I", "-S", "-B", _LAUNCHER, spec, *argv]
+        if "namespaces" in self.layers:
+            limits["RLIMIT_NPROC"] = self.processes
+        spec = {
+            "parent": os.getpid(),
+            "limits": limits,
+            "layers": sorted(self.layers),
+            "read": [*_READ, *reads],
+            "write": [*_WRITE, *((folder,) if folder else ())],
+            "execute": [*_SYSTEM, *_program_paths(argv[0])],
+        }
+        return [sys.executable, "-I", "-S", "-B", _LAUNCHER, json.dumps(spec), *argv]
+
+
+def _program_paths(program: str) -> list[str]:
+    """Return what a program consists of: itself, or Python with what the probe imports."""
+    if program != sys.executable:
+        return [program, str(Path(program).resolve())]
+    paths = {program, str(Path(program).resolve()), sys.prefix, sys.base_prefix, _PACKAGE}
+    spec = find_spec("av")
+    if spec is not None and spec.origin is not None:
+        paths.add(str(Path(spec.origin).parent.parent))
+    return sorted(paths)
+
+
+_PACKAGE = str(Path(__file__).parent)

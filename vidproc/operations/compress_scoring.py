@@ -24,6 +24,13 @@ Metric = Literal["vmaf", "ssim"]
 PAIRING_RATE = 25
 """Pictures per second of the time scale on which pictures are paired by number."""
 _VMAF_THREADS = 8
+_SAME_LABELS = {
+    # Differing colour tags would make FFmpeg convert one of the two before they are compared.
+    "range": "tv",
+    "colorspace": "bt709",
+    "color_primaries": "bt709",
+    "color_trc": "bt709",
+}
 _SCORE = {
     "vmaf": re.compile(r"VMAF score: ([0-9.]+)"),
     "ssim": re.compile(r"SSIM Y:([0-9.]+)"),
@@ -128,7 +135,9 @@ def score_command(
         encoded = ffmpeg.input(input_file(name), threads=THREADS)["v:0"]
         encoded = encoded.filter("format", pixel_format)
     pair = [
-        stream.filter("settb", f"1/{PAIRING_RATE}").filter("setpts", "N")
+        stream.filter("setparams", **_SAME_LABELS)
+        .filter("settb", f"1/{PAIRING_RATE}")
+        .filter("setpts", "N")
         for stream in (encoded, reference)
     ]
     options: dict[str, Any] = {"shortest": 1}

@@ -247,8 +247,8 @@ def _commands(
     memory = filters.encoding_memory(look.size, look.size, shown) + min(buffered, BUFFER)
     options = {"duration": part.length, "cpus": 2.0, "memory": memory}
     if buffered <= BUFFER:
-        first, second = _pictures(media, capabilities, part, look).split()
-        graph = _output(_paletted(first, _palette(second, look)), name)
+        twice = _pictures(media, capabilities, part, look).split()
+        graph = _output(_paletted(twice[0], _palette(twice[1], look)), name)
         yield ffmpeg_command(graph, stage="encoding", share=share, **options)
         return
     palette = _palette(_pictures(media, capabilities, part, look), look)

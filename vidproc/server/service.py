@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from vidproc import __version__
 from vidproc.ffmpeg.binary import find_ffmpeg
 from vidproc.ffmpeg.runner import LocalRunner
-from vidproc.ffmpeg.sandbox import Sandbox
+from vidproc.ffmpeg.sandbox import Sandbox, find_layers
 from vidproc.logs import TopicLogs
 from vidproc.performance import PerformanceService, usable_cores
 from vidproc.server.access import Tokens
@@ -113,6 +113,7 @@ class VidprocService(Service):
         super().startService()
         config = self.config
         ffmpeg = find_ffmpeg(config.ffmpeg)
+        layers = find_layers(config.sandbox)
         self._storage = Storage(config.data_dir, config.storage_limit)
         self._storage.open()
         self._logs = TopicLogs(config.log_dir)
@@ -125,7 +126,10 @@ class VidprocService(Service):
         cores = usable_cores()
         memory = psutil.virtual_memory().total
         self._sandbox = Sandbox(
-            address_space=min(memory * 3 // 4, 16 << 30), file_size=config.storage_limit
+            address_space=min(memory * 3 // 4, 16 << 30),
+            file_size=config.storage_limit,
+            cpu_time=int(config.settings.job_timeout * cores) + 60,
+            layers=layers,
         )
         self._runner = LocalRunner(self._reactor, ffmpeg, self._sandbox, self._storage.path)
         self._scheduler = Scheduler(
@@ -187,7 +191,7 @@ class VidprocService(Service):
             cores=cores,
             data=str(self.config.data_dir),
         )
-        self.log.info("media processes: {layers}", layers=", ".join(self._sandbox.layers))
+        self.log.info("media processes: {layers}", layers=", ".join(self._sandbox.description))
         if missing := self._ffmpeg.missing():
             self.log.warn("this FFmpeg lacks {missing}", missing=", ".join(missing))
 
@@ -195,7 +199,7 @@ class VidprocService(Service):
         return ServerInfo(
             settings=self.config.settings,
             ffmpeg_version=self._ffmpeg.version,
-            sandbox=self._sandbox.layers,
+            sandbox=self._sandbox.description,
             queued=self._scheduler.queued,
             running=self._scheduler.running,
             concurrency=self._scheduler.concurrency,

@@ -9,7 +9,7 @@ from vidproc.tasks.model import Task
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Limits of the task service; docs/operations.md tells each option."""
+    """Limits of the task service; docs/deployment.md tells each option."""
 
     retention: float = 24 * 3600.0
     tasks_per_ip: int = 1
