@@ -56,10 +56,10 @@ def parse_time(value: str | float) -> float:
 
 def format_size(size: float) -> str:
     """Return bytes as people read them: ``1.1 MiB``."""
+    if size == 1:
+        return "1 byte"
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if size < 1024:
-            if size == 1:
-                return "1 byte"
             return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} TiB"
