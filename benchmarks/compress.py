@@ -13,6 +13,7 @@ The points are kept in --cache, for they take long.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import re
@@ -114,7 +115,7 @@ def equal_bytes(points: dict[int, tuple[float, int]], score: float) -> float | N
     ordered = sorted(points.values())
     if not ordered[0][0] <= score <= ordered[-1][0]:
         return None
-    for (low, small), (high, large) in zip(ordered, ordered[1:], strict=False):
+    for (low, small), (high, large) in itertools.pairwise(ordered):
         if score <= high:
             part = (score - low) / max(high - low, 1e-6)
             return math.exp(math.log(small) + part * math.log(large / small))

@@ -514,6 +514,37 @@ class ConnectionTests(ProtocolTestCase):
         rig.clock.pump([30.0] * 10)
         self.assertFalse(client.transport.ended)
 
+    def test_a_head_that_comes_byte_by_byte_is_cut_off(self) -> None:
+        """Each byte keeps it from being idle, and still it must end in time."""
+        rig = self.rig()
+        client = rig.connect()
+        for byte in message({"action": "info", "id": "x" * 60})[:41]:
+            client.send(bytes([byte]))
+            rig.clock.advance(0.5)
+        self.assertEqual(self.code(client.answer()), 400)
+        self.assertTrue(client.transport.ended)
+
+    def test_an_upload_that_trickles_is_cut_off(self) -> None:
+        """A few bytes in each idle timeout are not enough to hold a slot."""
+        rig = self.rig(idle_timeout=60.0)
+        client = rig.connect()
+        client.send(message(UPLOAD, bytes(10_000_000), "mp4")[:-9_000_000])
+        for _ in range(20):
+            client.send(bytes(1000))
+            rig.clock.advance(9)
+        self.assertEqual(self.code(client.answer()), 400)
+        self.assertEqual(rig.scheduler.uploads.active, 0)
+
+    def test_a_slow_but_steady_upload_is_taken(self) -> None:
+        """Two kilobytes a second are somebody's uplink."""
+        rig = self.rig(idle_timeout=60.0)
+        client = rig.connect()
+        data = message(UPLOAD, bytes(1_000_000), "mp4")
+        for start in range(0, len(data), 20_000):
+            client.send(data[start : start + 20_000])
+            rig.clock.advance(9)
+        self.assertEqual(client.answer()["status"], "accepted")
+
     def test_too_many_connections_of_an_address_are_429(self) -> None:
         """Others are welcome."""
         rig = self.rig(max_connections_per_ip=2)

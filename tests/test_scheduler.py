@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.defer import ensureDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.rig import CLIP, Rig, StubCommand, complete_step, probe_answer
@@ -295,6 +296,28 @@ class PruneTests(SchedulerTestCase):
         self.assertEqual(self.prune(rig), [])
         result.close()
         self.assertEqual(self.prune(rig), [task_id])
+
+    def test_an_upload_that_needs_room_gets_that_of_old_results(self) -> None:
+        """Instead of 507; the results' tasks expire."""
+        rig = self.rig()
+        old = self.finished(rig)
+        used = rig.storage.measure()
+        rig.storage.limit = used + 10  # the upload needs 2 * (4 + an estimate) bytes
+        refused = Submission("gif", GIF, "mp4", payload_size=10_000)
+        self.failureResultOf(
+            ensureDeferred(rig.scheduler.admit(refused, Caller("192.0.2.1"))), ServiceError
+        )
+        self.assertIs(self.state(rig, old), State.EXPIRED)
+
+    def test_an_address_gets_at_most_half_of_the_free_room(self) -> None:
+        """So that a few requests can't hold everything."""
+        rig = self.rig()
+        rig.storage.limit = rig.storage.used + 1000
+        rig.storage.reserve("a", 500, "192.0.2.1")
+        self.assertRaises(ServiceError, rig.storage.reserve, "b", 1, "192.0.2.1")
+        rig.storage.reserve("c", 250, "192.0.2.2")
+        rig.storage.reserve("a", 250, "192.0.2.1")
+        self.assertEqual(rig.storage.reserved, 500)
 
     def test_downloaded_results_go_first_when_room_is_short(self) -> None:
         """And no more of them than it takes."""

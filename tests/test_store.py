@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from vidproc.mmp.errors import ServiceError
 from vidproc.tasks.model import Failure, InvalidTransition, State, Task, new_task_id
-from vidproc.tasks.store import SchemaTooNew, Store
+from vidproc.tasks.store import LEASE, SchemaTooNew, Store
 
 
 def make_task(peer: str = "192.0.2.1", **fields: object) -> Task:
@@ -119,7 +119,7 @@ class StoreTests(SynchronousTestCase):
         self.store.claim_next("dead", 1.0, 2.0)
         plain = self.admit(make_task("192.0.2.2"))
         resumable = self.admit(make_task("192.0.2.3", upload_id="u"))
-        self.assertEqual([t.task_id for t in self.store.recover()], [running.task_id])
+        self.assertEqual([t.task_id for t in self.store.recover(1000.0)], [running.task_id])
         states = {
             task.task_id: self.store.get(task.task_id) for task in (running, plain, resumable)
         }
@@ -128,6 +128,63 @@ class StoreTests(SynchronousTestCase):
         assert again is not None and parked is not None
         self.assertEqual((again.state, again.owner, again.failures), (State.QUEUED, None, 0))
         self.assertIs(parked.state, State.PARTIAL)
+
+    def crash(self, task: Task, lived: float) -> Task:
+        """Claim the task, let its server die `lived` seconds later, and recover."""
+        claimed = self.store.claim_next("dead", 1000.0, 1000.0 + LEASE)
+        assert claimed is not None
+        self.store.renew_leases("dead", 1000.0 + lived + LEASE)
+        return self.store.recover(5000.0)[0]
+
+    def test_a_task_that_brings_the_server_down_three_times_fails(self) -> None:
+        """With the reason; it does not take the server along for good."""
+        task = self.queued(input_key="inputs/a")
+        self.assertIs(self.crash(task, 5.0).state, State.QUEUED)
+        self.assertIs(self.crash(task, 5.0).state, State.QUEUED)
+        failed = self.crash(task, 5.0)
+        assert failed.failure is not None
+        self.assertEqual((failed.state, failed.failure.code), (State.FAILED, 500))
+        self.assertEqual(self.store.known_keys(), set())
+
+    def test_a_long_encode_is_not_blamed_for_the_servers_end(self) -> None:
+        """A power cut after an hour is nobody's fault."""
+        task = self.queued()
+        for _ in range(5):
+            self.assertIs(self.crash(task, 3600.0).state, State.QUEUED)
+
+    def test_rows_without_files_are_forgotten_after_their_time(self) -> None:
+        """Those with a result stay, and so do tasks that have not ended."""
+        old, kept = self.queued("192.0.2.1"), self.queued("192.0.2.2")
+        for task, key in ((old, None), (kept, "results/x")):
+            self.store.claim_next("me", 1.0, 2.0)
+            self.store.move(task.task_id, State.COMPLETED, completed_at=10.0, output_key=key)
+        waiting = self.queued("192.0.2.3")
+        self.assertEqual(self.store.delete_ended(11.0), 1)
+        self.assertIsNone(self.store.get(old.task_id))
+        self.assertIsNotNone(self.store.get(kept.task_id))
+        self.assertIsNotNone(self.store.get(waiting.task_id))
+
+    def test_a_database_of_the_first_schema_is_brought_up_to_date(self) -> None:
+        """Its tasks are still there."""
+        from importlib import resources
+
+        path = self.path.with_name("old.sqlite")
+        first = resources.files("vidproc.tasks").joinpath("schema/001_tasks.sql").read_text()
+        db = sqlite3.connect(path)
+        db.executescript(first + "PRAGMA user_version = 1;")
+        db.execute(
+            "INSERT INTO tasks (task_id, type, parameters, peer, state, media_type, created_at,"
+            " input_size, input, output, warnings, attempt, failures)"
+            " VALUES ('a', 'gif', '{}', 'p', 'queued', 'mp4', 1.0, 1, '{}', '{}', '[]', 0, 0)"
+        )
+        db.commit()
+        db.close()
+        store = Store(path)
+        store.open()
+        self.addCleanup(store.close)
+        claimed = store.claim_next("me", 1.0, 2.0)
+        assert claimed is not None
+        self.assertEqual((claimed.task_id, claimed.crashes), ("a", 0))
 
     def test_an_address_keeps_only_so_many_broken_uploads(self) -> None:
         """The oldest are forgotten, and their ids returned for their files to go."""

@@ -112,7 +112,7 @@ class PerformanceService(Service):
 
     async def _upkeep(self) -> None:
         await self._scheduler.renew_leases()
-        await self._scheduler.prune()
+        await self._scheduler.upkeep()
         await self._disk.call(self._storage.measure)
 
     # --- measuring -----------------------------------------------------------------------------

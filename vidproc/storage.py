@@ -27,6 +27,8 @@ FOLDERS = ("inputs", "uploads", "work", "results")
 FREE_SPACE_RESERVE = 64 << 20
 """Bytes of the file system that are never promised to anybody."""
 
+_SHARE = 2  # one address gets at most the free room divided by this
+
 
 class DataFolderInUse(Exception):
     """Another server works on this data folder."""
@@ -60,7 +62,7 @@ class Storage:
         self.limit = limit
         self._lock: int | None = None
         self._used = 0
-        self._reserved: dict[str, int] = {}
+        self._reserved: dict[str, tuple[str, int]] = {}
 
     def open(self) -> None:
         """Make the folders and take the lock. Raises `DataFolderInUse` or `OSError`."""
@@ -168,29 +170,38 @@ class Storage:
     @property
     def reserved(self) -> int:
         """Bytes promised to uploads and tasks under way. Does not touch the disk."""
-        return sum(self._reserved.values())
+        return sum(size for _, size in self._reserved.values())
 
     def free(self) -> int:
         """Return the bytes that may still be promised to somebody."""
         on_disk = shutil.disk_usage(self.root).free - FREE_SPACE_RESERVE
         return min(self.limit - self._used, on_disk) - self.reserved
 
-    def reserve(self, task_id: str, size: int) -> None:
-        """Promise `size` bytes to a task, in place of what it had.
+    def reserve(self, task_id: str, size: int, peer: str) -> None:
+        """Promise `size` bytes to a task of the address `peer`, in place of what it had.
 
-        Raises `ServiceError` 507 when they can't be had. A quick look at the file system; may be
-        called in the reactor thread.
+        An address gets at most half of what is free without it, so that a few of them can't hold
+        everything. Raises `ServiceError` 507 when the bytes can't be had. A quick look at the file
+        system; may be called in the reactor thread.
         """
-        had = self._reserved.pop(task_id, 0)
-        if size > self.free():
-            if had:
-                self._reserved[task_id] = had
+        others = sum(
+            held
+            for other, (owner, held) in self._reserved.items()
+            if owner == peer and other != task_id
+        )
+        free = self.free() + others + self._reserved.get(task_id, ("", 0))[1]
+        if size + others > free // _SHARE:
             raise ServiceError(
                 ErrorCode.NO_SPACE,
                 f"The server has no room for {format_size(size)} now.",
                 "Try again later, send a smaller file, or ask the server's operator for room.",
             )
-        self._reserved[task_id] = size
+        self._reserved[task_id] = (peer, size)
+
+    @staticmethod
+    def room_for(size: int) -> int:
+        """Return the bytes that must be free for `reserve` to promise `size`."""
+        return size * _SHARE
 
     def release(self, task_id: str) -> None:
         """Take back what was promised to a task. Does not touch the disk."""
@@ -200,7 +211,8 @@ class Storage:
         """Note that `size` of the bytes promised to a task are held now."""
         self._used += size
         if task_id in self._reserved:
-            self._reserved[task_id] = max(0, self._reserved[task_id] - size)
+            peer, promised = self._reserved[task_id]
+            self._reserved[task_id] = (peer, max(0, promised - size))
 
     def removed(self, size: int) -> None:
         """Note that `size` bytes are held no more. Does not touch the disk."""

@@ -196,7 +196,7 @@ def _media(found: dict[str, Any], size: int) -> MediaInfo:
         video=_video(video, origin, complete) if readable and video is not None else None,
         unreadable_video=video is not None and not readable,
         other_videos=max(0, len(pictures) - 1),
-        audio=tuple(_audio(s, origin) for s in sounds),
+        audio=tuple(_audio(s, origin, complete) for s in sounds),
         subtitles=tuple(
             SubtitleStream(
                 index=_index(s),
@@ -300,8 +300,12 @@ def _video(found: dict[str, Any], origin: float, complete: bool) -> VideoStream:
     )
 
 
-def _audio(found: dict[str, Any], origin: float) -> AudioStream:
+def _audio(found: dict[str, Any], origin: float, complete: bool) -> AudioStream:
     start = _number(found.get("start"), -1e6, 1e9)
+    end = _end(found) if complete else None
+    duration = _length(found.get("duration"))
+    if end is not None and start is not None and end > start:
+        duration = _length(end - start)
     return AudioStream(
         index=_index(found),
         codec=clean_name(found.get("codec")) or "unknown",
@@ -312,7 +316,7 @@ def _audio(found: dict[str, Any], origin: float) -> AudioStream:
         language=clean_language(found.get("language")),
         title=clean_text(found.get("title")),
         default=found.get("default") is True,
-        duration=_length(found.get("duration")),
+        duration=duration,
         start_time=max(0.0, start - origin) if start is not None else 0.0,
     )
 

@@ -36,6 +36,10 @@ _MATRICES = {
     13: "chroma-derived-c", 14: "ictcp",
 }  # fmt: skip
 _FULL_RANGE = 2
+# From PyAV 19 on this is what it does by itself.
+_METADATA: dict[str, Any] = (
+    {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+)
 _ATTACHED_PICTURE = 0x400 | 0x800  # and timed thumbnails
 _DEFAULT, _FORCED = 0x1, 0x40
 
@@ -148,7 +152,7 @@ def _open(path: str, options: dict[str, Any]) -> Any:
                 "analyzeduration": str(options["analyzeduration"]),
                 "max_probe_packets": "2500",
             },
-            metadata_errors="replace",
+            **_METADATA,
             timeout=(options["seconds"], options["seconds"]),
         )
     except av.error.ExitError as error:

@@ -194,6 +194,13 @@ class LocalCommand(ProcessProtocol):
         self._signal(signal.SIGTERM)
         self._timer = self._reactor.callLater(TERMINATE_GRACE, self._kill)
 
+    def kill(self) -> None:
+        """End the process group at once."""
+        self.stop()
+        if self._timer is not None and self._timer.active() and not self._over:
+            self._timer.cancel()
+            self._kill()
+
     def _kill(self) -> None:
         self._signal(signal.SIGKILL)
         self._timer = self._reactor.callLater(GIVE_UP, self._give_up)

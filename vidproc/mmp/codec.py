@@ -118,6 +118,11 @@ class Decoder:
         return self._remaining
 
     @property
+    def in_head(self) -> bool:
+        """Whether a part of a message's head has arrived and the rest has not."""
+        return self._state is _State.HEAD and self.buffered > 0
+
+    @property
     def idle(self) -> bool:
         """Whether the stream stands exactly between two messages."""
         return self._state is _State.HEAD and self.buffered == 0

@@ -8,7 +8,7 @@ source's own streams are the result.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from vidproc.ffmpeg.command import SOURCE, Command, CommandFailed, Completed
@@ -27,6 +27,7 @@ from vidproc.operations.compress_encode import (
 from vidproc.operations.compress_scoring import (
     Metric,
     Samples,
+    film_bytes,
     parse_score,
     score_command,
     spread,
@@ -106,7 +107,8 @@ class Work:
     probes: int = 0
     left: float = 1.0
     files: int = 0
-    costs: list[float] = field(default_factory=list)
+    encode_time: float = 0.0
+    sound_bytes: float | None = None
 
     @classmethod
     def of(cls, job: Job[Compress]) -> Work:
@@ -143,12 +145,19 @@ class Work:
         return self.job.media.duration or 0.0
 
     @property
+    def sound_weight(self) -> float:
+        """Bytes of the delivered sound: weighed, or reckoned by its rate."""
+        if self.sound_bytes is not None:
+            return self.sound_bytes
+        return sound_rate(self.job.media, self.sound) * self.duration / 8
+
+    @property
     def other_bytes(self) -> float:
         """Bytes of the delivered file that are no picture, about."""
         video = self.job.media.video
         rate = (video.frame_rate if video is not None else None) or 30.0
         frames = self.duration * rate * _MUX_BYTES_PER_PICTURE
-        return sound_rate(self.sound) * self.duration / 8 + frames + 2000
+        return self.sound_weight + frames + 2000
 
     def share(self, part: float) -> float:
         """Take `part` of what is left of the progress bar."""
@@ -241,7 +250,7 @@ def time_limit(duration: float) -> float:
 
 
 async def _to_quality(work: Work) -> Product:
-    job, coder = work.job, work.coder
+    coder = work.coder
     if not work.duration or work.metric is None:
         return await _without_search(work)
     samples = plan_samples(work.duration, coder.scoring_cost)
@@ -310,8 +319,12 @@ async def _probe(work: Work, search: Search, samples: Samples) -> None:
         work.search_time += cost
         if score is None:
             return
-        # The first pictures of a file cost more than their share, and headers are no picture.
-        size = max(work.job.size_of(_PROBE_FILE) - 1000, 1) / samples.part
+        size = film_bytes(
+            work.job.read(_PROBE_FILE),
+            work.job.size_of(_PROBE_FILE),
+            samples,
+            require_video(work.job.media).frames,
+        )
         search.add(Point(crf, score, size))
         allowed = time_limit(work.duration) * encoded.elapsed / samples.part
         reserve = 0.0
@@ -348,7 +361,7 @@ async def _encode(work: Work, search: Search, choice: Choice) -> Product:
             cost += scored.elapsed
         too_large = written > media.size * 0.99
         missed = measured is not None and not _good(measured, choice, search)
-        if too_large or missed:
+        if too_large or missed or _wasteful(measured, choice, search, picture_bytes):
             search.calibrate(Point(choice.crf, measured or choice.score, picture_bytes))
             better = search.choose()
             in_time = work.search_time + cost <= time_limit(work.duration) * encoded.elapsed
@@ -380,6 +393,13 @@ def _good(measured: float, choice: Choice, search: Search) -> bool:
     if choice.gave_way:
         return measured >= search.floor - _TOO_LOW
     return -_TOO_LOW <= measured - search.target <= _TOO_HIGH
+
+
+def _wasteful(measured: float | None, choice: Choice, search: Search, size: float) -> bool:
+    """Whether a film gave up quality for its size and then became smaller than it had to."""
+    if measured is None or not choice.gave_way:
+        return False
+    return measured < search.target - _TOO_LOW and size < search.size_limit * 0.93
 
 
 def _details(
@@ -482,8 +502,8 @@ def _container(work: Work) -> tuple[str | None, str]:
     media = work.job.media
     names = media.container.split(",")
     if "matroska" in names:
-        streams = [*media.audio, *media.subtitles]
-        codecs = {stream.codec for stream in streams} | {require_video(media).codec}
+        streams: list[Any] = [*media.audio, *media.subtitles]
+        codecs = {require_video(media).codec, *(stream.codec for stream in streams)}
         return _CONTAINERS["webm" if codecs <= _WEBM else "matroska"]
     if "mp4" in names and require_video(media).codec == "prores":
         return _CONTAINERS["mov"]

@@ -5,6 +5,7 @@ Nothing here decides how good or how small a file shall be; `vidproc.operations.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -12,9 +13,9 @@ from typing import Any, Literal
 import ffmpeg
 
 from vidproc.ffmpeg.command import THREADS, Command, ffmpeg_command, output_file
-from vidproc.ffmpeg.media import MediaInfo, VideoStream
+from vidproc.ffmpeg.media import AudioStream, MediaInfo, VideoStream
 from vidproc.operations.base import Capabilities, require_encoder
-from vidproc.operations.compress_scoring import Samples, sampled_picture
+from vidproc.operations.compress_scoring import KEY_INTERVAL, Samples, sampled_picture
 from vidproc.operations.compress_search import Curve
 from vidproc.operations.filters import (
     Delivery,
@@ -41,7 +42,7 @@ class Coder:
 
     `first_guess` maps VMAF scores, rising, to the CRF that gives them on a middling film (medians
     of measured runs). `scoring_cost` is what scoring takes against encoding, about, in time.
-    `two_pass` says how the encoder is told of its passes: FFmpeg's own way, by parameters, or
+    `passes` says how the encoder is told of its passes: FFmpeg's own way, by parameters, or
     not at all.
     """
 
@@ -52,7 +53,7 @@ class Coder:
     first_guess: Sequence[tuple[float, float]]
     scoring_cost: float
     memory_factor: float
-    two_pass: Literal["ffmpeg", "x265", "none"]
+    passes: Literal["ffmpeg", "x265", "none"]
     pixel_format: str = "yuv420p"
 
     def start_crf(self, quality: float) -> float:
@@ -60,7 +61,7 @@ class Coder:
         points = self.first_guess
         if quality <= points[0][0]:
             return points[0][1]
-        for (low, crf_low), (high, crf_high) in zip(points, points[1:], strict=False):
+        for (low, crf_low), (high, crf_high) in itertools.pairwise(points):
             if quality <= high:
                 return crf_low + (crf_high - crf_low) * (quality - low) / (high - low)
         return points[-1][1]
@@ -97,36 +98,36 @@ def coder_for(
         return Coder(
             codec=codec,
             encoder=require_encoder(capabilities, "libx264"),
-            options={"profile:v": "high", **options},
+            options={"profile:v": "high", "g": KEY_INTERVAL, **options},
             curve=Curve((10.0, 45.0), 0.1, score_slope=0.13, size_slope=-0.12),
             first_guess=((70, 35.5), (80, 32.0), (90, 27.0), (95, 23.0), (97, 20.5), (99, 16.5)),
             scoring_cost=cost,
             memory_factor=1.0,
-            two_pass="ffmpeg",
+            passes="ffmpeg",
         )
     if codec == "hevc":
         options, cost = _X265[preset]
         return Coder(
             codec=codec,
             encoder=require_encoder(capabilities, "libx265"),
-            options={**options, "tag:v": "hvc1"},
+            options={"g": KEY_INTERVAL, **options, "tag:v": "hvc1"},
             curve=Curve((10.0, 45.0), 0.1, score_slope=0.12, size_slope=-0.12),
             first_guess=((70, 36.5), (80, 33.0), (90, 28.0), (95, 23.5), (97, 21.0), (99, 16.5)),
             scoring_cost=cost,
             memory_factor=1.5,
-            two_pass="x265",
+            passes="x265",
             pixel_format=pixel_format,
         )
     options, cost = _SVTAV1[preset]
     return Coder(
         codec=codec,
         encoder=require_encoder(capabilities, "libsvtav1"),
-        options=options,
+        options={"g": KEY_INTERVAL, **options},
         curve=Curve((8.0, 63.0), 1.0, score_slope=0.06, size_slope=-0.055),
         first_guess=((70, 60.0), (80, 54.0), (90, 42.0), (95, 31.0), (97, 24.0), (99, 14.0)),
         scoring_cost=cost,
         memory_factor=2.5,
-        two_pass="none",
+        passes="none",
         pixel_format=pixel_format,
     )
 
@@ -141,7 +142,7 @@ def sound_for(media: MediaInfo) -> Sound | None:
     if sound is None:
         return None
     channels = 6 if sound.track.channels >= 5 else min(2, sound.channels)
-    usual, given = aac_rate(channels), sound.track.bit_rate
+    usual, given = aac_rate(channels), track_rate(media, sound.track)
     if sound.copied:
         if given is None or given <= 1.25 * usual:
             return sound
@@ -151,11 +152,25 @@ def sound_for(media: MediaInfo) -> Sound | None:
     return sound
 
 
-def sound_rate(sound: Sound | None) -> float:
+def track_rate(media: MediaInfo, track: AudioStream) -> float | None:
+    """Return the bits per second of a track in the source: its own word, else its part of what
+    the file holds besides the picture; None when neither is known."""
+    video = media.video
+    if track.bit_rate:
+        return track.bit_rate
+    if not media.duration or video is None or not video.bit_rate:
+        return None
+    known = sum(stream.bit_rate or 0 for stream in media.audio)
+    unknown = sum(1 for stream in media.audio if not stream.bit_rate)
+    rest = media.size * 8 / media.duration - video.bit_rate - known
+    return rest / unknown if rest > 8000 * unknown else None
+
+
+def sound_rate(media: MediaInfo, sound: Sound | None) -> float:
     """Return the bits per second that the delivered sound takes, about."""
     if sound is None:
         return 0.0
-    return float(sound.bit_rate or sound.track.bit_rate or aac_rate(sound.channels))
+    return sound.bit_rate or track_rate(media, sound.track) or aac_rate(sound.channels)
 
 
 def source_video_bytes(media: MediaInfo) -> float:
@@ -218,7 +233,7 @@ def film_command(
     size: Size,
     sound: Sound | None,
     share: float,
-    stage: str = "encoding",
+    extra: Options | None = None,
 ) -> Command:
     """Return the command that encodes the whole film with its sound into the MP4 file `name`.
 
@@ -237,10 +252,11 @@ def film_command(
         },
         sound=sound,
         subtitles=kept_subtitles(media),
+        extra=extra or {},
     )
     return ffmpeg_command(
         deliver(node, media, stream, delivery),
-        stage=stage,
+        stage="encoding",
         duration=media.duration,
         share=share,
         memory=_memory(coder, size, media),
@@ -278,6 +294,16 @@ def analysis_command(
         share=share,
         memory=_memory(coder, size, media),
     )
+
+
+def sound_command(
+    media: MediaInfo, sound: Sound, *, name: str, extra: Options, share: float
+) -> Command:
+    """Return the command that writes the sound alone, as it will be delivered."""
+    node = source(media)
+    options = {**sound.options(), **extra, "threads": THREADS, "format": "mp4"}
+    graph = ffmpeg.output(sound.stream(node), output_file(name), **options)
+    return ffmpeg_command(graph, stage="analysing", duration=media.duration, share=share, cpus=2.0)
 
 
 def copy_command(media: MediaInfo, *, name: str, container: str, share: float) -> Command:

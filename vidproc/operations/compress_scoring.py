@@ -7,6 +7,7 @@ are paired by number, never by time, for containers round times differently.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from vidproc.operations.filters import Size, encoding_memory, picture, source
 
 Metric = Literal["vmaf", "ssim"]
 
+KEY_INTERVAL = 250
+"""Pictures at most from one key picture to the next, in all that the compressor encodes."""
 PAIRING_RATE = 25
 """Pictures per second of the time scale on which pictures are paired by number."""
 _VMAF_THREADS = 8
@@ -167,7 +170,78 @@ def parse_score(completed: Completed, metric: Metric) -> float | None:
 def vmaf_of_ssim(ssim: float) -> float:
     """Return the VMAF score that usually goes with a luma SSIM (`SSIM_TO_VMAF`)."""
     points = SSIM_TO_VMAF
-    for (low, at_low), (high, at_high) in zip(points, points[1:], strict=False):
+    for (low, at_low), (high, at_high) in itertools.pairwise(points):
         if ssim <= high:
             return max(0.0, at_low + (at_high - at_low) * (ssim - low) / (high - low))
     return points[-1][1]
+
+
+# What the samples weigh
+
+
+def film_bytes(head: bytes, size: int, samples: Samples, frames: int | None) -> float:
+    """Return the bytes that the picture of the whole film would take.
+
+    `head` is the beginning of the encoded samples (Matroska), or all of it, `size` their bytes
+    and `frames` the pictures of the film. Each sample begins with a key picture that the film
+    would not have there; what these cost more than others is not counted.
+    """
+    sizes = picture_sizes(head)
+    seen = sum(weight for weight, _ in sizes)
+    keys = [weight for weight, key in sizes if key]
+    others = [weight for weight, key in sizes if not key]
+    if not seen:
+        return max(size, 1) / samples.part
+    scale = max(size - 600 - 8 * len(sizes), seen) / seen if size > len(head) else 1.0
+    if not samples.starts or not others or len(keys) < len(samples.starts):
+        return seen * scale / samples.part
+    film = frames or len(sizes) * scale / samples.part
+    inner = (len(keys) - len(samples.starts)) / samples.part
+    film_keys = min(inner + 1 + film / KEY_INTERVAL, film)
+    key_size = sum(keys) / len(keys)
+    return film_keys * key_size + (film - film_keys) * sum(others) / len(others)
+
+
+_SEGMENT, _CLUSTER, _GROUP = 0x18538067, 0x1F43B675, 0xA0
+_SIMPLE_BLOCK, _BLOCK, _REFERENCE = 0xA3, 0xA1, 0xFB
+_BLOCK_HEADER = 4
+
+
+def picture_sizes(data: bytes) -> list[tuple[int, bool]]:
+    """Return (bytes, is a key picture) of each picture in a Matroska file with one track, as
+    FFmpeg writes it; a file that is cut short gives what it has (RFC 9559)."""
+    found: list[tuple[int, bool]] = []
+    at, end = 0, len(data)
+    pending = False
+    while at < end:
+        kind, at = _element_id(data, at)
+        length, at = _element_length(data, at)
+        if kind in (_SEGMENT, _CLUSTER, _GROUP):
+            continue  # its children come next
+        if kind == 0 or length is None or at + length > end:
+            break
+        if kind == _SIMPLE_BLOCK and length > _BLOCK_HEADER:
+            found.append((length - _BLOCK_HEADER, bool(data[at + 3] & 0x80)))
+        elif kind == _BLOCK and length > _BLOCK_HEADER:
+            found.append((length - _BLOCK_HEADER, True))
+            pending = True
+        elif kind == _REFERENCE and pending:
+            found[-1] = (found[-1][0], False)
+        at += length
+    return found
+
+
+def _element_id(data: bytes, at: int) -> tuple[int, int]:
+    if at >= len(data) or data[at] == 0:
+        return 0, at
+    length = 9 - data[at].bit_length()
+    return int.from_bytes(data[at : at + length], "big"), at + length
+
+
+def _element_length(data: bytes, at: int) -> tuple[int | None, int]:
+    if at >= len(data) or data[at] == 0:
+        return None, at
+    length = 9 - data[at].bit_length()
+    value = int.from_bytes(data[at : at + length], "big") & ((1 << 7 * length) - 1)
+    unknown = value == (1 << 7 * length) - 1
+    return (None if unknown else value), at + length

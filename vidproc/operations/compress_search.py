@@ -10,6 +10,7 @@ about every six steps of x264's quantizer, which is logarithmic itself).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -188,7 +189,7 @@ class Search:
         points: Sequence[Point] = self.points
         if len(points) == 1:
             return points[0], points[0]
-        for left, right in zip(points, points[1:], strict=False):
+        for left, right in itertools.pairwise(points):
             if x <= of(right):
                 return left, right
         return points[-2], points[-1]

@@ -1,7 +1,283 @@
+"""compress with `target_size`: as good as it can be in a given number of bytes.
+
+The sound gets its part first. A sample encoded at a quality that is just bearable tells how many
+bytes the picture needs; with fewer it is made smaller rather than blocky. Then two passes, and
+corrections of the second, for the rate that an encoder is told is not the one that it hits.
+"""
+
 from __future__ import annotations
 
-from typing import Any
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from vidproc.ffmpeg.command import CommandFailed
+from vidproc.ffmpeg.media import MediaInfo
+from vidproc.mmp.errors import ErrorCode, ServiceError
+from vidproc.operations.base import Product
+from vidproc.operations.compress_encode import (
+    Coder,
+    Options,
+    analysis_command,
+    film_command,
+    sample_command,
+    sound_command,
+    sound_rate,
+)
+from vidproc.operations.compress_scoring import Samples, film_bytes, spread, whole_film
+from vidproc.operations.filters import Size, Sound, require_video, scaled
+from vidproc.units import format_size
+
+if TYPE_CHECKING:
+    from vidproc.operations.compress import Work
+
+_FILLED = 0.95
+"""The part of the wanted size that the file should have when the film can use it."""
+_AIM = 0.98
+_SOUND_PART = 0.2
+"""The part of the bytes that the sound may have before its rate is lowered."""
+_BEARABLE_QUALITY = 72.0
+_PIXELS_TO_BYTES = 0.75
+"""Bytes at one CRF go with pixels to this power: smaller pictures hold more detail a pixel."""
+_SMALLEST_SIDE = 96
+_ATTEMPTS = 5
+_NOTES = "twopass"
+_SAMPLE_FILE = "probe.mkv"
+_SOUND_FILE = "sound.mp4"
+_LEAST_SOUND = 24_000
 
 
-async def compress_to_size(work: Any, target: int) -> Any:
-    raise NotImplementedError
+async def compress_to_size(work: Work, target: int) -> Product:
+    """Return the film in fewer than `target` bytes, which is less than the source has.
+
+    Raises `ServiceError` 422, naming the least possible size, when that can't be.
+    """
+    job, media = work.job, work.job.media
+    if not work.duration:
+        raise ServiceError(
+            ErrorCode.INVALID_PARAMETER,
+            "How long the film is can't be found out, so its size can't be planned.",
+            "Leave out target_size, or send the film in another format.",
+        )
+    work.sound, extra = _sound_within(media, work.sound, target * 8 * _SOUND_PART / work.duration)
+    await _weigh_sound(work, target, extra)
+    shown = work.size
+    room = target * _AIM - work.other_bytes
+    needed = await _bearable_bytes(work)
+    smallest = _smallest_factor(shown)
+    least = _least_bytes(work, needed, smallest)
+    if room <= 0 or target < least:
+        raise too_small(target, least)
+    # Each further round is for a film that needs more than its sample told.
+    factor = max(smallest, min(1.0, (room / needed) ** (0.5 / _PIXELS_TO_BYTES)))
+    over = 0
+    for attempt in range(3):
+        work.size = scaled(shown, factor) if factor < 0.93 else shown
+        name, written, rate = await _fit(work, target, extra)
+        if name is not None:
+            break
+        over = max(over, written)
+        if factor <= smallest:
+            raise too_small(target, max(least, int(max(written, target) * 1.1)))
+        factor = max(smallest, factor * (0.6 if attempt else 0.75))
+    else:
+        raise too_small(target, max(least, int(max(over, target) * 1.1)))
+    if work.size != shown:
+        job.warn(
+            f"The picture was made {work.size[0]}x{work.size[1]} instead of {shown[0]}x{shown[1]}: "
+            f"{format_size(target)} is too little for more."
+        )
+    details: dict[str, Any] = {"target_size": target, "bit_rate": rate}
+    if work.duration < 60 and work.metric is not None:
+        score, _ = await work.score(name, whole_film(work.duration), stage="scoring", share=0.9)
+        if score is not None:
+            details.update(metric=work.metric, measured_score=round(score, 2))
+    details.update(
+        probes=work.probes,
+        search_time=round(work.search_time, 2),
+        encode_time=round(work.encode_time, 2),
+    )
+    return work.product(name, details)
+
+
+def too_small(target: int, least: int) -> ServiceError:
+    """Return the error that names the least possible size, in whole kilobytes."""
+    least = math.ceil(least / 1024) * 1024
+    return ServiceError(
+        ErrorCode.INVALID_PARAMETER,
+        f"The film can't be made as small as {target} bytes; about {least} bytes "
+        f"({format_size(least)}) is the least.",
+        f"Ask for at least that, or send a shorter part of it. Example: --target-size {least}",
+        least_size=least,
+    )
+
+
+def _sound_within(
+    media: MediaInfo, sound: Sound | None, rate: float
+) -> tuple[Sound | None, Options]:
+    """Return the sound in at most about `rate` bits per second, and output options for it."""
+    if sound is None or sound_rate(media, sound) <= rate:
+        return sound, {}
+    channels = 2 if rate >= 40_000 and sound.track.channels > 1 else 1
+    wanted = int(min(max(rate, _LEAST_SOUND), 80_000 * channels))
+    sample_rate = sound.track.sample_rate
+    options: Options = {"ac": channels}
+    if wanted < 24_000 * channels + 8_000 and sample_rate > 24_000:
+        # FFmpeg's AAC encoder rings at full bandwidth with so few bits.
+        return replace(
+            sound, encoder="aac", channels=channels, bit_rate=wanted, sample_rate=24_000
+        ), options
+    return replace(sound, encoder="aac", channels=channels, bit_rate=wanted), options
+
+
+async def _weigh_sound(work: Work, target: int, extra: Options) -> None:
+    """Encode the sound alone when its bytes matter: encoders miss the low rates they are told."""
+    if work.sound is None or work.other_bytes < target * 0.04:
+        return
+    media = work.job.media
+    done = await work.job.run(
+        sound_command(media, work.sound, name=_SOUND_FILE, extra=extra, share=work.share(0.03))
+    )
+    work.search_time += done.elapsed
+    work.sound_bytes = float(work.job.size_of(_SOUND_FILE))
+
+
+async def _bearable_bytes(work: Work) -> float:
+    """Return the bytes of the whole picture at the lowest quality that is still fine to watch."""
+    samples = (
+        whole_film(work.duration)
+        if work.duration < 4
+        else spread(work.duration, min(0.3, 60 / work.duration), 2.0, 8)
+    )
+    crf = work.coder.start_crf(_BEARABLE_QUALITY)
+    done = await work.job.run(
+        sample_command(
+            work.job.media,
+            work.job.capabilities,
+            work.coder,
+            {"crf": round(crf)},
+            name=_SAMPLE_FILE,
+            size=work.size,
+            samples=samples,
+            share=work.share(0.1),
+        )
+    )
+    work.probes += 1
+    work.search_time += done.elapsed
+    return _whole_bytes(work, samples)
+
+
+def _whole_bytes(work: Work, samples: Samples) -> float:
+    frames = require_video(work.job.media).frames
+    return film_bytes(work.job.read(_SAMPLE_FILE), work.job.size_of(_SAMPLE_FILE), samples, frames)
+
+
+def _smallest_factor(size: Size) -> float:
+    """Return how much a picture of `size` may be made smaller: to an eighth, not under 96 lines."""
+    return min(1.0, max(_SMALLEST_SIDE / min(size), 1 / 8))
+
+
+def _least_bytes(work: Work, needed: float, smallest: float) -> int:
+    """Return the size that the film surely fits into: smallest picture, coarsest quality."""
+    curve = work.coder.curve
+    steps = curve.crf_range[1] - work.coder.start_crf(_BEARABLE_QUALITY)
+    coarsest = max(math.exp(curve.size_slope * steps), 0.3)
+    picture = needed * smallest ** (2 * _PIXELS_TO_BYTES) * coarsest
+    media = work.job.media
+    sound, _ = _sound_within(media, work.sound, 0.0)
+    saved = 0.0
+    if sound is not None and work.sound is not None and sound.bit_rate != work.sound.bit_rate:
+        # Low rates are missed upwards: count on a fifth more.
+        saved = work.sound_weight - 1.2 * sound_rate(media, sound) * work.duration / 8
+    return int((picture * 1.3 + work.other_bytes - max(saved, 0.0)) / _AIM)
+
+
+async def _fit(work: Work, target: int, extra: Options) -> tuple[str | None, int, int]:
+    """Encode at the present size until the file fits.
+
+    Returns its name, its bytes and the picture's bit rate; no name when it did not come under
+    `target`, then the bytes are the least that came out.
+    """
+    job, media, coder = work.job, work.job.media, work.coder
+    rate = max((target * _AIM - work.other_bytes) * 8 / work.duration, 1000.0)
+    if coder.passes != "none":
+        done = await job.run(
+            analysis_command(
+                media,
+                job.capabilities,
+                coder,
+                {"b:v": int(rate), **_pass(coder, 1)},
+                size=work.size,
+                share=work.share(0.3),
+            )
+        )
+        work.search_time += done.elapsed
+    best: tuple[str, int, int] | None = None
+    least_over = 0
+    tried: list[tuple[float, int]] = []
+    for _ in range(_ATTEMPTS):
+        work.files += 1
+        name = f"result-{work.files}.mp4"
+        command = film_command(
+            media,
+            job.capabilities,
+            coder,
+            {"b:v": int(rate), **_pass(coder, 2)},
+            name=name,
+            size=work.size,
+            sound=work.sound,
+            share=work.share(0.6),
+            extra=extra,
+        )
+        try:
+            done = await job.run(command)
+        except CommandFailed as error:
+            if "bitrate is too low" in error.stderr_tail:
+                break
+            raise
+        work.encode_time = done.elapsed
+        written = job.size_of(name)
+        tried.append((rate, written))
+        if written < target:
+            if best is None or written > best[1]:
+                best = (name, written, int(rate))
+            if written >= target * _FILLED or _can_use_no_more(tried):
+                break
+        else:
+            least_over = min(least_over or written, written)
+        rate = _next_rate(tried, target, work.other_bytes)
+        if rate < 1000:
+            break
+    return best or (None, least_over, 0)
+
+
+def _can_use_no_more(tried: list[tuple[float, int]]) -> bool:
+    """Whether a higher rate changed nearly nothing: the encoder is at its best quality."""
+    if len(tried) < 2:
+        return False
+    (rate, written), (rate_now, written_now) = tried[-2:]
+    return rate_now > rate * 1.02 and written_now < written * (1 + 0.2 * (rate_now / rate - 1))
+
+
+def _next_rate(tried: list[tuple[float, int]], target: int, others: float) -> float:
+    """Return the rate to try next: in proportion, or between a file too small and one too large."""
+    rate, written = tried[-1]
+    aimed = target * _AIM - others
+    proportional = rate * min(max(aimed / max(written - others, aimed / 4, 1.0), 0.3), 3.0)
+    low = max((r for r, size in tried if size < target), default=None)
+    high = min((r for r, size in tried if size >= target), default=None)
+    if low is not None and high is not None and not low < proportional < high:
+        return (low + high) / 2
+    if written >= target:
+        return min(proportional, rate * 0.97)
+    return proportional
+
+
+def _pass(coder: Coder, number: int) -> Options:
+    """Return the options of the first or second pass; the notes lie in the attempt's folder,
+    where every command runs."""
+    if coder.passes == "ffmpeg":
+        return {"pass": number, "passlogfile": _NOTES}
+    if coder.passes == "x265":
+        return {"x265-params": f"pass={number}:stats={_NOTES}.log"}
+    return {}

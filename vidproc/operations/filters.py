@@ -50,6 +50,7 @@ _LAYOUTS: dict[str, str] = {
     "libopus": "mono|stereo|3.0|quad|5.0|5.1|6.1|7.1",
 }
 _RGB = ("rgb", "bgr", "gbr", "argb", "abgr", "0rgb", "0bgr", "x2rgb", "x2bgr", "pal8", "bayer")
+_SNAPPED_RATE = 23  # pictures/s from which half a picture is less than 22 ms
 _SCALER = "lanczos+accurate_rnd+full_chroma_int"
 
 
@@ -531,7 +532,7 @@ def deliver(node: Any, media: MediaInfo, stream: Any, delivery: Delivery) -> Any
         "max_muxing_queue_size": 4096,
         **clean_metadata(media),
         "map_chapters": 0 if delivery.whole and 0 < media.chapters <= 1000 else -1,
-        **rate_options(media),
+        **rate_options(media, delivery.container),
         **delivery.video,
     }
     if media.video is not None and media.video.language:
@@ -563,14 +564,18 @@ def clean_metadata(media: MediaInfo) -> dict[str, Any]:
     return options
 
 
-def rate_options(media: MediaInfo) -> dict[str, Any]:
+def rate_options(media: MediaInfo, container: Container = "mp4") -> dict[str, Any]:
     """Return options that keep the pictures' own times.
 
-    FFmpeg's usual time base is one frame: right for a constant rate, where it takes away the
-    rounding of a container's milliseconds, but it would move the pictures of a variable one.
+    FFmpeg's usual time base is one picture: right for a constant rate, where it takes away the
+    rounding of a container's milliseconds, but it would move the pictures of a variable rate, or
+    of a slow one against the sound. WebM counts milliseconds anyway.
     """
     options: dict[str, Any] = {"fps_mode": "vfr"}
-    if media.video is not None and not media.video.constant_rate:
+    video = media.video
+    if container == "webm":
+        options["enc_time_base"] = "1:1000"
+    elif video is None or not video.constant_rate or (video.frame_rate or 0) < _SNAPPED_RATE:
         options["enc_time_base"] = "1:90000"
     return options
 

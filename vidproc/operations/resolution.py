@@ -34,11 +34,21 @@ class ResolutionOperation(Operation[Resolution]):
                 f"The size was made even, as H.264 needs it: {asked[0]}x{asked[1]} became "
                 f"{size[0]}x{size[1]}."
             )
+        drawn = drawn_size(media, size, parameters.fit)
+        warnings += filters.upscale_warning(filters.require_video(media).displayed_size, drawn)
         return reshaped(media, capabilities, size, parameters.fit, warnings)
 
     def estimate_size(self, parameters: Resolution, source_size: int) -> int:
         """Return a guess of the output's bytes: a high rate at the new size, or the source's."""
         return max(2 * source_size, 4 << 20)
+
+
+def drawn_size(media: MediaInfo, size: filters.Size, fit: Fit) -> filters.Size:
+    """Return the pixels that the whole picture takes when it is fitted into `size`."""
+    shown = filters.require_video(media).displayed_size
+    if fit == "stretch":
+        return size
+    return filters.inside(shown, size) if fit == "pad" else filters.around(shown, size)
 
 
 def reshaped(
@@ -57,11 +67,6 @@ def reshaped(
     shown = video.displayed_size
     sound = filters.choose_sound(media, "mp4")
     subtitles = filters.kept_subtitles(media)
-    drawn = {
-        "pad": filters.inside(shown, size),
-        "crop": filters.around(shown, size),
-        "stretch": size,
-    }[fit]
     node = filters.source(media)
     graph = filters.deliver(
         node,
@@ -74,7 +79,7 @@ def reshaped(
         graph,
         stage="encoding",
         duration=duration,
-        memory=filters.encoding_memory(size, drawn, shown),
+        memory=filters.encoding_memory(size, drawn_size(media, size, fit), shown),
     )
     return Plan(
         commands=[command],
@@ -91,7 +96,6 @@ def reshaped(
         ),
         warnings=[
             *warnings,
-            *filters.upscale_warning(shown, drawn),
             *filters.picture_warnings(media, capabilities),
             *filters.sound_warnings(media, sound),
             *filters.subtitle_warnings(media, subtitles),

@@ -39,12 +39,21 @@ class WebMOperation(Operation[WebM]):
         options = encoder(parameters, size, capabilities)
 
         sound = _sound(media, part)
+        subtitles = filters.kept_subtitles(media)
         node = filters.source(media, start=part.start, duration=part.length)
         graph = filters.deliver(
             node,
             media,
-            filters.picture(node, media, capabilities, size, sample=_from_zero(media)),
-            filters.Delivery(_RESULT, "webm", options, sound, whole=False),
+            filters.picture(node, media, capabilities, size, sample=_from_zero),
+            filters.Delivery(
+                _RESULT,
+                "webm",
+                options,
+                sound,
+                subtitles,
+                whole=False,
+                extra=_exact_cut(part, bool(subtitles)),
+            ),
         )
         command = ffmpeg_command(
             graph,
@@ -55,7 +64,7 @@ class WebMOperation(Operation[WebM]):
         warnings.extend(filters.upscale_warning(shown, size))
         warnings.extend(filters.picture_warnings(media, capabilities))
         warnings.extend(filters.sound_warnings(media, sound))
-        warnings.extend(filters.subtitle_warnings(media, ()))
+        warnings.extend(filters.subtitle_warnings(media, subtitles))
         expectation = Expectation(
             video=True,
             audio=sound is not None,
@@ -85,14 +94,22 @@ def _sound(media: MediaInfo, part: filters.Segment) -> filters.Sound | None:
     return filters.choose_sound(media, "webm", cut=start > 0)
 
 
-def _from_zero(media: MediaInfo) -> Any:
-    """Return what puts the first picture of a variable rate at the very start, else None.
+def _exact_cut(part: filters.Segment, subtitles: bool) -> dict[str, Any]:
+    """Return output options that leave nothing outside of the part.
 
-    The cut falls between two pictures, and no picture before the first one would be a hole.
+    The input's -t counts from the first picture after the cut, which may be one too many; its
+    -ss lets earlier subtitles through; and the last of these may stay on longer than the film.
     """
-    if filters.require_video(media).constant_rate:
-        return None
-    return lambda stream: stream.filter("setpts", "if(eq(N,0),0,PTS)")
+    length = filters.seconds(part.length)
+    options: dict[str, Any] = {"ss": 0, "t": length}
+    if subtitles:
+        options["bsf:s"] = f"setts=duration=min(DURATION\\,{length}/TB-PTS)"
+    return options
+
+
+def _from_zero(stream: Any) -> Any:
+    """Put the first picture at the very start: a cut falls between two, which leaves a hole."""
+    return stream.filter("setpts", "if(eq(N,0),0,PTS)")
 
 
 def encoder(parameters: WebM, size: filters.Size, capabilities: Capabilities) -> dict[str, Any]:

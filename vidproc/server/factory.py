@@ -125,13 +125,14 @@ class MMPFactory(Factory):
             return succeed(None)
         drained: Deferred[None] = Deferred()
         self._drained = drained
-        hurry = self.clock.callLater(grace, self._abort_all)
+        hurry = self.clock.callLater(grace, self.abort_all)
         drained.addBoth(lambda _: hurry.cancel() if hurry.active() else None)
         for protocol in list(self._protocols):
             if not protocol.transferring:
                 protocol.close()
         return drained
 
-    def _abort_all(self) -> None:
+    def abort_all(self) -> None:
+        """Cut all connections off."""
         for protocol in list(self._protocols):
             protocol.transport.abortConnection()

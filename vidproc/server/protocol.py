@@ -48,6 +48,10 @@ DISCARD_TIME = 30.0
 """Seconds for which the payload of a refused request is read and thrown away."""
 LINGER_TIME = 5.0
 """Seconds for which a connection that is done for is read, so that its last answer arrives."""
+HEAD_TIME = 20.0
+"""Seconds within which a message's header, JSON and media type must arrive."""
+MINIMUM_RATE = 1024
+"""Bytes a second that an upload must bring, on average over an idle timeout."""
 STALL_FACTOR = 2
 """A client that takes nothing of its answer for so many idle timeouts is cut off."""
 
@@ -81,7 +85,10 @@ class MMPServerProtocol(Protocol):
         self._reading_paused = False
         self._idle_timer: IDelayedCall | None = None
         self._deadline: IDelayedCall | None = None
+        self._head_timer: IDelayedCall | None = None
         self._moved = False
+        self._received = 0
+        self._expected = 0.0
 
     # --- the connection ------------------------------------------------------------------------
 
@@ -101,6 +108,7 @@ class MMPServerProtocol(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         self._moved = True
+        self._received += len(data)
         self.factory.count_received(len(data))
         if self._closing:
             return
@@ -117,7 +125,7 @@ class MMPServerProtocol(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._lost = True
-        for timer in (self._idle_timer, self._deadline):
+        for timer in (self._idle_timer, self._deadline, self._head_timer):
             if timer is not None and timer.active():
                 timer.cancel()
         self._end_watch()
@@ -139,6 +147,7 @@ class MMPServerProtocol(Protocol):
             while not (self._busy or self._closing or self._lost or self._write_blocked):
                 event = self._decoder.next_event()
                 if event is NEED_DATA:
+                    self._time_head()
                     self._input_dry()
                     break
                 self._take(event)
@@ -156,6 +165,24 @@ class MMPServerProtocol(Protocol):
             self._begin_request(event)
         else:
             self._end_request()
+
+    def _time_head(self) -> None:
+        """A head that has begun must end soon: byte by byte it would hold its connection for hours.
+
+        Called when everything that has arrived is dealt with.
+        """
+        running = self._head_timer is not None and self._head_timer.active()
+        if self._decoder.in_head and not running:
+            self._head_timer = self._clock.callLater(HEAD_TIME, self._head_late)
+        elif running and not self._decoder.in_head:
+            assert self._head_timer is not None
+            self._head_timer.cancel()
+
+    def _head_late(self) -> None:
+        if self._decoder.in_head and not self._busy and not self._closing:
+            self._refuse_stream(
+                RemoteProtocolError(f"its head did not arrive within {HEAD_TIME:.0f} s")
+            )
 
     def _begin_request(self, head: MessageStarted) -> None:
         self._end_watch()
@@ -253,6 +280,7 @@ class MMPServerProtocol(Protocol):
             admitted.abort()
             return
         self._session = admitted
+        self._expected = 0.0  # its rate counts from the next look on
         admitted.on_pause = lambda: self._set_disk_lags(True)
         admitted.on_resume = lambda: self._set_disk_lags(False)
         admitted.on_broken = self._upload_broken
@@ -286,6 +314,7 @@ class MMPServerProtocol(Protocol):
 
     def _set_disk_lags(self, lags: bool) -> None:
         self._disk_lags = lags
+        self._expected = 0.0  # the pause was ours
         self._restart_idle_timer()
         self._adjust_reading()
 
@@ -535,7 +564,14 @@ class MMPServerProtocol(Protocol):
                     RemoteProtocolError(f"nothing came for {timeout:.0f} s within a message")
                 )
             return
+        if self._session is not None and not self._disk_lags and self._received < self._expected:
+            self._refuse_stream(
+                RemoteProtocolError(f"the upload brings less than {MINIMUM_RATE} bytes a second")
+            )
+            return
         self._moved = False
+        self._received = 0
+        self._expected = MINIMUM_RATE * timeout
         self._idle_timer = self._clock.callLater(
             timeout * (STALL_FACTOR if blocked else 1), self._check_idle
         )

@@ -6,6 +6,9 @@ the jobs while transfers finish, then close the store, give the lock back and cl
 
 from __future__ import annotations
 
+import signal
+import sqlite3
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,18 +24,18 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from vidproc import __version__
-from vidproc.ffmpeg.binary import find_ffmpeg
+from vidproc.ffmpeg.binary import FFmpegUnusable, find_ffmpeg
 from vidproc.ffmpeg.runner import LocalRunner
-from vidproc.ffmpeg.sandbox import Sandbox, find_layers
+from vidproc.ffmpeg.sandbox import Sandbox, SandboxIncomplete, find_layers
 from vidproc.logs import TopicLogs
 from vidproc.performance import PerformanceService, usable_cores
 from vidproc.server.access import Tokens
 from vidproc.server.factory import MMPFactory
 from vidproc.server.reports import ServerInfo
-from vidproc.storage import Storage
+from vidproc.storage import DataFolderInUse, Storage
 from vidproc.tasks.scheduler import Scheduler
 from vidproc.tasks.settings import Settings
-from vidproc.tasks.store import Store
+from vidproc.tasks.store import SchemaTooNew, Store
 from vidproc.threads import WorkerThreads
 
 DISK_THREADS = 10
@@ -56,8 +59,21 @@ class Config:
     tokens: Tokens = field(default_factory=Tokens)
 
 
-class CannotListen(Exception):
-    """A port can't be opened. The text says which and why."""
+class CannotStart(Exception):
+    """The server can't start. The text says why and what to do."""
+
+
+def _show_in_one_line() -> None:
+    """Let a `CannotStart` that ends the process be one line on standard error, no traceback."""
+    usual = sys.excepthook
+
+    def show(kind: Any, error: Any, traceback: Any) -> None:
+        if issubclass(kind, CannotStart):
+            sys.__stderr__.write(f"vidproc: {error}\n")  # sys.stderr is the log by then
+        else:
+            usual(kind, error, traceback)
+
+    sys.excepthook = show
 
 
 class _Door(Factory):
@@ -85,7 +101,8 @@ class VidprocService(Service):
         self._ports: list[IListeningPort] = []
 
     def privilegedStartService(self) -> None:
-        """Open the ports. Raises `CannotListen`."""
+        """Open the ports. Raises `CannotStart`."""
+        _show_in_one_line()
         if self._reactor is None:
             from twisted.internet import reactor
 
@@ -98,7 +115,7 @@ class VidprocService(Service):
         listening = serverFromString(self._reactor, description).listen(self._door)
         listening.addBoth(outcome.append)
         if outcome and isinstance(outcome[0], Failure):
-            raise CannotListen(f"can't listen on {description}: {outcome[0].getErrorMessage()}")
+            raise CannotStart(f"can't listen on {description}: {outcome[0].getErrorMessage()}")
         self._ports += outcome
 
     @property
@@ -107,10 +124,23 @@ class VidprocService(Service):
         return list(self._ports)
 
     def startService(self) -> None:
-        """Build and start everything; what can't be built raises, before the server is up."""
+        """Build and start everything. Raises `CannotStart` before the server is up."""
         if not self._ports:
             self.privilegedStartService()
         super().startService()
+        try:
+            self._build()
+        except (
+            DataFolderInUse,
+            FFmpegUnusable,
+            SandboxIncomplete,
+            SchemaTooNew,
+            OSError,
+            sqlite3.Error,
+        ) as error:
+            raise CannotStart(str(error)) from error
+
+    def _build(self) -> None:
         config = self.config
         ffmpeg = find_ffmpeg(config.ffmpeg)
         layers = find_layers(config.sandbox)
@@ -174,9 +204,12 @@ class VidprocService(Service):
 
     def _recover(self) -> None:
         """Make store and disk agree after whatever ended the last run."""
-        requeued = self._store.recover()
-        for task in requeued:
-            self.log.info("task {task_id} was interrupted; queued again", task_id=task.task_id)
+        for task in self._store.recover(self._reactor.seconds()):
+            self.log.info(
+                "task {task_id} was interrupted; it is {state} now",
+                task_id=task.task_id,
+                state=task.state,
+            )
         orphans = self._storage.remove_orphans(self._store.known_keys())
         for key in orphans:
             self.log.info("{key} belonged to nothing; removed", key=key)
@@ -208,7 +241,16 @@ class VidprocService(Service):
     def stopService(self) -> Deferred[None]:
         """Stop in order; the Deferred fires when everything has really ended."""
         super().stopService()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._reactor.callFromThread(self._hurry))
         return ensureDeferred(self._stop())
+
+    def _hurry(self) -> None:
+        """A second signal: wait for nobody. What is cut off now goes on at the next start."""
+        self.log.info("stopping at once")
+        self._factory.abort_all()
+        for running in list(self._runner.running):
+            running.kill()
 
     async def _stop(self) -> None:
         self.log.info("stopping")

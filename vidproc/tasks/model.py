@@ -71,7 +71,8 @@ class Task(msgspec.Struct, kw_only=True):
     """One task's record, as it is in the store. Times are seconds since the epoch, sizes bytes.
 
     Keys name files relative to the data folder. `owner` is the server that works on it until
-    `lease_until`; `attempt` counts how often work began, `failures` how often it ended by itself.
+    `lease_until`; `attempt` counts how often work began (last at `attempt_at`), `failures` how
+    often it ended by itself, `crashes` how often the server ended soon after it began.
     """
 
     task_id: str
@@ -102,4 +103,6 @@ class Task(msgspec.Struct, kw_only=True):
     owner: str | None = None
     lease_until: float | None = None
     attempt: int = 0
+    attempt_at: float | None = None
     failures: int = 0
+    crashes: int = 0

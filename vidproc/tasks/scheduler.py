@@ -31,13 +31,13 @@ from vidproc.tasks.model import (
     Task,
 )
 from vidproc.tasks.settings import Caller, Settings
-from vidproc.tasks.store import Store
+from vidproc.tasks.store import LEASE, Store
 from vidproc.tasks.uploads import AcceptedTask, PartialUpload, Submission, Uploads, UploadSession
 from vidproc.threads import WorkerThreads, when_fired
 from vidproc.units import format_duration
 
-LEASE = 60.0
-"""Seconds for which a running task belongs to this server; renewed while it runs."""
+ROW_RETENTION = 30 * 86400.0
+"""Seconds for which a task is remembered after its files are gone."""
 MAX_FAILURES = 3
 """Attempts that may end in a fault of ours before the task fails."""
 _STORE_RETRY = 2.0
@@ -144,7 +144,16 @@ class Scheduler:
         self._filling = False
         self._fill_again = False
         self._stopping = False
-        self.uploads = Uploads(reactor, settings, storage, disk, store, store_thread, self._enqueue)
+        self.uploads = Uploads(
+            reactor,
+            settings,
+            storage,
+            disk,
+            store,
+            store_thread,
+            on_accepted=self._enqueue,
+            make_room=self.prune,
+        )
 
     # --- what doors call -----------------------------------------------------------------------
 
@@ -334,23 +343,32 @@ class Scheduler:
                 self._store.renew_leases, self.owner, self._reactor.seconds() + LEASE
             )
 
-    async def prune(self) -> list[str]:
-        """Remove results past their retention, and the oldest ones when room is short.
+    async def upkeep(self) -> None:
+        """Forget what is past its time: broken uploads, results, and rows without files."""
+        now = self._reactor.seconds()
+        await self.uploads.prune(now - self.settings.upload_retention)
+        await self.prune()
+        await self._store_thread.call(self._store.delete_ended, now - ROW_RETENTION)
+
+    async def prune(self, wanted: int = 0) -> list[str]:
+        """Remove results past their retention, and others until `wanted` bytes are free.
 
         Results that are being downloaded stay. Returns the ids of the tasks that expired.
         """
         now = self._reactor.seconds()
-        await self.uploads.prune(now - self.settings.upload_retention)
         kept = await self._store_thread.call(self._store.results)
         expired = []
         # Fetched ones first, then the oldest: what nobody has seen yet is missed the most.
         for task in sorted(kept, key=lambda t: (t.downloaded_at is None, t.completed_at or 0)):
             too_old = (task.completed_at or 0) + self.settings.retention <= now
-            if self._downloads.get(task.task_id) or not (too_old or self._storage.free() < 0):
+            if self._downloads.get(task.task_id) or not (too_old or self._storage.free() < wanted):
                 continue
-            await self._store_thread.call(
-                self._store.move, task.task_id, State.EXPIRED, output_key=None
-            )
+            try:
+                await self._store_thread.call(
+                    self._store.move, task.task_id, State.EXPIRED, output_key=None
+                )
+            except (InvalidTransition, KeyError):
+                continue  # somebody else pruned it meanwhile
             await self._remove_file(task.output_key, task.output_size)
             expired.append(task.task_id)
             self.log.info("task {task_id}: its result was pruned", task_id=task.task_id)
@@ -431,18 +449,21 @@ class Scheduler:
                 timer.cancel()
         if to in TERMINAL:
             fields = {"completed_at": self._reactor.seconds(), "input_key": None, **fields}
-        moved = await self._move_surely(
-            task.task_id, to, {"owner": None, "lease_until": None, **fields}
-        )
-        await self._remove_file(attempt.folder_key, 0)
-        del self._attempts[task.task_id]
-        if to in TERMINAL:
-            await self._leave(moved, task.input_key)
-        else:
-            self._active[task.task_id] = moved
-            self._tell(task.task_id)
-        del self._ended[task.task_id]
-        self._fill()
+        try:
+            moved = await self._move_surely(
+                task.task_id, to, {"owner": None, "lease_until": None, **fields}
+            )
+            await self._remove_file(attempt.folder_key, 0)
+            del self._attempts[task.task_id]
+            if to in TERMINAL:
+                await self._leave(moved, task.input_key)
+            else:
+                self._active[task.task_id] = moved
+                self._tell(task.task_id)
+        finally:
+            self._attempts.pop(task.task_id, None)
+            self._ended.pop(task.task_id, None)
+            self._fill()
 
     async def _perform(self, task: Task, attempt: Attempt) -> tuple[State, dict[str, Any]]:
         """Return the state that an attempt ends in, and the fields to set."""

@@ -29,6 +29,13 @@ _COLUMNS = Task.__struct_fields__
 _ACTIVE = ", ".join(f"'{state}'" for state in sorted(ACTIVE))
 
 
+LEASE = 60.0
+"""Seconds for which a running task belongs to its server; renewed while it runs."""
+EARLY = 600.0
+"""Seconds of an attempt within which the server's end counts against the task."""
+MAX_CRASHES = 3
+
+
 class SchemaTooNew(Exception):
     """The data folder was last used by a newer vidproc."""
 
@@ -223,6 +230,7 @@ class Store:
                     "owner": owner,
                     "lease_until": lease_until,
                     "attempt": task.attempt + 1,
+                    "attempt_at": now,
                     "started_at": task.started_at or now,
                 },
             )
@@ -235,21 +243,51 @@ class Store:
                 (lease_until, owner),
             )
 
-    def recover(self) -> list[Task]:
+    def recover(self, now: float) -> list[Task]:
         """Put the tasks that a dead server worked on back into the queue; return them.
 
         For the start, under the data folder's lock: no other server is alive then. Uploads that
-        were under way are over; those that can be resumed wait for their client.
+        were under way are over; those that can be resumed wait for their client. A task during
+        whose first minutes the server ended `MAX_CRASHES` times is taken to be the reason, and
+        fails.
         """
         with self._transaction() as db:
             db.execute("DELETE FROM tasks WHERE state = 'uploading' AND upload_id IS NULL")
             db.execute("UPDATE tasks SET state = 'partial' WHERE state = 'uploading'")
             rows = db.execute("SELECT * FROM tasks WHERE state = 'processing' ORDER BY seq")
             interrupted = [_from_row(row) for row in rows.fetchall()]
-            return [
-                self._move(db, task, State.QUEUED, {"owner": None, "lease_until": None})
-                for task in interrupted
-            ]
+            return [self._take_back(db, task, now) for task in interrupted]
+
+    def _take_back(self, db: sqlite3.Connection, task: Task, now: float) -> Task:
+        # The lease was renewed until shortly before the end.
+        lived = (task.lease_until or 0) - LEASE - (task.attempt_at or 0)
+        fields: dict[str, Any] = {
+            "owner": None,
+            "lease_until": None,
+            "crashes": task.crashes + 1 if lived < EARLY else 0,
+        }
+        if fields["crashes"] < MAX_CRASHES:
+            return self._move(db, task, State.QUEUED, fields)
+        failure = Failure(
+            code=int(ErrorCode.INTERNAL),
+            description=f"The server stopped {MAX_CRASHES} times while it worked on this file.",
+            solution="Send it in another format, or tell the server's operator the task id.",
+        )
+        return self._move(
+            db,
+            task,
+            State.FAILED,
+            {**fields, "failure": failure, "completed_at": now, "input_key": None},
+        )
+
+    def delete_ended(self, before: float) -> int:
+        """Forget tasks that ended before that time and have no file left; return how many."""
+        with self._transaction() as db:
+            return db.execute(
+                "DELETE FROM tasks WHERE completed_at < ? AND output_key IS NULL"
+                " AND state IN ('completed', 'failed', 'cancelled', 'expired')",
+                (before,),
+            ).rowcount
 
     def park(self, task_id: str, keep: int) -> list[str]:
         """Move a broken upload to `PARTIAL`; forget its peer's oldest ones beyond `keep`.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import re
+import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,9 @@ from vidproc.tasks.store import Store
 from vidproc.threads import WorkerThreads, when_fired
 from vidproc.transfer import FileWriter
 from vidproc.units import format_size
+
+_RETRY = 5.0
+"""Seconds after which an upload that could not be forgotten is tried again."""
 
 _MEDIA_TYPE = re.compile(r"\.?([A-Za-z0-9][A-Za-z0-9_+-]{0,31})?", re.ASCII)
 
@@ -123,7 +127,8 @@ class UploadSession:
 
 def explain_write_error(error: BaseException | None) -> ServiceError:
     """Return what to tell a client when its bytes can't be written."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or (isinstance(error, sqlite3.Error) and "full" in str(error)):
         return ServiceError(
             ErrorCode.NO_SPACE,
             "The server ran out of room while it took your file.",
@@ -139,7 +144,8 @@ def explain_write_error(error: BaseException | None) -> ServiceError:
 class Uploads:
     """Admits uploads and turns them into queued tasks.
 
-    `on_accepted` is awaited with the queued task before the client is told.
+    `on_accepted` is called with the queued task before the client is told; `make_room` is awaited
+    when an upload does not fit, with the bytes that are wanted.
     """
 
     log = Logger()
@@ -153,6 +159,7 @@ class Uploads:
         store: Store,
         store_thread: WorkerThreads,
         on_accepted: Callable[[Task], None],
+        make_room: Callable[[int], Awaitable[object]],
     ) -> None:
         self._reactor = reactor
         self._settings = settings
@@ -161,6 +168,7 @@ class Uploads:
         self._store = store
         self._store_thread = store_thread
         self._on_accepted = on_accepted
+        self._make_room = make_room
         self._sessions: set[UploadSession] = set()
         self._by_upload_id: dict[str, UploadSession] = {}
         self._locks: dict[str, DeferredLock] = {}
@@ -286,7 +294,12 @@ class Uploads:
     ) -> Any:
         operation = get_operation(task.type)
         parameters, _ = parse_parameters(task.type, task.parameters)
-        self._storage.reserve(task.task_id, size + operation.estimate_size(parameters, size))
+        wanted = size + operation.estimate_size(parameters, size)
+        try:
+            self._storage.reserve(task.task_id, wanted, task.peer)
+        except ServiceError:
+            await self._make_room(self._storage.room_for(wanted))
+            self._storage.reserve(task.task_id, wanted, task.peer)
         try:
             return await self._store_thread.call(
                 method, first, self._settings.tasks_per_ip, self._settings.queue_size
@@ -395,12 +408,14 @@ class Uploads:
                 input_key=key,
                 queued_at=self._reactor.seconds(),
             )
-        except OSError as error:
-            self.log.error("upload of task {task_id}: {error}", task_id=task.task_id, error=error)
-            await self._forget(task.task_id)
+        except (OSError, sqlite3.Error) as error:
+            self.log.error(
+                "upload of task {task_id}: {error}", task_id=task.task_id, error=str(error)
+            )
+            self._forget_surely(task.task_id)
             raise explain_write_error(error) from error
         except BaseException:
-            await self._forget(task.task_id)
+            self._forget_surely(task.task_id)
             raise
         finally:
             self._end(session)
@@ -419,18 +434,19 @@ class Uploads:
         """Give up a session; called by `UploadSession.abort`. Never raises."""
         task = session.task
         try:
-            try:
-                await session.writer.close()
-            except OSError as error:
-                self.log.warn(
-                    "upload of task {task_id}: {error}", task_id=task.task_id, error=error
-                )
+            await session.writer.close()
+        except OSError as error:
+            self.log.warn(
+                "upload of task {task_id}: {error}", task_id=task.task_id, error=str(error)
+            )
+        try:
             if task.upload_id is not None:
                 await self._park(session)
             else:
                 await self._forget(task.task_id)
         except Exception:
-            self.log.failure("upload of task {task_id} can't be undone", task_id=task.task_id)
+            self.log.failure("upload of task {task_id} can't be undone yet", task_id=task.task_id)
+            self._forget_surely(task.task_id)
         finally:
             self._storage.release(task.task_id)
             self._end(session)
@@ -456,6 +472,17 @@ class Uploads:
         self._storage.release(task_id)
         for old in forgotten:
             await self._disk.call(self._storage.remove, upload_key(old))
+
+    def _forget_surely(self, task_id: str) -> None:
+        """Forget an upload, and if the store fails (a full disk) try again until it does not."""
+
+        def again(failure: Failure) -> None:
+            self.log.failure(
+                "upload of task {task_id} can't be forgotten yet", failure, task_id=task_id
+            )
+            self._reactor.callLater(_RETRY, self._forget_surely, task_id)
+
+        ensureDeferred(self._forget(task_id)).addErrback(again)
 
     async def _forget(self, task_id: str) -> None:
         await self._store_thread.call(self._store.delete, task_id)

@@ -1,0 +1,244 @@
+"""The compressor on real clips, with a real FFmpeg."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.compress_harness import LocalJob, probe, run_operation
+from vidproc.ffmpeg.binary import find_ffmpeg
+from vidproc.ffmpeg.command import SOURCE, Command, CommandFailed, Completed
+from vidproc.ffmpeg.media import AudioStream, MediaInfo, VideoStream
+from vidproc.mmp.errors import ErrorCode, ServiceError
+from vidproc.operations.base import Product
+from vidproc.operations.compress import CompressOperation
+from vidproc.operations.compress_encode import sound_for, source_video_bytes, track_rate
+from vidproc.operations.parameters import Compress
+
+MEDIA = Path(__file__).parent / "media"
+FFMPEG = find_ffmpeg()
+
+
+def boxes(path: Path) -> list[str]:
+    """Return the names of an MP4's top boxes in their order."""
+    data, at, names = path.read_bytes(), 0, []
+    while at + 8 <= len(data):
+        names.append(data[at + 4 : at + 8].decode("latin-1"))
+        at += max(int.from_bytes(data[at : at + 4], "big"), 8)
+    return names
+
+
+def measure(encoded: Path, source: Path) -> float:
+    """Return the VMAF of a file against the source, in the plainest way."""
+    same = "setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709"
+    pair = (
+        f"[0:v]{same},settb=1/25,setpts=N[a];[1:v]{same},settb=1/25,setpts=N[b];"
+        "[a][b]libvmaf=n_threads=2"
+    )
+    done = subprocess.run(
+        [
+            *(FFMPEG.path, "-hide_banner", "-i", str(encoded), "-i", str(source)),
+            *("-filter_complex", pair, "-f", "null", "-"),
+        ],
+        capture_output=True,
+        check=True,
+    )
+    return float(re.findall(rb"VMAF score: ([0-9.]+)", done.stderr)[-1])
+
+
+class CompressCase(SynchronousTestCase):
+    def compress(
+        self, clip: str | Path, capabilities: Any = None, **parameters: Any
+    ) -> tuple[LocalJob, Product]:
+        folder = Path(self.mktemp())
+        folder.mkdir(parents=True)
+        source = MEDIA / clip if isinstance(clip, str) else clip
+        job = LocalJob(source, folder.absolute(), Compress(**parameters))
+        if capabilities is not None:
+            job.capabilities = capabilities
+        product = run_operation(CompressOperation(), job)
+        self.assertLessEqual(job.size_of(product.file), job.media.size)
+        return job, product
+
+    def make(self, name: str, *arguments: str) -> Path:
+        folder = Path(self.mktemp())
+        folder.mkdir(parents=True)
+        path = (folder / name).absolute()
+        subprocess.run([FFMPEG.path, "-v", "error", "-nostdin", *arguments, str(path)], check=True)
+        return path
+
+
+class QualityTests(CompressCase):
+    def test_reaches_the_quality(self) -> None:
+        job, product = self.compress("flower-540p-aac.mp4", quality=90)
+        details = product.details
+        score = measure(job.path_of(product.file), MEDIA / "flower-540p-aac.mp4")
+        self.assertApproximates(score, details["measured_score"], 0.05)
+        self.assertTrue(89.5 <= score <= 91.0, score)
+        self.assertLessEqual(details["probes"], 5)
+        self.assertFalse(details["target_lowered"])
+        self.assertEqual(boxes(job.path_of(product.file))[:2], ["ftyp", "moov"])
+        found = probe(job.path_of(product.file))
+        assert found.video is not None
+        self.assertEqual((found.video.codec, found.video.pixel_format), ("h264", "yuv420p"))
+        self.assertEqual(found.video.displayed_size, (960, 540))
+        self.assertEqual([a.codec for a in found.audio], ["aac"])
+        assert job.media.duration is not None and found.duration is not None
+        self.assertApproximates(found.duration, job.media.duration, 0.05)
+
+    def test_progress_never_passes_the_end(self) -> None:
+        job, _ = self.compress("mpeg4asp-mp3.avi", quality=85)
+        self.assertLessEqual(sum(command.share for command, _ in job.commands), 1.0)
+        self.assertTrue({"searching", "encoding", "scoring"} >= {c.stage for c, _ in job.commands})
+
+    def test_turned_picture_without_constant_rate(self) -> None:
+        job, product = self.compress("fire-720p-vfr-rot180.mp4", preset="fast")
+        found = probe(job.path_of(product.file))
+        assert found.video is not None and job.media.video is not None
+        self.assertEqual(found.video.rotation, 0)
+        self.assertEqual(found.video.frames, job.media.video.frames)
+        self.assertTrue(94.5 <= product.details["measured_score"] <= 96.0)
+
+    def test_anamorphic_ten_bit_as_hevc(self) -> None:
+        job, product = self.compress("prores422-10bit.mov", codec="hevc", preset="fast")
+        found = probe(job.path_of(product.file))
+        assert found.video is not None
+        self.assertEqual(found.video.displayed_size, (192, 144))
+        self.assertEqual(found.video.sample_aspect_ratio, (1, 1))
+        self.assertEqual((found.video.codec, found.video.bit_depth), ("hevc", 10))
+        self.assertIn(b"hvc1", job.path_of(product.file).read_bytes())
+        self.assertGreaterEqual(product.details["measured_score"], 94.5)
+
+    def test_av1(self) -> None:
+        job, product = self.compress("mpeg4asp-mp3.avi", codec="av1", preset="fast", quality=85)
+        found = probe(job.path_of(product.file))
+        assert found.video is not None
+        self.assertEqual(found.video.codec, "av1")
+        self.assertTrue(84.5 <= product.details["measured_score"] <= 86.0, product.details)
+
+    def test_without_libvmaf(self) -> None:
+        lacking = replace(FFMPEG, filters=FFMPEG.filters - {"libvmaf"})
+        job, product = self.compress("flower-540p-aac.mp4", lacking, quality=90, preset="fast")
+        self.assertEqual(product.details["metric"], "ssim")
+        self.assertTrue(any("VMAF" in sentence for sentence in job.warnings))
+        score = measure(job.path_of(product.file), MEDIA / "flower-540p-aac.mp4")
+        self.assertTrue(80 <= score <= 97, score)
+
+    def test_without_any_metric(self) -> None:
+        lacking = replace(FFMPEG, filters=FFMPEG.filters - {"libvmaf", "ssim"})
+        _, product = self.compress("mpeg4asp-mp3.avi", lacking, preset="fast", quality=85)
+        self.assertEqual(product.details["probes"], 0)
+
+
+class UntouchedTests(CompressCase):
+    def test_what_is_small_already(self) -> None:
+        job, product = self.compress("screencast-480p-vp9-opus.webm")
+        self.assertTrue(product.details["already_optimal"])
+        self.assertEqual(product.media_type, "webm")
+        self.assertIn(product.file, ("untouched.webm", SOURCE))
+        self.assertTrue(any("left as it is" in sentence for sentence in job.warnings))
+
+    def test_compressing_twice_ends(self) -> None:
+        job, product = self.compress("mpeg4asp-mp3.avi", quality=85, preset="fast")
+        again, second = self.compress(job.path_of(product.file), quality=95, preset="fast")
+        self.assertLessEqual(again.size_of(second.file), job.size_of(product.file))
+
+    def test_the_very_bytes_when_copying_fails(self) -> None:
+        class Job(LocalJob):
+            async def run(self, command: Command) -> Completed:
+                if command.stage == "copying":
+                    raise CommandFailed(command, "exit status 1")
+                return await super().run(command)
+
+        folder = Path(self.mktemp())
+        folder.mkdir(parents=True)
+        job = Job(MEDIA / "screencast-480p-vp9-opus.webm", folder.absolute(), Compress())
+        product = run_operation(CompressOperation(), job)
+        self.assertEqual((product.file, product.media_type), (SOURCE, "webm"))
+        self.assertEqual(product.details["percent_of_source"], 100.0)
+
+
+class TargetSizeTests(CompressCase):
+    def test_under_and_nearly_filled(self) -> None:
+        target = 400_000
+        job, product = self.compress("flower-540p-aac.mp4", target_size=target)
+        written = job.size_of(product.file)
+        self.assertTrue(0.95 * target <= written < target, written)
+
+    def test_smaller_picture_when_bits_are_few(self) -> None:
+        job, product = self.compress("friday-480p-aac.mp4", target_size=60_000)
+        found = probe(job.path_of(product.file))
+        assert found.video is not None
+        self.assertLess(found.video.displayed_size[1], 400)
+        self.assertLess(job.size_of(product.file), 60_000)
+        self.assertEqual(len(found.audio), 1)
+        self.assertTrue(any("was made" in sentence for sentence in job.warnings))
+
+    def test_names_the_least_size(self) -> None:
+        error = self.assertRaises(
+            ServiceError, self.compress, "friday-480p-aac.mp4", target_size=5000
+        )
+        self.assertEqual(error.code, ErrorCode.INVALID_PARAMETER)
+        least = error.extra["least_size"]
+        self.assertIn(str(least), error.description)
+        job, product = self.compress("friday-480p-aac.mp4", target_size=least)
+        self.assertLess(job.size_of(product.file), least)
+
+    def test_more_than_the_source_has(self) -> None:
+        job, product = self.compress(
+            "mpeg4asp-mp3.avi", target_size=10_000_000, quality=85, preset="fast"
+        )
+        self.assertTrue(any("no larger than" in sentence for sentence in job.warnings))
+        self.assertIn("measured_score", product.details)
+
+
+class RefusalTests(CompressCase):
+    def test_no_picture(self) -> None:
+        error = self.assertRaises(ServiceError, self.compress, "bear-coverart.flac")
+        self.assertEqual(error.code, ErrorCode.UNSUPPORTED_MEDIA)
+
+
+class RateTests(SynchronousTestCase):
+    video = VideoStream(index=0, codec="h264", width=640, height=480, bit_rate=800_000)
+
+    def media(self, **audio: Any) -> MediaInfo:
+        return MediaInfo(
+            container="matroska,webm",
+            size=1_250_000,
+            duration=10.0,
+            video=self.video,
+            audio=(AudioStream(index=1, channels=2, sample_rate=48000, **audio),),
+        )
+
+    def test_small_aac_is_copied(self) -> None:
+        sound = sound_for(self.media(codec="aac", bit_rate=128_000))
+        assert sound is not None
+        self.assertTrue(sound.copied)
+
+    def test_large_aac_is_encoded(self) -> None:
+        sound = sound_for(self.media(codec="aac", bit_rate=320_000))
+        assert sound is not None
+        self.assertEqual((sound.encoder, sound.bit_rate), ("aac", 160_000))
+
+    def test_little_vorbis_does_not_become_much_aac(self) -> None:
+        sound = sound_for(self.media(codec="vorbis", bit_rate=64_000))
+        assert sound is not None
+        self.assertEqual((sound.encoder, sound.bit_rate), ("aac", 80_000))
+
+    def test_unknown_rate_is_what_the_picture_leaves(self) -> None:
+        media = self.media(codec="vorbis")
+        self.assertEqual(track_rate(media, media.audio[0]), 200_000)
+
+    def test_video_bytes(self) -> None:
+        media = self.media(codec="aac", bit_rate=160_000)
+        self.assertEqual(source_video_bytes(media), 1_000_000)
+        unknown = msgspec.structs.replace(
+            media, video=msgspec.structs.replace(self.video, bit_rate=None)
+        )
+        self.assertEqual(source_video_bytes(unknown), 1_050_000)

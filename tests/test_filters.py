@@ -1,0 +1,225 @@
+"""The pure pieces of the operations: sizes, parts, sound, tags, searching a GIF's size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.trial.unittest import TestCase
+
+from vidproc.ffmpeg.media import AudioStream, MediaInfo, SubtitleStream, VideoStream
+from vidproc.mmp.errors import ServiceError
+from vidproc.operations import filters, gif
+from vidproc.operations.aspect_ratio import canvas
+from vidproc.operations.extract_audio import choose_track
+from vidproc.operations.languages import same_language
+
+
+def film(**fields: Any) -> MediaInfo:
+    """Return a ten-second film of 1280x720 with stereo AAC, changed by `fields`."""
+    video = VideoStream(
+        index=0, codec="h264", width=1280, height=720, frame_rate=25.0, duration=10.0
+    )
+    sound = AudioStream(
+        index=1, codec="aac", channels=2, sample_rate=48000, duration=10.0, language="eng"
+    )
+    given = {"container": "mov", "size": 1000, "duration": 10.0, "video": video, "audio": (sound,)}
+    return MediaInfo(**{**given, **fields})
+
+
+class SizeTests(TestCase):
+    def test_even_numbers_stay_and_odd_ones_go_down(self) -> None:
+        """A size in whole pixels never grows by being made even."""
+        self.assertEqual(
+            [filters.even(n) for n in (1, 2, 3, 640, 641, 643)], [2, 2, 2, 640, 640, 642]
+        )
+        self.assertEqual(filters.even(853.33), 854)
+
+    def test_a_picture_fits_inside_without_one_pixel_bars(self) -> None:
+        """Rounding never leaves a bar of a pixel or two."""
+        self.assertEqual(filters.inside((1920, 1080), (854, 480)), (854, 480))
+        self.assertEqual(filters.inside((1080, 1920), (1280, 720)), (406, 720))
+        self.assertEqual(filters.inside((1920, 1080), (640, 640)), (640, 360))
+
+    def test_a_picture_covers_the_frame_that_it_is_cropped_to(self) -> None:
+        """No side of the scaled picture is shorter than the frame."""
+        for shown in ((1920, 1080), (1080, 1920), (180, 144), (853, 481)):
+            for target in ((640, 360), (320, 320), (200, 1000)):
+                outer = filters.around(shown, target)
+                self.assertTrue(outer[0] >= target[0] and outer[1] >= target[1], (shown, target))
+
+    def test_a_new_shape_grows_the_frame_and_a_crop_cuts_it(self) -> None:
+        """Padding and stretching lose no pixel; a crop adds none."""
+        self.assertEqual(canvas((960, 540), 4 / 3, "pad"), (960, 720))
+        self.assertEqual(canvas((960, 540), 4 / 3, "stretch"), (960, 720))
+        self.assertEqual(canvas((960, 540), 4 / 3, "crop"), (720, 540))
+        self.assertEqual(canvas((1080, 1920), 16 / 9, "pad")[1], 1920)
+        self.assertEqual(canvas((1080, 1920), 16 / 9, "crop")[0], 1080)
+
+    def test_a_frame_beyond_the_limit_is_made_smaller_in_its_shape(self) -> None:
+        """10:1 of a 4K film is still a picture that players open."""
+        self.assertEqual(filters.limited((21600, 2160)), (8192, 820))
+
+
+class SegmentTests(TestCase):
+    def test_a_part_past_the_end_is_cut_with_a_warning(self) -> None:
+        """The part ends where the film does, and the client is told."""
+        part = filters.segment(film(), 8.0, 5.0, sound=True)
+        self.assertEqual((part.start, part.length), (8.0, 2.0))
+        self.assertIn("10.00 s", part.warnings[0])
+
+    def test_a_part_inside_is_left_alone(self) -> None:
+        """Nothing is said when nothing was changed."""
+        self.assertEqual(filters.segment(film(), 1.0, 9.0, sound=True).warnings, ())
+
+    def test_a_start_past_the_last_picture_is_refused_with_the_duration(self) -> None:
+        """FFmpeg would make an empty file of it and report success."""
+        for start in (9.99, 10.0, 11.0):
+            error = self.assertRaises(ServiceError, filters.segment, film(), start, 1.0, sound=True)
+            self.assertEqual(error.code, 422)
+            self.assertIn("10.00 s", error.description)
+
+    def test_an_unknown_duration_is_taken_as_it_comes(self) -> None:
+        """What can't be checked is left to the check of the result."""
+        video = VideoStream(index=0, codec="h264", width=64, height=64)
+        part = filters.segment(film(video=video, duration=None), 5.0, 2.0, sound=True)
+        self.assertEqual(part.length, 2.0)
+
+    def test_reading_starts_at_the_first_picture_not_at_the_first_sound(self) -> None:
+        """Time 0 is the first picture shown."""
+        video = VideoStream(index=0, codec="h264", width=64, height=64, start_time=0.4)
+        node = filters.source(film(video=video), start=1.0, duration=2.0)
+        self.assertEqual(node.node.kwargs["ss"], "1.4")
+
+
+class SoundTests(TestCase):
+    def test_sound_is_copied_where_every_player_takes_it(self) -> None:
+        """AAC goes into MP4 as it is, AC-3 does not."""
+        sound = filters.choose_sound(film(), "mp4")
+        assert sound is not None
+        self.assertTrue(sound.copied)
+        surround = AudioStream(index=1, codec="ac3", channels=6, sample_rate=48000)
+        sound = filters.choose_sound(film(audio=(surround,)), "mp4")
+        assert sound is not None
+        self.assertEqual((sound.encoder, sound.channels, sound.bit_rate), ("aac", 6, 360_000))
+
+    def test_an_exact_cut_encodes_the_sound(self) -> None:
+        """Packets do not begin where the picture is cut."""
+        opus = AudioStream(index=1, codec="opus", channels=2, sample_rate=48000)
+        for cut, encoder in ((False, "copy"), (True, "libopus")):
+            sound = filters.choose_sound(film(audio=(opus,)), "webm", cut=cut)
+            assert sound is not None
+            self.assertEqual(sound.encoder, encoder)
+
+    def test_the_default_track_is_chosen_and_the_others_are_told_of(self) -> None:
+        """The first track is not always the right one."""
+        tracks = (
+            AudioStream(index=1, codec="aac", channels=2, sample_rate=48000, language="eng"),
+            AudioStream(index=3, codec="aac", channels=2, language="deu", default=True),
+        )
+        media = film(audio=tracks)
+        sound = filters.choose_sound(media, "mp4")
+        assert sound is not None
+        self.assertEqual(sound.track.index, 3)
+        self.assertEqual(
+            filters.sound_warnings(media, sound),
+            ["Audio track 2 (deu) was kept; 1 other track was left out."],
+        )
+
+    def test_tracks_are_chosen_by_number_or_any_code_of_their_language(self) -> None:
+        """ger, deu, de and de-AT are one language."""
+        tracks = tuple(
+            AudioStream(index=index, codec="aac", channels=2, language=language)
+            for index, language in ((4, "eng"), (5, "ger"))
+        )
+        media = film(audio=tracks)
+        for wanted in (2, "2", "de", "deu", "GER", "de-AT"):
+            self.assertEqual(choose_track(media, wanted).index, 5)
+        for wanted in (3, 0, "fr"):
+            error = self.assertRaises(ServiceError, choose_track, media, wanted)
+            self.assertEqual(error.code, 422)
+            self.assertIn("1 (eng, aac), 2 (ger, aac)", error.description)
+
+    def test_language_codes_of_both_standards_are_equal(self) -> None:
+        """ISO 639-1, 639-2/B and 639-2/T."""
+        self.assertTrue(same_language("fr", "fre") and same_language("fra", "FR"))
+        self.assertFalse(same_language("en", "de"))
+        self.assertTrue(same_language("gsw", "gsw"))
+
+
+class DeliveryTests(TestCase):
+    def test_only_harmless_tags_are_kept(self) -> None:
+        """Where and with what a film was taken stays private."""
+        options = filters.clean_metadata(
+            film(tags={"title": "T = 1", "copyright": "me", "artist": "A"})
+        )
+        self.assertEqual(options["map_metadata:g"], -1)
+        self.assertEqual(options["metadata:g:0"], "title=T = 1")
+        self.assertEqual(options["metadata:g:1"], "artist=A")
+        self.assertNotIn("me", "".join(map(str, options.values())))
+
+    def test_picture_subtitles_are_dropped_with_a_sentence(self) -> None:
+        """Text can be carried over, pictures can't."""
+        media = film(
+            subtitles=(
+                SubtitleStream(index=2, codec="subrip", text=True),
+                SubtitleStream(index=3, codec="hdmv_pgs_subtitle", text=False),
+            )
+        )
+        kept = filters.kept_subtitles(media)
+        self.assertEqual([stream.index for stream in kept], [2])
+        self.assertEqual(
+            filters.subtitle_warnings(media, kept),
+            ["1 subtitle track was left out, for they are pictures, not text."],
+        )
+
+    def test_every_input_is_held_to_files_and_known_formats(self) -> None:
+        """A playlist must not read another file, nor an address."""
+        options = filters.source(film()).node.kwargs
+        self.assertEqual(options["protocol_whitelist"], "file")
+        formats = options["format_whitelist"].split(",")
+        for bad in ("hls", "dash", "concat", "image2", "lavfi", "sdp", "rtsp", "subviewer", "tty"):
+            self.assertNotIn(bad, formats)
+
+
+class GifSizeTests(TestCase):
+    full = gif.Look((480, 270), 12.0)
+
+    def search(self, most: int, real_full: float, guess: float) -> gif.SizeSearch:
+        """Run a search against a world where colours save less than we think."""
+        search = gif.SizeSearch(self.full, most, guess)
+        while (look := search.next_look()) is not None:
+            pixels = look.size[0] * look.size[1] / (480 * 270)
+            colours = {256: 1.0, 128: 0.95, 64: 0.85}[look.colours]
+            size = int(real_full * colours * (look.fps / 12) ** 0.8 * pixels**0.85)
+            search.measured(look, size, f"{search.attempts}")
+        return search
+
+    def test_a_size_is_met_in_at_most_four_attempts(self) -> None:
+        """For easy and hard limits, and for good and bad guesses."""
+        for most in (50_000, 200_000, 500_000, 900_000):
+            for guess in (300_000, 1_000_000, 4_000_000):
+                search = self.search(most, 1_000_000, guess)
+                self.assertLessEqual(search.attempts, 4)
+                assert search.best is not None, (most, guess)
+                self.assertLessEqual(search.best[1], most)
+
+    def test_the_first_attempt_is_kept_when_it_fits(self) -> None:
+        """Nothing is given up without need."""
+        search = self.search(1_000_000, 400_000, 1_500_000)
+        assert search.best is not None
+        self.assertEqual((search.attempts, search.best[0]), (1, self.full))
+
+    def test_colours_go_first_then_pictures_then_pixels(self) -> None:
+        """The order that is told to people."""
+        self.assertEqual(gif.reduced(self.full, 0.9).colours, 128)
+        self.assertEqual(gif.reduced(self.full, 0.9).fps, 12)
+        slower = gif.reduced(self.full, 0.6)
+        self.assertEqual((slower.colours, slower.size), (64, (480, 270)))
+        self.assertLess(slower.fps, 12)
+        smaller = gif.reduced(self.full, 0.2)
+        self.assertEqual((smaller.colours, smaller.fps), (64, 6.0))
+        self.assertLess(smaller.size[0], 480)
+
+    def test_a_rate_is_a_fraction(self) -> None:
+        """FFmpeg's fps filter takes it without rounding."""
+        self.assertEqual(gif.rate(12.5), "12500/1000")

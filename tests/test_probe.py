@@ -1,0 +1,242 @@
+"""What the probe finds out, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import TestCase
+
+from tests import media_harness as media
+from vidproc.ffmpeg.command import input_file
+from vidproc.ffmpeg.media import MediaInfo, VideoStream
+from vidproc.ffmpeg.probe import ProbeError, clean_text, parse_probe, probe_command
+from vidproc.mmp.errors import ServiceError
+
+
+def picture(path: Path) -> VideoStream:
+    """Return the probed picture."""
+    video = media.probe(path).video
+    assert video is not None
+    return video
+
+
+class FactsTests(TestCase):
+    def test_an_ordinary_film(self) -> None:
+        """Container, codecs, sizes, times and colours of an MP4."""
+        info = media.probe(media.FLOWER)
+        video = info.video
+        assert video is not None
+        self.assertIn("mp4", info.container)
+        self.assertEqual(video.displayed_size, (960, 540))
+        self.assertEqual((video.codec, video.pixel_format, video.frames), ("h264", "yuv420p", 150))
+        self.assertAlmostEqual(video.frame_rate or 0, 30000 / 1001, places=3)
+        self.assertTrue(video.constant_rate)
+        self.assertEqual(video.color_matrix, "smpte170m")
+        self.assertAlmostEqual(info.duration or 0, 5.055, places=2)
+        self.assertEqual([(a.codec, a.channels) for a in info.audio], [("aac", 2)])
+        self.assertFalse(info.ends_early)
+
+    def test_rotation_and_a_variable_rate(self) -> None:
+        """A phone clip that was held upside down."""
+        video = picture(media.FIRE)
+        self.assertEqual((video.rotation, video.displayed_size), (180, (1280, 720)))
+        self.assertFalse(video.constant_rate)
+
+    def test_a_quarter_turn_swaps_the_displayed_size(self) -> None:
+        """Rotation is clockwise, as a player turns the picture."""
+        folder = media.scratch(self)
+        flat = media.synthesise(folder / "flat.mp4", lavfi="testsrc2=s=160x120", seconds=0.2)
+        for degrees, clockwise in ((90, 270), (-90, 90), (180, 180)):
+            turned = folder / f"turned{degrees}.mp4"
+            media.ffmpeg("-display_rotation:v", str(degrees), "-i", flat, "-c", "copy", turned)
+            video = picture(turned)
+            size = (160, 120) if degrees == 180 else (120, 160)
+            self.assertEqual((video.rotation, video.displayed_size), (clockwise, size))
+
+    def test_pixels_that_are_not_square(self) -> None:
+        """The displayed size reckons with the sample aspect ratio."""
+        video = picture(media.ANAMORPHIC)
+        self.assertEqual(video.sample_aspect_ratio, (3, 2))
+        self.assertEqual(video.displayed_size, (1920, 1080))
+        self.assertEqual(picture(media.PRORES).displayed_size, (192, 144))
+
+    def test_ten_bit_pictures(self) -> None:
+        """Depth and pixel format of ProRes."""
+        video = picture(media.PRORES)
+        self.assertEqual((video.bit_depth, video.pixel_format), (10, "yuv422p10le"))
+
+    def test_tracks_with_their_languages(self) -> None:
+        """Two languages, two subtitle tracks."""
+        info = media.probe(media.COUNT)
+        self.assertEqual([a.language for a in info.audio], ["eng", "deu"])
+        self.assertEqual(
+            [(s.language, s.text) for s in info.subtitles], [("eng", True), ("deu", True)]
+        )
+
+    def test_a_cover_is_no_film(self) -> None:
+        """Sound with an attached picture has no video."""
+        info = media.probe(media.FLAC)
+        self.assertIsNone(info.video)
+        self.assertEqual([c.codec for c in info.covers], ["png"])
+        self.assertEqual(info.audio[0].codec, "flac")
+
+    def test_a_picture_that_starts_after_the_sound(self) -> None:
+        """Its start counts from the container's."""
+        info = media.probe(media.SCREENCAST)
+        assert info.video is not None
+        self.assertAlmostEqual(info.video.start_time, 0.21, places=2)
+
+    def test_mpeg_ts_starts_later_than_zero(self) -> None:
+        """Durations do not count the time before the first packet."""
+        folder = media.scratch(self)
+        clip = media.synthesise(
+            folder / "a.ts", "-c:v", "mpeg2video", lavfi="testsrc2=s=160x120", seconds=1.0
+        )
+        info = media.probe(clip)
+        self.assertGreater(info.start_time, 1.0)
+        self.assertAlmostEqual(info.duration or 0, 1.0, delta=0.05)
+
+    def test_interlacing_and_full_range(self) -> None:
+        """Both are seen in the decoded pictures."""
+        folder = media.scratch(self)
+        clip = media.synthesise(
+            folder / "i.mpg",
+            *("-vf", "interlace", "-flags", "+ilme+ildct", "-c:v", "mpeg2video"),
+            lavfi="testsrc2=s=160x120:r=50",
+            seconds=0.4,
+        )
+        self.assertTrue(picture(clip).interlaced)
+        clip = media.synthesise(
+            folder / "f.mp4",
+            *("-vf", "scale=out_range=pc", "-color_range", "pc", "-pix_fmt", "yuvj420p"),
+            lavfi="testsrc2=s=160x120",
+            seconds=0.2,
+        )
+        self.assertTrue(picture(clip).full_range)
+        self.assertFalse(picture(media.FLOWER).interlaced or picture(media.FLOWER).full_range)
+
+
+class RefusalTests(TestCase):
+    def refused(self, name: str, content: bytes) -> ServiceError:
+        """Probe bytes that must be refused and return the error."""
+        path = media.scratch(self) / name
+        path.write_bytes(content)
+        return self.assertRaises(ServiceError, media.probe, path)
+
+    def test_what_is_no_video(self) -> None:
+        """Nothing, text, noise: 415 with a way out."""
+        for content in (b"", b"\0", b"Dear sir or madam,\n" * 40, bytes(range(256)) * 8):
+            error = self.refused("clip.mp4", content)
+            self.assertEqual(error.code, 415)
+            self.assertTrue(error.solution)
+
+    def test_playlists_open_nothing(self) -> None:
+        """Not another file of this machine, not an address, whatever the name says."""
+        clip = str(media.FLOWER)
+        for content in (
+            f"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\nfile://{clip}\n#EXT-X-ENDLIST\n",
+            f"ffconcat version 1.0\nfile '{clip}'\n",
+            f"v=0\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\na={clip}\n",
+        ):
+            self.assertEqual(self.refused("clip.mp4", content.encode()).code, 415)
+
+    def test_a_file_without_its_index(self) -> None:
+        """An MP4 that lost its end, where the index was."""
+        folder = media.scratch(self)
+        media.ffmpeg("-i", media.FLOWER, "-c", "copy", folder / "end.mp4")
+        content = (folder / "end.mp4").read_bytes()
+        self.assertEqual(self.refused("cut.mp4", content[: len(content) * 7 // 10]).code, 415)
+
+    def test_a_file_that_ends_early_tells_its_real_length(self) -> None:
+        """The header claims five seconds, three are there."""
+        content = media.FLOWER.read_bytes()
+        path = media.scratch(self) / "cut.mp4"
+        path.write_bytes(content[: len(content) * 6 // 10])
+        info = media.probe(path)
+        self.assertTrue(info.ends_early)
+        self.assertAlmostEqual(info.duration or 0, 3.0, delta=0.1)
+        self.assertAlmostEqual(info.claimed_duration or 0, 5.055, places=2)
+
+    def test_an_output_that_ends_early_is_unsound(self) -> None:
+        """Verifying decodes the last pictures."""
+        content = bytearray(media.FLOWER.read_bytes())
+        path = media.scratch(self) / "bad.mp4"
+        path.write_bytes(content[: len(content) * 6 // 10])
+        try:
+            info = media.probe(path, verify=True)
+        except ProbeError:
+            return
+        self.assertTrue(info.ends_early)
+
+    def test_verifying_a_sound_file_returns_the_same_facts(self) -> None:
+        """A good output passes."""
+        for clip in (media.FLOWER, media.SCREENCAST, media.FLAC, media.AVI):
+            self.assertEqual(media.probe(clip, verify=True), media.probe(clip))
+
+
+class BeliefTests(TestCase):
+    def found(self, **changes: Any) -> MediaInfo:
+        """Parse a made-up answer of the probe, changed in its video stream."""
+        video = {
+            "index": 0, "type": "video", "codec": "h264", "width": 64, "height": 48,
+            "packets": 10, "first": 0.0, "last": 0.9, "end": 1.0, "interval": 0.1, "jitter": 0.0,
+            "tick": 0.001, "guessed_rate": [10, 1], "frame": {"width": 64, "height": 48},
+        }  # fmt: skip
+        video.update(changes.pop("video", {}))
+        whole = {
+            "container": "mov", "duration": 1.0, "start": 0.0, "streams": [video], "video": 0,
+            "complete": True, **changes,
+        }  # fmt: skip
+        return parse_probe(json.dumps(whole).encode(), 100)
+
+    def test_numbers_out_of_bounds_are_unknown(self) -> None:
+        """Durations, rates, aspects and rotations that can't be."""
+        info = self.found(
+            duration=4.3e9,
+            video={
+                "guessed_rate": [10**9, 1], "interval": None, "sar": [65535, 1],
+                "frame": {"width": 64, "height": 48, "rotation": -9e18},
+            },
+        )  # fmt: skip
+        video = info.video
+        assert video is not None
+        self.assertEqual(video.sample_aspect_ratio, (1, 1))
+        self.assertEqual(video.rotation, 0)
+        self.assertIsNone(video.frame_rate)
+        self.assertEqual(info.duration, 1.0)
+
+    def test_a_picture_that_lasts_for_years_does_not(self) -> None:
+        """The header of one picture claims 136 years."""
+        info = self.found(duration=4.29e9, video={"last": 0.0, "end": 4.29e9, "interval": None})
+        self.assertLess(info.duration or 0.0, 1.0)
+
+    def test_an_answer_that_makes_no_sense_is_our_error(self) -> None:
+        """Nothing but JSON of the right shape is read."""
+        for answer in (b"", b"{", b"[]", b'{"streams":5}', b'{"container":"mov","streams":[{}]}'):
+            self.assertRaises(ProbeError, parse_probe, answer, 1)
+
+    def test_limits_are_413(self) -> None:
+        """Too many pixels, too many streams."""
+        for kind in ("too_large", "too_many_streams"):
+            answer = json.dumps({"error": kind, "message": "65535x65535"}).encode()
+            error = self.assertRaises(ServiceError, parse_probe, answer, 1)
+            self.assertEqual(error.code, 413)
+
+    def test_texts_lose_what_can_not_be_seen(self) -> None:
+        """Control characters and reversed text never reach a terminal."""
+        self.assertEqual(clean_text("a\x1b[31mb\r\nc\u202ed\0"), "a[31mb cd")
+        self.assertIsNone(clean_text("\x00\u200b "))
+        self.assertEqual(len(clean_text("x" * 5000) or ""), 200)
+
+    def test_only_harmless_tags_come_through(self) -> None:
+        """A location is not even kept in memory."""
+        info = self.found(tags={"TITLE": "T", "location": "+12+34/", "com.apple.make": "X"})
+        self.assertEqual(info.tags, {"title": "T"})
+
+    def test_the_command_names_its_input_once(self) -> None:
+        """The runner fills in the path."""
+        command = probe_command("result.mp4", verify=True)
+        self.assertEqual(command.arguments[0], input_file("result.mp4"))
+        self.assertEqual((command.program, command.stage), ("probe", "verifying"))
