@@ -68,7 +68,7 @@ def _show_in_one_line() -> None:
     usual = sys.excepthook
 
     def show(kind: Any, error: Any, traceback: Any) -> None:
-        if issubclass(kind, CannotStart):
+        if issubclass(kind, CannotStart) and sys.__stderr__ is not None:
             sys.__stderr__.write(f"vidproc: {error}\n")  # sys.stderr is the log by then
         else:
             usual(kind, error, traceback)
