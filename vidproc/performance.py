@@ -1,13 +1,15 @@
 """The one service that looks after the machine: it measures, rebalances and prunes.
 
-Every `INTERVAL` seconds it writes a line of figures, and a line with the reason for each decision,
-to performance.log.
+Every `INTERVAL` seconds it writes a line of figures to performance.log; each decision is a line
+with its reason. Every `TURN` seconds, while tasks run, it looks whether uploads take CPU time from
+video.
 """
 
 from __future__ import annotations
 
 import os
 import resource
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +21,22 @@ from twisted.logger import Logger
 
 from vidproc.ffmpeg.runner import LocalRunner
 from vidproc.server.factory import MMPFactory
+from vidproc.server.throttle import LEAST_RATE
 from vidproc.storage import Storage
 from vidproc.tasks.scheduler import Scheduler
 from vidproc.threads import WorkerThreads, when_fired
 
+TURN = 1.0
+"""Seconds between two rounds of the LoopingCall."""
 INTERVAL = 10.0
-"""Seconds between two measurements."""
+"""Seconds between two lines of figures, and between two rounds of rebalancing and pruning."""
 
 BUSY = 0.85
 """Share of the machine's CPU time at which FFmpeg counts as using all that it can."""
+IDLE = 0.05
+"""Share of the machine's CPU time that must be idle for nobody to be short of it."""
+SLOWER, FASTER = 0.7, 1.25
+"""Factors by which the limit on uploads changes from turn to turn."""
 _MEMORY_PER_JOB = 512 << 20
 _MEMORY_RESERVE = 0.1
 
@@ -62,7 +71,7 @@ class Figures:
 
 
 class PerformanceService(Service):
-    """Measures, rebalances concurrency and prunes, each `INTERVAL` seconds."""
+    """Measures, keeps the CPU for video, rebalances concurrency and prunes."""
 
     log = Logger()
     name = "performance"
@@ -87,6 +96,8 @@ class PerformanceService(Service):
         self._base = scheduler.concurrency
         self._process = psutil.Process()
         self._last: Counters | None = None
+        self._last_turn: Counters | None = None
+        self._next_line = 0.0
         self._peak_memory = 0
         self._loop = LoopingCall(self._tick)
         self._loop.clock = reactor
@@ -94,7 +105,7 @@ class PerformanceService(Service):
 
     def startService(self) -> None:
         super().startService()
-        self._ticking = self._loop.start(INTERVAL, now=True)
+        self._ticking = self._loop.start(TURN, now=True)
 
     def stopService(self) -> Deferred[None] | None:
         super().stopService()
@@ -104,11 +115,57 @@ class PerformanceService(Service):
 
     async def _tick(self) -> None:
         """One round. Each part catches its own faults: a LoopingCall whose call raises stops."""
-        for part in (self._measure_and_rebalance, self._upkeep):
+        parts: list[Callable[[], Awaitable[None]]] = [self._keep_cpu_for_video]
+        if self._reactor.seconds() >= self._next_line:
+            self._next_line = self._reactor.seconds() + INTERVAL - TURN / 2
+            parts += [self._measure_and_rebalance, self._upkeep]
+        for part in parts:
             try:
                 await part()
             except Exception:
                 self.log.failure("a round of upkeep failed")
+
+    # --- the reserve ---------------------------------------------------------------------------
+
+    async def _keep_cpu_for_video(self) -> None:
+        """Slow uploads down while they take CPU time that FFmpeg could use, else let them go.
+
+        Nobody is short of it while some is idle; and uploads that bring little are not the reason.
+        """
+        throttle = self._factory.throttle
+        if not self._scheduler.running:
+            self._last_turn = None
+            self._set_limit(None, "no task runs")
+            return
+        now = self._count()
+        before, self._last_turn = self._last_turn, now
+        if before is None:
+            return
+        figures = self._figures(before, now)
+        share = figures.ffmpeg_cpu / max(0.01, 1 - figures.other_cpu)
+        busy = figures.ffmpeg_cpu + figures.service_cpu + figures.other_cpu > 1 - IDLE
+        wanted = max(BUSY, self._scheduler.settings.cpu_reserve / 100)
+        if busy and share < wanted and figures.bytes_in > LEAST_RATE:
+            limit = min(throttle.rate or figures.bytes_in, figures.bytes_in) * SLOWER
+            self._set_limit(limit, f"FFmpeg has {share:.0%} of the CPU, uploads take the rest")
+        elif throttle.rate is not None and not (busy and share < wanted):
+            faster = throttle.rate * FASTER
+            # Far above what comes anyway: no limit is needed any more.
+            free = faster > 4 * max(figures.bytes_in, LEAST_RATE)
+            self._set_limit(None if free else faster, f"FFmpeg has {share:.0%} of the CPU")
+
+    def _set_limit(self, rate: float | None, reason: str) -> None:
+        throttle = self._factory.throttle
+        before = throttle.rate
+        throttle.limit(rate)
+        if throttle.rate != before:
+            self.log.info(
+                "uploads {limit}: {reason}",
+                limit="unlimited"
+                if throttle.rate is None
+                else f"limited to {throttle.rate / 1e6:.1f} MB/s",
+                reason=reason,
+            )
 
     async def _upkeep(self) -> None:
         await self._scheduler.renew_leases()

@@ -193,6 +193,8 @@ class FileSender:
         on_progress: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.result: Deferred[None] = Deferred()
+        self.blocked = False
+        """Always False: the transport tells its own producer that the client does not read."""
         self._threads = threads
         self._fd = fd
         self._position = start

@@ -17,6 +17,7 @@ from vidproc.mmp.errors import ErrorCode, ServiceError
 from vidproc.server.access import Tokens
 from vidproc.server.protocol import MMPServerProtocol
 from vidproc.server.reports import ServerInfo
+from vidproc.server.throttle import IngestThrottle
 from vidproc.server.traffic import Traffic
 from vidproc.tasks.scheduler import Scheduler
 from vidproc.threads import WorkerThreads
@@ -47,6 +48,7 @@ class MMPFactory(Factory):
         self.tokens = tokens or Tokens()
         self.idle_timeout = idle_timeout
         self.traffic = Traffic()
+        self.throttle = IngestThrottle(clock)
         self._max_connections = max_connections
         self._max_connections_per_ip = max_connections_per_ip
         self._protocols: set[MMPServerProtocol] = set()

@@ -37,7 +37,8 @@ from vidproc.server.reports import describe_server, status_report
 from vidproc.tasks.scheduler import Result, Subscription, TaskView
 from vidproc.tasks.settings import Caller
 from vidproc.tasks.uploads import AcceptedTask, PartialUpload, Submission, UploadSession
-from vidproc.transfer import READ_SIZE, FileSender, TransferStopped
+from vidproc.transfer import READ_SIZE, TransferStopped
+from vidproc.zerocopy import Sender, make_sender
 
 if TYPE_CHECKING:
     from vidproc.server.factory import MMPFactory
@@ -79,13 +80,14 @@ class MMPServerProtocol(Protocol):
         self._request: messages.Request | None = None
         self._answered_early = False
         self._watch: _Watch | None = None
-        self._sender: FileSender | None = None
+        self._sender: Sender | None = None
         self._write_blocked = False
         self._disk_lags = False
         self._reading_paused = False
         self._idle_timer: IDelayedCall | None = None
         self._deadline: IDelayedCall | None = None
         self._head_timer: IDelayedCall | None = None
+        self._throttle_timer: IDelayedCall | None = None
         self._moved = False
         self._received = 0
         self._expected = 0.0
@@ -107,13 +109,28 @@ class MMPServerProtocol(Protocol):
             self._end_connection()
 
     def dataReceived(self, data: bytes) -> None:
-        self._moved = True
-        self._received += len(data)
-        self.factory.count_received(len(data))
+        self._took(len(data))
         if self._closing:
             return
         self._decoder.receive_data(data)
         self._pump()
+
+    def _took(self, size: int) -> None:
+        """Note bytes from the client; an upload that is ahead of its share pauses."""
+        self._moved = True
+        self._received += size
+        self.factory.count_received(size)
+        if self._session is not None and self._throttle_timer is None:
+            wait = self.factory.throttle.take(size)
+            if wait > 0:
+                self._throttle_timer = self._clock.callLater(wait, self._unthrottle)
+                self._adjust_reading()
+
+    def _unthrottle(self) -> None:
+        self._throttle_timer = None
+        self._expected = 0.0  # the pause was ours
+        self._moved = True
+        self._adjust_reading()
 
     def readConnectionLost(self) -> None:
         """The client has closed its sending side; it still gets its answers."""
@@ -125,7 +142,7 @@ class MMPServerProtocol(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._lost = True
-        for timer in (self._idle_timer, self._deadline, self._head_timer):
+        for timer in (self._idle_timer, self._deadline, self._head_timer, self._throttle_timer):
             if timer is not None and timer.active():
                 timer.cancel()
         self._end_watch()
@@ -356,7 +373,7 @@ class MMPServerProtocol(Protocol):
             sha256=result.sha256,
         )
         self._send(answer, result.media_type, result.size - request.offset)
-        self._sender = FileSender(
+        self._sender = make_sender(
             self.factory.disk,
             result.fd,
             request.offset,
@@ -460,7 +477,9 @@ class MMPServerProtocol(Protocol):
             return
         waiting = self._busy or self._write_blocked
         pause = not self._closing and (
-            self._disk_lags or (waiting and self._decoder.buffered > MAX_READ_AHEAD)
+            self._disk_lags
+            or self._throttle_timer is not None
+            or (waiting and self._decoder.buffered > MAX_READ_AHEAD)
         )
         if pause != self._reading_paused:
             self._reading_paused = pause
@@ -553,7 +572,7 @@ class MMPServerProtocol(Protocol):
         While we work for it, or wait for the disk ourselves, its silence is no fault.
         """
         timeout = self.factory.idle_timeout
-        blocked = self._write_blocked
+        blocked = self._write_blocked or (self._sender is not None and self._sender.blocked)
         excused = (self._busy and not blocked) or self._watch is not None or self._disk_lags
         if not self._moved and not (excused and not blocked):
             self.log.info("peer {peer}: idle, cut off", peer=self.peer)

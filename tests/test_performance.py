@@ -1,0 +1,167 @@
+"""The LoopingCall service with a clock and figures that the test makes up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from twisted.logger import formatEvent, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.rig import Rig, message
+from tests.test_protocol import UPLOAD
+from vidproc.performance import INTERVAL, Counters, PerformanceService
+from vidproc.server.throttle import LEAST_RATE, IngestThrottle
+from vidproc.tasks.settings import Settings
+
+
+class MadeUp(PerformanceService):
+    """Counts what the test says: shares of a two-core machine, bytes a second."""
+
+    ffmpeg = service = other = 0.0
+    bytes_in = 0.0
+
+    def _count(self) -> Counters:
+        now = self._reactor.seconds()
+        before = getattr(self, "_made_up", None)
+        elapsed = 0.0 if before is None else now - before.at
+        total = before or Counters(now, 0, 0, 0, 0, 0, 0)
+        both = self.ffmpeg + self.service + self.other
+        self._made_up = Counters(
+            at=now,
+            machine_cpu=total.machine_cpu + 2 * elapsed * both,
+            ffmpeg_cpu=total.ffmpeg_cpu + 2 * elapsed * self.ffmpeg,
+            service_cpu=total.service_cpu + 2 * elapsed * self.service,
+            packets_in=0,
+            bytes_in=total.bytes_in + int(elapsed * self.bytes_in),
+            bytes_out=0,
+        )
+        return self._made_up
+
+
+class PerformanceTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.rig = Rig(Path(self.mktemp()), settings=Settings())
+        self.addCleanup(self.rig.close)
+        self.lines: list[str] = []
+        rig = self.rig
+        self.service = MadeUp(
+            rig.clock, rig.scheduler, rig.runner, rig.factory, rig.storage, rig.disk, 2
+        )
+
+        def observe(event: Any) -> None:
+            if "Performance" in str(event.get("log_namespace")) or "MadeUp" in str(
+                event.get("log_namespace")
+            ):
+                self.lines.append(formatEvent(event))
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
+        self.service.startService()
+        self.addCleanup(self.service.stopService)
+
+    def figures(self) -> list[str]:
+        return [line for line in self.lines if line.startswith("cpu_ffmpeg=")]
+
+    def submit(self, peer: str) -> None:
+        self.rig.connect(peer).send(message(UPLOAD, b"film", "mp4"))
+
+    def test_a_line_of_figures_at_start_and_every_interval(self) -> None:
+        """Steadily, whatever the round in between does."""
+        self.assertEqual(len(self.figures()), 1)
+        self.rig.clock.pump([1.0] * int(3 * INTERVAL))
+        self.assertEqual(len(self.figures()), 4)
+
+    def test_a_round_that_fails_does_not_end_the_rounds(self) -> None:
+        """Its fault is logged; the next round comes."""
+        self.rig.store.close()
+        self.rig.clock.pump([1.0] * int(2 * INTERVAL))
+        self.assertEqual(len(self.figures()), 3)
+        self.assertGreater(len(self.flushLoggedErrors()), 0)
+        self.rig.store.open()
+
+    def test_one_more_job_when_tasks_wait_and_the_cpu_is_not_used(self) -> None:
+        """With the reason in the log; back to the base when nothing waits."""
+        for n in range(3):
+            self.submit(f"192.0.2.{n}")
+        self.service.ffmpeg = 0.4
+        self.rig.clock.pump([1.0] * int(INTERVAL))
+        self.assertEqual((self.rig.scheduler.concurrency, self.rig.scheduler.running), (3, 3))
+        self.assertTrue(any("concurrency 2 -> 3: 1 tasks wait" in line for line in self.lines))
+        self.rig.clock.pump([1.0] * int(INTERVAL))
+        self.assertEqual(self.rig.scheduler.concurrency, 2)
+
+    def test_no_more_jobs_when_ffmpeg_uses_the_cpu(self) -> None:
+        """They would only take turns."""
+        for n in range(3):
+            self.submit(f"192.0.2.{n}")
+        self.service.ffmpeg = 0.95
+        self.rig.clock.pump([1.0] * int(2 * INTERVAL))
+        self.assertEqual(self.rig.scheduler.concurrency, 2)
+
+    def test_uploads_give_way_to_video_but_not_below_their_floor(self) -> None:
+        """While FFmpeg is short of CPU time and uploads bring much."""
+        self.submit("192.0.2.1")
+        self.service.ffmpeg, self.service.service, self.service.bytes_in = 0.5, 0.5, 500e6
+        self.rig.clock.pump([1.0] * 3)
+        rate = self.rig.factory.throttle.rate
+        assert rate is not None
+        self.assertLess(rate, 500e6)
+        for _ in range(30):
+            self.service.bytes_in = self.rig.factory.throttle.rate or 500e6
+            self.rig.clock.advance(1.0)
+        self.assertEqual(self.rig.factory.throttle.rate, LEAST_RATE)
+        self.assertTrue(any("uploads limited to" in line for line in self.lines))
+
+    def test_uploads_are_free_when_video_has_what_it_needs(self) -> None:
+        """FFmpeg at its aim, CPU time idle, or no task at all."""
+        self.submit("192.0.2.1")
+        self.service.bytes_in = 500e6
+        for ffmpeg, service in ((0.9, 0.1), (0.3, 0.3)):
+            self.service.ffmpeg, self.service.service = ffmpeg, service
+            self.rig.clock.pump([1.0] * 5)
+            self.assertIsNone(self.rig.factory.throttle.rate)
+        self.service.ffmpeg, self.service.service = 0.4, 0.6
+        self.rig.clock.pump([1.0] * 5)
+        self.assertIsNotNone(self.rig.factory.throttle.rate)
+        self.rig.runner.running[0].fail()
+        self.rig.clock.advance(1.0)
+        self.assertIsNone(self.rig.factory.throttle.rate)
+
+    def test_a_limit_is_lifted_when_uploads_bring_little(self) -> None:
+        """It rises from turn to turn until it is far above what comes."""
+        self.submit("192.0.2.1")
+        self.service.ffmpeg, self.service.service, self.service.bytes_in = 0.5, 0.5, 500e6
+        self.rig.clock.pump([1.0] * 5)
+        self.service.ffmpeg, self.service.service, self.service.bytes_in = 0.95, 0.05, 1e6
+        self.rig.clock.pump([1.0] * 40)
+        self.assertIsNone(self.rig.factory.throttle.rate)
+
+    def test_an_upload_that_is_ahead_of_its_share_pauses(self) -> None:
+        """And goes on when its time has come."""
+        self.rig.factory.throttle.limit(LEAST_RATE)
+        client = self.rig.connect("192.0.2.50")
+        data = message(UPLOAD, bytes(int(4 * LEAST_RATE)), "mp4")
+        client.send(data[: int(LEAST_RATE)])
+        client.send(data[int(LEAST_RATE) : int(2 * LEAST_RATE)])
+        self.assertEqual(client.transport.producerState, "paused")
+        self.rig.clock.advance(2.5)
+        self.assertEqual(client.transport.producerState, "producing")
+
+
+class IngestThrottleTests(SynchronousTestCase):
+    def test_without_a_limit_nobody_waits(self) -> None:
+        """However much comes."""
+        self.assertEqual(IngestThrottle(self.clock()).take(1 << 40), 0.0)
+
+    def test_all_together_get_the_rate(self) -> None:
+        """Who comes later waits for those before."""
+        throttle = IngestThrottle(self.clock())
+        throttle.limit(100e6)
+        waits = [throttle.take(10_000_000) for _ in range(5)]
+        self.assertEqual([round(wait, 2) for wait in waits], [0.08, 0.18, 0.28, 0.38, 0.48])
+
+    def clock(self) -> Any:
+        from twisted.internet.task import Clock
+
+        return Clock()

@@ -1,0 +1,266 @@
+"""Files to plain TCP connections without a copy, behind the interfaces of `vidproc.transfer`.
+
+`make_sender` chooses: `SendfileSender` where the kernel can send the file itself, else the
+portable `FileSender` (TLS, wrapped and in-memory transports, other systems). Both do the same for
+whoever uses them, and pass the same tests.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import time
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPullProducer, IPushProducer
+from twisted.internet.tcp import Connection
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from vidproc.threads import WorkerThreads
+from vidproc.transfer import FileSender, TransferStopped
+
+TURN_BYTES = 16 << 20
+"""Bytes that one stream may send before the next one's turn in the thread pool."""
+TURN_TIME = 0.1
+"""Seconds that it may take for that."""
+PATIENCE = 0.002
+"""Seconds for which a thread waits for room in the socket before it leaves that to the reactor."""
+
+_STEP = 1 << 20
+_UNABLE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EOVERFLOW}
+
+
+Sender: TypeAlias = "FileSender | SendfileSender"
+
+
+def can_sendfile(transport: Any) -> bool:
+    """Whether the kernel can send a file to this transport's socket by itself."""
+    return (
+        hasattr(os, "sendfile")
+        and hasattr(select, "poll")
+        and isinstance(transport, Connection)
+        and not transport.TLS
+    )
+
+
+def make_sender(
+    threads: WorkerThreads,
+    fd: int,
+    start: int,
+    end: int,
+    transport: Any,
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> Sender:
+    """Return what sends bytes `start` to `end` of the open file `fd` to `transport` fastest."""
+    kind = SendfileSender if can_sendfile(transport) else FileSender
+    return kind(threads, fd, start, end, transport, on_progress)
+
+
+@implementer(IPushProducer)
+class SendfileSender:
+    """`FileSender` by sendfile(2), after what the transport still has to write.
+
+    The call is made in a thread, for it reads the disk. When the client's window is full the thread
+    is given back and the reactor waits. While it works it is the transport's producer; whoever
+    was that before is that again afterwards. `on_progress` gets the bytes that the kernel took.
+    """
+
+    def __init__(
+        self,
+        threads: WorkerThreads,
+        fd: int,
+        start: int,
+        end: int,
+        transport: Any,
+        on_progress: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self.result: Deferred[None] = Deferred()
+        self.blocked = False
+        """Whether it waits for the client to read."""
+        self._threads = threads
+        self._fd = fd
+        self._position = start
+        self._end = end
+        self._transport = transport
+        self._on_progress = on_progress
+        self._paused = False
+        self._started = False
+        self._waiting = False
+        self._in_thread = False
+        self._over = False
+        self._outcome: BaseException | None = None
+        self._socket: int | None = None
+        self._former: tuple[Any, bool] | None = None
+        self._producer = _WhenWritable(self)
+        self._fallback: FileSender | None = None
+
+    def start(self) -> None:
+        """Begin; to be called once."""
+        self._started = True
+        if self._position >= self._end:
+            self._finish(None)
+        elif not self._paused:
+            self._take_transport()
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+        if self._fallback is not None:
+            self._fallback.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self._paused = False
+        if self._fallback is not None:
+            self._fallback.resumeProducing()
+        elif self._started and not self._over and not self._in_thread and not self._waiting:
+            if self._socket is None:
+                self._take_transport()
+            else:
+                self._begin_turn()
+
+    def stopProducing(self) -> None:
+        if self._fallback is not None:
+            self._fallback.stopProducing()
+        else:
+            self._finish(TransferStopped("the connection was lost"))
+
+    def _take_transport(self) -> None:
+        # A descriptor of our own: the transport may close its own while the thread is at work.
+        self._socket = os.dup(self._transport.fileno())
+        if self._transport.producer is not None:
+            self._former = (self._transport.producer, self._transport.streamingProducer)
+        self._transport.unregisterProducer()
+        # A pull producer is asked when everything written has left, and then at each room.
+        self._transport.registerProducer(self._producer, False)
+        self._wait_for_room()
+
+    def _give_transport_back(self) -> None:
+        if self._socket is not None:
+            os.close(self._socket)
+            self._socket = None
+            if self._transport.producer is self._producer:
+                self._transport.unregisterProducer()
+                if self._former is not None and self._transport.connected:
+                    self._transport.registerProducer(*self._former)
+
+    def _wait_for_room(self) -> None:
+        self._waiting = True
+        self._transport.startWriting()
+
+    def writable(self) -> None:
+        """The transport has nothing left to write, and the socket has room."""
+        if self._waiting and not self._over:
+            self._waiting = self.blocked = False
+            if not self._paused:
+                self._begin_turn()
+
+    def _begin_turn(self) -> None:
+        self._in_thread = True
+        turn = self._threads.call(self._send_in_thread)
+        turn.addCallbacks(self._turn_over, self._turn_failed)
+
+    def _turn_over(self, turn: tuple[int, bool]) -> None:
+        sent, full = turn
+        self._in_thread = False
+        self._position += sent
+        if sent:
+            self._on_progress(sent)
+        if self._over:
+            self._fire()
+        elif self._position >= self._end:
+            self._finish(None)
+        elif full:
+            self.blocked = True
+            self._wait_for_room()
+        elif not self._paused:
+            self._begin_turn()
+
+    def _turn_failed(self, failure: Failure) -> None:
+        self._in_thread = False
+        error = failure.value
+        if self._over:
+            self._fire()
+        elif isinstance(error, ConnectionError):
+            # The transport would notice at its next read, unless that is paused.
+            self._finish(TransferStopped("the connection was lost"))
+            self._transport.abortConnection()
+        elif isinstance(error, OSError) and error.errno in _UNABLE:
+            self._fall_back()
+        else:
+            self._finish(error or OSError("sending failed"))
+
+    def _fall_back(self) -> None:
+        """This file can't be sent this way (a file system without support): go on by copying."""
+        self._give_transport_back()
+        self._fallback = FileSender(
+            self._threads, self._fd, self._position, self._end, self._transport, self._on_progress
+        )
+        self._fallback.result.addCallbacks(self.result.callback, self.result.errback)
+        if self._paused:
+            self._fallback.pauseProducing()
+        self._fallback.start()
+
+    def _finish(self, outcome: BaseException | None) -> None:
+        if not self._over:
+            self._over = True
+            self.blocked = False
+            self._outcome = outcome
+            if not self._in_thread:
+                self._fire()
+
+    def _fire(self) -> None:
+        # Only when no thread sends any more: whoever waits for us closes the descriptor next.
+        self._give_transport_back()
+        if self._outcome is None:
+            self.result.callback(None)
+        else:
+            self.result.errback(self._outcome)
+
+    # In a thread of the pool, one call at a time:
+
+    def _send_in_thread(self) -> tuple[int, bool]:
+        """Send until the turn is over; return the bytes sent and whether the socket is full."""
+        assert self._socket is not None
+        position = self._position
+        turn_end = min(self._end, position + TURN_BYTES)
+        deadline = time.monotonic() + TURN_TIME
+        room = select.poll()
+        room.register(self._socket, select.POLLOUT)
+        while position < turn_end and not self._over and time.monotonic() < deadline:
+            try:
+                sent = os.sendfile(
+                    self._socket, self._fd, position, min(_STEP, turn_end - position)
+                )
+            except BlockingIOError:
+                if not room.poll(PATIENCE * 1000):
+                    return position - self._position, True
+                continue
+            except OSError:
+                if position == self._position:
+                    raise
+                break  # count what has left; the next turn meets the error again
+            if sent == 0:
+                raise OSError("the file is shorter than it was")
+            position += sent
+        return position - self._position, False
+
+
+@implementer(IPullProducer)
+class _WhenWritable:
+    """What a `SendfileSender` registers with its transport."""
+
+    def __init__(self, sender: SendfileSender) -> None:
+        self._sender = sender
+        self._registered = False
+
+    def resumeProducing(self) -> None:
+        # The first call comes from the registration itself, whatever there is still to write.
+        if self._registered:
+            self._sender.writable()
+        self._registered = True
+
+    def stopProducing(self) -> None:
+        self._sender.stopProducing()
