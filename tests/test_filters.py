@@ -37,7 +37,7 @@ class SizeTests(TestCase):
     def test_a_picture_fits_inside_without_one_pixel_bars(self) -> None:
         """Rounding never leaves a bar of a pixel or two."""
         self.assertEqual(filters.inside((1920, 1080), (854, 480)), (854, 480))
-        self.assertEqual(filters.inside((1080, 1920), (1280, 720)), (406, 720))
+        self.assertEqual(filters.inside((1080, 1920), (1280, 720)), (404, 720))
         self.assertEqual(filters.inside((1920, 1080), (640, 640)), (640, 360))
 
     def test_a_picture_covers_the_frame_that_it_is_cropped_to(self) -> None:
@@ -223,3 +223,25 @@ class GifSizeTests(TestCase):
     def test_a_rate_is_a_fraction(self) -> None:
         """FFmpeg's fps filter takes it without rounding."""
         self.assertEqual(gif.rate(12.5), "12500/1000")
+
+    def test_the_recipe_has_the_fewest_bytes_among_the_best(self) -> None:
+        """But none that loses to the plain palette in bytes or in likeness."""
+        scores = {"bayer": 0.95, "flat": 0.97, "plain": 0.92}
+        self.assertEqual(
+            gif.choose_recipe(scores, {"bayer": 90, "flat": 95, "plain": 100}).name, "flat"
+        )
+        scores["bayer"] = 0.966
+        self.assertEqual(
+            gif.choose_recipe(scores, {"bayer": 90, "flat": 95, "plain": 100}).name, "bayer"
+        )
+        self.assertEqual(
+            gif.choose_recipe(scores, {"bayer": 101, "flat": 102, "plain": 100}).name, "plain"
+        )
+
+    def test_scores_are_read_by_recipe(self) -> None:
+        """The mean over the pictures, whatever else is printed."""
+        printed = b"".join(
+            b"frame:0 pts:0\nlavfi.ssim.R=0.1\nlavfi.ssim.All=%f\nrecipe=%s\n" % (score, name)
+            for score, name in ((0.5, b"bayer"), (0.9, b"flat"), (0.7, b"bayer"))
+        )
+        self.assertEqual(gif.read_scores(printed), {"bayer": 0.6, "flat": 0.9})

@@ -96,7 +96,7 @@ class FactsTests(TestCase):
         )
         info = media.probe(clip)
         self.assertGreater(info.start_time, 1.0)
-        self.assertAlmostEqual(info.duration or 0, 1.0, delta=0.05)
+        self.assertApproximates(info.duration or 0, 1.0, 0.05)
 
     def test_interlacing_and_full_range(self) -> None:
         """Both are seen in the decoded pictures."""
@@ -156,7 +156,7 @@ class RefusalTests(TestCase):
         path.write_bytes(content[: len(content) * 6 // 10])
         info = media.probe(path)
         self.assertTrue(info.ends_early)
-        self.assertAlmostEqual(info.duration or 0, 3.0, delta=0.1)
+        self.assertApproximates(info.duration or 0, 3.0, 0.1)
         self.assertAlmostEqual(info.claimed_duration or 0, 5.055, places=2)
 
     def test_an_output_that_ends_early_is_unsound(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sqlite3
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -46,6 +47,11 @@ class ProtocolTestCase(SynchronousTestCase):
             complete_step(rig.runner.running[0], content)
 
 
+def rig_turns(client: Client) -> None:
+    """Let the connection have all the turns that it waits for."""
+    client.protocol.factory.clock.pump([0.0] * 10)
+
+
 class RequestTests(ProtocolTestCase):
     def test_a_request_may_come_byte_by_byte(self) -> None:
         """Any split of the bytes gives the same answer."""
@@ -58,6 +64,7 @@ class RequestTests(ProtocolTestCase):
         """Each answer carries its request's id."""
         client = self.rig().connect()
         client.send(b"".join(message({"action": "info", "id": n}) for n in range(20)))
+        rig_turns(client)
         self.assertEqual([a[0]["id"] for a in client.answers()], list(range(20)))
 
     def test_a_malformed_request_leaves_the_connection_usable(self) -> None:
@@ -319,6 +326,45 @@ class ResumableUploadTests(ProtocolTestCase):
         self.assertEqual(self.code(older.answer()), 409)
         older.lose()
 
+    def test_of_two_connections_that_begin_at_once_one_goes_on(self) -> None:
+        """The other is told, and whatever it still sends goes nowhere."""
+        self.server.scheduler._store_thread = self.server.scheduler.uploads._store_thread = (
+            thread := ByHand()
+        )
+        first, second = self.server.connect(), self.server.connect()
+        head = message(self.request, self.film, "mp4")[:-1000]
+        for client in (first, second):
+            client.send(head)
+        thread.run_all()
+        refusals = [client for client in (first, second) if client.answers()]
+        self.assertEqual(len(refusals), 1)
+        loser, winner = refusals[0], second if refusals[0] is first else first
+        winner.send(self.film[:400])
+        loser.send(bytes(1000))
+        winner.send(self.film[400:])
+        thread.run_all()
+        task = self.server.store.get(winner.answer()["task_id"])
+        assert task is not None and task.input_key is not None
+        self.assertEqual(self.server.storage.path(task.input_key).read_bytes(), self.film)
+
+    def test_a_break_that_can_not_be_stored_loses_nothing(self) -> None:
+        """A full disk: the upload can't go on until it is put away, then it goes on."""
+        client = self.server.connect()
+        client.send(message(self.request, self.film, "mp4")[:-400])
+        park = self.server.store.park
+
+        def full(*arguments: Any, **keywords: Any) -> Any:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        self.server.store.park = full  # type: ignore[method-assign]
+        client.lose()
+        self.assertEqual(len(self.flushLoggedErrors(sqlite3.OperationalError)), 1)
+        client = self.server.connect()
+        self.assertEqual(self.code(self.send_part(client, 600, 1000)), 503)
+        self.server.store.park = park  # type: ignore[method-assign]
+        self.server.clock.advance(5)
+        self.assertEqual(self.send_part(client, 600, 1000)["status"], "accepted")
+
     def test_an_upload_that_nobody_began_is_404(self) -> None:
         """With the advice to begin it."""
         client = self.server.connect()
@@ -488,6 +534,25 @@ class WatchTests(ProtocolTestCase):
 
 
 class ConnectionTests(ProtocolTestCase):
+    def test_a_finish_that_takes_long_is_not_the_clients_fault(self) -> None:
+        """It is not cut off for being slow while the disk is."""
+        rig = self.rig(idle_timeout=60.0)
+        client = rig.connect()
+        rig.scheduler.uploads._disk = disk = ByHand()
+        client.send(message(UPLOAD, b"film", "mp4"))
+        rig.clock.pump([60.0] * 5)
+        disk.run_all()
+        self.assertEqual(client.answer()["status"], "accepted")
+
+    def test_others_are_served_between_one_connections_requests(self) -> None:
+        """A thousand in one piece do not hold everybody up."""
+        rig = self.rig()
+        client = rig.connect()
+        client.send(message({"action": "info"}) * 1000)
+        self.assertLess(len(client.answers()), 100)
+        rig.clock.pump([0.0] * 100)
+        self.assertGreater(len(client.answers()), 800)
+
     def test_an_idle_connection_is_closed(self) -> None:
         """One that says nothing for the idle timeout."""
         rig = self.rig(idle_timeout=60.0)
@@ -571,6 +636,7 @@ class ConnectionTests(ProtocolTestCase):
         client.send(message({"action": "info"}) * 5000)
         self.assertEqual(client.transport.producerState, "paused")
         rig.scheduler._store_thread.run_all()
+        rig.clock.pump([0.0] * 400)
         self.assertEqual(client.transport.producerState, "producing")
         self.assertEqual(len(client.answers()), 5001)
 
@@ -636,6 +702,7 @@ class AnyBytesTests(ProtocolTestCase):
             client = rig.connect()
             for piece in pieces:
                 client.send(piece)
+            rig_turns(client)
             for answer, _, _ in client.answers():
                 self.assertNotEqual(answer.get("error", {}).get("code"), 500)
             client.lose()

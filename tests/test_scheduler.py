@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,13 @@ class SchedulerTestCase(SynchronousTestCase):
         self.addCleanup(rig.close)
         return rig
 
-    def submit(self, rig: Rig, peer: str = "192.0.2.1") -> str:
-        submission = Submission("gif", GIF, "mp4", payload_size=4)
+    def submit(self, rig: Rig, peer: str = "192.0.2.1", payload: bytes = b"film") -> str:
+        submission = Submission("extract_audio", {}, "mp4", payload_size=len(payload))
+        if payload == b"film":
+            submission = Submission("gif", GIF, "mp4", payload_size=4)
         session = self.run_coroutine(rig.scheduler.admit(submission, Caller(peer)))
         assert isinstance(session, UploadSession)
-        session.write(b"film")
+        session.write(payload)
         accepted = self.successResultOf(session.finish())
         assert isinstance(accepted, AcceptedTask)
         return accepted.task_id
@@ -116,8 +119,9 @@ class QueueTests(SchedulerTestCase):
         """Then the task fails with a reference to the log."""
         rig = self.rig()
         task_id = self.submit(rig)
-        for _ in range(3):
+        for number in range(3):
             rig.runner.running[0].end(RuntimeError("a bug"))
+            rig.clock.advance(number + 1.0)
         failure = self.view(rig, task_id).task.failure
         assert failure is not None
         self.assertEqual(failure.code, 500)
@@ -259,7 +263,8 @@ class StopTests(SchedulerTestCase):
 
         again = Rig(root)
         self.addCleanup(again.close)
-        self.run_coroutine(again.scheduler.start())
+        again.scheduler.start(again.store.in_states([State.QUEUED]))
+        self.assertGreater(again.storage.reserved, 0)
         self.finish_all(again)
         self.assertIs(self.state(again, task_id), State.COMPLETED)
         finished = again.store.get(task_id)
@@ -287,6 +292,23 @@ class PruneTests(SchedulerTestCase):
         self.assertIs(self.state(rig, task_id), State.EXPIRED)
         self.assertEqual(os.listdir(rig.storage.root / "results"), [])
 
+    def test_a_full_disk_does_not_keep_results_from_going(self) -> None:
+        """When the row can't be written the file goes first; the row follows."""
+        rig = self.rig(retention=100.0)
+        task_id = self.finished(rig)
+        rig.clock.advance(100)
+        move = rig.store.move
+
+        def full(*arguments: Any, **keywords: Any) -> Any:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        rig.store.move = full  # type: ignore[method-assign]
+        self.prune(rig)
+        self.assertEqual(os.listdir(rig.storage.root / "results"), [])
+        rig.store.move = move  # type: ignore[method-assign]
+        self.prune(rig)
+        self.assertIs(self.state(rig, task_id), State.EXPIRED)
+
     def test_a_result_that_is_being_downloaded_stays(self) -> None:
         """Until its download has ended."""
         rig = self.rig(retention=100.0)
@@ -297,17 +319,37 @@ class PruneTests(SchedulerTestCase):
         result.close()
         self.assertEqual(self.prune(rig), [task_id])
 
+    def result_of(self, rig: Rig, task_id: str, size: int) -> Path:
+        """Let a finished task's result have `size` bytes."""
+        task = rig.store.get(task_id)
+        assert task is not None and task.output_key is not None
+        rig.storage.path(task.output_key).write_bytes(bytes(size))
+        rig.store.update(task_id, output_size=size)
+        return rig.storage.path(task.output_key)
+
     def test_an_upload_that_needs_room_gets_that_of_old_results(self) -> None:
         """Instead of 507; the results' tasks expire."""
         rig = self.rig()
         old = self.finished(rig)
-        used = rig.storage.measure()
-        rig.storage.limit = used + 10  # the upload needs 2 * (4 + an estimate) bytes
-        refused = Submission("gif", GIF, "mp4", payload_size=10_000)
-        self.failureResultOf(
-            ensureDeferred(rig.scheduler.admit(refused, Caller("192.0.2.1"))), ServiceError
-        )
+        big = self.result_of(rig, old, 16 << 20)
+        rig.storage.limit = rig.storage.measure() + (1 << 20)
+        task_id = self.submit(rig, payload=bytes(1000))
         self.assertIs(self.state(rig, old), State.EXPIRED)
+        self.assertIs(self.state(rig, task_id), State.PROCESSING)
+        self.assertFalse(big.exists())
+
+    def test_nothing_is_given_up_for_what_does_not_fit_anyway(self) -> None:
+        """A request that claims the whole disk and more costs nobody their result."""
+        rig = self.rig(max_upload=1 << 60)
+        old = self.finished(rig)
+        huge = Submission("gif", GIF, "mp4", payload_size=1 << 39)
+        rig.storage.limit = 1 << 39
+        refused = self.failureResultOf(
+            ensureDeferred(rig.scheduler.admit(huge, Caller("192.0.2.1"))), ServiceError
+        )
+        self.assertEqual(refused.value.code, 507)
+        self.assertIs(self.state(rig, old), State.COMPLETED)
+        self.submit(rig)
 
     def test_an_address_gets_at_most_half_of_the_free_room(self) -> None:
         """So that a few requests can't hold everything."""
@@ -323,7 +365,7 @@ class PruneTests(SchedulerTestCase):
         """And no more of them than it takes."""
         rig = self.rig()
         first, second = self.finished(rig, "192.0.2.1"), self.finished(rig, "192.0.2.2")
-        self.run_coroutine(rig.scheduler.note_downloaded(second))
-        rig.storage.limit = rig.storage.used - 1
-        self.assertEqual(self.prune(rig), [second])
+        rig.scheduler.note_downloaded(second)
+        rig.storage.limit = rig.storage.used
+        self.assertEqual(self.run_coroutine(rig.scheduler.prune(1)), [second])
         self.assertIs(self.state(rig, first), State.COMPLETED)

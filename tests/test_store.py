@@ -73,7 +73,7 @@ class StoreTests(SynchronousTestCase):
             task = self.queued()
             self.store.claim_next("me", 1.0, 2.0)
             self.store.move(task.task_id, end)
-        self.store.delete(self.admit(make_task()).task_id)
+        self.store.delete_upload(self.admit(make_task()).task_id)
         self.admit(make_task())
 
     def test_a_full_queue_is_refused_with_503(self) -> None:
@@ -187,21 +187,41 @@ class StoreTests(SynchronousTestCase):
         self.assertEqual((claimed.task_id, claimed.crashes), ("a", 0))
 
     def test_an_address_keeps_only_so_many_broken_uploads(self) -> None:
-        """The oldest are forgotten, and their ids returned for their files to go."""
+        """Those that broke off longest ago are forgotten, and their ids returned."""
         first = self.admit(make_task(upload_id="1"))
-        self.assertEqual(self.store.park(first.task_id, keep=1), [])
+        self.assertEqual(self.store.park(first.task_id, 1.0, keep=1), [])
         second = self.admit(make_task(upload_id="2"))
-        self.assertEqual(self.store.park(second.task_id, keep=1), [first.task_id])
+        self.assertEqual(self.store.park(second.task_id, 2.0, keep=1), [first.task_id])
         self.assertIsNone(self.store.get(first.task_id))
+
+    def test_the_upload_that_has_just_broken_off_is_kept(self) -> None:
+        """Though another one was begun later."""
+        older = self.admit(make_task(upload_id="1"))
+        newer = self.admit(make_task(upload_id="2"), tasks_per_peer=2)
+        self.store.park(newer.task_id, 1.0, keep=1)
+        self.assertEqual(self.store.park(older.task_id, 2.0, keep=1), [newer.task_id])
+
+    def test_the_time_to_resume_counts_from_the_break(self) -> None:
+        """However long ago the upload was begun."""
+        task = self.admit(make_task(upload_id="1", created_at=1.0))
+        self.store.park(task.task_id, 1000.0, keep=1)
+        self.assertEqual(self.store.delete_parked(999.0), [])
+        self.assertEqual(self.store.delete_parked(1001.0), [task.task_id])
+
+    def test_only_an_upload_can_be_forgotten_as_one(self) -> None:
+        """A queued task stays, whoever asks."""
+        task = self.queued()
+        self.assertFalse(self.store.delete_upload(task.task_id))
+        self.assertIsNotNone(self.store.get(task.task_id))
 
     def test_a_broken_upload_needs_a_slot_to_go_on(self) -> None:
         """It held none while it was broken."""
         broken = self.admit(make_task(upload_id="1"))
-        self.store.park(broken.task_id, keep=1)
+        self.store.park(broken.task_id, 1.0, keep=1)
         other = self.admit(make_task())
         refused = self.assertRaises(ServiceError, self.store.resume, broken.task_id, 1, 100)
         self.assertEqual(refused.code, 429)
-        self.store.delete(other.task_id)
+        self.store.delete_upload(other.task_id)
         self.assertIs(self.store.resume(broken.task_id, 1, 100).state, State.UPLOADING)
 
     def test_a_database_of_a_newer_vidproc_is_refused(self) -> None:
@@ -217,5 +237,5 @@ class StoreTests(SynchronousTestCase):
         task = self.admit(make_task("192.0.2.1"))
         self.store.move(task.task_id, State.QUEUED, input_key="inputs/a")
         broken = self.admit(make_task("192.0.2.2", upload_id="1"))
-        self.store.park(broken.task_id, keep=1)
+        self.store.park(broken.task_id, 1.0, keep=1)
         self.assertEqual(self.store.known_keys(), {"inputs/a", f"uploads/{broken.task_id}"})

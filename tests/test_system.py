@@ -5,7 +5,9 @@ from __future__ import annotations
 import atexit
 import hashlib
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,6 +24,41 @@ MEDIA = Path(__file__).parent / "media"
 CLIP = MEDIA / "flower-540p-aac.mp4"
 LONG: dict[str, Any] = {"start_time": 0, "duration": 5, "quality": 4, "width": 640}
 """Parameters of a webm that takes some seconds: time enough to kill something."""
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """Make a key and a certificate for localhost that signs itself; return their paths."""
+    import datetime
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    key_path, certificate_path = folder / "key.pem", folder / "certificate.pem"
+    key_path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    certificate_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    return key_path.absolute(), certificate_path.absolute()
 
 
 @cache
@@ -141,8 +178,6 @@ class SharedServerTests(TestCase):
 
     def test_a_half_closed_connection_gets_its_answer(self) -> None:
         """A client may shut its sending side down right after its upload."""
-        import socket
-
         with self.client.connect() as connection:
             request = {"action": "upload", "type": "extract_audio", "parameters": {}}
             send(connection, request, CLIP.read_bytes(), "mp4")
@@ -184,9 +219,16 @@ class SharedServerTests(TestCase):
                 self.assertEqual(receive(connection)[0]["error"]["code"], 400)
                 self.assertEqual(connection.recv(1), b"")
 
+    def test_a_client_that_writes_on_after_its_400_still_reads_it(self) -> None:
+        """The end of the connection is a FIN after the answer, not a reset before it."""
+        with self.client.connect() as connection:
+            connection.sendall(b"POST /film HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            for _ in range(40):
+                connection.sendall(bytes(100_000))
+            self.assertEqual(receive(connection)[0]["error"]["code"], 400)
+
     def test_a_cable_pulled_within_an_upload_frees_the_slot(self) -> None:
         """By a reset; the next upload of the address is taken."""
-        import socket
         import struct
 
         connection = self.client.connect()
@@ -356,6 +398,39 @@ class OwnServerTests(TestCase):
         return subprocess.run(
             server.command(), cwd=server.root, capture_output=True, text=True, timeout=60
         )
+
+    def test_behind_a_proxy_slots_go_by_the_proxied_address(self) -> None:
+        """The PROXY header says who the client is."""
+        server = self.server("--port=haproxy:tcp:0:interface=127.0.0.1").start()
+        ports = [int(port) for port in re.findall(r"port (\d+)", server.log().splitlines()[0])]
+        request = {"action": "upload", "type": "webm", "parameters": LONG}
+        answers = []
+        for address in ("10.0.0.1", "10.0.0.2", "10.0.0.1"):
+            with socket.create_connection(("127.0.0.1", ports[-1])) as connection:
+                connection.sendall(f"PROXY TCP4 {address} 10.0.0.9 1000 80\r\n".encode())
+                send(connection, request, CLIP.read_bytes(), "mp4")
+                answers.append(receive(connection)[0])
+        self.assertEqual([a.get("status") for a in answers], ["accepted", "accepted", None])
+        self.assertEqual(answers[2]["error"]["code"], 429)
+
+    def test_tls_by_endpoint_string(self) -> None:
+        """Upload, watch and download over TLS; the certificate is checked by the client."""
+        root = Path(self.mktemp())
+        root.mkdir(parents=True)
+        key, certificate = make_certificate(root)
+        server = self.server(f"--port=ssl:0:privateKey={key}:certKey={certificate}").start()
+        port = int(re.findall(r"port (\d+)", server.log().splitlines()[0])[-1])
+        film = root / "film.mp4"
+        film.write_bytes(CLIP.read_bytes())
+        arguments = [str(film), "--type=extract_audio", f"--port={port}", "--tls"]
+        arguments += ["--host=localhost", f"--log-dir={root / 'logs'}"]
+        command = [sys.executable, "-m", "vidproc.client", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        self.assertEqual(done.returncode, 3, done.stderr)
+        command.append(f"--ca={certificate}")
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(codecs(root / "film_processed.mp3")["video"], None)
 
     def test_the_client_carries_a_film_there_and_back(self) -> None:
         """The command line as people use it: exit status 0, the result beside the input."""

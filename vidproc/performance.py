@@ -118,7 +118,8 @@ class PerformanceService(Service):
         parts: list[Callable[[], Awaitable[None]]] = [self._keep_cpu_for_video]
         if self._reactor.seconds() >= self._next_line:
             self._next_line = self._reactor.seconds() + INTERVAL - TURN / 2
-            parts += [self._measure_and_rebalance, self._upkeep]
+            parts += [self._measure_and_rebalance, self._scheduler.renew_leases]
+            parts += [self._scheduler.upkeep, self._measure_disk]
         for part in parts:
             try:
                 await part()
@@ -167,9 +168,7 @@ class PerformanceService(Service):
                 reason=reason,
             )
 
-    async def _upkeep(self) -> None:
-        await self._scheduler.renew_leases()
-        await self._scheduler.upkeep()
+    async def _measure_disk(self) -> None:
         await self._disk.call(self._storage.measure)
 
     # --- measuring -----------------------------------------------------------------------------

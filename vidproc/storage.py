@@ -44,9 +44,14 @@ def input_key(task_id: str) -> str:
     return f"inputs/{task_id}"
 
 
+def work_key(task_id: str) -> str:
+    """Return the key of the folder of a task's attempts."""
+    return f"work/{task_id}"
+
+
 def attempt_key(task_id: str, attempt: int) -> str:
     """Return the key of the folder in which an attempt works."""
-    return f"work/{task_id}/{attempt}"
+    return f"{work_key(task_id)}/{attempt}"
 
 
 def result_key(task_id: str, media_type: str) -> str:
@@ -62,6 +67,7 @@ class Storage:
         self.limit = limit
         self._lock: int | None = None
         self._used = 0
+        self._under_way = 0
         self._reserved: dict[str, tuple[str, int]] = {}
 
     def open(self) -> None:
@@ -115,6 +121,11 @@ class Storage:
         self.path(source).replace(self.path(target))
         self._sync_folder(self.path(target).parent)
 
+    def take_back(self, source: str, target: str) -> None:
+        """Undo a `publish`; what was not published is left as it is."""
+        if self.path(source).exists():
+            self.path(source).replace(self.path(target))
+
     @staticmethod
     def _sync_folder(path: Path) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -151,20 +162,30 @@ class Storage:
     # --- how much it holds -------------------------------------------------------------------
 
     def measure(self) -> int:
-        """Count the bytes that the folder holds, remember and return them."""
-        total = 0
+        """Count the bytes that the folder holds, remember and return them.
+
+        What uploads and attempts under way have written counts apart: it was promised to them.
+        """
+        total = under_way = 0
+        promised = set(self._reserved)
         for folder, _, files in os.walk(self.root):
             for name in files:
+                path = Path(folder) / name
                 try:
-                    total += (Path(folder) / name).stat().st_size
+                    size = path.stat().st_size
                 except FileNotFoundError:
-                    pass  # it was removed between the listing and the look
-        self._used = total
+                    continue  # it was removed between the listing and the look
+                kind, *rest = path.relative_to(self.root).parts
+                if kind in ("uploads", "work") and rest and rest[0] in promised:
+                    under_way += size
+                else:
+                    total += size
+        self._used, self._under_way = total, under_way
         return total
 
     @property
     def used(self) -> int:
-        """Bytes held when last measured. Does not touch the disk."""
+        """Bytes held, without those of uploads and attempts under way, when last measured."""
         return self._used
 
     @property
@@ -175,7 +196,9 @@ class Storage:
     def free(self) -> int:
         """Return the bytes that may still be promised to somebody."""
         on_disk = shutil.disk_usage(self.root).free - FREE_SPACE_RESERVE
-        return min(self.limit - self._used, on_disk) - self.reserved
+        promised = self.reserved
+        landed = min(self._under_way, promised)  # the file system has taken these off already
+        return min(self.limit - self._used - promised, on_disk - (promised - landed))
 
     def reserve(self, task_id: str, size: int, peer: str) -> None:
         """Promise `size` bytes to a task of the address `peer`, in place of what it had.
@@ -198,6 +221,10 @@ class Storage:
             )
         self._reserved[task_id] = (peer, size)
 
+    def restore(self, task_id: str, size: int, peer: str) -> None:
+        """Promise again what a task had before a restart, without asking whether it fits."""
+        self._reserved[task_id] = (peer, size)
+
     @staticmethod
     def room_for(size: int) -> int:
         """Return the bytes that must be free for `reserve` to promise `size`."""
@@ -210,6 +237,7 @@ class Storage:
     def stored(self, task_id: str, size: int) -> None:
         """Note that `size` of the bytes promised to a task are held now."""
         self._used += size
+        self._under_way = max(0, self._under_way - size)
         if task_id in self._reserved:
             peer, promised = self._reserved[task_id]
             self._reserved[task_id] = (peer, max(0, promised - size))

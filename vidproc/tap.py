@@ -91,6 +91,9 @@ class Options(usage.Options):
             self._convert(name, parse_size)
         for name in ("retention", "job-timeout", "grace", "upload-retention", "idle-timeout"):
             self._convert(name, parse_duration)
+        for name in ("job-timeout", "idle-timeout"):
+            if self[name] < 1:
+                raise usage.UsageError(f"--{name}: at least 1s is needed")
         for name in ("tasks-per-ip", "queue-size", "max-connections", "max-connections-per-ip"):
             self._convert(name, lambda text: whole_number(text, 1))
         self._convert("cpu-reserve", lambda text: whole_number(text, 0, 95))

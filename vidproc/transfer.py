@@ -8,13 +8,14 @@ Synapse's BackgroundFileConsumer.)
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IConsumer, IPushProducer, ITransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -30,7 +31,22 @@ CHUNK = 512 << 10
 READ_SIZE = 1 << 20
 """Bytes that a transport should read at a time (``transport.bufferSize``)."""
 
+Source: TypeAlias = Callable[[int], tuple[int, bool]]
+"""Appends to the file whose descriptor it gets, which stands at the file's end; returns the bytes
+that it appended and whether it could go on at once."""
+
 _REHASH_CHUNK = 4 << 20
+_MOST_SLICES = 1024  # IOV_MAX of Linux and macOS
+
+
+def keep_large_blocks() -> None:
+    """Let the C library keep freed blocks of the size of a read, instead of giving them back.
+
+    glibc takes large blocks from the kernel one by one until the first of that size is freed
+    (mallopt(3), M_MMAP_THRESHOLD); the page faults of a fresh megabyte cost twice what reading
+    into it does. Of no effect elsewhere.
+    """
+    bytes(31 << 20)  # never touched; the most that glibc learns from is 32 MiB
 
 
 class FileWriter:
@@ -60,9 +76,12 @@ class FileWriter:
         self.on_caught_up = on_caught_up
         self.on_error = on_error
         self._fd: int | None = None
+        self._closed = False
         self._pending: list[bytes | memoryview] = []
         self._pending_size = 0
         self._in_flight = 0
+        self._at_work = False
+        self._source: tuple[Source, Deferred[bool]] | None = None
         self._lagging = False
         self._failure: Failure | None = None
         self._waiting: Deferred[None] | None = None
@@ -80,11 +99,30 @@ class FileWriter:
             return
         self._pending.append(data)
         self._pending_size += len(data)
-        if not self._in_flight:
+        if not self._at_work:
             self._flush()
         if not self._lagging and self.backlog >= HIGH_WATER:
             self._lagging = True
             self.on_lag()
+
+    @property
+    def hashes(self) -> bool:
+        """Whether it must see the bytes."""
+        return self._digest is not None
+
+    def take(self, source: Source) -> Deferred[bool]:
+        """Let `source` append to the file itself, in a thread, after what is pending.
+
+        Fires with what the source says, or fails with what it raises, which counts as a failed
+        write. One call at a time.
+        """
+        if self._failure is not None:
+            return fail(self._failure)
+        taken: Deferred[bool] = Deferred()
+        self._source = (source, taken)
+        if not self._at_work:
+            self._run_source()
+        return taken
 
     def finish(self) -> Deferred[str | None]:
         """Write what is pending, fsync and close.
@@ -100,7 +138,7 @@ class FileWriter:
 
     def _close(self, *, sync: bool) -> Deferred[str | None]:
         drained: Deferred[None] = Deferred()
-        if self._in_flight:
+        if self._at_work:
             self._waiting = drained
         else:
             drained.callback(None)
@@ -109,14 +147,31 @@ class FileWriter:
     def _flush(self) -> None:
         chunks, self._pending = self._pending, []
         self._in_flight, self._pending_size = self._pending_size, 0
+        self._at_work = True
         done = self._threads.call(self._write_in_thread, chunks)
-        done.addCallbacks(self._flushed, self._failed)
+        done.addCallbacks(self._work_done, self._failed)
 
-    def _flushed(self, size: int) -> None:
+    def _run_source(self) -> None:
+        assert self._source is not None
+        source, taken = self._source
+        self._at_work = True
+        working = self._threads.call(lambda: source(self._open()))
+
+        def done(result: tuple[int, bool]) -> None:
+            self._source = None
+            self._work_done(result[0])
+            taken.callback(result[1])
+
+        working.addCallbacks(done, self._failed)
+
+    def _work_done(self, size: int) -> None:
         self.written += size
         self._in_flight = 0
+        self._at_work = False
         if self._pending:
             self._flush()
+        elif self._source is not None:
+            self._run_source()
         if self._lagging and self.backlog <= LOW_WATER:
             self._lagging = False
             self.on_caught_up()
@@ -125,21 +180,27 @@ class FileWriter:
     def _failed(self, failure: Failure) -> None:
         self._failure = failure
         self._in_flight = self._pending_size = 0
+        self._at_work = False
         self._pending = []
         if self._lagging:
             self._lagging = False
             self.on_caught_up()
         self.on_error(failure)
+        if self._source is not None:
+            (_, taken), self._source = self._source, None
+            taken.errback(failure)
         self._tell_drained()
 
     def _tell_drained(self) -> None:
-        if self._waiting is not None and not self._in_flight:
+        if self._waiting is not None and not self._at_work:
             waiting, self._waiting = self._waiting, None
             waiting.callback(None)
 
     # In a thread of the pool, one call at a time:
 
     def _open(self) -> int:
+        if self._closed:
+            raise OSError(errno.EBADF, "the file is closed")
         if self._fd is None:
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             os.ftruncate(self._fd, self._start)
@@ -153,13 +214,20 @@ class FileWriter:
 
     def _write_in_thread(self, chunks: list[bytes | memoryview]) -> int:
         fd = self._open()
-        data = memoryview(chunks[0] if len(chunks) == 1 else b"".join(chunks))
-        if self._digest is not None:
-            self._digest.update(data)
-        rest = data
-        while rest:
-            rest = rest[os.write(fd, rest) :]
-        return len(data)
+        total = 0
+        for first in range(0, len(chunks), _MOST_SLICES):
+            slices = chunks[first : first + _MOST_SLICES]
+            if self._digest is not None:
+                for data in slices:
+                    self._digest.update(data)
+            size = sum(map(len, slices))
+            total += size
+            written = os.writev(fd, slices)
+            if written < size:
+                rest = memoryview(b"".join(slices))[written:]
+                while rest:
+                    rest = rest[os.write(fd, rest) :]
+        return total
 
     def _close_in_thread(self, sync: bool) -> str | None:
         try:
@@ -170,6 +238,7 @@ class FileWriter:
                 os.fsync(fd)
             return None if self._digest is None else self._digest.hexdigest()
         finally:
+            self._closed = True
             if self._fd is not None:
                 os.close(self._fd)
                 self._fd = None

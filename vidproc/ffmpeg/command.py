@@ -111,13 +111,19 @@ class Progress:
 
 
 class CommandFailed(Exception):
-    """A command ended badly. `stderr_tail` is for our logs; it may hold paths."""
+    """A command ended badly. `stderr_tail` is for our logs; it may hold paths.
 
-    def __init__(self, command: Command, reason: str, stderr_tail: str = "") -> None:
+    `ours` tells that the program was never run, or could not be ended: not the file's fault.
+    """
+
+    def __init__(
+        self, command: Command, reason: str, stderr_tail: str = "", *, ours: bool = False
+    ) -> None:
         super().__init__(f"{command.program} ({command.stage}): {reason}")
         self.command = command
         self.reason = reason
         self.stderr_tail = stderr_tail
+        self.ours = ours
 
 
 class CommandStopped(Exception):

@@ -40,6 +40,8 @@ _FOR_FILES = _FS_EXECUTE | _FS_WRITE_FILE | _FS_READ_FILE | _FS_TRUNCATE
 _NET_TCP = 0b11  # bind and connect
 _SCOPE = 0b11  # abstract UNIX sockets and signals
 
+SETUP_FAILED = 126
+
 _SECCOMP_MODE_FILTER = 2
 _RET_ALLOW = 0x7FFF0000
 _RET_ERRNO = 0x00050000
@@ -232,10 +234,19 @@ _TRIALS = {
 
 
 def main() -> None:
-    """Give up what the program must not have, and become the program."""
+    """Do as the command line says; exit with `SETUP_FAILED` when the program can't be reached."""
     if sys.argv[1] == "--report":
         report()
         return
+    try:
+        become()
+    except (OSError, MemoryError, ValueError) as error:
+        sys.stderr.write(f"launcher: {error}\n")
+        sys.exit(SETUP_FAILED)
+
+
+def become() -> None:
+    """Give up what the program must not have, and become the program."""
     spec = json.loads(sys.argv[1])
     argv = sys.argv[2:]
     layers = spec["layers"]

@@ -37,6 +37,8 @@ TERMINATE_GRACE = 2.0
 """Seconds between SIGTERM and SIGKILL."""
 GIVE_UP = 10.0
 """Seconds after SIGKILL until a process that can't be reaped (stuck in the kernel) is given up."""
+SETUP_FAILED = 126
+"""Exit status of a launcher that could not become the program."""
 STALL_CHECK = 10.0
 """Seconds between two looks of the watchdog."""
 
@@ -158,6 +160,7 @@ class LocalCommand(ProcessProtocol):
         self._stop_reason: str | None = None
         self._timer: IDelayedCall | None = None
         self._watchdog: IDelayedCall | None = None
+        self._exited = False
         self._over = False
 
     def when_ended(self, callback: Callable[[LocalCommand], None]) -> None:
@@ -181,7 +184,9 @@ class LocalCommand(ProcessProtocol):
                     childFDs={0: devnull.fileno(), **pipes},
                 )
         except Exception as error:
-            self._finish(CommandFailed(self.command, f"it could not be started: {error}"))
+            self._finish(
+                CommandFailed(self.command, f"it could not be started: {error}", ours=True)
+            )
             return
         self.pid = process.pid
         self._watchdog = self._reactor.callLater(STALL_CHECK, self._check_alive)
@@ -208,7 +213,7 @@ class LocalCommand(ProcessProtocol):
     def _give_up(self) -> None:
         self._timer = None
         self.log.error("process {pid} does not end after SIGKILL; gave it up", pid=self.pid)
-        self._finish(CommandFailed(self.command, "the process could not be ended"))
+        self._finish(CommandFailed(self.command, "the process could not be ended", ours=True))
 
     def _signal(self, number: int) -> None:
         if self.pid is None:
@@ -216,6 +221,8 @@ class LocalCommand(ProcessProtocol):
         try:
             os.killpg(self.pid, number)
         except ProcessLookupError:  # the launcher has not made its group yet
+            if self._exited:
+                return  # the number may be somebody else's by now
             try:
                 os.kill(self.pid, number)
             except ProcessLookupError:
@@ -262,6 +269,7 @@ class LocalCommand(ProcessProtocol):
 
     def processExited(self, reason: Failure) -> None:
         # Grandchildren would keep the pipes open, and processEnded away, for as long as they like.
+        self._exited = True
         self._signal(signal.SIGKILL)
 
     def processEnded(self, reason: Failure) -> None:
@@ -282,7 +290,8 @@ class LocalCommand(ProcessProtocol):
                 if ended.signal
                 else f"exit status {ended.exitCode}"
             )
-            self._finish(CommandFailed(self.command, how, tail))
+            ours = ended.exitCode == SETUP_FAILED and not ended.signal
+            self._finish(CommandFailed(self.command, how, tail, ours=ours))
 
     def _finish(self, outcome: Completed | Exception) -> None:
         if self._over:

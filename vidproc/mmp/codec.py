@@ -151,6 +151,16 @@ class Decoder:
             return MessageEnded()
         raise RemoteProtocolError("the stream was no MMP earlier on")
 
+    def payload_taken(self, size: int) -> None:
+        """Note that `size` bytes of the payload went past this decoder to where they belong.
+
+        To be called only when everything received has been handed out.
+        """
+        assert self.buffered == 0 and 0 <= size <= self._remaining
+        self._remaining -= size
+        if size and self._remaining == 0:
+            self._state = _State.END
+
     def receive_eof(self) -> None:
         """Note that the peer sends nothing more; call it when `next_event` says `NEED_DATA`.
 

@@ -8,7 +8,7 @@ source's own streams are the result.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vidproc.ffmpeg.command import SOURCE, Command, CommandFailed, Completed
@@ -64,8 +64,16 @@ lower."""
 _TOO_LOW, _TOO_HIGH = 0.35, 0.8
 """Score points below and above the target beyond which a short film is corrected."""
 _CAPPED_BY_SELF = 0.5
-_PERFECT_AT_LEAST = 97.4
-"""What VMAF gives to equal pictures without motion, the least that it ever gives to equal ones."""
+"""Score points under what the source scores against itself: no target is higher."""
+_SPARSE = 3
+"""Each so manieth picture is scored where all of them would cost too much time."""
+_TINY = 3.0
+"""Seconds below which a film is not sampled but tried as a whole."""
+_TOO_SHORT_TO_COUNT = 5.0
+"""Seconds below which a search may take its time."""
+_FEW_PICTURES = 90
+"""The same for pictures, for screen recordings of few pictures a second."""
+_SAMPLE_PICTURES = 24
 _PROBE_FILE = "probe.mkv"
 _MUX_BYTES_PER_PICTURE = 14
 
@@ -143,6 +151,18 @@ class Work:
     def duration(self) -> float:
         """The film's length in seconds, 0 when nobody knows."""
         return self.job.media.duration or 0.0
+
+    @property
+    def pictures(self) -> float:
+        """How many pictures the film has, about."""
+        video = self.job.media.video
+        rate = (video.frame_rate if video is not None else None) or 25.0
+        return (video.frames if video is not None else None) or self.duration * rate
+
+    @property
+    def largest(self) -> float:
+        """Bytes above which a result is not worth having."""
+        return self.job.media.size * 0.99
 
     @property
     def sound_weight(self) -> float:
@@ -228,20 +248,24 @@ class Work:
 # The search
 
 
-def plan_samples(duration: float, scoring_cost: float) -> Samples:
+def plan_samples(duration: float, scoring_cost: float, frame_rate: float = 25.0) -> Samples:
     """Return what of a film is looked at in each probe.
 
     Two to three probes, each an encode and its scoring, must take less time than the encode of
     the whole film: three times as long under a minute, as long from one minute, 35 % of it from
-    ten minutes. A short film keeps half of that for a correction.
+    ten minutes. A short film keeps half of that for a correction. A sample with few pictures
+    would tell more of its first than of the film.
     """
+    fewest = _SAMPLE_PICTURES / max(frame_rate, 0.1)
+    if duration < _TINY or (duration < SHORT and duration * frame_rate <= _FEW_PICTURES):
+        return whole_film(duration)
     if duration < SHORT:
         part = 1.3 / (2.2 * (1 + scoring_cost))
         part = max(min(part, 0.5), min(1.0, 1.5 / max(duration, 0.1)))
-        return spread(duration, part, 2.0 if duration > 12 else 1.2, 6)
+        return spread(duration, part, max(2.0 if duration > 12 else 1.2, fewest), 6)
     part = 0.75 if duration < _LONG else 0.26
     part /= 3 * (1 + scoring_cost)
-    return spread(duration, min(part, 120.0 / duration), 4.0, 8)
+    return spread(duration, min(part, 120.0 / duration), max(4.0, fewest), 8)
 
 
 def time_limit(duration: float) -> float:
@@ -253,9 +277,11 @@ async def _to_quality(work: Work) -> Product:
     coder = work.coder
     if not work.duration or work.metric is None:
         return await _without_search(work)
-    samples = plan_samples(work.duration, coder.scoring_cost)
+    rate = require_video(work.job.media).frame_rate or 25.0
+    samples = plan_samples(work.duration, coder.scoring_cost, rate)
     try:
-        target = await _reachable_target(work, samples)
+        best = await _best_score(work, samples)
+        target = min(work.job.parameters.quality, best - _CAPPED_BY_SELF)
         search = Search(
             coder.curve,
             target=target,
@@ -263,7 +289,12 @@ async def _to_quality(work: Work) -> Product:
             floor=min(target, GIVES_WAY_TO),
             size_limit=_size_limit(work),
             start=coder.start_crf(target + _AIM_ABOVE),
+            best=best,
         )
+        if not samples.starts and work.duration < SHORT:
+            start = search.next_crf()
+            assert start is not None
+            return await _encode(work, search, Choice(start, search.aim, search.size_limit), True)
         await _probe(work, search, samples)
     except CommandFailed as error:
         if error.command.stage != "searching":
@@ -278,14 +309,13 @@ async def _to_quality(work: Work) -> Product:
     return await _encode(work, search, choice)
 
 
-async def _reachable_target(work: Work, samples: Samples) -> float:
-    """Return the wanted score, capped under what the source scores against itself."""
-    target = work.job.parameters.quality
-    if work.metric != "vmaf" or target <= _PERFECT_AT_LEAST - _CAPPED_BY_SELF:
-        return target
-    best, done = await work.score(None, samples, stage="searching", share=0.03, every=3)
+async def _best_score(work: Work, samples: Samples) -> float:
+    """Return what the source scores against itself: less than 100 where little moves."""
+    if work.metric != "vmaf":
+        return 100.0
+    best, done = await work.score(None, samples, stage="searching", share=0.03, every=_SPARSE)
     work.search_time += done.elapsed
-    return target if best is None else min(target, best - _CAPPED_BY_SELF)
+    return 100.0 if best is None else best
 
 
 def _size_limit(work: Work) -> float:
@@ -297,7 +327,7 @@ def _size_limit(work: Work) -> float:
 
 async def _probe(work: Work, search: Search, samples: Samples) -> None:
     """Encode and score samples until the search knows enough or has taken its time."""
-    every = 3 if work.coder.scoring_cost >= 0.5 and samples.seconds > 1.5 else 1
+    every = _SPARSE if work.coder.scoring_cost >= 0.5 and work.pictures * samples.part > 40 else 1
     while (crf := search.next_crf()) is not None:
         encoded = await work.job.run(
             sample_command(
@@ -328,6 +358,8 @@ async def _probe(work: Work, search: Search, samples: Samples) -> None:
         search.add(Point(crf, score, size))
         allowed = time_limit(work.duration) * encoded.elapsed / samples.part
         reserve = 0.0
+        if work.duration < _TOO_SHORT_TO_COUNT:
+            continue
         if work.duration < SHORT and len(search.points) >= 2:
             reserve = (encoded.elapsed + scored.elapsed) / samples.part
         if work.search_time + cost + reserve > allowed * 0.9:
@@ -341,52 +373,90 @@ def _number(crf: float) -> float | int:
 # The film
 
 
-async def _encode(work: Work, search: Search, choice: Choice) -> Product:
-    """Encode the film; correct it when it is too large or, being short, misses the score."""
-    job, media = work.job, work.job.media
-    short = work.duration < SHORT
-    tries = 0
+async def _encode(work: Work, search: Search, choice: Choice, direct: bool = False) -> Product:
+    """Encode the film; correct it when it is too large or, being short, misses the score.
+
+    A `direct` one was not sampled before: its first encode is the first look, and looks are
+    scored on every other picture until one is good.
+    """
+    everything = whole_film(work.duration)
+    tried: list[_Film] = []
     while True:
-        tries += 1
         name, command = work.film({"crf": _number(choice.crf)}, share=0.65)
-        encoded = await job.run(command)
-        written = job.size_of(name)
-        picture_bytes = max(written - work.other_bytes, 1.0)
-        measured = None
-        cost = encoded.elapsed
-        if short:
+        encoded = await work.job.run(command)
+        rough = direct and work.coder.scoring_cost >= 0.5 and work.pictures > 40
+        measured, cost = None, encoded.elapsed
+        if work.duration < SHORT:
             measured, scored = await work.score(
-                name, whole_film(work.duration), stage="scoring", share=0.8
+                name, everything, stage="scoring", share=0.8, every=2 if rough else 1
             )
             cost += scored.elapsed
-        too_large = written > media.size * 0.99
-        missed = measured is not None and not _good(measured, choice, search)
-        if too_large or missed or _wasteful(measured, choice, search, picture_bytes):
-            search.calibrate(Point(choice.crf, measured or choice.score, picture_bytes))
-            better = search.choose()
-            in_time = work.search_time + cost <= time_limit(work.duration) * encoded.elapsed
-            again = tries < 3 if too_large else (tries < 3 and in_time)
-            if better is None and (too_large or not choice.gave_way):
-                # Only the measured whole film showed that it can't be had.
-                return await untouched(work)
-            if (
-                again
-                and better is not None
-                and work.probes + 1 <= MAX_PROBES
-                and abs(better.crf - choice.crf) > search.curve.step / 2
-            ):
-                work.search_time += cost
-                work.probes += 1
-                choice = better
-                continue
-            if too_large:
-                return await untouched(work)
-        if choice.gave_way:
-            job.warn(
-                f"The quality {job.parameters.quality:g} takes as many bytes as the source has; "
-                "a lower one was chosen that makes the film smaller."
-            )
-        return work.product(name, _details(work, search, choice, measured, encoded.elapsed))
+        film = _Film(name, choice, measured, work.job.size_of(name), encoded.elapsed)
+        tried.append(film)
+        better = _correction(work, search, film)
+        usual = sum(film.encode_time for film in tried) / len(tried)
+        in_time = work.search_time + cost <= time_limit(work.duration) * usual
+        in_time = in_time or work.duration < _TOO_SHORT_TO_COUNT
+        too_large = film.written > work.largest
+        if better is None or work.probes >= MAX_PROBES or not (in_time or too_large):
+            break
+        work.search_time += cost
+        work.probes += 1
+        choice = better
+    best = _best(work, search, tried)
+    if best is None:
+        return await untouched(work)
+    if rough and best.score is not None:
+        score, _ = await work.score(best.name, everything, stage="scoring", share=0.8)
+        best = replace(best, score=score)
+    if best.choice.gave_way:
+        work.job.warn(
+            f"The quality {work.job.parameters.quality:g} takes about as many bytes as the source "
+            "has; a lower one was chosen that makes the film smaller."
+        )
+    return work.product(best.name, _details(work, search, best))
+
+
+@dataclass(frozen=True, slots=True)
+class _Film:
+    """The whole film as it was encoded by `choice`: its file, measured score, bytes, seconds."""
+
+    name: str
+    choice: Choice
+    score: float | None
+    written: int
+    encode_time: float
+
+
+def _best(work: Work, search: Search, tried: list[_Film]) -> _Film | None:
+    """Return the film to deliver: the last one, or the smallest before it that is good when the
+    last is not; None when none is good and small enough."""
+    fitting = [film for film in tried if film.written <= work.largest]
+    if not fitting:
+        return None
+    last = tried[-1]
+    if last in fitting and (last.score is None or last.score >= search.target - _TOO_LOW):
+        return last
+    good = [f for f in fitting if f.score is not None and f.score >= search.target - _TOO_LOW]
+    if good:
+        return min(good, key=lambda film: film.written)
+    nearly = [f for f in fitting if f.score is None or f.score >= search.floor - 1.0]
+    return max(nearly, key=lambda film: film.score or 0.0) if nearly else None
+
+
+def _correction(work: Work, search: Search, film: _Film) -> Choice | None:
+    """Return what to encode with instead, None when the film is right or nothing is better."""
+    choice, score = film.choice, film.score
+    picture_bytes = max(film.written - work.other_bytes, 1.0)
+    too_large = film.written > work.largest or picture_bytes > search.size_limit * 1.05
+    wrong = score is not None and not _good(score, choice, search)
+    if not (too_large or wrong or _wasteful(score, choice, search, picture_bytes)):
+        return None
+    search.calibrate(Point(choice.crf, choice.score if score is None else score, picture_bytes))
+    better = search.choose()
+    if better is None or abs(better.crf - choice.crf) < search.curve.step / 2:
+        return None
+    return better
 
 
 def _good(measured: float, choice: Choice, search: Search) -> bool:
@@ -402,22 +472,20 @@ def _wasteful(measured: float | None, choice: Choice, search: Search, size: floa
     return measured < search.target - _TOO_LOW and size < search.size_limit * 0.93
 
 
-def _details(
-    work: Work, search: Search, choice: Choice, measured: float | None, encode_time: float
-) -> dict[str, Any]:
+def _details(work: Work, search: Search, film: _Film) -> dict[str, Any]:
     details: dict[str, Any] = {
-        "crf": choice.crf,
+        "crf": film.choice.crf,
         "metric": work.metric,
         "target_score": round(search.target, 2),
-        "predicted_score": round(choice.score, 2),
+        "predicted_score": round(film.choice.score, 2),
     }
-    if measured is not None:
-        details["measured_score"] = round(measured, 2)
+    if film.score is not None:
+        details["measured_score"] = round(film.score, 2)
     details.update(
-        target_lowered=choice.gave_way,
+        target_lowered=film.choice.gave_way,
         probes=work.probes,
         search_time=round(work.search_time, 2),
-        encode_time=round(encode_time, 2),
+        encode_time=round(film.encode_time, 2),
     )
     return details
 
@@ -430,7 +498,7 @@ async def _without_search(work: Work) -> Product:
         crf_now = round(wanted) if work.coder.curve.step >= 1 else round(wanted, 1)
         name, command = work.film({"crf": _number(crf_now)}, share=0.7)
         encoded = await work.job.run(command)
-        if work.job.size_of(name) < work.job.media.size * 0.99:
+        if work.job.size_of(name) <= work.largest:
             return work.product(
                 name,
                 {

@@ -78,7 +78,7 @@ _X265: dict[Preset, tuple[Options, float]] = {
     "small": ({"preset": "slow"}, 0.1),
 }
 _SVTAV1: dict[Preset, tuple[Options, float]] = {
-    "fast": ({"preset": 10}, 1.5),
+    "fast": ({"preset": 9}, 1.5),
     "balanced": ({"preset": 8}, 0.8),
     "small": ({"preset": 5}, 0.2),
 }
@@ -99,7 +99,7 @@ def coder_for(
             codec=codec,
             encoder=require_encoder(capabilities, "libx264"),
             options={"profile:v": "high", "g": KEY_INTERVAL, **options},
-            curve=Curve((10.0, 45.0), 0.1, score_slope=0.13, size_slope=-0.12),
+            curve=Curve((10.0, 45.0), 0.1, score_slope=0.14, size_slope=-0.12),
             first_guess=((70, 35.5), (80, 32.0), (90, 27.0), (95, 23.0), (97, 20.5), (99, 16.5)),
             scoring_cost=cost,
             memory_factor=1.0,
@@ -111,7 +111,7 @@ def coder_for(
             codec=codec,
             encoder=require_encoder(capabilities, "libx265"),
             options={"g": KEY_INTERVAL, **options, "tag:v": "hvc1"},
-            curve=Curve((10.0, 45.0), 0.1, score_slope=0.12, size_slope=-0.12),
+            curve=Curve((10.0, 45.0), 0.1, score_slope=0.14, size_slope=-0.12),
             first_guess=((70, 36.5), (80, 33.0), (90, 28.0), (95, 23.5), (97, 21.0), (99, 16.5)),
             scoring_cost=cost,
             memory_factor=1.5,
@@ -123,7 +123,7 @@ def coder_for(
         codec=codec,
         encoder=require_encoder(capabilities, "libsvtav1"),
         options={"g": KEY_INTERVAL, **options},
-        curve=Curve((8.0, 63.0), 1.0, score_slope=0.06, size_slope=-0.055),
+        curve=Curve((8.0, 63.0), 1.0, score_slope=0.07, size_slope=-0.055),
         first_guess=((70, 60.0), (80, 54.0), (90, 42.0), (95, 31.0), (97, 24.0), (99, 14.0)),
         scoring_cost=cost,
         memory_factor=2.5,

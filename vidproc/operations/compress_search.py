@@ -15,8 +15,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-CEILING = 100.5
-"""What a score lacks is counted from here, a little above 100, so that 100 has a logarithm."""
+_ABOVE_BEST = 0.6
+"""What a score lacks is counted from this far above the best one, which so has a logarithm."""
 MAX_PROBES = 5
 GIVES_WAY_TO = 90.0
 """The score down to which the target may give way for the file to become smaller at all."""
@@ -43,7 +43,7 @@ class Curve:
     """How an encoder usually answers to its CRF.
 
     `crf_range` is (best, worst), `step` the finest that it knows; `score_slope` and `size_slope`
-    are the changes per CRF step of ln(`CEILING` - score) and of ln(size).
+    are the changes per CRF step of ln(what the score lacks) and of ln(size).
     """
 
     crf_range: tuple[float, float]
@@ -68,7 +68,8 @@ class Search:
     """Finds the CRF for `target` under `size_limit`.
 
     `aim` is the score that is steered for, a little above the target, and `floor` the lowest that
-    the size rule may lead to. `start` is the CRF to look at first.
+    the size rule may lead to. `start` is the CRF to look at first, `best` what the source scores
+    against itself. `whole` are the points that were measured on the whole film.
     """
 
     curve: Curve
@@ -77,8 +78,10 @@ class Search:
     floor: float
     size_limit: float
     start: float
+    best: float = 100.0
     max_probes: int = MAX_PROBES
     points: list[Point] = field(default_factory=list)
+    whole: list[Point] = field(default_factory=list)
 
     def add(self, point: Point) -> None:
         """Take in a measured point; one at the same CRF is replaced."""
@@ -87,14 +90,23 @@ class Search:
         self.points.sort(key=lambda p: p.crf)
 
     def calibrate(self, measured: Point) -> None:
-        """Move all points so that the curves go through what the whole film really gave."""
-        if self.points:
-            by_score = _lack(measured.score) - _lack(self.score_at(measured.crf))
+        """Take in what the whole film really gave.
+
+        The first time the samples' points are moved so that the curves go through it; from the
+        second time on the whole film tells enough without them.
+        """
+        if self.whole:
+            self.points = list(self.whole)
+        elif self.points:
+            by_score = self._lack(measured.score) - self._lack(self.score_at(measured.crf))
             by_size = math.log(max(measured.size, 1.0) / self.size_at(measured.crf))
             self.points = [
-                Point(p.crf, _score(_lack(p.score) + by_score), p.size * math.exp(by_size))
+                Point(
+                    p.crf, self._score(self._lack(p.score) + by_score), p.size * math.exp(by_size)
+                )
                 for p in self.points
             ]
+        self.whole.append(measured)
         self.add(measured)
 
     def next_crf(self) -> float | None:
@@ -131,7 +143,7 @@ class Search:
 
     def score_at(self, crf: float) -> float:
         """Return the score expected at a CRF."""
-        return _score(self._value(crf, lambda p: _lack(p.score), self.curve.score_slope))
+        return self._score(self._value(crf, lambda p: self._lack(p.score), self.curve.score_slope))
 
     def size_at(self, crf: float) -> float:
         """Return the size expected at a CRF, in bytes."""
@@ -140,7 +152,7 @@ class Search:
     def _goal(self) -> float:
         """Return the CRF that meets the aim, or the better of those that meet the size limit."""
         wanted = self._crf_where(
-            _lack(self.aim), lambda p: _lack(p.score), self.curve.score_slope, rising=True
+            self._lack(self.aim), lambda p: self._lack(p.score), self.curve.score_slope, rising=True
         )
         small = self._crf_where(
             math.log(max(self.size_limit, 1.0)),
@@ -204,16 +216,14 @@ class Search:
         low, high = sorted((usual * 0.3, usual * 3.0))
         return min(max(slope, low), high)
 
+    def _lack(self, score: float) -> float:
+        return math.log(self.best + _ABOVE_BEST - min(max(score, 0.0), self.best))
+
+    def _score(self, lack: float) -> float:
+        return min(max(self.best + _ABOVE_BEST - math.exp(lack), 0.0), self.best)
+
     def _round(self, crf: float, up: bool = False) -> float:
         low, high = self.curve.crf_range
         steps = min(max(crf, low), high) / self.curve.step
         whole = math.ceil(steps - 1e-6) if up else math.floor(steps + 0.5)
         return min(max(round(whole * self.curve.step, 3), low), high)
-
-
-def _lack(score: float) -> float:
-    return math.log(CEILING - min(max(score, 0.0), 100.0))
-
-
-def _score(lack: float) -> float:
-    return min(max(CEILING - math.exp(lack), 0.0), 100.0)

@@ -33,6 +33,9 @@ Container = Literal["mp4", "webm"]
 MAX_SIDE = 8192
 """Pixels: the longest side of a picture that we make."""
 
+NO_SEEK = 0.02
+"""Seconds: a start nearer to the container's is taken for it; encoders' delays look like one."""
+
 KEPT_TAGS = ("title", "artist", "album_artist", "album", "composer", "genre", "track")
 """Tags that say what a film is. All others may say where, when or with what it was taken."""
 
@@ -73,7 +76,7 @@ def source(
     if start is not None or duration is not None:
         offset = media.video.start_time if media.video is not None else 0.0
         at = (start or 0.0) + max(0.0, offset)
-        if at > 0:
+        if at > NO_SEEK:
             options["ss"] = seconds(at)
         if duration is not None:
             options["t"] = seconds(duration)

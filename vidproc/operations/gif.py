@@ -32,14 +32,34 @@ LARGEST_GUESS = 200_000_000
 BUFFER = 200_000_000
 """Bytes of pictures that may wait in memory for the palette; more needs a second reading."""
 
-_BYTES_PER_PIXEL = 0.4  # of ordinary filmed pictures in 256 colours
+_BYTES_PER_PIXEL = 0.45  # of ordinary filmed pictures in 256 colours
 _PALETTE = "palette.png"
+_TRIAL_FRAMES = 240  # of a GIF that is tried as a whole; of a longer one the first few are
+_SAMPLE_FRAMES = 48
+_SAME_SCORE = 0.005  # SSIM that nobody sees
 _FEWEST_FPS = 5.0
 _LEAST_WIDTH = 16
 _LEAD_SLOW = 10.0  # seconds read before the start to find the picture shown at it
 _COLOUR_COST = {256: 1.0, 128: 0.87, 64: 0.75}  # relative bytes
 _FPS_EXPONENT = 0.85
 _PIXELS_EXPONENT = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How colours are chosen (palettegen's `stats`) and mixed (paletteuse's `options`)."""
+
+    name: str
+    stats: str
+    options: tuple[tuple[str, str | int], ...]
+
+
+RECIPES = (
+    Recipe("bayer", "diff", (("dither", "bayer"), ("bayer_scale", 5), ("diff_mode", "rectangle"))),
+    Recipe("flat", "diff", (("dither", "none"), ("diff_mode", "rectangle"))),
+    Recipe("plain", "full", (("dither", "sierra2_4a"),)),
+)
+"""The first is what suits most films; `plain` is FFmpeg's own, which wins on some drawings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +91,10 @@ class GifOperation(Operation[Gif]):
         if parameters.max_size is None:
             _refuse_giant(look, part)
         return Plan(
-            commands=list(_commands(media, capabilities, part, look, "result.gif", 1.0)),
-            product=_product(media, part, look, "result.gif"),
+            commands=list(
+                _commands(media, capabilities, part, look, RECIPES[0], "result.gif", 1.0)
+            ),
+            product=_product(media, part, look, "result.gif", RECIPES[0]),
             warnings=_warnings(media, capabilities, part),
         )
 
@@ -85,29 +107,41 @@ class GifOperation(Operation[Gif]):
         return int(min(guess, LARGEST_GUESS))
 
     async def run(self, job: Job[Gif]) -> Product:
-        """Make it; with `max_size`, again with fewer colours, then pictures, then pixels."""
-        if job.parameters.max_size is None:
-            return await super().run(job)
+        """Make it by the recipe that suits the film.
+
+        With `max_size`, do it again with fewer colours, then pictures, then pixels.
+        """
         part, full = self._wish(job.media, job.parameters, job.capabilities)
+        most = job.parameters.max_size
+        if most is None:
+            _refuse_giant(full, part)
         for sentence in _warnings(job.media, job.capabilities, part):
             job.warn(sentence)
-        search = SizeSearch(full, job.parameters.max_size, guess_size(full, part))
+        if most is None:
+            recipe, name = await _first(job, part, full, 1.0)
+            return _product(job.media, part, full, name, recipe)
+        search = SizeSearch(full, most, guess_size(full, part))
+        chosen: Recipe | None = None
         while (look := search.next_look()) is not None:
-            name = f"attempt-{search.attempts}.gif"
-            share = 0.4 if search.attempts == 1 else 0.2
-            for command in _commands(job.media, job.capabilities, part, look, name, share):
-                await job.run(command)
+            if chosen is None:
+                chosen, name = await _first(job, part, look, 0.4)
+            else:
+                name = f"attempt-{search.attempts}.gif"
+                for command in _commands(
+                    job.media, job.capabilities, part, look, chosen, name, 0.2
+                ):
+                    await job.run(command)
             search.measured(look, job.size_of(name), name)
-        if search.best is None:
-            raise _too_small(job.parameters.max_size, search.smallest)
+        if search.best is None or chosen is None:
+            raise _too_small(most, search.smallest)
         look, _, name = search.best
         if look != full:
             job.warn(
-                f"To stay under {format_size(job.parameters.max_size)} the GIF has "
+                f"To stay under {format_size(most)} the GIF has "
                 f"{look.colours} colours, {look.fps:.3g} pictures per second and "
                 f"{look.size[0]}x{look.size[1]} pixels."
             )
-        product = _product(job.media, part, look, name)
+        product = _product(job.media, part, look, name, chosen)
         return replace(product, details={**product.details, "attempts": search.attempts})
 
     def _wish(
@@ -217,7 +251,9 @@ def _too_small(most: int, smallest: int) -> ServiceError:
     )
 
 
-def _product(media: MediaInfo, part: filters.Segment, look: Look, name: str) -> Product:
+def _product(
+    media: MediaInfo, part: filters.Segment, look: Look, name: str, recipe: Recipe
+) -> Product:
     expectation = Expectation(
         video=True,
         audio=False,
@@ -225,7 +261,7 @@ def _product(media: MediaInfo, part: filters.Segment, look: Look, name: str) -> 
         duration=frames(look, part) / look.fps,
         tolerance=max(filters.tolerance(media), 2 / look.fps),
     )
-    details = {"fps": round(look.fps, 3), "colours": look.colours}
+    details = {"fps": round(look.fps, 3), "colours": look.colours, "palette": recipe.name}
     return Product(name, "gif", expectation, details)
 
 
@@ -233,33 +269,132 @@ def _warnings(media: MediaInfo, capabilities: Capabilities, part: filters.Segmen
     return [*part.warnings, *filters.picture_warnings(media, capabilities)]
 
 
+async def _first(
+    job: Job[Gif], part: filters.Segment, look: Look, share: float
+) -> tuple[Recipe, str]:
+    """Make the GIF by the recipe that suits it best; return that and the file's name.
+
+    A short one is made by every recipe at once; for a long one a sample decides.
+    """
+    recipe, name = RECIPES[0], "attempt-1.gif"
+    if "ssim" in job.capabilities.filters:
+        count = frames(look, part)
+        whole = count <= _TRIAL_FRAMES and _buffered(look, part) <= BUFFER
+        sample = part if whole else replace(part, length=min(count, _SAMPLE_FRAMES) / look.fps)
+        if _buffered(look, sample) <= BUFFER:
+            used = share if whole else share / 4
+            done = await job.run(_trial(job.media, job.capabilities, sample, look, used))
+            scores = read_scores(done.stdout)
+            sizes = {each.name: job.size_of(_trial_file(each)) for each in RECIPES}
+            recipe = choose_recipe(scores, sizes)
+            if whole:
+                return recipe, _trial_file(recipe)
+            share -= used
+    for command in _commands(job.media, job.capabilities, part, look, recipe, name, share):
+        await job.run(command)
+    return recipe, name
+
+
+def _trial(
+    media: MediaInfo, capabilities: Capabilities, part: filters.Segment, look: Look, share: float
+) -> Command:
+    """Return a command that makes a GIF by each recipe and prints how near each one is."""
+    split = _pictures(media, capabilities, part, look).split()
+    outputs = []
+    for number, recipe in enumerate(RECIPES):
+        made = _paletted(
+            split[3 * number], _palette(split[3 * number + 1], look, recipe), recipe
+        ).split()
+        outputs.append(_output(made[0], _trial_file(recipe)))
+        scored = ffmpeg.filter([made[1], split[3 * number + 2]], "ssim")
+        scored = scored.filter("metadata", mode="add", key="recipe", value=recipe.name)
+        scored = scored.filter("metadata", mode="print", file="-", direct=1)
+        outputs.append(ffmpeg.output(scored, "-", format="null"))
+    return ffmpeg_command(
+        ffmpeg.merge_outputs(*outputs),
+        stage="encoding",
+        share=share,
+        capture=1 << 20,
+        **_needs(media, part, look),
+    )
+
+
+def _trial_file(recipe: Recipe) -> str:
+    return f"attempt-1-{recipe.name}.gif"
+
+
+def read_scores(printed: bytes) -> dict[str, float]:
+    """Return the mean SSIM of each recipe from what the trial printed."""
+    scores: dict[str, list[float]] = {}
+    score = 0.0
+    for line in printed.decode(errors="replace").splitlines():
+        key, _, value = line.partition("=")
+        if key == "lavfi.ssim.All":
+            score = float(value)
+        elif key == "recipe":
+            scores.setdefault(value, []).append(score)
+    return {name: sum(values) / len(values) for name, values in scores.items()}
+
+
+def choose_recipe(scores: dict[str, float], sizes: dict[str, int]) -> Recipe:
+    """Return the recipe with the fewest bytes among those that look as good as the best.
+
+    Never one that is larger or further from the film than FFmpeg's plain palette.
+    """
+    plain = RECIPES[-1].name
+    good = [
+        recipe
+        for recipe in RECIPES
+        if scores.get(recipe.name, 0.0) >= scores.get(plain, 0.0)
+        and sizes[recipe.name] <= sizes[plain]
+    ]
+    best = max(scores.get(recipe.name, 0.0) for recipe in good)
+    near = [each for each in good if scores.get(each.name, 0.0) >= best - _SAME_SCORE]
+    # Bytes are counted in steps of 2 %: for less, the earlier recipe with its softer edges wins.
+    fewest = min(sizes[each.name] for each in near)
+    return next(each for each in near if sizes[each.name] <= 1.02 * fewest)
+
+
+def _buffered(look: Look, part: filters.Segment) -> int:
+    """Return the bytes of the pictures that wait in memory until the palette is ready."""
+    return frames(look, part) * look.size[0] * look.size[1] * 4
+
+
+def _needs(media: MediaInfo, part: filters.Segment, look: Look) -> dict[str, Any]:
+    shown = filters.require_video(media).displayed_size
+    memory = filters.encoding_memory(look.size, look.size, shown)
+    return {
+        "duration": part.length,
+        "cpus": 2.0,
+        "memory": memory + min(_buffered(look, part), BUFFER),
+    }
+
+
 def _commands(
     media: MediaInfo,
     capabilities: Capabilities,
     part: filters.Segment,
     look: Look,
+    recipe: Recipe,
     name: str,
     share: float,
 ) -> Iterator[Command]:
     """Yield the command, or two when the pictures would not fit into memory between them."""
-    buffered = frames(look, part) * look.size[0] * look.size[1] * 4
-    shown = filters.require_video(media).displayed_size
-    memory = filters.encoding_memory(look.size, look.size, shown) + min(buffered, BUFFER)
-    options = {"duration": part.length, "cpus": 2.0, "memory": memory}
-    if buffered <= BUFFER:
+    needs = _needs(media, part, look)
+    if _buffered(look, part) <= BUFFER:
         twice = _pictures(media, capabilities, part, look).split()
-        graph = _output(_paletted(twice[0], _palette(twice[1], look)), name)
-        yield ffmpeg_command(graph, stage="encoding", share=share, **options)
+        graph = _output(_paletted(twice[0], _palette(twice[1], look, recipe), recipe), name)
+        yield ffmpeg_command(graph, stage="encoding", share=share, **needs)
         return
-    palette = _palette(_pictures(media, capabilities, part, look), look)
+    palette = _palette(_pictures(media, capabilities, part, look), look, recipe)
     graph = ffmpeg.output(
         palette, output_file(_PALETTE), format="image2", update=1, **{"frames:v": 1, "c:v": "png"}
     )
-    yield ffmpeg_command(graph, stage="palette", share=share * 0.4, **options)
+    yield ffmpeg_command(graph, stage="palette", share=share * 0.4, **needs)
     palette = ffmpeg.input(input_file(_PALETTE), format="png_pipe", protocol_whitelist="file")
     pictures = _pictures(media, capabilities, part, look)
-    graph = _output(_paletted(pictures, palette), name)
-    yield ffmpeg_command(graph, stage="encoding", share=share * 0.6, **options)
+    graph = _output(_paletted(pictures, palette, recipe), name)
+    yield ffmpeg_command(graph, stage="encoding", share=share * 0.6, **needs)
 
 
 def _pictures(
@@ -291,14 +426,12 @@ def rate(fps: float) -> str:
     return f"{round(fps * 1000)}/1000"
 
 
-def _palette(stream: Any, look: Look) -> Any:
-    return stream.filter("palettegen", max_colors=look.colours, stats_mode="diff")
+def _palette(stream: Any, look: Look, recipe: Recipe) -> Any:
+    return stream.filter("palettegen", max_colors=look.colours, stats_mode=recipe.stats)
 
 
-def _paletted(stream: Any, palette: Any) -> Any:
-    return ffmpeg.filter(
-        [stream, palette], "paletteuse", dither="bayer", bayer_scale=5, diff_mode="rectangle"
-    )
+def _paletted(stream: Any, palette: Any, recipe: Recipe) -> Any:
+    return ffmpeg.filter([stream, palette], "paletteuse", **dict(recipe.options))
 
 
 def _output(stream: Any, name: str) -> Any:

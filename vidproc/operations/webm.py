@@ -91,7 +91,7 @@ def _sound(media: MediaInfo, part: filters.Segment) -> filters.Sound | None:
     if start + part.length <= track.start_time:
         return None
     # Packets can only be taken over from the film's own start: others do not begin where asked.
-    return filters.choose_sound(media, "webm", cut=start > 0)
+    return filters.choose_sound(media, "webm", cut=start > filters.NO_SEEK)
 
 
 def _exact_cut(part: filters.Segment, subtitles: bool) -> dict[str, Any]:
@@ -101,8 +101,10 @@ def _exact_cut(part: filters.Segment, subtitles: bool) -> dict[str, Any]:
     -ss lets earlier subtitles through; and the last of these may stay on longer than the film.
     """
     length = filters.seconds(part.length)
-    options: dict[str, Any] = {"ss": 0, "t": length}
+    options: dict[str, Any] = {"t": length}
     if subtitles:
+        options["ss"] = 0
+        options["copypriorss:a"] = 1  # the encoder's delay comes before 0 and must stay
         options["bsf:s"] = f"setts=duration=min(DURATION\\,{length}/TB-PTS)"
     return options
 

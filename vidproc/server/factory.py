@@ -72,14 +72,7 @@ class MMPFactory(Factory):
     def connected(self, protocol: MMPServerProtocol) -> ServiceError | None:
         """Note a new connection; return why it is refused, None when it is welcome."""
         self._protocols.add(protocol)
-        self._per_peer[protocol.peer] += 1
         self.traffic.opened(protocol.transport)
-        if self._per_peer[protocol.peer] > self._max_connections_per_ip:
-            return ServiceError(
-                ErrorCode.TOO_MANY,
-                f"Your address has {self._max_connections_per_ip} connections already.",
-                "Close some, or send requests one after another on one connection.",
-            )
         if len(self._protocols) > self._max_connections:
             return ServiceError(
                 ErrorCode.UNAVAILABLE,
@@ -88,13 +81,26 @@ class MMPFactory(Factory):
             )
         return None
 
+    def met(self, protocol: MMPServerProtocol, peer: str) -> ServiceError | None:
+        """Note whose a connection is; return why it is refused, None when it is welcome."""
+        self._per_peer[peer] += 1
+        if self._per_peer[peer] > self._max_connections_per_ip:
+            return ServiceError(
+                ErrorCode.TOO_MANY,
+                f"Your address has {self._max_connections_per_ip} connections already.",
+                "Close some, or send requests one after another on one connection.",
+            )
+        return None
+
     def disconnected(self, protocol: MMPServerProtocol) -> None:
         """Forget a connection."""
         self.traffic.closed(protocol.transport)
         self._protocols.discard(protocol)
-        self._per_peer[protocol.peer] -= 1
-        if self._per_peer[protocol.peer] <= 0:
-            del self._per_peer[protocol.peer]
+        peer = protocol.peer
+        if peer is not None:
+            self._per_peer[peer] -= 1
+            if self._per_peer[peer] <= 0:
+                del self._per_peer[peer]
         if self._drained is not None and not self._protocols:
             drained, self._drained = self._drained, None
             drained.callback(None)

@@ -20,6 +20,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
+from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -36,9 +37,15 @@ from vidproc.server.access import peer_key
 from vidproc.server.reports import describe_server, status_report
 from vidproc.tasks.scheduler import Result, Subscription, TaskView
 from vidproc.tasks.settings import Caller
-from vidproc.tasks.uploads import AcceptedTask, PartialUpload, Submission, UploadSession
+from vidproc.tasks.uploads import (
+    AcceptedTask,
+    PartialUpload,
+    Submission,
+    UploadSession,
+    taken_over,
+)
 from vidproc.transfer import READ_SIZE, TransferStopped
-from vidproc.zerocopy import Sender, make_sender
+from vidproc.zerocopy import Sender, Spliced, can_splice, make_sender
 
 if TYPE_CHECKING:
     from vidproc.server.factory import MMPFactory
@@ -49,8 +56,12 @@ DISCARD_TIME = 30.0
 """Seconds for which the payload of a refused request is read and thrown away."""
 LINGER_TIME = 5.0
 """Seconds for which a connection that is done for is read, so that its last answer arrives."""
+REQUESTS_PER_TURN = 16
+"""Requests of one connection that are served before other connections have their turn."""
 HEAD_TIME = 20.0
 """Seconds within which a message's header, JSON and media type must arrive."""
+DIRECT_FROM = 64 << 10
+"""Bytes in one read from which on more are taken to wait in the socket."""
 MINIMUM_RATE = 1024
 """Bytes a second that an upload must bring, on average over an idle timeout."""
 STALL_FACTOR = 2
@@ -68,6 +79,7 @@ class MMPServerProtocol(Protocol):
 
     def __init__(self, factory: MMPFactory) -> None:
         self.factory = factory
+        self.peer: str | None = None
         self._scheduler = factory.scheduler
         self._clock = factory.clock
         self._decoder = Decoder()
@@ -83,10 +95,12 @@ class MMPServerProtocol(Protocol):
         self._sender: Sender | None = None
         self._write_blocked = False
         self._disk_lags = False
+        self._taking = False
         self._reading_paused = False
         self._idle_timer: IDelayedCall | None = None
         self._deadline: IDelayedCall | None = None
         self._head_timer: IDelayedCall | None = None
+        self._turn: IDelayedCall | None = None
         self._throttle_timer: IDelayedCall | None = None
         self._moved = False
         self._received = 0
@@ -95,25 +109,38 @@ class MMPServerProtocol(Protocol):
     # --- the connection ------------------------------------------------------------------------
 
     def connectionMade(self) -> None:
-        self.peer = peer_key(self.transport.getPeer())
-        if hasattr(self.transport, "bufferSize"):
-            self.transport.bufferSize = READ_SIZE
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
             self.transport.setTcpKeepAlive(True)
         self.transport.registerProducer(self, True)
         self._idle_timer = self._clock.callLater(self.factory.idle_timeout, self._check_idle)
-        refusal = self.factory.connected(self)
-        if refusal is not None:
+        self._refuse_connection(self.factory.connected(self))
+        proxied = isinstance(self.transport, ProtocolWrapper) and not ISSLTransport.providedBy(
+            self.transport
+        )
+        if not proxied:
+            self._meet()
+
+    def _meet(self) -> None:
+        """Learn who the client is; behind a proxy that is known when its first bytes are here."""
+        self.peer = peer_key(self.transport.getPeer())
+        self._refuse_connection(self.factory.met(self, self.peer))
+
+    def _refuse_connection(self, refusal: ServiceError | None) -> None:
+        if refusal is not None and not self._closing:
             self._send(messages.error_answer(refusal))
             self._end_connection()
 
     def dataReceived(self, data: bytes) -> None:
+        if self.peer is None:
+            self._meet()
         self._took(len(data))
         if self._closing:
             return
         self._decoder.receive_data(data)
         self._pump()
+        if len(data) >= DIRECT_FROM:
+            self._take_directly()
 
     def _took(self, size: int) -> None:
         """Note bytes from the client; an upload that is ahead of its share pauses."""
@@ -138,11 +165,17 @@ class MMPServerProtocol(Protocol):
         self._pump()
 
     def writeConnectionLost(self) -> None:
-        self.transport.abortConnection()
+        """Our own sending side is closed, by `_end_connection`, which bounds what is left."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._lost = True
-        for timer in (self._idle_timer, self._deadline, self._head_timer, self._throttle_timer):
+        for timer in (
+            self._idle_timer,
+            self._deadline,
+            self._head_timer,
+            self._throttle_timer,
+            self._turn,
+        ):
             if timer is not None and timer.active():
                 timer.cancel()
         self._end_watch()
@@ -157,9 +190,10 @@ class MMPServerProtocol(Protocol):
 
     def _pump(self) -> None:
         """Take what events there are, as long as no request is being answered."""
-        if self._pumping:
+        if self._pumping or self._turn is not None:
             return
         self._pumping = True
+        turns = REQUESTS_PER_TURN
         try:
             while not (self._busy or self._closing or self._lost or self._write_blocked):
                 event = self._decoder.next_event()
@@ -168,11 +202,24 @@ class MMPServerProtocol(Protocol):
                     self._input_dry()
                     break
                 self._take(event)
+                turns -= isinstance(event, MessageStarted)
+                if turns == 0:
+                    # Others want to be served, too.
+                    self._pump_later()
+                    break
         except RemoteProtocolError as error:
             self._refuse_stream(error)
         finally:
             self._pumping = False
         self._adjust_reading()
+
+    def _pump_later(self) -> None:
+        if self._turn is None:
+            self._turn = self._clock.callLater(0, self._next_turn)
+
+    def _next_turn(self) -> None:
+        self._turn = None
+        self._pump()
 
     def _take(self, event: Event | Any) -> None:
         if isinstance(event, PayloadChunk):
@@ -197,11 +244,12 @@ class MMPServerProtocol(Protocol):
 
     def _head_late(self) -> None:
         if self._decoder.in_head and not self._busy and not self._closing:
-            self._refuse_stream(
-                RemoteProtocolError(f"its head did not arrive within {HEAD_TIME:.0f} s")
-            )
+            self._cut_off(f"The request did not arrive within {HEAD_TIME:.0f} s.")
 
     def _begin_request(self, head: MessageStarted) -> None:
+        assert self.peer is not None
+        if self._head_timer is not None and self._head_timer.active():
+            self._head_timer.cancel()
         self._end_watch()
         self._answered_early = False
         self._request = None
@@ -296,13 +344,23 @@ class MMPServerProtocol(Protocol):
         if self._lost:
             admitted.abort()
             return
+        if admitted.over:  # a newer connection was quicker
+            raise taken_over()
         self._session = admitted
+        self._set_buffer(READ_SIZE)
         self._expected = 0.0  # its rate counts from the next look on
         admitted.on_pause = lambda: self._set_disk_lags(True)
         admitted.on_resume = lambda: self._set_disk_lags(False)
         admitted.on_broken = self._upload_broken
 
+    def _set_buffer(self, size: int) -> None:
+        """Read so much at a time. It is also what may wait to be written, so it is large only
+        during an upload."""
+        if hasattr(self.transport, "bufferSize"):
+            self.transport.bufferSize = size
+
     async def _finish_upload(self, session: UploadSession) -> None:
+        self._set_buffer(MAX_READ_AHEAD)
         result = await session.finish()
         self._session = None
         self._send_upload_result(result)
@@ -335,6 +393,39 @@ class MMPServerProtocol(Protocol):
         self._restart_idle_timer()
         self._adjust_reading()
 
+    def _take_directly(self) -> None:
+        """Let a thread move the payload from the socket to the file, while it comes fast.
+
+        What comes slowly, is slowed down or goes through TLS takes the way by `dataReceived`.
+        """
+        session = self._session
+        if (
+            session is None
+            or self._busy
+            or self._closing
+            or self._lost
+            or self._reading_paused
+            or self._decoder.buffered
+            or self._decoder.payload_remaining < DIRECT_FROM
+            or self.factory.throttle.rate is not None
+            or not can_splice(session.writer, self.transport)
+        ):
+            return
+        self._taking = True
+        self._adjust_reading()
+        taking = session.take_from(self.transport, self._decoder.payload_remaining)
+        taking.addCallback(self._directly_taken)
+
+    def _directly_taken(self, spliced: Spliced) -> None:
+        self._taking = False
+        if self._lost:
+            return
+        self._took(spliced.size)
+        self._decoder.payload_taken(spliced.size)
+        self._pump()
+        if spliced.more:
+            self._take_directly()
+
     def _discard_payload(self, size: int) -> None:
         """Read the rest of a payload and throw it away, for a bounded time.
 
@@ -355,7 +446,7 @@ class MMPServerProtocol(Protocol):
         finally:
             result.close()
         if sent:
-            await self._scheduler.note_downloaded(request.task_id)
+            self._scheduler.note_downloaded(request.task_id)
 
     async def _send_result(self, request: messages.Download, result: Result) -> None:
         if request.offset > result.size:
@@ -412,7 +503,7 @@ class MMPServerProtocol(Protocol):
                 subscription.stop()
                 return
             watch.begin(subscription)
-            self._watch = watch
+        self._watch = watch
         watch.show(view)
 
     def send_view(self, view: TaskView, request: messages.Watch) -> bool:
@@ -478,6 +569,7 @@ class MMPServerProtocol(Protocol):
         waiting = self._busy or self._write_blocked
         pause = not self._closing and (
             self._disk_lags
+            or self._taking
             or self._throttle_timer is not None
             or (waiting and self._decoder.buffered > MAX_READ_AHEAD)
         )
@@ -515,6 +607,17 @@ class MMPServerProtocol(Protocol):
                 )
             )
         )
+        self._end_connection()
+
+    def _cut_off(self, why: str) -> None:
+        """The client is too slow: say so, and end the connection."""
+        self.log.info("peer {peer}: {why}", peer=self.peer, why=why)
+        error = ServiceError(
+            ErrorCode.BAD_REQUEST,
+            why,
+            "Send it again on a better line; an upload with an upload_id goes on where it stopped.",
+        )
+        self._send(messages.error_answer(error, self._request_id()))
         self._end_connection()
 
     # --- the end -------------------------------------------------------------------------------
@@ -574,19 +677,19 @@ class MMPServerProtocol(Protocol):
         timeout = self.factory.idle_timeout
         blocked = self._write_blocked or (self._sender is not None and self._sender.blocked)
         excused = (self._busy and not blocked) or self._watch is not None or self._disk_lags
+        excused = excused or self._taking
         if not self._moved and not (excused and not blocked):
             self.log.info("peer {peer}: idle, cut off", peer=self.peer)
             if self._decoder.idle or blocked:
                 self._abort()
             else:
-                self._refuse_stream(
-                    RemoteProtocolError(f"nothing came for {timeout:.0f} s within a message")
-                )
+                self._cut_off(f"Nothing came for {timeout:.0f} s within a request.")
             return
-        if self._session is not None and not self._disk_lags and self._received < self._expected:
-            self._refuse_stream(
-                RemoteProtocolError(f"the upload brings less than {MINIMUM_RATE} bytes a second")
-            )
+        receiving = self._session is not None and not (
+            self._busy or self._disk_lags or self._taking
+        )
+        if receiving and self._received < self._expected:
+            self._cut_off(f"The upload brings less than {MINIMUM_RATE} bytes a second.")
             return
         self._moved = False
         self._received = 0

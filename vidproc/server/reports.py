@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -76,6 +77,14 @@ class InfoAnswer(messages.Answer, kw_only=True):
     load: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
 
 
+@cache
+def _operations(detail: bool) -> dict[str, Any]:
+    return {
+        name: describe_parameters(name) if detail else list(kind.__struct_fields__)
+        for name, kind in PARAMETERS.items()
+    }
+
+
 def describe_server(info: ServerInfo, request: messages.Info) -> InfoAnswer:
     """Return the answer to `info`; the long form has each parameter's JSON schema."""
     settings = info.settings
@@ -92,10 +101,7 @@ def describe_server(info: ServerInfo, request: messages.Info) -> InfoAnswer:
             "retention": settings.retention,
             "job_timeout": settings.job_timeout,
         },
-        operations={
-            name: describe_parameters(name) if request.detail else list(kind.__struct_fields__)
-            for name, kind in PARAMETERS.items()
-        },
+        operations=_operations(request.detail),
     )
     if request.detail:
         answer.ffmpeg = info.ffmpeg_version

@@ -6,6 +6,7 @@ the jobs while transfers finish, then close the store, give the lock back and cl
 
 from __future__ import annotations
 
+import resource
 import signal
 import sqlite3
 import sys
@@ -33,12 +34,15 @@ from vidproc.server.access import Tokens
 from vidproc.server.factory import MMPFactory
 from vidproc.server.reports import ServerInfo
 from vidproc.storage import DataFolderInUse, Storage
+from vidproc.tasks.model import State
 from vidproc.tasks.scheduler import Scheduler
 from vidproc.tasks.settings import Settings
 from vidproc.tasks.store import SchemaTooNew, Store
 from vidproc.threads import WorkerThreads
 
 DISK_THREADS = 10
+FILES_BESIDE = 256
+"""Descriptors that the server may need beside those of its connections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +146,7 @@ class VidprocService(Service):
 
     def _build(self) -> None:
         config = self.config
+        files = raise_open_files()
         ffmpeg = find_ffmpeg(config.ffmpeg)
         layers = find_layers(config.sandbox)
         self._storage = Storage(config.data_dir, config.storage_limit)
@@ -181,7 +186,7 @@ class VidprocService(Service):
             self._server_info,
             tokens=config.tokens,
             idle_timeout=config.idle_timeout,
-            max_connections=config.max_connections,
+            max_connections=min(config.max_connections, max(16, files - FILES_BESIDE)),
             max_connections_per_ip=config.max_connections_per_ip,
         )
         self._performance = PerformanceService(
@@ -195,12 +200,17 @@ class VidprocService(Service):
         )
         self._store_thread.start()
         self._disk.start()
+        self._scheduler.start(self._store.in_states([State.QUEUED]))
         self._performance.startService()
         self._door.inner = self._factory
         self._tell_start(cores)
-        ensureDeferred(self._scheduler.start()).addErrback(
-            lambda failure: self.log.failure("the queue can't be read", failure)
-        )
+        if files - FILES_BESIDE < config.max_connections:
+            self.log.warn(
+                "the limit of open files ({files}) allows {n} connections, not {wanted}",
+                files=files,
+                n=max(16, files - FILES_BESIDE),
+                wanted=config.max_connections,
+            )
 
     def _recover(self) -> None:
         """Make store and disk agree after whatever ended the last run."""
@@ -272,6 +282,16 @@ class VidprocService(Service):
         self.log.info("stopped")
         self._logs.stop()
         self._storage.close()
+
+
+def raise_open_files() -> int:
+    """Raise the limit of open files as far as this process may; return what it is then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, 1 << 16) if hard != resource.RLIM_INFINITY else 1 << 16
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return 1 << 16 if soft == resource.RLIM_INFINITY else soft
 
 
 def _readable(address: Any) -> str:

@@ -26,6 +26,7 @@ from vidproc.ffmpeg.command import (
 from vidproc.ffmpeg.media import MediaInfo
 from vidproc.ffmpeg.probe import ProbeError, parse_probe, probe_command
 from vidproc.ffmpeg.runner import Runner, RunningCommand
+from vidproc.logs import escape
 from vidproc.mmp.errors import ErrorCode, ServiceError
 from vidproc.operations.base import Capabilities, Expectation, Operation, Product
 from vidproc.operations.parameters import Parameters, parse_parameters
@@ -62,7 +63,7 @@ class Attempt:
     """Does the work of `task` once. Implements `vidproc.operations.base.Job` for its operation.
 
     `stage`, `progress` (0 to 1) and `speed` (times real time) say how far it is; `on_change` is
-    called when the stage changes.
+    called when the stage changes; `stop_reason` is why it was stopped.
     """
 
     log = Logger()
@@ -98,15 +99,15 @@ class Attempt:
         self._disk = disk
         self._runner = runner
         self._on_change = on_change
-        self._stop_reason: str | None = None
+        self.stop_reason: str | None = None
         self._done_share = 0.0
         self.folder_key = attempt_key(task.task_id, task.attempt)
         self._workspace = Workspace(task.input_key or "", self.folder_key)
 
     def stop(self, reason: str) -> None:
         """Stop the attempt; `perform` then raises `AttemptStopped` when its process has ended."""
-        if self._stop_reason is None:
-            self._stop_reason = reason
+        if self.stop_reason is None:
+            self.stop_reason = reason
             if self.current is not None:
                 self.current.stop()
 
@@ -126,8 +127,9 @@ class Attempt:
             raise self._explain(error) from error
         output = await self._verify(product)
         self._set_stage("finishing")
-        key, size, digest = await self._disk.call(self._publish, product)
         self._check_stopped()
+        # From here on there is a result, and a cancel removes it as it does any other.
+        key, size, digest = await self._disk.call(self._publish, product)
         return Outcome(
             output_key=key,
             output_type=product.media_type,
@@ -155,7 +157,7 @@ class Attempt:
         try:
             completed = await self.current.result
         except CommandStopped:
-            raise AttemptStopped(self._stop_reason or "stopped") from None
+            raise AttemptStopped(self.stop_reason or "stopped") from None
         finally:
             self.current = None
         self._check_stopped()
@@ -189,8 +191,8 @@ class Attempt:
         return self._storage.path(self._workspace.key_of(name))
 
     def _check_stopped(self) -> None:
-        if self._stop_reason is not None:
-            raise AttemptStopped(self._stop_reason)
+        if self.stop_reason is not None:
+            raise AttemptStopped(self.stop_reason)
 
     def _set_stage(self, stage: str) -> None:
         if stage != self.stage:
@@ -280,14 +282,17 @@ class Attempt:
         self._storage.publish(self._workspace.key_of(product.file), key)
         return key, size, digest.hexdigest()
 
-    def _explain(self, error: CommandFailed) -> ServiceError:
-        """Turn a failed command into an error that helps its sender, and log what FFmpeg said."""
+    def _explain(self, error: CommandFailed) -> Exception:
+        """Turn a failed command into an error that helps its sender, and log what FFmpeg said.
+
+        One that never really ran is no matter of the file's: it stays a fault of ours.
+        """
         tail = error.stderr_tail
         self.log.error(
             "task {task_id}: {error}: {tail}",
             task_id=self.task.task_id,
             error=str(error),
-            tail=tail[-2000:],
+            tail=escape(tail[-2000:]),
         )
         if "No space left on device" in tail or "File too large" in tail:
             return ServiceError(
@@ -307,12 +312,8 @@ class Attempt:
                 "The work on this file made no progress and was stopped.",
                 "Check that the file plays from start to end, or send it in another format.",
             )
-        if "could not be started" in error.reason or "could not be ended" in error.reason:
-            return ServiceError(
-                ErrorCode.INTERNAL,
-                "The server could not run FFmpeg.",
-                "Try again later; if it happens again, tell the server's operator.",
-            )
+        if error.ours:
+            return error
         return ServiceError(
             ErrorCode.UNSUPPORTED_MEDIA,
             f"FFmpeg could not process this file ({error.command.stage}: {error.reason}).",

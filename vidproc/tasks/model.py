@@ -70,6 +70,7 @@ class Failure(msgspec.Struct, kw_only=True, frozen=True):
 class Task(msgspec.Struct, kw_only=True):
     """One task's record, as it is in the store. Times are seconds since the epoch, sizes bytes.
 
+    `parked_at` is when a resumable upload broke off.
     Keys name files relative to the data folder. `owner` is the server that works on it until
     `lease_until`; `attempt` counts how often work began (last at `attempt_at`), `failures` how
     often it ended by itself, `crashes` how often the server ended soon after it began.
@@ -90,6 +91,7 @@ class Task(msgspec.Struct, kw_only=True):
     input_key: str | None = None
     input_size: int = 0
     upload_id: str | None = None
+    parked_at: float | None = None
     upload_sha256: str | None = None
     output_key: str | None = None
     output_type: str | None = None

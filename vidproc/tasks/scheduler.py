@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +21,7 @@ from vidproc.ffmpeg.runner import Runner
 from vidproc.mmp.errors import ErrorCode, ServiceError
 from vidproc.operations.base import Capabilities
 from vidproc.operations.registry import get_operation
-from vidproc.storage import Storage
+from vidproc.storage import Storage, work_key
 from vidproc.tasks.execution import Attempt, AttemptStopped, Outcome
 from vidproc.tasks.model import (
     ACTIVE,
@@ -32,12 +33,21 @@ from vidproc.tasks.model import (
 )
 from vidproc.tasks.settings import Caller, Settings
 from vidproc.tasks.store import LEASE, Store
-from vidproc.tasks.uploads import AcceptedTask, PartialUpload, Submission, Uploads, UploadSession
+from vidproc.tasks.uploads import (
+    AcceptedTask,
+    PartialUpload,
+    Submission,
+    Uploads,
+    UploadSession,
+    estimate_output,
+)
 from vidproc.threads import WorkerThreads, when_fired
 from vidproc.units import format_duration
 
 ROW_RETENTION = 30 * 86400.0
 """Seconds for which a task is remembered after its files are gone."""
+RETRY_DELAY = 1.0
+"""Seconds to wait after a first fault of ours, twice as long after the second."""
 MAX_FAILURES = 3
 """Attempts that may end in a fault of ours before the task fails."""
 _STORE_RETRY = 2.0
@@ -224,11 +234,12 @@ class Scheduler:
             _closed=lambda: self._download_ended(task_id),
         )
 
-    async def note_downloaded(self, task_id: str) -> None:
+    def note_downloaded(self, task_id: str) -> None:
         """Remember that a result was fetched whole, so that it may be pruned before others."""
-        await self._store_thread.call(
+        noting = self._store_thread.call(
             self._store.update, task_id, downloaded_at=self._reactor.seconds()
         )
+        noting.addErrback(lambda failure: self.log.failure("a download can't be noted", failure))
 
     async def cancel(self, task_id: str, caller: Caller) -> State:
         """End a task and remove its files; return the state that it has then.
@@ -311,12 +322,13 @@ class Scheduler:
 
     # --- start, stop, upkeep -------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Take up the tasks that were left by an earlier run, and begin."""
-        for task in await self._store_thread.call(self._store.in_states, [State.QUEUED]):
+    def start(self, left: Sequence[Task]) -> None:
+        """Take up the queued tasks that an earlier run has left, and begin."""
+        for task in left:
             self._active[task.task_id] = task
-        if self._active:
-            self.log.info("{count} tasks were left from before", count=len(self._active))
+            self._storage.restore(task.task_id, estimate_output(task), task.peer)
+        if left:
+            self.log.info("{count} tasks were left from before", count=len(left))
         self._fill()
 
     async def stop(self) -> None:
@@ -357,22 +369,38 @@ class Scheduler:
         """
         now = self._reactor.seconds()
         kept = await self._store_thread.call(self._store.results)
-        expired = []
         # Fetched ones first, then the oldest: what nobody has seen yet is missed the most.
-        for task in sorted(kept, key=lambda t: (t.downloaded_at is None, t.completed_at or 0)):
+        kept.sort(key=lambda t: (t.downloaded_at is None, t.completed_at or 0))
+        expired = []
+        for number, task in enumerate(kept):
             too_old = (task.completed_at or 0) + self.settings.retention <= now
-            if self._downloads.get(task.task_id) or not (too_old or self._storage.free() < wanted):
-                continue
-            try:
-                await self._store_thread.call(
-                    self._store.move, task.task_id, State.EXPIRED, output_key=None
-                )
-            except (InvalidTransition, KeyError):
-                continue  # somebody else pruned it meanwhile
-            await self._remove_file(task.output_key, task.output_size)
-            expired.append(task.task_id)
-            self.log.info("task {task_id}: its result was pruned", task_id=task.task_id)
+            if not too_old:
+                # Nothing is given up for what does not fit anyway.
+                most = sum(t.output_size or 0 for t in kept[number:] if not self._downloading(t))
+                if not self._storage.free() < wanted <= self._storage.free() + most:
+                    continue
+            if not self._downloading(task) and await self._expire(task):
+                expired.append(task.task_id)
+                self.log.info("task {task_id}: its result was pruned", task_id=task.task_id)
         return expired
+
+    def _downloading(self, task: Task) -> bool:
+        return bool(self._downloads.get(task.task_id))
+
+    async def _expire(self, task: Task) -> bool:
+        """Remove a result; return whether it was there to be removed."""
+        try:
+            await self._store_thread.call(
+                self._store.move, task.task_id, State.EXPIRED, output_key=None
+            )
+        except (InvalidTransition, KeyError):
+            return False  # somebody else pruned it meanwhile
+        except sqlite3.Error as error:
+            # A full disk: the file must go for the row to be written. A row without its file
+            # answers 410 as well, and is put right the next time.
+            self.log.warn("task {task_id}: {error}", task_id=task.task_id, error=str(error))
+        await self._remove_file(task.output_key, task.output_size)
+        return True
 
     # --- the queue -----------------------------------------------------------------------------
 
@@ -444,6 +472,9 @@ class Scheduler:
         timer = self._reactor.callLater(self.settings.job_timeout, attempt.stop, _TIMED_OUT)
         try:
             to, fields = await self._perform(task, attempt)
+            if to is State.QUEUED and not self._stopping:
+                # What hindered us (no descriptor, no process to be had) may pass.
+                await deferLater(self._reactor, RETRY_DELAY * fields.get("failures", 1))
         finally:
             if timer.active():
                 timer.cancel()
@@ -453,11 +484,11 @@ class Scheduler:
             moved = await self._move_surely(
                 task.task_id, to, {"owner": None, "lease_until": None, **fields}
             )
-            await self._remove_file(attempt.folder_key, 0)
-            del self._attempts[task.task_id]
+            await self._remove_file(work_key(task.task_id), 0)
             if to in TERMINAL:
                 await self._leave(moved, task.input_key)
             else:
+                del self._attempts[task.task_id]
                 self._active[task.task_id] = moved
                 self._tell(task.task_id)
         finally:
@@ -467,14 +498,9 @@ class Scheduler:
 
     async def _perform(self, task: Task, attempt: Attempt) -> tuple[State, dict[str, Any]]:
         """Return the state that an attempt ends in, and the fields to set."""
-        seen: dict[str, Any] = {}
         try:
             outcome = await attempt.perform()
-        except AttemptStopped as stopped:
-            if stopped.reason == _CANCELLED:
-                return State.CANCELLED, {}
-            if stopped.reason == _STOPPING:
-                return State.QUEUED, {}
+        except AttemptStopped:
             error = ServiceError(
                 ErrorCode.TOO_LARGE,
                 f"The task took more than {format_duration(self.settings.job_timeout)}.",
@@ -483,12 +509,14 @@ class Scheduler:
         except ServiceError as refused:
             error = refused
         except Exception:
+            if attempt.stop_reason is not None or self._stopping:
+                return self._interrupted(attempt)
             reference = secrets.token_hex(4)
             self.log.failure(
                 "task {task_id}: fault {reference}", task_id=task.task_id, reference=reference
             )
             failures = task.failures + 1
-            if failures < MAX_FAILURES and not self._stopping:
+            if failures < MAX_FAILURES:
                 return State.QUEUED, {"failures": failures}
             error = ServiceError(
                 ErrorCode.INTERNAL,
@@ -497,6 +525,10 @@ class Scheduler:
             )
         else:
             return State.COMPLETED, self._completed(task, outcome)
+        if attempt.stop_reason in (_CANCELLED, _STOPPING) or self._stopping:
+            # A stop reaches FFmpeg in more ways than ours (systemd signals all of them): whatever
+            # it made of it is no failure of the task.
+            return self._interrupted(attempt)
         seen = {"input": attempt.input, "warnings": attempt.warnings}
         failure = Failure(
             code=int(error.code), description=error.description, solution=error.solution
@@ -508,6 +540,12 @@ class Scheduler:
             description=failure.description,
         )
         return State.FAILED, {"failure": failure, **seen}
+
+    @staticmethod
+    def _interrupted(attempt: Attempt) -> tuple[State, dict[str, Any]]:
+        if attempt.stop_reason == _CANCELLED:
+            return State.CANCELLED, {}
+        return State.QUEUED, {}
 
     def _completed(self, task: Task, outcome: Outcome) -> dict[str, Any]:
         self._storage.stored(task.task_id, outcome.output_size)
@@ -534,6 +572,7 @@ class Scheduler:
         """A task has ended, and the store knows: clean up, then tell whoever watches."""
         await self._remove_file(old_input_key, task.input_size)
         self._storage.release(task.task_id)
+        self._attempts.pop(task.task_id, None)
         self._active.pop(task.task_id, None)
         view = _view_of_ended(task)
         for subscription in self._subscriptions.pop(task.task_id, set()):
@@ -552,8 +591,8 @@ class Scheduler:
 
     async def _remove_result(self, task: Task) -> None:
         if task.output_key is not None:
-            await self._store_thread.call(self._store.update, task.task_id, output_key=None)
             await self._remove_file(task.output_key, task.output_size)
+            await self._store_thread.call(self._store.update, task.task_id, output_key=None)
 
     async def _find(self, task_id: str, caller: Caller) -> Task:
         task = self._active.get(task_id)

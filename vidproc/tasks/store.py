@@ -76,10 +76,11 @@ class Store:
         db.execute("BEGIN IMMEDIATE")
         try:
             yield db
+            db.execute("COMMIT")
         except BaseException:
-            db.execute("ROLLBACK")
+            if db.in_transaction:  # a full disk may have rolled it back already
+                db.execute("ROLLBACK")
             raise
-        db.execute("COMMIT")
 
     def _migrate(self) -> None:
         """Apply the schema files that this database has not seen, each in one transaction."""
@@ -117,7 +118,11 @@ class Store:
             )
 
     def resume(self, task_id: str, tasks_per_peer: int, queue_size: int) -> Task:
-        """Move a broken upload back to `UPLOADING`; raises as `admit` does."""
+        """Move a broken upload back to `UPLOADING`.
+
+        Raises as `admit` does, `KeyError` when it was forgotten meanwhile, `InvalidTransition`
+        when it is not broken any more.
+        """
         with self._transaction() as db:
             task = self._get(db, task_id)
             if task is None:
@@ -253,7 +258,10 @@ class Store:
         """
         with self._transaction() as db:
             db.execute("DELETE FROM tasks WHERE state = 'uploading' AND upload_id IS NULL")
-            db.execute("UPDATE tasks SET state = 'partial' WHERE state = 'uploading'")
+            db.execute(
+                "UPDATE tasks SET state = 'partial', parked_at = ? WHERE state = 'uploading'",
+                (now,),
+            )
             rows = db.execute("SELECT * FROM tasks WHERE state = 'processing' ORDER BY seq")
             interrupted = [_from_row(row) for row in rows.fetchall()]
             return [self._take_back(db, task, now) for task in interrupted]
@@ -289,29 +297,45 @@ class Store:
                 (before,),
             ).rowcount
 
-    def park(self, task_id: str, keep: int) -> list[str]:
-        """Move a broken upload to `PARTIAL`; forget its peer's oldest ones beyond `keep`.
+    def park(self, task_id: str, now: float, keep: int) -> list[str]:
+        """Move a broken upload to `PARTIAL`; forget those of its peer that broke off longest ago.
 
-        Returns the ids of those forgotten; their files are for the caller to remove.
+        Keeps `keep` of them, this one always. Returns the ids of those forgotten; their files are
+        for the caller to remove. Does nothing to a task that is not `UPLOADING`.
         """
         with self._transaction() as db:
             task = self._get(db, task_id)
-            if task is None:
+            if task is None or task.state is not State.UPLOADING:
                 return []
-            self._move(db, task, State.PARTIAL, {})
+            self._move(db, task, State.PARTIAL, {"parked_at": now})
             rows = db.execute(
-                "SELECT task_id FROM tasks WHERE peer = ? AND state = 'partial'"
-                " ORDER BY seq DESC LIMIT -1 OFFSET ?",
-                (task.peer, keep),
+                "DELETE FROM tasks WHERE task_id IN (SELECT task_id FROM tasks"
+                " WHERE peer = ? AND state = 'partial' AND task_id != ?"
+                " ORDER BY parked_at DESC, seq DESC LIMIT -1 OFFSET ?) RETURNING task_id",
+                (task.peer, task_id, keep - 1),
             )
-            forgotten = [row["task_id"] for row in rows.fetchall()]
-            db.executemany("DELETE FROM tasks WHERE task_id = ?", [(t,) for t in forgotten])
-            return forgotten
+            return [row["task_id"] for row in rows.fetchall()]
 
-    def delete(self, task_id: str) -> None:
-        """Forget a task altogether: an upload that never became one."""
+    def delete_parked(self, before: float) -> list[str]:
+        """Forget the uploads that broke off before that time; return their ids."""
         with self._transaction() as db:
-            db.execute("DELETE FROM tasks WHERE task_id = ?", (task_id,))
+            rows = db.execute(
+                "DELETE FROM tasks WHERE state = 'partial' AND parked_at < ? RETURNING task_id",
+                (before,),
+            )
+            return [row["task_id"] for row in rows.fetchall()]
+
+    def delete_upload(self, task_id: str) -> bool:
+        """Forget an upload that never became a task; does nothing to one that did.
+
+        Returns whether there is no such task now, so that its files may go.
+        """
+        with self._transaction() as db:
+            db.execute(
+                "DELETE FROM tasks WHERE task_id = ? AND state IN ('uploading', 'partial')",
+                (task_id,),
+            )
+            return self._get(db, task_id) is None
 
     def _move(self, db: sqlite3.Connection, task: Task, to: State, fields: dict[str, Any]) -> Task:
         if to not in TRANSITIONS[task.state]:

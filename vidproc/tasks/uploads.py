@@ -14,10 +14,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredLock, ensureDeferred
+from twisted.internet.defer import Deferred, DeferredLock, ensureDeferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from vidproc.logs import escape
 from vidproc.mmp.errors import ErrorCode, ServiceError
 from vidproc.operations.parameters import parse_parameters
 from vidproc.operations.registry import get_operation
@@ -26,8 +27,9 @@ from vidproc.tasks.model import State, Task, new_task_id
 from vidproc.tasks.settings import Caller, Settings
 from vidproc.tasks.store import Store
 from vidproc.threads import WorkerThreads, when_fired
-from vidproc.transfer import FileWriter
+from vidproc.transfer import FileWriter, keep_large_blocks
 from vidproc.units import format_size
+from vidproc.zerocopy import Spliced, splice_into
 
 _RETRY = 5.0
 """Seconds after which an upload that could not be forgotten is tried again."""
@@ -88,14 +90,34 @@ class UploadSession:
         writer.on_caught_up = lambda: self.on_resume()
         writer.on_error = self._write_failed
 
+    @property
+    def over(self) -> bool:
+        """Whether it was finished, aborted or taken over."""
+        return self._over is not None
+
     def write(self, data: bytes | memoryview) -> None:
-        """Take the next bytes of the payload."""
+        """Take the next bytes of the payload; those of a session that is over go nowhere."""
+        if self._over is not None:
+            return
         self.received += len(data)
         self.writer.write(data)
 
+    def take_from(self, transport: Any, size: int) -> Deferred[Spliced]:
+        """Take up to `size` bytes of the payload from the transport's socket, past the reactor.
+
+        Nobody else may read the transport until it fires.
+        """
+
+        def count(spliced: Spliced) -> Spliced:
+            self.received += spliced.size
+            return spliced
+
+        return splice_into(self.writer, transport, size).addCallback(count)
+
     def finish(self) -> Deferred[AcceptedTask | PartialUpload]:
         """The payload is whole. Fires with what became of it, or fails with `ServiceError`."""
-        assert self._over is None
+        if self._over is not None:
+            return fail(taken_over())
         result: Deferred[AcceptedTask | PartialUpload] = ensureDeferred(
             self._uploads.finish_session(self)
         )
@@ -111,18 +133,21 @@ class UploadSession:
     def take_over(self) -> Deferred[None]:
         """Another connection goes on with this upload."""
         if self._over is None:
-            self.on_broken(
-                ServiceError(
-                    ErrorCode.CONFLICT,
-                    "A newer connection goes on with this upload.",
-                    "Let it; or ask upload_status and go on from there.",
-                )
-            )
+            self.on_broken(taken_over())
         return self.abort()
 
     def _write_failed(self, failure: Failure) -> None:
         if self._over is None:
             self.on_broken(explain_write_error(failure.value))
+
+
+def taken_over() -> ServiceError:
+    """Return what to tell a connection whose upload another one goes on with."""
+    return ServiceError(
+        ErrorCode.CONFLICT,
+        "A newer connection goes on with this upload.",
+        "Let it; or ask upload_status and go on from there.",
+    )
 
 
 def explain_write_error(error: BaseException | None) -> ServiceError:
@@ -172,6 +197,7 @@ class Uploads:
         self._sessions: set[UploadSession] = set()
         self._by_upload_id: dict[str, UploadSession] = {}
         self._locks: dict[str, DeferredLock] = {}
+        keep_large_blocks()
 
     @property
     def active(self) -> int:
@@ -187,7 +213,7 @@ class Uploads:
         task, size = self._check(submission, caller)
         if submission.upload_id is None:
             await self._take_slot(task, size, self._store.admit, task)
-            return self._begin(task, size, 0)
+            return self._begin(task, 0)
         # Two connections with one upload_id must not interleave here.
         return await self._locked(
             submission.upload_id, lambda: self._admit_resumable(submission, task, size, caller)
@@ -215,11 +241,10 @@ class Uploads:
             await session.abort()
 
     async def prune(self, before: float) -> int:
-        """Forget broken uploads begun before that time; return how many."""
-        tasks = await self._store_thread.call(self._store.in_states, [State.PARTIAL])
-        old = [task for task in tasks if task.created_at < before]
-        for task in old:
-            await self._forget(task.task_id)
+        """Forget uploads that broke off before that time; return how many."""
+        old = await self._store_thread.call(self._store.delete_parked, before)
+        for task_id in old:
+            await self._disk.call(self._storage.remove, upload_key(task_id))
         return len(old)
 
     # --- admission ---------------------------------------------------------------------------
@@ -291,24 +316,25 @@ class Uploads:
 
     async def _take_slot(
         self, task: Task, size: int, method: Callable[..., Any], first: Any
-    ) -> Any:
-        operation = get_operation(task.type)
-        parameters, _ = parse_parameters(task.type, task.parameters)
-        wanted = size + operation.estimate_size(parameters, size)
+    ) -> Task | None:
+        """Take a slot by a `method` of the store, then room for `size` bytes and the output."""
+        taken: Task | None = await self._store_thread.call(
+            method, first, self._settings.tasks_per_ip, self._settings.queue_size
+        )
+        wanted = size + estimate_output(task)
         try:
-            self._storage.reserve(task.task_id, wanted, task.peer)
-        except ServiceError:
-            await self._make_room(self._storage.room_for(wanted))
-            self._storage.reserve(task.task_id, wanted, task.peer)
-        try:
-            return await self._store_thread.call(
-                method, first, self._settings.tasks_per_ip, self._settings.queue_size
-            )
+            try:
+                self._storage.reserve(task.task_id, wanted, task.peer)
+            except ServiceError:
+                await self._make_room(self._storage.room_for(wanted))
+                self._storage.reserve(task.task_id, wanted, task.peer)
         except BaseException:
-            self._storage.release(task.task_id)
+            await self._undo_surely(task)
             raise
+        return taken
 
-    def _begin(self, task: Task, size: int, offset: int) -> UploadSession:
+    def _begin(self, task: Task, offset: int) -> UploadSession:
+        size = task.input_size
         writer = FileWriter(
             self._disk,
             self._storage.path(upload_key(task.task_id)),
@@ -327,7 +353,7 @@ class Uploads:
             size=size,
             offset=offset,
             peer=task.peer,
-            filename=task.filename,
+            filename=None if task.filename is None else escape(task.filename),
         )
         return session
 
@@ -342,7 +368,7 @@ class Uploads:
         if known is None:
             self._require_offset(submission.offset, 0)
             await self._take_slot(task, size, self._store.admit, task)
-            return self._begin(task, size, 0)
+            return self._begin(task, 0)
         if not caller.owns(known, self._settings.owner_only):
             raise ServiceError(
                 ErrorCode.CONFLICT,
@@ -355,12 +381,23 @@ class Uploads:
                 "This upload_id was begun with another type, size or other parameters.",
                 "Send the same request again, or draw a new UUID for a new upload.",
             )
+        if known.state is State.UPLOADING:
+            raise ServiceError(
+                ErrorCode.UNAVAILABLE,
+                "The last part of this upload is still being put away.",
+                "Ask upload_status in a few seconds and go on from there.",
+            )
         if known.state is not State.PARTIAL:
             return AcceptedTask(known.task_id)
         offset = await self._disk.call(self._storage.size, upload_key(known.task_id))
         self._require_offset(submission.offset, offset)
-        known = await self._take_slot(known, size - offset, self._store.resume, known.task_id)
-        return self._begin(known, size, offset)
+        try:
+            await self._take_slot(known, size - offset, self._store.resume, known.task_id)
+        except KeyError:  # forgotten meanwhile
+            self._require_offset(submission.offset, 0)
+            await self._take_slot(task, size, self._store.admit, task)
+            return self._begin(task, 0)
+        return self._begin(known, offset)
 
     @staticmethod
     def _require_offset(given: int, right: int) -> None:
@@ -390,7 +427,7 @@ class Uploads:
         try:
             if session.received < session.size:
                 await session.writer.finish()
-                await self._park(session)
+                await self._undo_surely(task)
                 return PartialUpload(session.received)
             digest = await session.writer.finish()
             if task.upload_sha256 is not None and digest != task.upload_sha256:
@@ -412,10 +449,13 @@ class Uploads:
             self.log.error(
                 "upload of task {task_id}: {error}", task_id=task.task_id, error=str(error)
             )
-            self._forget_surely(task.task_id)
+            await self._disk.call(
+                self._storage.take_back, input_key(task.task_id), upload_key(task.task_id)
+            )
+            await self._undo_surely(task)
             raise explain_write_error(error) from error
         except BaseException:
-            self._forget_surely(task.task_id)
+            await self._forget_surely(task)
             raise
         finally:
             self._end(session)
@@ -439,17 +479,8 @@ class Uploads:
             self.log.warn(
                 "upload of task {task_id}: {error}", task_id=task.task_id, error=str(error)
             )
-        try:
-            if task.upload_id is not None:
-                await self._park(session)
-            else:
-                await self._forget(task.task_id)
-        except Exception:
-            self.log.failure("upload of task {task_id} can't be undone yet", task_id=task.task_id)
-            self._forget_surely(task.task_id)
-        finally:
-            self._storage.release(task.task_id)
-            self._end(session)
+        await self._undo_surely(task)
+        self._end(session)
         self.log.info(
             "upload of task {task_id} broke off at {received} of {size} bytes",
             task_id=task.task_id,
@@ -463,28 +494,40 @@ class Uploads:
         if upload_id is not None and self._by_upload_id.get(upload_id) is session:
             del self._by_upload_id[upload_id]
 
-    async def _park(self, session: UploadSession) -> None:
-        """Keep what arrived of a resumable upload, without its slot and its promised room."""
-        task_id = session.task.task_id
+    async def _undo_surely(self, task: Task) -> None:
+        """Give an upload's slot and room back; what arrived of a resumable one stays."""
+        self._storage.release(task.task_id)
+        undo = self._forget if task.upload_id is None else self._park
+        await self._surely(undo, task)
+
+    async def _forget_surely(self, task: Task) -> None:
+        """Give an upload's slot and room back, and forget what arrived."""
+        self._storage.release(task.task_id)
+        await self._surely(self._forget, task)
+
+    async def _surely(self, undo: Callable[[Task], Awaitable[None]], task: Task) -> None:
+        """Undo an upload; when the store fails (a full disk), try again later until it does not."""
+        try:
+            await undo(task)
+        except Exception:
+            self.log.failure("upload of task {task_id} can't be undone yet", task_id=task.task_id)
+            self._reactor.callLater(_RETRY, lambda: ensureDeferred(self._surely(undo, task)))
+
+    async def _park(self, task: Task) -> None:
         forgotten = await self._store_thread.call(
-            self._store.park, task_id, self._settings.tasks_per_ip
+            self._store.park, task.task_id, self._reactor.seconds(), self._settings.tasks_per_ip
         )
-        self._storage.release(task_id)
         for old in forgotten:
             await self._disk.call(self._storage.remove, upload_key(old))
 
-    def _forget_surely(self, task_id: str) -> None:
-        """Forget an upload, and if the store fails (a full disk) try again until it does not."""
-
-        def again(failure: Failure) -> None:
-            self.log.failure(
-                "upload of task {task_id} can't be forgotten yet", failure, task_id=task_id
+    async def _forget(self, task: Task) -> None:
+        if await self._store_thread.call(self._store.delete_upload, task.task_id):
+            await self._disk.call(
+                self._storage.remove, upload_key(task.task_id), input_key(task.task_id)
             )
-            self._reactor.callLater(_RETRY, self._forget_surely, task_id)
 
-        ensureDeferred(self._forget(task_id)).addErrback(again)
 
-    async def _forget(self, task_id: str) -> None:
-        await self._store_thread.call(self._store.delete, task_id)
-        self._storage.release(task_id)
-        await self._disk.call(self._storage.remove, upload_key(task_id), input_key(task_id))
+def estimate_output(task: Task) -> int:
+    """Return a guess of the bytes that a task's result will have."""
+    parameters, _ = parse_parameters(task.type, task.parameters)
+    return get_operation(task.type).estimate_size(parameters, task.input_size)

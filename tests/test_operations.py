@@ -1,0 +1,582 @@
+"""Every operation on real media with real FFmpeg: what comes out, and what is told."""
+
+from __future__ import annotations
+
+import array
+from pathlib import Path
+from typing import Any
+
+import av
+from twisted.trial.unittest import TestCase
+
+from tests import media_harness as media
+from tests.media_harness import BLUE, GREEN, RED, WHITE
+from vidproc.ffmpeg.media import VideoStream
+from vidproc.mmp.errors import ServiceError
+from vidproc.operations import gif
+from vidproc.operations.parameters import PARAMETERS
+from vidproc.operations.registry import OPERATIONS, get_operation
+
+BLACK = (0, 0, 0)
+
+
+class OperationCase(TestCase):
+    """Common helpers: a scratch folder, synthesised clips, running an operation."""
+
+    def setUp(self) -> None:
+        self.folder = media.scratch(self)
+
+    def do(self, source: Path, operation: str, **fields: Any) -> media.Result:
+        """Run an operation; the result is verified as the server does."""
+        return media.process(source, operation, fields, self.folder / operation)
+
+    def refused(self, source: Path, operation: str, **fields: Any) -> ServiceError:
+        """Run an operation that must be refused and return its error."""
+        error = self.assertRaises(ServiceError, self.do, source, operation, **fields)
+        self.assertTrue(error.solution)
+        return error
+
+    def clip(
+        self,
+        *options: str,
+        size: tuple[int, int] = (160, 120),
+        name: str = "clip.mp4",
+        seconds: float = 0.4,
+    ) -> Path:
+        """Make a clip: red, blue over green, white."""
+        return media.synthesise(
+            self.folder / name, *options, lavfi=media.quadrants(*size), seconds=seconds
+        )
+
+    def assert_near(self, one: tuple[int, ...], other: tuple[int, ...], most: int = 24) -> None:
+        """Check that two colours are about the same."""
+        self.assertTrue(media.near(one, other, most), f"{one} is not {other}")
+
+    def assert_quadrants(self, path: Path, most: int = 24) -> None:
+        """Check that the whole picture is red, blue over green, white."""
+        found = media.corners(media.picture_at(path))
+        for one, other in zip(found, (RED, BLUE, GREEN, WHITE), strict=True):
+            self.assert_near(one, other, most)
+
+    def video(self, result: media.Result) -> VideoStream:
+        """Return the result's picture, which must be upright and square whatever came in."""
+        video = result.media.video
+        assert video is not None
+        self.assertEqual((video.rotation, video.sample_aspect_ratio), (0, (1, 1)))
+        return video
+
+
+class RegistryTests(TestCase):
+    def test_every_operation_of_the_table_is_there_under_its_name(self) -> None:
+        """The wire's names and the operations agree."""
+        self.assertEqual(list(OPERATIONS), list(PARAMETERS))
+        for name in PARAMETERS:
+            self.assertEqual(get_operation(name).name, name)
+
+    def test_an_unknown_name_is_a_bad_request(self) -> None:
+        """It is answered, not a KeyError."""
+        self.assertEqual(self.assertRaises(ServiceError, get_operation, "mp5").code, 400)
+
+
+class ResolutionTests(OperationCase):
+    def test_pad_keeps_all_of_the_picture_between_black_bars(self) -> None:
+        """4:3 into a wide frame: bars left and right, nothing cut or squeezed."""
+        result = self.do(self.clip(), "resolution", width=320, height=120)
+        self.assertEqual(self.video(result).displayed_size, (320, 120))
+        picture = media.picture_at(result.path)
+        self.assert_near(media.colour(picture, 0.1, 0.5), BLACK)
+        self.assert_near(media.colour(picture, 0.9, 0.5), BLACK)
+        self.assert_near(media.colour(picture, 0.3, 0.25), RED)
+        self.assert_near(media.colour(picture, 0.7, 0.75), WHITE)
+        self.assert_near(media.colour(picture, 0.27, 0.02), RED)
+
+    def test_crop_fills_the_frame(self) -> None:
+        """What sticks out is cut evenly on both sides."""
+        result = self.do(self.clip(), "resolution", width=80, height=120, fit="crop")
+        self.assertEqual(self.video(result).displayed_size, (80, 120))
+        self.assert_quadrants(result.path)
+
+    def test_stretch_changes_the_shape(self) -> None:
+        """All of the picture, without bars."""
+        result = self.do(self.clip(), "resolution", width=120, height=60, fit="stretch")
+        self.assertEqual(self.video(result).displayed_size, (120, 60))
+        self.assert_quadrants(result.path)
+
+    def test_an_odd_size_is_made_even_and_said(self) -> None:
+        """4:2:0 has no odd sizes; libx264 would refuse."""
+        result = self.do(self.clip(), "resolution", width=101, height=75)
+        self.assertEqual(self.video(result).displayed_size, (100, 74))
+        self.assertIn("even", result.warnings[0])
+
+    def test_an_odd_source_works(self) -> None:
+        """Sources of odd size are common in screen recordings."""
+        clip = self.clip("-vf", "scale=161:121", "-pix_fmt", "yuv444p")
+        self.assertEqual(self.video(self.do(clip, "resolution", width=80, height=60)).width, 80)
+        result = self.do(clip, "aspect_ratio", aspect_ratio="16:9")
+        self.assertEqual(self.video(result).pixel_format, "yuv420p")
+
+    def test_enlarging_is_said(self) -> None:
+        """It adds no detail."""
+        result = self.do(self.clip(), "resolution", width=320, height=240)
+        self.assertTrue(any("enlarged" in sentence for sentence in result.warnings))
+
+    def test_a_turned_phone_clip_comes_out_upright(self) -> None:
+        """For every quarter turn and every fit."""
+        flat = self.clip()
+        for degrees, expected in (
+            (-90, (GREEN, RED, WHITE, BLUE)),
+            (90, (BLUE, WHITE, RED, GREEN)),
+            (180, (WHITE, GREEN, BLUE, RED)),
+        ):
+            turned = self.folder / f"turned{degrees}.mp4"
+            media.ffmpeg("-display_rotation:v", str(degrees), "-i", flat, "-c", "copy", turned)
+            for fit in ("pad", "crop", "stretch"):
+                size = (
+                    {"width": 96, "height": 128}
+                    if abs(degrees) == 90
+                    else {"width": 128, "height": 96}
+                )
+                result = self.do(turned, "resolution", fit=fit, **size)
+                self.assertEqual(self.video(result).displayed_size, tuple(size.values()))
+                found = media.corners(media.picture_at(result.path))
+                for one, other in zip(found, expected, strict=True):
+                    self.assert_near(one, other)
+
+    def test_an_anamorphic_film_is_not_squeezed(self) -> None:
+        """A 3:2 pixel is as wide as it should be: 16:9 fills 16:9."""
+        result = self.do(media.ANAMORPHIC, "resolution", width=320, height=180)
+        self.assertEqual(self.video(result).displayed_size, (320, 180))
+        clip = self.clip("-vf", "setsar=2", size=(80, 120))
+        result = self.do(clip, "resolution", width=160, height=120)
+        self.assert_quadrants(result.path)
+
+    def test_sound_is_copied_and_the_file_starts_with_its_index(self) -> None:
+        """AAC packets are the source's own; faststart puts moov before mdat."""
+        result = self.do(media.FLOWER, "resolution", width=320, height=180)
+        self.assertEqual(packets(result.path, "audio"), packets(media.FLOWER, "audio"))
+        content = result.path.read_bytes()
+        self.assertLess(content.index(b"moov"), content.index(b"mdat"))
+        video = self.video(result)
+        self.assertEqual((video.codec, video.pixel_format), ("h264", "yuv420p"))
+        self.assertApproximates(result.media.duration or 0, 5.055, 0.05)
+
+    def test_a_variable_rate_keeps_its_times(self) -> None:
+        """No picture is dropped, doubled or moved."""
+        result = self.do(media.FIRE, "resolution", width=320, height=180)
+        before, after = media.times(media.FIRE), media.times(result.path)
+        self.assertEqual(len(before), len(after))
+        for one, other in zip(before, after, strict=True):
+            self.assertApproximates(one, other, 0.001)
+
+    def test_a_silent_film_stays_silent(self) -> None:
+        """No audio is no error."""
+        result = self.do(self.clip(), "resolution", width=80, height=60)
+        self.assertEqual(result.media.audio, ())
+
+    def test_text_subtitles_and_the_default_sound_are_kept(self) -> None:
+        """mov_text with its language; the second track is told of."""
+        result = self.do(media.COUNT, "resolution", width=160, height=120)
+        self.assertEqual([s.codec for s in result.media.subtitles], ["mov_text"] * 2)
+        self.assertEqual([s.language for s in result.media.subtitles], ["eng", "deu"])
+        self.assertEqual([a.language for a in result.media.audio], ["eng"])
+        self.assertTrue(any("other track" in sentence for sentence in result.warnings))
+
+    def test_sound_alone_is_415(self) -> None:
+        """A cover is no video."""
+        for operation, fields in (
+            ("resolution", {"width": 64, "height": 64}),
+            ("aspect_ratio", {"aspect_ratio": "1:1"}),
+            ("gif", {"start_time": 0, "duration": 1}),
+            ("webm", {"start_time": 0, "duration": 1}),
+        ):
+            error = self.refused(media.FLAC, operation, **fields)
+            self.assertEqual(error.code, 415)
+            self.assertIn("no video", error.description)
+
+    def test_rgb_and_ten_bit_come_out_as_every_player_takes_them(self) -> None:
+        """4:2:0, 8 bit, the right colours."""
+        for options in (
+            ("-c:v", "libx264rgb", "-crf", "10"),
+            ("-c:v", "libx264", "-pix_fmt", "yuv444p"),
+            ("-c:v", "libx264", "-pix_fmt", "yuv420p10le"),
+            ("-c:v", "ffv1", "-pix_fmt", "gbrp10le"),
+        ):
+            clip = self.clip(*options, name="clip.mkv")
+            result = self.do(clip, "resolution", width=120, height=90)
+            self.assertEqual(self.video(result).pixel_format, "yuv420p")
+            self.assert_quadrants(result.path)
+
+    def test_full_range_becomes_limited(self) -> None:
+        """Black and white stay black and white, and the tag says so."""
+        clip = self.clip("-vf", "scale=out_range=pc", "-color_range", "pc", "-pix_fmt", "yuvj420p")
+        result = self.do(clip, "resolution", width=120, height=90)
+        self.assertFalse(self.video(result).full_range)
+        self.assert_quadrants(result.path)
+
+    def test_hdr_is_mapped_to_sdr(self) -> None:
+        """Patches at reference level come back as they were, whites nearly; it is said."""
+        patches = (
+            "color=0xE0B090:s=64x64[a];color=gray:s=64x64[b];color=0x3060C0:s=64x64[c];"
+            "color=white:s=64x64[d];[a][b]hstack[t];[c][d]hstack[u];[t][u]vstack,format=gbrp,"
+            "scale=out_color_matrix=bt709:out_range=tv,format=yuv444p,setparams="
+            "color_primaries=bt709:color_trc=bt709:colorspace=bt709:range=tv,"
+            "zscale=t=linear:npl=203,format=gbrpf32le,"
+            "zscale=p=bt2020:t={t}:m=bt2020nc:r=tv:npl=203,format=yuv420p10le"
+        )
+        for transfer in ("arib-std-b67", "smpte2084"):
+            clip = media.synthesise(
+                self.folder / f"{transfer}.mp4",
+                *("-c:v", "libx265", "-preset", "ultrafast", "-x265-params"),
+                f"log-level=none:crf=8:colorprim=bt2020:colormatrix=bt2020nc:transfer={transfer}",
+                lavfi=patches.format(t=transfer),
+                seconds=0.2,
+            )
+            result = self.do(clip, "resolution", width=96, height=96)
+            video = self.video(result)
+            self.assertFalse(video.hdr)
+            self.assertEqual(
+                (video.color_matrix, video.color_transfer, video.bit_depth), ("bt709", "bt709", 8)
+            )
+            found = media.corners(media.picture_at(result.path))
+            expected = ((0xE0, 0xB0, 0x90), (128, 128, 128), (0x30, 0x60, 0xC0), (228, 228, 228))
+            for one, other in zip(found, expected, strict=True):
+                self.assert_near(one, other, 14)
+            self.assertTrue(any("HDR" in sentence for sentence in result.warnings))
+
+    def test_an_interlaced_film_becomes_progressive(self) -> None:
+        """Without combs, and said."""
+        clip = self.clip(
+            *("-vf", "fps=50,interlace", "-flags", "+ilme+ildct", "-c:v", "mpeg2video"),
+            *("-qscale:v", "2"),
+            name="clip.mpg",
+        )
+        result = self.do(clip, "resolution", width=80, height=60)
+        self.assertFalse(self.video(result).interlaced)
+        self.assertTrue(any("progressive" in sentence for sentence in result.warnings))
+
+    def test_private_tags_are_dropped_and_harmless_ones_kept(self) -> None:
+        """A place and a serial number stay with their owner, in MP4, MP3 and WebM."""
+        clip = self.clip(
+            *("-f", "lavfi", "-t", "0.4", "-i", "sine"),
+            *("-metadata", "location=+12.3456-065.4321/", "-metadata", "title=My title"),
+            *("-metadata", "artist=Me", "-metadata", "comment=SN1234"),
+            *("-metadata", "creation_time=2020-02-02T02:02:02Z"),
+            name="private.mp4",
+        )
+        self.assertIn("+12.3456", media.metadata_text(clip))
+        for operation, fields in (
+            ("resolution", {"width": 80, "height": 60}),
+            ("extract_audio", {}),
+            ("webm", {"start_time": 0, "duration": 1}),
+        ):
+            text = media.metadata_text(self.do(clip, operation, **fields).path)
+            self.assertIn("My title", text)
+            self.assertIn("Me", text)
+            for private in ("12.3456", "SN1234", "2020-02"):
+                self.assertNotIn(private, text)
+
+    def test_a_source_that_ends_early_gives_what_there_is_and_says_so(self) -> None:
+        """Half a film is better than an error."""
+        content = media.FLOWER.read_bytes()
+        clip = self.folder / "cut.mp4"
+        clip.write_bytes(content[: len(content) * 6 // 10])
+        result = self.do(clip, "resolution", width=160, height=90)
+        self.assertApproximates(result.media.duration or 0, 3.0, 0.1)
+        self.assertTrue(any("ends early" in sentence for sentence in result.warnings))
+
+
+class SyncTests(OperationCase):
+    def test_sound_and_picture_stay_together(self) -> None:
+        """A flash and a beep at the same moment, from a stream that starts late and unevenly."""
+        flash = "color=black:s=160x120:r=25,drawbox=color=white:t=fill:enable='gte(t,1)'"
+        beep = "aevalsrc='if(gte(t,1),sin(2000*t),0)':s=48000"
+        clip = self.folder / "sync.ts"
+        media.ffmpeg(
+            *("-f", "lavfi", "-t", "1.6", "-i", flash, "-f", "lavfi", "-t", "1.6", "-i", beep),
+            *("-output_ts_offset", "7", "-c:v", "mpeg2video", "-qscale:v", "3", "-c:a", "mp2"),
+            clip,
+        )
+        late = self.folder / "late.mkv"  # the picture starts 0.3 s after the sound
+        media.ffmpeg("-ss", "0.3", "-i", clip, "-i", clip, "-map", "1:a", "-map", "0:v",
+                     "-c:a", "copy", "-c:v", "mpeg4", "-qscale:v", "3", late)  # fmt: skip
+        for source in (clip, late):
+            before = flash_at(source) - beep_at(source)
+            for operation, fields in (
+                ("resolution", {"width": 80, "height": 60}),
+                ("webm", {"start_time": 0, "duration": 1.5}),
+                ("webm", {"start_time": 0.5, "duration": 1}),
+            ):
+                path = self.do(source, operation, **fields).path
+                self.assertApproximates(flash_at(path) - beep_at(path), before, 0.04)
+
+
+class AspectRatioTests(OperationCase):
+    def test_pad_grows_the_frame_and_keeps_the_pixels(self) -> None:
+        """4:3 to 16:9: wider, with bars at both sides."""
+        result = self.do(self.clip(), "aspect_ratio", aspect_ratio="16:9")
+        self.assertEqual(self.video(result).displayed_size, (214, 120))
+        picture = media.picture_at(result.path)
+        self.assert_near(media.colour(picture, 0.05, 0.5), BLACK)
+        self.assert_near(media.colour(picture, 0.3, 0.2), RED)
+        self.assert_near(media.colour(picture, 0.7, 0.2), BLUE)
+
+    def test_pad_of_a_portrait(self) -> None:
+        """Bars at the sides, however it was filmed."""
+        result = self.do(self.clip(size=(90, 160)), "aspect_ratio", aspect_ratio="1:1")
+        self.assertEqual(self.video(result).displayed_size, (160, 160))
+        picture = media.picture_at(result.path)
+        self.assert_near(media.colour(picture, 0.1, 0.5), BLACK)
+        self.assert_near(media.colour(picture, 0.3, 0.98), GREEN)
+
+    def test_crop_cuts_to_the_shape(self) -> None:
+        """Nothing is scaled."""
+        result = self.do(self.clip(), "aspect_ratio", aspect_ratio="1:1", fit="crop")
+        self.assertEqual(self.video(result).displayed_size, (120, 120))
+        self.assert_quadrants(result.path)
+
+    def test_stretch_with_a_cinema_ratio(self) -> None:
+        """2.39:1, to the nearest even number."""
+        result = self.do(self.clip(), "aspect_ratio", aspect_ratio="2.39:1", fit="stretch")
+        self.assertEqual(self.video(result).displayed_size, (286, 120))
+        self.assert_quadrants(result.path)
+
+    def test_pixels_come_out_square(self) -> None:
+        """A 180x144 picture with 16:15 pixels is 192x144, which is 4:3."""
+        result = self.do(media.PRORES, "aspect_ratio", aspect_ratio="4:3")
+        self.assertEqual(self.video(result).displayed_size, (192, 144))
+
+
+class ExtractAudioTests(OperationCase):
+    def test_the_default_is_vbr_mp3_of_the_whole_track(self) -> None:
+        """Same length, MP3."""
+        result = self.do(media.FLOWER, "extract_audio")
+        self.assertEqual(result.media.audio[0].codec, "mp3")
+        self.assertApproximates(result.media.duration or 0, 5.055, 0.05)
+
+    def test_a_bitrate_is_constant_and_the_nearest_of_mp3(self) -> None:
+        """128000 is one, 100000 is none."""
+        result = self.do(media.FLOWER, "extract_audio", bitrate=128000)
+        self.assertEqual(result.media.audio[0].bit_rate, 128000)
+        result = self.do(media.FLOWER, "extract_audio", bitrate=100000)
+        self.assertEqual(result.media.audio[0].bit_rate, 96000)
+        self.assertIn("96000", result.warnings[0])
+
+    def test_a_track_by_number_and_by_language(self) -> None:
+        """Both find the German one, which is another sound than the first."""
+        default = packets(self.do(media.COUNT, "extract_audio").path, "audio")
+        by_number = packets(self.do(media.COUNT, "extract_audio", track=2).path, "audio")
+        by_language = packets(self.do(media.COUNT, "extract_audio", track="ger").path, "audio")
+        self.assertEqual(by_number, by_language)
+        self.assertNotEqual(default, by_number)
+
+    def test_a_track_that_is_not_there_is_422_and_names_those_that_are(self) -> None:
+        """So that the next request is right."""
+        for track in (3, "fr"):
+            error = self.refused(media.COUNT, "extract_audio", track=track)
+            self.assertEqual(error.code, 422)
+            self.assertIn("1 (eng, aac), 2 (deu, aac)", error.description)
+
+    def test_a_silent_film_is_415(self) -> None:
+        """There is nothing to extract."""
+        self.assertEqual(self.refused(self.clip(), "extract_audio").code, 415)
+
+    def test_the_cover_stays_an_id3_picture(self) -> None:
+        """Players show it."""
+        result = self.do(media.FLAC, "extract_audio")
+        self.assertEqual([c.codec for c in result.media.covers], ["png"])
+        self.assertIsNone(result.media.video)
+
+    def test_sounds_that_mp3_can_not_hold_are_mapped(self) -> None:
+        """96 kHz, six channels, 8 kHz at a high rate."""
+        for options, channels, rate in (
+            (("-ar", "96000", "-ac", "2", "-c:a", "flac"), 2, 48000),
+            (("-ac", "6", "-c:a", "ac3"), 2, 44100),
+            (("-ar", "8000", "-ac", "1", "-c:a", "pcm_s16le"), 1, 44100),
+        ):
+            clip = media.synthesise(
+                self.folder / "sound.mkv", *options, lavfi="sine=d=0.5", seconds=0.5
+            )
+            result = self.do(clip, "extract_audio", bitrate=192000)
+            track = result.media.audio[0]
+            self.assertEqual((track.channels, track.sample_rate), (channels, rate))
+
+
+class GifTests(OperationCase):
+    def test_the_defaults(self) -> None:
+        """12 pictures a second, 480 wide, the time that was asked for."""
+        result = self.do(media.FLOWER, "gif", start_time=1, duration=1.5)
+        video = self.video(result)
+        self.assertEqual(video.displayed_size, (480, 270))
+        self.assertEqual(video.frames, 18)
+        self.assertApproximates(result.media.duration or 0, 1.5, 0.02)
+        self.assertEqual(len(result.commands), 1)
+
+    def test_a_small_film_is_not_enlarged(self) -> None:
+        """480 is the most, not the least; and the picture is not squeezed."""
+        result = self.do(media.PRORES, "gif", start_time=0, duration=0.5)
+        self.assertEqual(self.video(result).displayed_size, (192, 144))
+
+    def test_times_do_not_drift(self) -> None:
+        """GIF counts centiseconds: 30 pictures a second are 3, 3 and 4 of them."""
+        result = self.do(self.clip(seconds=2.0), "gif", start_time=0, duration=2, fps=30, width=32)
+        stamps = media.times(result.path)
+        self.assertEqual(len(stamps), 60)
+        for number, stamp in enumerate(stamps):
+            self.assertApproximates(stamp, number / 30, 0.0101)
+
+    def test_a_long_one_is_made_in_two_steps_that_give_the_same_kind(self) -> None:
+        """The pictures do not wait in memory for their palette."""
+        self.patch(gif, "BUFFER", 100_000)
+        result = self.do(self.clip(), "gif", start_time=0, duration=0.4)
+        stages = [c.stage for c in result.commands]
+        self.assertEqual(stages[-2:], ["palette", "encoding"])
+        self.assertApproximates(sum(c.share for c in result.commands), 1.0, 1e-9)
+        self.assert_quadrants(result.path, 40)
+
+    def test_the_first_picture_is_the_one_on_the_screen_at_the_start(self) -> None:
+        """Even when a slow film shows its next one much later."""
+        clip = media.synthesise(
+            self.folder / "slow.mp4",
+            *("-vf", "setpts='if(lt(N,2),N,N+20)/5/TB'", "-fps_mode", "vfr"),
+            lavfi="color=red:s=64x64:r=5:d=0.4[a];color=blue:s=64x64:r=5:d=0.4[b];[a][b]concat",
+        )
+        result = self.do(clip, "gif", start_time=2, duration=1)
+        self.assert_near(media.colour(media.picture_at(result.path), 0.5, 0.5), RED, 40)
+
+    def test_start_past_the_end_is_422_with_the_duration(self) -> None:
+        """FFmpeg would report success and write nothing."""
+        for operation in ("gif", "webm"):
+            error = self.refused(media.FLOWER, operation, start_time=60, duration=5)
+            self.assertEqual(error.code, 422)
+            self.assertRegex(error.description, r"5\.0\d s")
+
+    def test_a_part_past_the_end_is_cut_with_a_warning(self) -> None:
+        """The rest of the film is what was meant."""
+        for operation in ("gif", "webm"):
+            result = self.do(media.FLOWER, operation, start_time=4, duration=9, width=64)
+            self.assertApproximates(result.media.duration or 0, 1.03, 0.09)
+            self.assertIn("past the end", result.warnings[0])
+
+    def test_a_size_limit_is_met(self) -> None:
+        """In at most four attempts, and it is said what went."""
+        result = self.do(media.FLOWER, "gif", start_time=0, duration=1, max_size=150_000)
+        self.assertLessEqual(result.media.size, 150_000)
+        self.assertGreater(result.media.size, 60_000)
+        self.assertLessEqual(result.product.details["attempts"], 4)
+        self.assertTrue(any("colours" in sentence for sentence in result.warnings))
+
+    def test_a_size_that_can_not_be_met_is_422_with_the_possible_one(self) -> None:
+        """A GIF of 100 bytes has no pictures."""
+        error = self.refused(self.clip(), "gif", start_time=0, duration=0.4, max_size=100)
+        self.assertEqual(error.code, 422)
+        self.assertRegex(error.description, r"\d+ bytes are possible")
+
+    def test_the_recipe_that_suits_the_film_is_taken(self) -> None:
+        """Never larger, nor further from the film, than FFmpeg's plain palette."""
+        for clip in (media.FRIDAY, media.SCREENCAST, media.FLOWER):
+            result = self.do(clip, "gif", start_time=1, duration=0.5, width=160)
+            plain = result.path.with_name("attempt-1-plain.gif")
+            self.assertLessEqual(result.media.size, plain.stat().st_size)
+
+    def test_a_giant_is_refused_before_it_is_made(self) -> None:
+        """With the advice to use webm."""
+        clip = self.clip(size=(1920, 1080), seconds=0.1)
+        long = self.folder / "long.mp4"
+        media.ffmpeg("-itsscale", "4000", "-i", clip, "-c", "copy", long)
+        error = self.refused(long, "gif", start_time=0, duration=300, width=1920, fps=25)
+        self.assertEqual(error.code, 422)
+        self.assertIn("webm", error.solution)
+
+
+class WebMTests(OperationCase):
+    def test_vp9_and_opus_of_exactly_the_part(self) -> None:
+        """The length that was asked for, to a picture."""
+        result = self.do(media.FRIDAY, "webm", start_time=2.5, duration=1, width=160)
+        video = self.video(result)
+        self.assertEqual((video.codec, result.media.audio[0].codec), ("vp9", "opus"))
+        self.assertEqual(video.displayed_size, (160, 120))
+        self.assertApproximates(result.media.duration or 0, 1.0, 0.05)
+        self.assertEqual(media.times(result.path)[0], 0.0)
+
+    def test_the_cut_is_where_it_should_be(self) -> None:
+        """A film that turns from red to blue at one second, cut there."""
+        clip = media.synthesise(
+            self.folder / "turn.mp4",
+            "-g",
+            "250",
+            lavfi="color=red:s=64x64:d=1[a];color=blue:s=64x64:d=1[b];[a][b]concat",
+            seconds=2,
+        )
+        result = self.do(clip, "webm", start_time="00:00:00.960", duration=0.2)
+        self.assert_near(media.colour(media.picture_at(result.path, 0), 0.5, 0.5), RED)
+        self.assert_near(media.colour(media.picture_at(result.path, 1), 0.5, 0.5), BLUE)
+
+    def test_av1(self) -> None:
+        """By SVT-AV1, or libaom where that can't."""
+        result = self.do(self.clip(), "webm", start_time=0, duration=0.4, codec="av1")
+        self.assertEqual(self.video(result).codec, "av1")
+        small = self.clip(size=(48, 32))
+        result = self.do(small, "webm", start_time=0, duration=0.2, codec="av1")
+        self.assertEqual(self.video(result).displayed_size, (48, 32))
+
+    def test_surround_of_any_layout_goes_into_opus(self) -> None:
+        """5.1(side) is refused by the encoder unless it is mapped."""
+        clip = self.clip(
+            *("-f", "lavfi", "-t", "0.4", "-i", "anullsrc=cl=5.1(side)", "-c:a", "ac3"),
+            name="surround.mkv",
+        )
+        self.assertEqual(media.probe(clip).audio[0].layout, "5.1(side)")
+        result = self.do(clip, "webm", start_time=0, duration=0.4)
+        self.assertEqual(result.media.audio[0].channels, 6)
+        result = self.do(clip, "resolution", width=80, height=60)
+        track = result.media.audio[0]
+        self.assertEqual((track.codec, track.channels, track.layout), ("aac", 6, "5.1"))
+
+    def test_opus_from_the_start_is_copied(self) -> None:
+        """It needs no second encode."""
+        clip = self.clip(
+            *("-f", "lavfi", "-t", "0.4", "-i", "sine", "-c:v", "libvpx", "-c:a", "libopus"),
+            name="clip.webm",
+        )
+        result = self.do(clip, "webm", start_time=0, duration=1)
+        self.assertEqual(packets(result.path, "audio"), packets(clip, "audio"))
+
+    def test_text_subtitles_of_the_part_are_kept(self) -> None:
+        """With their times moved and cut like the film's."""
+        result = self.do(media.COUNT, "webm", start_time=6, duration=3, width=64)
+        self.assertEqual([s.codec for s in result.media.subtitles], ["webvtt"] * 2)
+        with av.open(str(result.path)) as container:
+            shown = [(p.pts, p.duration, bytes(p)) for p in container.demux(subtitles=0) if p.size]
+        self.assertEqual(shown, [(2000, 1000, b"Counting, part 3")])
+        self.assertApproximates(result.media.duration or 0, 3.0, 0.11)
+
+
+def packets(path: Path, kind: str) -> list[bytes]:
+    """Return the contents of a stream's packets."""
+    with av.open(str(path)) as container:
+        stream = getattr(container.streams, kind)[0]
+        return [bytes(packet) for packet in container.demux(stream) if packet.size]
+
+
+def flash_at(path: Path) -> float:
+    """Return when the picture turns white, in the file's own time."""
+    with av.open(str(path)) as container:
+        for frame in container.decode(video=0):
+            plane = frame.reformat(format="gray").planes[0]
+            middle = plane.line_size * (frame.height // 2) + frame.width // 2
+            if bytes(plane)[middle] > 128:
+                return float(frame.time or 0.0)
+    raise AssertionError("no flash")
+
+
+def beep_at(path: Path) -> float:
+    """Return when the sound gets loud, in the file's own time."""
+    resampler = av.AudioResampler(format="s16", layout="mono", rate=48000)
+    with av.open(str(path)) as container:
+        for frame in container.decode(audio=0):
+            for part in resampler.resample(frame):
+                samples = array.array("h", bytes(part.planes[0])[: part.samples * 2])
+                for number, sample in enumerate(samples):
+                    if abs(sample) > 3000:
+                        return float(frame.time or 0.0) + number / 48000
+    raise AssertionError("no beep")
