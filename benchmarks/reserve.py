@@ -66,12 +66,17 @@ def encode(port: int, address: str, film: bytes, stop: threading.Event, done: li
         "parameters": {"width": 1280, "height": 720, "fit": "stretch"},
     }
     while not stop.is_set():
-        accepted, _, _ = client.request(request, film, "mp4")
-        with client.connect() as connection:
-            send(connection, {"action": "watch", "task_id": accepted["task_id"], "interval": 60})
-            while receive(connection)[0]["status"] in ("queued", "processing"):
-                if stop.is_set():
-                    return
+        try:
+            accepted, _, _ = client.request(request, film, "mp4")
+            watch = {"action": "watch", "task_id": accepted["task_id"], "interval": 60}
+            with client.connect() as connection:
+                send(connection, watch)
+                while receive(connection)[0]["status"] in ("queued", "processing"):
+                    pass
+        except OSError:
+            if not stop.is_set():  # else the server was stopped: that is the end
+                raise
+            return
         done[0] += 1
 
 

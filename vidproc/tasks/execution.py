@@ -149,8 +149,8 @@ class Attempt:
     async def run(self, command: Command) -> Completed:
         """Run a command; raises `CommandFailed` or `AttemptStopped`."""
         self._check_stopped()
-        self._set_stage(command.stage)
         self.speed = None
+        self._set_stage(command.stage)
         self.current = self._runner.start(
             command, self._workspace, self.threads, lambda p: self._progressed(command, p)
         )
