@@ -12,6 +12,7 @@ PYTHONS = python3.13 python3.12 python3.11 python3
 TESTS ?= tests
 TRIAL_OPTIONS ?=
 SERVE_OPTIONS ?=
+SOAK_MINUTES ?= 15
 
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
@@ -22,7 +23,7 @@ ifneq ($(shell cat '$(STAMP)' 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup venv demo serve test lint format clean
+.PHONY: help setup venv demo serve test lint format soak clean
 
 help:
 	@echo 'make demo     send a real clip through all six operations; results in demo-output/'
@@ -30,6 +31,7 @@ help:
 	@echo 'make test     run all tests (TESTS=tests.test_codec for some)'
 	@echo 'make lint     check style and types'
 	@echo 'make format   put the code in the house style'
+	@echo 'make soak     kill, cut and fill for SOAK_MINUTES (15), and count what was lost'
 	@echo 'make setup    only make the environment ($(VENV)) that the others use'
 	@echo 'make clean    remove the environment, caches and demo results'
 
@@ -79,6 +81,9 @@ lint: $(STAMP)
 format: $(STAMP)
 	'$(BIN)/python' -m ruff check --fix .
 	'$(BIN)/python' -m ruff format .
+
+soak: $(STAMP)
+	'$(BIN)/python' -m benchmarks.soak --minutes $(SOAK_MINUTES)
 
 clean:
 	rm -rf '$(VENV)' demo-output build dist vidproc.egg-info _trial_temp* twisted/plugins/dropin.cache

@@ -1,8 +1,9 @@
-"""twistd in a process that kills itself, as `kill -9` would, at a named step.
+"""twistd in a process that kills itself, as `kill -9` would, when it comes to a named step.
 
-``python crashing_server.py POINT twistd's arguments``. What is wrapped are the calls by which the
-server touches the outside (files, the database's commits, its children), so that the code under
-test needs no hooks and a point stays where it is when code is moved. `POINTS` has their names.
+``python crashing_server.py FILE twistd's arguments``. FILE holds the name of one of `POINTS` or
+nothing, and may change while the server runs. What is wrapped are the calls by which the server
+touches the outside (files, the database's commits, its children), so that the code under test
+needs no hooks and a point stays where it is when code is moved.
 """
 
 from __future__ import annotations
@@ -16,35 +17,50 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-POINT = "crash point:"
+SAID = "crash point:"
 """What stands before a point's name in the output of a server that got there."""
 
-
-def die(name: str) -> None:
-    """End this process at once, having said where."""
-    os.write(2, f"{POINT} {name}\n".encode())
-    os.kill(os.getpid(), signal.SIGKILL)
+Predicate = Callable[..., bool]
 
 
-def wrap(
-    owner: Any,
-    name: str,
-    *,
-    before: Callable[..., bool] | None = None,
-    after: Callable[..., bool] | None = None,
-) -> None:
-    """Have calls of `owner.name` die before or after they are made, when the predicate says so."""
-    inner = getattr(owner, name)
+class Point:
+    """One point: `check` dies there when the point is armed and `due` says so."""
 
-    def wrapper(*arguments: Any, **keywords: Any) -> Any:
-        if before is not None and before(*arguments, **keywords):
-            die(sys.argv[0])
-        result = inner(*arguments, **keywords)
-        if after is not None and after(*arguments, **keywords):
-            die(sys.argv[0])
-        return result
+    file: Path
 
-    setattr(owner, name, wrapper)
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @property
+    def armed(self) -> bool:
+        return self.file.read_text() == self.name
+
+    def die(self) -> None:
+        """End this process at once, having said where."""
+        sys.stderr.write(f"{SAID} {self.name}\n")
+        sys.stderr.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def wrap(
+        self,
+        owner: Any,
+        name: str,
+        *,
+        before: Predicate | None = None,
+        after: Predicate | None = None,
+    ) -> None:
+        """Have calls of `owner.name` die before or after they are made, if a predicate says so."""
+        inner = getattr(owner, name)
+
+        def wrapper(*arguments: Any, **keywords: Any) -> Any:
+            if before is not None and self.armed and before(*arguments, **keywords):
+                self.die()
+            result = inner(*arguments, **keywords)
+            if after is not None and self.armed and after(*arguments, **keywords):
+                self.die()
+            return result
+
+        setattr(owner, name, wrapper)
 
 
 # --- files -----------------------------------------------------------------------------------
@@ -58,140 +74,159 @@ def _folder_of_descriptor(fd: int) -> str:
     return _folder(os.readlink(f"/proc/self/fd/{fd}"))
 
 
-def within_a_write() -> None:
+def within_a_write(point: Point) -> None:
     """Some of an upload's payload is written, the rest is on its way."""
 
-    def large(fd: int, _: Any) -> bool:
+    def large(fd: int) -> bool:
         status = os.fstat(fd)
         return stat.S_ISREG(status.st_mode) and status.st_size >= 200_000
 
-    wrap(os, "write", after=large)
+    for name in ("write", "writev", "pwrite", "pwritev"):
+        point.wrap(os, name, after=lambda fd, *_: large(fd))
+    point.wrap(os, "splice", after=lambda _, fd, *__, **___: large(fd))
 
 
-def before_fsync(folder: str) -> None:
+def before_fsync(point: Point, folder: str) -> None:
     """All is written, nothing is certain yet."""
-    wrap(os, "fsync", before=lambda fd: _folder_of_descriptor(fd) == folder)
+    point.wrap(os, "fsync", before=lambda fd: _folder_of_descriptor(fd) == folder)
 
 
-def before_rename(folder: str) -> None:
+def before_rename(point: Point, folder: str) -> None:
     """All is on the disk, under its temporary name."""
-    wrap(os, "replace", before=lambda _, target: _folder(target) == folder)
+    point.wrap(os, "replace", before=lambda _, target: _folder(target) == folder)
 
 
-def after_rename(folder: str) -> None:
+def after_rename(point: Point, folder: str) -> None:
     """It has its final name, of which the store knows nothing."""
-    wrap(os, "replace", after=lambda _, target: _folder(target) == folder)
+    point.wrap(os, "replace", after=lambda _, target: _folder(target) == folder)
 
 
-def before_removal(folder: str) -> None:
+def before_removal(point: Point, folder: str) -> None:
     """The store knows nothing of the file any more, but it is there."""
-    wrap(os, "unlink", before=lambda path, **_: _folder(path) == folder)
+    point.wrap(os, "unlink", before=lambda path, **_: _folder(path) == folder)
 
 
-def within_a_download() -> None:
+def within_a_download(point: Point) -> None:
     """A part of the result was sent."""
-    reads: list[int] = []
+    sent: list[bool] = []
 
-    def second(fd: int, *_: Any) -> bool:
-        reads.append(fd)
-        return len(reads) == 2
+    def second(*_: Any) -> bool:
+        sent.append(True)
+        return len(sent) == 2
 
-    wrap(os, "pread", before=second)
+    point.wrap(os, "pread", before=second)
+    point.wrap(os, "sendfile", before=second)
 
 
 # --- the store -------------------------------------------------------------------------------
 
-_armed: list[bool] = [True]
+
+class Connection(sqlite3.Connection):
+    """A connection whose commits may be points: (state that a task is moved to, when) to point."""
+
+    points: dict[tuple[str, str], list[Point]] = {}
+    stopping = False
+
+    _values: frozenset[Any] = frozenset()
+
+    def execute(self, sql: str, values: Any = ()) -> sqlite3.Cursor:
+        if sql.startswith("BEGIN"):
+            self._values = frozenset()
+        elif sql.startswith("UPDATE tasks SET"):
+            self._values |= frozenset(values)
+        commits = sql == "COMMIT"
+        if commits:
+            self._check("before")
+        cursor = super().execute(sql, values)
+        if commits:
+            self._check("after")
+        return cursor
+
+    def _check(self, when: str) -> None:
+        for (state, moment), points in self.points.items():
+            if moment != when or state not in self._values:
+                continue
+            for point in points:
+                if point.armed and (self.stopping or not point.name.startswith("stopping")):
+                    point.die()
 
 
-def commit(state: str, when: str, *, stopping: bool = False) -> None:
-    """`when` (before or after) the commit that moves a task to `state`; once a stop has begun."""
+def commit(point: Point, state: str, when: str) -> None:
+    """`when` (before or after) the commit that moves a task to `state`."""
+    Connection.points.setdefault((state, when), []).append(point)
 
-    class Connection(sqlite3.Connection):
-        moves = False
 
-        def execute(self, sql: str, values: Any = ()) -> sqlite3.Cursor:
-            if sql.startswith("BEGIN"):
-                self.moves = False
-            if sql.startswith("UPDATE tasks SET") and (f"'{state}'" in sql or state in values):
-                self.moves = _armed[0]
-            due = self.moves and sql == "COMMIT"
-            if due and when == "before":
-                die(sys.argv[0])
-            cursor = super().execute(sql, values)
-            if due and when == "after":
-                die(sys.argv[0])
-            return cursor
+def watch_commits() -> None:
+    """Make the store's connections ones that can die."""
+    from vidproc.server.service import VidprocService
 
-    connect = sqlite3.connect
+    connect, stop = sqlite3.connect, VidprocService.stopService
+
+    def stop_service(self: Any) -> Any:
+        Connection.stopping = True
+        return stop(self)
+
     sqlite3.connect = lambda *a, **k: connect(*a, factory=Connection, **k)  # type: ignore
-    if stopping:
-        from vidproc.server.service import VidprocService
-
-        _armed[0] = False
-
-        def arm(_: Any) -> bool:
-            _armed[0] = True
-            return False
-
-        wrap(VidprocService, "stopService", before=arm)
+    VidprocService.stopService = stop_service  # type: ignore
 
 
 # --- media processes -------------------------------------------------------------------------
 
 
-def child_started(stage: str) -> None:
+def child_started(point: Point, stage: str) -> None:
     """A media process was just started."""
     from vidproc.ffmpeg.runner import LocalCommand
 
-    wrap(LocalCommand, "spawn", after=lambda self, *_: self.command.stage == stage)
+    point.wrap(LocalCommand, "spawn", after=lambda self, *_: self.command.stage == stage)
 
 
-def child_reported(stage: str) -> None:
+def child_reported(point: Point, stage: str) -> None:
     """A media process has told of its progress."""
     from vidproc.ffmpeg.runner import LocalCommand
 
-    wrap(
+    point.wrap(
         LocalCommand,
         "childDataReceived",
         after=lambda self, fd, _: fd == 3 and self.command.stage == stage,
     )
 
 
-POINTS: dict[str, Callable[[], None]] = {
+POINTS: dict[str, Callable[[Point], None]] = {
     "upload: mid-payload": within_a_write,
-    "upload: before fsync": lambda: before_fsync("uploads"),
-    "upload: after fsync, before rename": lambda: before_rename("inputs"),
-    "upload: after rename": lambda: after_rename("inputs"),
-    "upload: before commit": lambda: commit("queued", "before"),
-    "upload: after commit, before the answer": lambda: commit("queued", "after"),
-    "upload: broken, before it is parked": lambda: commit("partial", "before"),
-    "claimed": lambda: commit("processing", "after"),
-    "probing": lambda: child_started("probing"),
-    "encoding": lambda: child_reported("encoding"),
-    "verifying": lambda: child_started("verifying"),
-    "result: before fsync": lambda: before_fsync("1"),
-    "result: before rename": lambda: before_rename("results"),
-    "result: after rename": lambda: after_rename("results"),
-    "result: before commit": lambda: commit("completed", "before"),
-    "result: after commit": lambda: commit("completed", "after"),
+    "upload: before fsync": lambda p: before_fsync(p, "uploads"),
+    "upload: after fsync, before rename": lambda p: before_rename(p, "inputs"),
+    "upload: after rename": lambda p: after_rename(p, "inputs"),
+    "upload: before commit": lambda p: commit(p, "queued", "before"),
+    "upload: after commit, before the answer": lambda p: commit(p, "queued", "after"),
+    "upload: broken, before it is parked": lambda p: commit(p, "partial", "before"),
+    "claimed": lambda p: commit(p, "processing", "after"),
+    "probing": lambda p: child_started(p, "probing"),
+    "encoding": lambda p: child_reported(p, "encoding"),
+    "verifying": lambda p: child_started(p, "verifying"),
+    "result: before fsync": lambda p: before_fsync(p, "1"),
+    "result: before rename": lambda p: before_rename(p, "results"),
+    "result: after rename": lambda p: after_rename(p, "results"),
+    "result: before commit": lambda p: commit(p, "completed", "before"),
+    "result: after commit": lambda p: commit(p, "completed", "after"),
     "downloading": within_a_download,
-    "pruning: before commit": lambda: commit("expired", "before"),
-    "pruning: between row and file": lambda: before_removal("results"),
-    "cancelling: before commit": lambda: commit("cancelled", "before"),
-    "cancelling: after commit": lambda: commit("cancelled", "after"),
-    "stopping: before commit": lambda: commit("queued", "before", stopping=True),
-    "stopping: after commit": lambda: commit("queued", "after", stopping=True),
-    "starting: after the recovery's commit": lambda: commit("queued", "after"),
+    "pruning: before commit": lambda p: commit(p, "expired", "before"),
+    "pruning: between row and file": lambda p: before_removal(p, "results"),
+    "cancelling: before commit": lambda p: commit(p, "cancelled", "before"),
+    "cancelling: after commit": lambda p: commit(p, "cancelled", "after"),
+    "stopping: before commit": lambda p: commit(p, "queued", "before"),
+    "stopping: after commit": lambda p: commit(p, "queued", "after"),
+    "starting: after the recovery's commit": lambda p: commit(p, "queued", "after"),
 }
 
 
 def main() -> None:
-    """Arm the point and become twistd."""
+    """Set the points and become twistd."""
     del sys.path[0]  # this file's folder, which is no place for imports
-    name, arguments = sys.argv[1], sys.argv[2:]
-    POINTS[name]()
-    sys.argv = [name, *arguments]
+    Point.file = Path(sys.argv[1]).absolute()
+    watch_commits()
+    for name, place in POINTS.items():
+        place(Point(name))
+    sys.argv = ["twistd", *sys.argv[2:]]
     from twisted.scripts.twistd import run
 
     run()

@@ -198,6 +198,18 @@ class UploadTests(ProtocolTestCase):
         self.assertEqual(self.code(client.answer()), 507)
         self.assertEqual(rig.storage.reserved, 0)
 
+    def test_a_store_on_a_full_disk_is_507(self) -> None:
+        """Not a fault of ours: there is no room for the upload's row."""
+        rig = self.rig()
+
+        def full(*arguments: Any) -> None:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        rig.store.admit = full  # type: ignore[method-assign]
+        client = rig.connect()
+        client.send(message(UPLOAD, b"film", "mp4"))
+        self.assertEqual(self.code(client.answer()), 507)
+
     def test_a_second_upload_of_an_address_is_429_from_the_first_byte_on(self) -> None:
         """Another address is welcome; the slot comes back when the first connection is lost."""
         rig = self.rig()

@@ -18,6 +18,8 @@ from vidproc.units import parse_duration, parse_size
 if TYPE_CHECKING:
     from twisted.application.service import IService
 
+BACKLOG = 1024
+"""Connections that may wait to be accepted; Twisted's 50 make a burst of more wait a second."""
 DEFAULT_PORT = "tcp:9999:interface=127.0.0.1"
 
 
@@ -140,7 +142,7 @@ def endpoint_description(text: str) -> str:
     if re.fullmatch(r"\d+", text, re.ASCII):
         if int(text) > 65535:
             raise usage.UsageError(f"--port: {text} is no port; use 0 to 65535")
-        return f"tcp:{text}:interface=127.0.0.1"
+        return f"tcp:{text}:interface=127.0.0.1:backlog={BACKLOG}"
     from twisted.internet.endpoints import serverFromString
 
     try:
@@ -151,6 +153,8 @@ def endpoint_description(text: str) -> str:
             f"--port: {text!r} can't be used ({type(error).__name__}: {error}); write a port"
             " number or an endpoint such as tcp:9999:interface=0.0.0.0"
         ) from None
+    if re.match(r"(tcp|tcp4|tcp6|ssl):", text) and ":backlog=" not in text:
+        return f"{text}:backlog={BACKLOG}"
     return text
 
 

@@ -318,9 +318,13 @@ class Uploads:
         self, task: Task, size: int, method: Callable[..., Any], first: Any
     ) -> Task | None:
         """Take a slot by a `method` of the store, then room for `size` bytes and the output."""
-        taken: Task | None = await self._store_thread.call(
-            method, first, self._settings.tasks_per_ip, self._settings.queue_size
-        )
+        try:
+            taken: Task | None = await self._store_thread.call(
+                method, first, self._settings.tasks_per_ip, self._settings.queue_size
+            )
+        except sqlite3.Error as error:
+            self.log.error("an upload can't be admitted: {error}", error=str(error))
+            raise explain_write_error(error) from error
         wanted = size + estimate_output(task)
         try:
             try:

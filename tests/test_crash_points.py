@@ -1,0 +1,495 @@
+"""A server killed at named steps, and what it has promised after its next start.
+
+Each test lets a server run into one point of `tests.crashing_server.POINTS`, where it dies as by
+`kill -9`, starts it again and looks: whatever was accepted completes, once; nothing half-made is
+left; the store and the disk agree; the address may send its next task.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import psutil
+from twisted.trial.unittest import SkipTest, TestCase
+
+from tests.crashing_server import SAID
+from tests.server_process import PlainClient, ServerProcess, receive, send, wait_for
+from vidproc.mmp.codec import encode_head
+
+MEDIA = Path(__file__).parent / "media"
+CLIP = MEDIA / "screencast-480p-vp9-opus.webm"
+LARGE = MEDIA / "flower-540p-aac.mp4"
+SHORT_GIF = {"start_time": 0, "duration": 0.5, "width": 160}
+CRASHING_SERVER = str(Path(__file__).with_name("crashing_server.py"))
+
+
+class CrashingServer(ServerProcess):
+    """A server that dies when it comes to the point that it was last told."""
+
+    def __init__(self, root: Path, *options: str) -> None:
+        super().__init__(root, *options)
+        self.clean = False
+        self.arm("")
+
+    def arm(self, point: str) -> None:
+        """Name the point; an empty name is none."""
+        self.point = point
+        (self.root / "crash-at").write_text(point)
+
+    def command(self) -> list[str]:
+        return [
+            sys.executable,
+            CRASHING_SERVER,
+            str(self.root / "crash-at"),
+            *super().command()[1:],
+        ]
+
+    def wait_for_crash(self) -> None:
+        """Wait until it has died at its point."""
+        assert self._popen is not None
+        status = self._popen.wait(60)
+        self._popen = None
+        self._check_crash(status)
+
+    def crash_at_start(self, point: str) -> None:
+        """Start it, and wait until it has died at `point`."""
+        self.arm(point)
+        with (self.root / "output.txt").open("ab") as output:
+            done = subprocess.run(
+                self.command(), cwd=self.root, stdout=output, stderr=output, timeout=60
+            )
+        self._check_crash(done.returncode)
+
+    def _check_crash(self, status: int) -> None:
+        said = (self.root / "output.txt").read_text()
+        if status != -signal.SIGKILL or f"{SAID} {self.point}\n" not in said:
+            raise AssertionError(f"it ended with {status} and not at {self.point}: {said[-2000:]}")
+        self.pid_file.unlink(missing_ok=True)
+        self.arm("")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the store's rows, read from outside."""
+        store = sqlite3.connect(f"file:{self.data_dir}/tasks.sqlite?mode=ro", uri=True)
+        store.row_factory = sqlite3.Row
+        try:
+            return [dict(row) for row in store.execute("SELECT * FROM tasks ORDER BY seq")]
+        finally:
+            store.close()
+
+
+_spare: list[CrashingServer] = []
+"""A server that a test has left with nothing in it; starts take long."""
+
+
+@atexit.register
+def stop_spare() -> None:
+    while _spare:
+        _spare.pop().stop()
+
+
+class CrashPointTests(TestCase):
+    def setUp(self) -> None:
+        if not Path("/proc/self/fd").exists():
+            raise SkipTest("the points are found by /proc")
+        self.upload_id = str(uuid.uuid4())
+
+    # --- acts ----------------------------------------------------------------------------------
+
+    def server(self, point: str, *options: str) -> CrashingServer:
+        """Return a running server with nothing in it that will die at `point`."""
+        if _spare and not options:
+            server = _spare.pop()
+        else:
+            server = CrashingServer(Path(self.mktemp()), *options).start()
+        self.known = {row["task_id"] for row in server.rows()}
+        self.addCleanup(self.put_back, server)
+        server.clean = False
+        server.arm(point)
+        return server
+
+    def put_back(self, server: CrashingServer) -> None:
+        """Keep a server that is known to be clean for the next test."""
+        if server.clean and not server.options and not _spare:
+            _spare.append(server)
+        else:
+            server.stop()
+
+    def again(self, server: CrashingServer) -> PlainClient:
+        """See a server die at its point, and start it again."""
+        server.wait_for_crash()
+        return PlainClient(server.start().port)
+
+    def rows(self, server: CrashingServer) -> list[dict[str, Any]]:
+        """Return the rows that this test has made."""
+        return [row for row in server.rows() if row["task_id"] not in self.known]
+
+    def send(
+        self,
+        server: CrashingServer,
+        clip: Path = CLIP,
+        type: str = "extract_audio",
+        parameters: dict[str, Any] | None = None,
+    ) -> dict[str, Any] | None:
+        """Send a plain upload; return the answer, None when the server died before it."""
+        try:
+            return PlainClient(server.port).upload(clip, type, parameters or {})
+        except (OSError, json.JSONDecodeError):
+            return None
+
+    def request_resumable(self, clip: Path, offset: int = 0) -> dict[str, Any]:
+        data = clip.read_bytes()
+        return {
+            "action": "upload",
+            "type": "extract_audio",
+            "parameters": {},
+            "upload_id": self.upload_id,
+            "size": len(data),
+            "offset": offset,
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
+
+    def send_resumable(
+        self, server: CrashingServer, clip: Path = CLIP, offset: int = 0
+    ) -> dict[str, Any] | None:
+        """Send a resumable upload from `offset` on; return the answer, None without one."""
+        request = self.request_resumable(clip, offset)
+        payload = clip.read_bytes()[offset:]
+        try:
+            return PlainClient(server.port).request(request, payload, clip.suffix[1:])[0]
+        except (OSError, json.JSONDecodeError):
+            return None
+
+    def resume(self, server: CrashingServer, clip: Path = CLIP) -> tuple[int, str]:
+        """Go on with a resumable upload as a client does; return where from, and the task id."""
+        client = PlainClient(server.port)
+        known = client.request({"action": "upload_status", "upload_id": self.upload_id})[0]
+        if known["status"] == "accepted":
+            return clip.stat().st_size, known["task_id"]
+        self.assertEqual(known["status"], "partial", known)
+        self.assertHolds(server, [f for f in server.files() if f.startswith("uploads/")])
+        answer = self.send_resumable(server, clip, known["offset"])
+        assert answer is not None
+        self.assertEqual(answer.get("status"), "accepted", answer)
+        return known["offset"], answer["task_id"]
+
+    # --- promises ------------------------------------------------------------------------------
+
+    def assertHolds(self, server: CrashingServer, files: list[str]) -> None:
+        """The data folder holds these files and no other; no child is left."""
+        self.assertEqual(server.files(), sorted(files))
+        self.assertEqual([p.cmdline() for p in server.children()], [])
+
+    def assertCompletes(self, server: CrashingServer, task_id: str) -> None:
+        """The one task completes, its result is whole, and nothing else is left or counted."""
+        client = PlainClient(server.port)
+        status = client.wait(task_id)
+        self.assertEqual(status["status"], "completed", status)
+        head, kind, payload = client.download(task_id)
+        self.assertEqual(head["sha256"], hashlib.sha256(payload).hexdigest())
+        self.assertEqual(head["size"], len(payload))
+        self.assertHolds(server, [f"results/{task_id}.{kind}"])
+        self.assertEqual([row["task_id"] for row in self.rows(server)], [task_id])
+        client.request({"action": "cancel", "task_id": task_id})
+        self.assertEnds(server)
+
+    def assertEnds(self, server: CrashingServer) -> None:
+        """Nothing is left, nothing waits or runs, and the address's slot is free."""
+        self.assertHolds(server, [])
+        client = PlainClient(server.port)
+        load = client.request({"action": "info", "detail": True})[0]["load"]
+        self.assertEqual((load["queued"], load["running"]), (0, 0))
+        states = {row["state"] for row in server.rows()}
+        self.assertEqual(states & {"uploading", "partial", "queued", "processing"}, set())
+        with client.connect() as connection:
+            request = b'{"action":"upload","type":"extract_audio","parameters":{}}'
+            connection.sendall(encode_head(request, "mp4", 10) + b"short")
+            connection.shutdown(socket.SHUT_WR)
+            # A slot that was taken would be 429; this is for the end in the middle.
+            self.assertEqual(receive(connection)[0]["error"]["code"], 400)
+        wait_for(lambda: "uploading" not in [r["state"] for r in server.rows()])
+        wait_for(lambda: not server.files())
+        server.clean = True
+
+    # --- an upload -----------------------------------------------------------------------------
+
+    def test_mid_payload_of_a_plain_upload(self) -> None:
+        """It was not accepted: nothing of it is left, and its address may try again."""
+        server = self.server("upload: mid-payload")
+        self.assertIsNone(self.send(server, LARGE))
+        self.again(server)
+        self.assertEqual(self.rows(server), [])
+        self.assertEnds(server)
+
+    def test_mid_payload_of_a_resumable_upload(self) -> None:
+        """What had arrived is kept, and the client goes on from there."""
+        server = self.server("upload: mid-payload")
+        self.assertIsNone(self.send_resumable(server, LARGE))
+        self.again(server)
+        offset, task_id = self.resume(server, LARGE)
+        self.assertGreaterEqual(offset, 200_000)
+        self.assertCompletes(server, task_id)
+
+    def test_the_payload_is_written_but_not_synced(self) -> None:
+        """No answer was sent; the client goes on from what the disk has."""
+        server = self.server("upload: before fsync")
+        self.assertIsNone(self.send_resumable(server))
+        self.again(server)
+        offset, task_id = self.resume(server)
+        self.assertEqual(offset, CLIP.stat().st_size)
+        self.assertCompletes(server, task_id)
+
+    def test_the_payload_is_synced_but_not_renamed(self) -> None:
+        """Nothing has to be sent twice."""
+        server = self.server("upload: after fsync, before rename")
+        self.assertIsNone(self.send_resumable(server))
+        self.again(server)
+        offset, task_id = self.resume(server)
+        self.assertEqual(offset, CLIP.stat().st_size)
+        self.assertCompletes(server, task_id)
+
+    def test_the_input_is_renamed_but_the_store_does_not_know(self) -> None:
+        """The file that no row names is gone; the client sends it again."""
+        for point in ("upload: after rename", "upload: before commit"):
+            self.upload_id = str(uuid.uuid4())
+            server = self.server(point)
+            self.assertIsNone(self.send_resumable(server))
+            self.again(server)
+            _, task_id = self.resume(server)
+            self.assertCompletes(server, task_id)
+
+    def test_a_plain_input_is_renamed_but_the_store_does_not_know(self) -> None:
+        """Nothing of it is left."""
+        server = self.server("upload: before commit")
+        self.assertIsNone(self.send(server))
+        self.again(server)
+        self.assertEnds(server)
+
+    def test_the_task_is_stored_but_its_client_does_not_know(self) -> None:
+        """The task runs; a client that asks again is told its id and sends nothing twice."""
+        server = self.server("upload: after commit, before the answer")
+        self.assertIsNone(self.send_resumable(server))
+        self.again(server)
+        offset, task_id = self.resume(server)
+        self.assertEqual(offset, CLIP.stat().st_size)
+        self.assertEqual(self.send_resumable(server, offset=0), self.accepted(server))
+        self.assertCompletes(server, task_id)
+
+    def accepted(self, server: CrashingServer) -> dict[str, Any]:
+        request = {"action": "upload_status", "upload_id": self.upload_id}
+        return PlainClient(server.port).request(request)[0]
+
+    def test_a_broken_upload_is_not_yet_put_aside(self) -> None:
+        """The client's line broke, then the server: the upload can be resumed all the same."""
+        server = self.server("upload: broken, before it is parked")
+        data = LARGE.read_bytes()
+        request = self.request_resumable(LARGE)
+        with PlainClient(server.port).connect() as connection:
+            head = encode_head(json.dumps(request).encode(), "mp4", len(data))
+            connection.sendall(head + data[:100_000])
+            wait_for(lambda: [f for f in server.files() if f.startswith("uploads/")])
+        self.again(server)
+        offset, task_id = self.resume(server, LARGE)
+        self.assertLessEqual(offset, 100_000)
+        self.assertCompletes(server, task_id)
+
+    # --- an attempt ----------------------------------------------------------------------------
+
+    def attempt(self, point: str, type: str = "extract_audio", **parameters: Any) -> None:
+        """Have an attempt's server die; the task, which was accepted, completes after a start."""
+        server = self.server(point)
+        answer = self.send(server, type=type, parameters=parameters)
+        self.again(server)
+        (row,) = self.rows(server)
+        self.assertIn(answer, (None, {**(answer or {}), "task_id": row["task_id"]}))
+        self.assertCompletes(server, row["task_id"])
+
+    def test_claimed(self) -> None:
+        """A task of which no more than its row says that somebody works on it."""
+        self.attempt("claimed")
+
+    def test_probing(self) -> None:
+        """The probe dies with its server; the task is probed again."""
+        self.attempt("probing")
+
+    def test_encoding(self) -> None:
+        """FFmpeg dies with its server; its half result goes, the task is done again."""
+        self.attempt("encoding", "gif", **SHORT_GIF)
+
+    def test_verifying(self) -> None:
+        """A result that nobody has checked is not used."""
+        self.attempt("verifying")
+
+    def test_the_result_is_not_synced(self) -> None:
+        """It is made again."""
+        self.attempt("result: before fsync")
+
+    def test_the_result_is_not_renamed(self) -> None:
+        """It is made again."""
+        self.attempt("result: before rename")
+
+    def test_the_result_is_renamed_but_the_store_does_not_know(self) -> None:
+        """The file that no row names goes, and is made again."""
+        for point in ("result: after rename", "result: before commit"):
+            self.attempt(point)
+
+    def test_the_task_is_completed_but_its_input_is_still_there(self) -> None:
+        """It stays completed, after one attempt, and the input goes."""
+        server = self.server("result: after commit")
+        self.send(server)
+        self.again(server)
+        (row,) = self.rows(server)
+        self.assertEqual((row["state"], row["attempt"]), ("completed", 1))
+        self.assertCompletes(server, row["task_id"])
+
+    def test_a_task_that_brings_the_server_down_three_times(self) -> None:
+        """It fails with a reason, its input goes, and the server lives on."""
+        server = self.server("probing")
+        self.send(server)
+        server.wait_for_crash()
+        server.crash_at_start("probing")
+        server.crash_at_start("probing")
+        server.start()
+        (row,) = self.rows(server)
+        status = PlainClient(server.port).status(row["task_id"])
+        self.assertEqual(status["status"], "failed", status)
+        self.assertTrue(status["error"] and status["solution"])
+        self.assertEnds(server)
+
+    # --- results -------------------------------------------------------------------------------
+
+    def test_downloading(self) -> None:
+        """The client goes on where it was cut, and has the whole result."""
+        server = self.server("downloading")
+        parameters = {"start_time": 0, "duration": 1, "fps": 25, "width": 960}
+        answer = self.send(server, LARGE, "gif", parameters)
+        assert answer is not None
+        task_id = answer["task_id"]
+        self.assertEqual(PlainClient(server.port).wait(task_id)["status"], "completed")
+        with PlainClient(server.port).connect() as connection:
+            send(connection, {"action": "download", "task_id": task_id})
+            start = receive_rest(connection)
+        client = self.again(server)
+        head, _, rest = client.download(task_id, offset=len(start))
+        self.assertEqual(hashlib.sha256(start + rest).hexdigest(), head["sha256"])
+        self.assertCompletes(server, task_id)
+
+    def test_pruning(self) -> None:
+        """A result is there or it is not, and the row says which: no file without, no row with."""
+        server = self.server("", "--retention=1s")
+        answer = self.send(server)
+        assert answer is not None
+        task_id = answer["task_id"]
+        status = PlainClient(server.port).wait(task_id, ("completed", "expired"))
+        server.stop()
+        completed = server.rows()[0]["completed_at"]
+        self.assertIsNotNone(status["completed_at"])
+        wait_for(lambda: time.time() > completed + 1)
+        server.crash_at_start("pruning: before commit")
+        self.assertHolds(server, [f"results/{task_id}.mp3"])
+        self.assertEqual([row["state"] for row in server.rows()], ["completed"])
+        server.crash_at_start("pruning: between row and file")
+        self.assertHolds(server, [f"results/{task_id}.mp3"])
+        self.assertEqual([row["state"] for row in server.rows()], ["expired"])
+        client = PlainClient(server.start().port)
+        self.assertEqual(client.status(task_id)["status"], "expired")
+        self.assertEqual(client.download(task_id)[0]["error"]["code"], 410)
+        self.assertEnds(server)
+
+    # --- cancelling and stopping ---------------------------------------------------------------
+
+    def cancel(self, point: str) -> tuple[CrashingServer, str]:
+        """Have a server die while it cancels a task that is being encoded."""
+        server = self.server(point)
+        parameters = {"start_time": 0, "duration": 2, "quality": 4}
+        answer = self.send(server, LARGE, "webm", parameters)
+        assert answer is not None
+        task_id = answer["task_id"]
+        client = PlainClient(server.port)
+        with client.connect() as watch:
+            send(watch, {"action": "watch", "task_id": task_id, "interval": 0.1})
+            while receive(watch)[0]["stage"] != "encoding":
+                pass
+        self.assertRaises(
+            (OSError, json.JSONDecodeError),
+            client.request,
+            {"action": "cancel", "task_id": task_id},
+        )
+        self.again(server)
+        return server, task_id
+
+    def test_cancelled_but_the_store_does_not_know(self) -> None:
+        """The cancel was not answered: the task goes on, and a second cancel ends it."""
+        server, task_id = self.cancel("cancelling: before commit")
+        client = PlainClient(server.port)
+        self.assertIn(client.status(task_id)["status"], ("queued", "processing"))
+        answer = client.request({"action": "cancel", "task_id": task_id})[0]
+        self.assertEqual(answer["status"], "cancelled")
+        self.assertEnds(server)
+
+    def test_cancelled_but_its_files_are_still_there(self) -> None:
+        """It stays cancelled, and the files go."""
+        server, task_id = self.cancel("cancelling: after commit")
+        self.assertEqual(PlainClient(server.port).status(task_id)["status"], "cancelled")
+        self.assertEnds(server)
+
+    def test_stopping(self) -> None:
+        """Killed while it stops: the interrupted task completes after the next start."""
+        for point in ("stopping: before commit", "stopping: after commit"):
+            server = self.server(point)
+            answer = self.send(server, type="webm", parameters=SHORT_GIF)
+            assert answer is not None
+            wait_for(server.children)
+            os.kill(server.pid, signal.SIGTERM)
+            self.again(server)
+            self.assertCompletes(server, answer["task_id"])
+
+    def test_starting(self) -> None:
+        """Killed while it recovers from a kill: the second start does what the first one began."""
+        server = self.server("result: before rename")
+        self.send(server)
+        server.wait_for_crash()
+        server.crash_at_start("starting: after the recovery's commit")
+        server.start()
+        (row,) = self.rows(server)
+        self.assertCompletes(server, row["task_id"])
+
+    def test_children_die_with_their_server(self) -> None:
+        """No media process outlives a kill of its server."""
+        server = self.server("encoding")
+        self.send(server, LARGE, "gif", {"start_time": 0, "duration": 1})
+        seen: list[psutil.Process] = []
+
+        def dead() -> bool:
+            seen.extend(p for p in server.children() if p not in seen)
+            return server._popen is None or server._popen.poll() is not None
+
+        wait_for(dead)
+        self.assertNotEqual(seen, [])
+        _, alive = psutil.wait_procs(seen, timeout=5)
+        self.assertEqual([p for p in alive if p.status() != psutil.STATUS_ZOMBIE], [])
+        self.again(server)
+        (row,) = self.rows(server)
+        self.assertCompletes(server, row["task_id"])
+
+
+def receive_rest(connection: socket.socket) -> bytes:
+    """Return what arrives of an answer's payload until the connection ends."""
+    data = b""
+    try:
+        while part := connection.recv(1 << 16):
+            data += part
+    except ConnectionResetError:
+        pass
+    return data[8 + int.from_bytes(data[:2], "big") + data[2] :] if len(data) > 8 else b""
