@@ -17,7 +17,7 @@ import psutil
 
 from vidproc.mmp.codec import encode_head
 
-START_TIMEOUT = 30.0
+START_TIMEOUT = 120.0
 TASK_TIMEOUT = 120.0
 
 
@@ -53,6 +53,7 @@ class ServerProcess:
                 raise AssertionError((self.root / "output.txt").read_text())
         else:
             self._popen = popen
+            self.pid = popen.pid
         match = wait_for(
             lambda: (
                 log.exists() and re.search(r" serves tcp \S+ port (\d+)", log.read_text()[seen:])
