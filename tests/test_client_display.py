@@ -129,7 +129,7 @@ class PlainDisplayTests(SynchronousTestCase):
         self.display.download(4, 4)
         self.assertEqual(
             self.lines(),
-            ["uploading: 25 % (1 bytes of 4 bytes)", "downloading: 100 % (4 bytes of 4 bytes)"],
+            ["uploading: 25 % (1 byte of 4 bytes)", "downloading: 100 % (4 bytes of 4 bytes)"],
         )
 
     def test_a_closed_stream_does_not_end_the_work(self) -> None:
