@@ -12,6 +12,8 @@ PYTHONS = python3.13 python3.12 python3.11 python3
 TESTS ?= tests
 TRIAL_OPTIONS ?=
 SERVE_OPTIONS ?=
+BENCHES ?= transfer latency memory overhead reserve
+BENCH_OPTIONS ?= --quick
 SOAK_MINUTES ?= 15
 
 BIN = $(VENV)/bin
@@ -29,6 +31,7 @@ help:
 	@echo 'make demo     send a real clip through all six operations; results in demo-output/'
 	@echo 'make serve    run the service in the foreground (SERVE_OPTIONS="--port 9998")'
 	@echo 'make test     run all tests (TESTS=tests.test_codec for some)'
+	@echo 'make bench    measure it, the quick way (BENCHES=transfer)'
 	@echo 'make lint     check style and types'
 	@echo 'make format   put the code in the house style'
 	@echo 'make soak     kill, cut and fill for SOAK_MINUTES (15), and count what was lost'
@@ -69,6 +72,13 @@ serve: $(STAMP)
 test: $(STAMP)
 	HYPOTHESIS_STORAGE_DIRECTORY='$(VENV)/hypothesis' \
 	'$(BIN)/python' -m twisted.trial --temp-directory='$(VENV)/trial' $(TRIAL_OPTIONS) $(TESTS)
+
+# All of them, whatever one says. docs/performance.md tells more.
+bench: $(STAMP)
+	@status=0; for name in $(BENCHES); do \
+	    echo "== $$name"; \
+	    '$(BIN)/python' -m benchmarks.$$name $(BENCH_OPTIONS) || status=1; \
+	done; exit $$status
 
 # All three, whatever the first says.
 lint: $(STAMP)

@@ -22,7 +22,7 @@ from zope.interface import implementer
 
 from vidproc.threads import WorkerThreads
 
-HIGH_WATER = 8 << 20
+HIGH_WATER = 4 << 20
 """Bytes waiting for the disk at which whoever feeds a `FileWriter` is asked to pause."""
 LOW_WATER = 1 << 20
 """Bytes waiting at which it may go on."""

@@ -13,6 +13,7 @@ import errno
 import fcntl
 import os
 import select
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -28,14 +29,15 @@ from zope.interface import implementer
 from vidproc.threads import WorkerThreads
 from vidproc.transfer import FileSender, FileWriter, TransferStopped
 
-TURN_BYTES = 16 << 20
-"""Bytes that one stream may move before the next one's turn in the thread pool."""
 TURN_TIME = 0.1
-"""Seconds that it may take for that."""
+"""Seconds that one stream may have a thread before the next one's turn in the pool."""
+TURN_BYTES = 16 << 20
+"""Bytes that it may take in that time, for whoever limits uploads counts them afterwards."""
 PATIENCE = 0.002
 """Seconds for which a thread waits for the other side before it leaves that to the reactor."""
 
-_STEP = 1 << 20
+_SEND_STEP = 4 << 20
+_PIPE_SIZE = 1 << 20
 _F_SETPIPE_SZ = 1031  # fcntl.F_SETPIPE_SZ, which Python names on Linux only
 _UNABLE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EOVERFLOW}
 
@@ -136,6 +138,7 @@ class SendfileSender:
     def _take_transport(self) -> None:
         # A descriptor of our own: the transport may close its own while the thread is at work.
         self._socket = os.dup(self._transport.fileno())
+        self._cork(True)
         if self._transport.producer is not None:
             self._former = (self._transport.producer, self._transport.streamingProducer)
         self._transport.unregisterProducer()
@@ -145,12 +148,22 @@ class SendfileSender:
 
     def _give_transport_back(self) -> None:
         if self._socket is not None:
+            self._cork(False)
             os.close(self._socket)
             self._socket = None
             if self._transport.producer is self._producer:
                 self._transport.unregisterProducer()
                 if self._former is not None and self._transport.connected:
                     self._transport.registerProducer(*self._former)
+
+    def _cork(self, corked: bool) -> None:
+        """Send whole segments only: each one that arrives wakes the client up."""
+        if hasattr(socket, "TCP_CORK") and self._transport.connected:
+            handle = self._transport.getHandle()
+            try:
+                handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, corked)
+            except OSError:
+                pass  # no TCP (a UNIX socket), or gone already
 
     def _wait_for_room(self) -> None:
         self._waiting = True
@@ -231,14 +244,13 @@ class SendfileSender:
         """Send until the turn is over; return the bytes sent and whether the socket is full."""
         assert self._socket is not None
         position = self._position
-        turn_end = min(self._end, position + TURN_BYTES)
         deadline = time.monotonic() + TURN_TIME
         room = select.poll()
         room.register(self._socket, select.POLLOUT)
-        while position < turn_end and not self._over and time.monotonic() < deadline:
+        while position < self._end and not self._over and time.monotonic() < deadline:
             try:
                 sent = os.sendfile(
-                    self._socket, self._fd, position, min(_STEP, turn_end - position)
+                    self._socket, self._fd, position, min(_SEND_STEP, self._end - position)
                 )
             except BlockingIOError:
                 if not room.poll(PATIENCE * 1000):
@@ -304,27 +316,27 @@ def splice_into(writer: FileWriter, transport: Any, size: int) -> Deferred[Splic
     reactor to find.
     """
     turn = Spliced()
-    socket = os.dup(transport.fileno())  # the transport may close its own meanwhile
+    source = os.dup(transport.fileno())  # the transport may close its own meanwhile
 
     def over(result: bool | Failure) -> Spliced:
-        os.close(socket)
+        os.close(source)
         turn.more = result is True
         return turn
 
-    taking = writer.take(lambda fd: _splice_in_thread(socket, fd, size, turn))
+    taking = writer.take(lambda fd: _splice_in_thread(source, fd, size, turn))
     return taking.addBoth(over)
 
 
-def _splice_in_thread(socket: int, fd: int, size: int, turn: Spliced) -> tuple[int, bool]:
+def _splice_in_thread(source: int, fd: int, size: int, turn: Spliced) -> tuple[int, bool]:
     """Move bytes until the turn is over; return how many and whether there may be more."""
     pipe = _Pipe.of_this_thread()
     size = min(size, TURN_BYTES)
     deadline = time.monotonic() + TURN_TIME
     bytes_there = select.poll()
-    bytes_there.register(socket, select.POLLIN)
+    bytes_there.register(source, select.POLLIN)
     while turn.size < size and time.monotonic() < deadline:
         try:
-            taken = pipe.fill(socket, size - turn.size)
+            taken = pipe.fill(source, size - turn.size)
         except BlockingIOError:
             if not bytes_there.poll(PATIENCE * 1000):
                 return turn.size, False
@@ -354,9 +366,9 @@ class _Pipe:
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe()
-        self._size = _STEP
+        self._size = _PIPE_SIZE
         try:
-            fcntl.fcntl(self._write, _F_SETPIPE_SZ, _STEP)
+            fcntl.fcntl(self._write, _F_SETPIPE_SZ, _PIPE_SIZE)
         except OSError:
             pass  # a smaller one does too (it has a limit for each user)
 
@@ -364,8 +376,8 @@ class _Pipe:
         os.close(self._read)
         os.close(self._write)
 
-    def fill(self, socket: int, size: int) -> int:
-        return os.splice(socket, self._write, min(self._size, size), flags=os.SPLICE_F_NONBLOCK)
+    def fill(self, source: int, size: int) -> int:
+        return os.splice(source, self._write, min(self._size, size), flags=os.SPLICE_F_NONBLOCK)
 
     def empty(self, fd: int, size: int) -> None:
         """Move the `size` bytes that it holds to a file; raises `OSError` and is useless then."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vidproc.ffmpeg.command import SOURCE, Command, CommandFailed, Completed
+from vidproc.ffmpeg.command import SOURCE, Command, CommandFailed
 from vidproc.operations.base import Expectation, Job, Operation, Product
 from vidproc.operations.compress_encode import (
     Coder,
@@ -28,6 +28,7 @@ from vidproc.operations.compress_scoring import (
     Metric,
     Samples,
     film_bytes,
+    parse_best,
     parse_score,
     score_command,
     spread,
@@ -65,7 +66,13 @@ _TOO_LOW, _TOO_HIGH = 0.35, 0.8
 """Score points below and above the target beyond which a short film is corrected."""
 _CAPPED_BY_SELF = 0.5
 """Score points under what the source scores against itself: no target is higher."""
-_SPARSE = 3
+_UNPAIRED = 15.0
+"""Score points: a film this far below its prediction has not the pictures of the source in their
+order (it is damaged, or repeats time stamps), so that its score means nothing."""
+_SAMPLES_BELOW = 0.25
+"""Score points that samples lack to the whole film: an encoder that sees the end of its material
+near spends less on what it shows last. Measured: 0.1 to 1, mostly under 0.5."""
+_SPARSE = 4
 """Each so manieth picture is scored where all of them would cost too much time."""
 _TINY = 3.0
 """Seconds below which a film is not sampled but tried as a whole."""
@@ -104,13 +111,17 @@ class CompressOperation(Operation[Compress]):
 
 @dataclass(slots=True)
 class Work:
-    """A compression under way: what it works with, and what it has taken so far, in seconds."""
+    """A compression under way: what it works with, and what it has taken so far, in seconds.
+
+    `notes` are the warnings about a film that is encoded; one left as it is has none of them.
+    """
 
     job: Job[Compress]
     coder: Coder
     size: Size
     sound: Sound | None
     metric: Metric | None
+    notes: list[str]
     search_time: float = 0.0
     probes: int = 0
     left: float = 1.0
@@ -120,32 +131,31 @@ class Work:
 
     @classmethod
     def of(cls, job: Job[Compress]) -> Work:
-        """Look at what is to be done, and say what will change."""
+        """Look at what is to be done."""
         media, capabilities = job.media, job.capabilities
         video = require_video(media)
         shown = video.displayed_size
         size = scaled(limited(shown), 1.0)
         sound = sound_for(media)
-        for sentence in (
+        notes = [
             *picture_warnings(media, capabilities),
             *sound_warnings(media, sound),
             *subtitle_warnings(media, kept_subtitles(media)),
-        ):
-            job.warn(sentence)
+        ]
         if size != shown:
-            job.warn(
+            notes.append(
                 f"The picture became {size[0]}x{size[1]} instead of {shown[0]}x{shown[1]}: "
                 "sides must be even and not too long."
             )
         metric: Metric | None = "vmaf"
         if "libvmaf" not in capabilities.filters:
             metric = "ssim" if "ssim" in capabilities.filters else None
-            job.warn(
+            notes.append(
                 "This server's FFmpeg can't measure VMAF; "
                 + ("the quality was estimated from SSIM." if metric else "the quality is a guess.")
             )
         coder = coder_for(job.parameters.codec, job.parameters.preset, capabilities, video)
-        return cls(job, coder, size, sound, metric)
+        return cls(job, coder, size, sound, metric, notes)
 
     @property
     def duration(self) -> float:
@@ -208,27 +218,40 @@ class Work:
         stage: str,
         share: float,
         every: int = 1,
-    ) -> tuple[float | None, Completed]:
-        """Score a file (None: the source itself); None when that did not work."""
+        search: Search | None = None,
+    ) -> tuple[float | None, float]:
+        """Score a file (None: the source itself); return the score and the seconds it took.
+
+        The score is None when it could not be had. A `search` learns the source's own score.
+        """
         assert self.metric is not None
-        done = await self.job.run(
-            score_command(
-                self.job.media,
-                self.job.capabilities,
-                name,
-                metric=self.metric,
-                size=self.size,
-                pixel_format=self.coder.pixel_format,
-                samples=samples,
-                stage=stage,
-                share=self.share(share),
-                every=every,
-            )
+        command = score_command(
+            self.job.media,
+            self.job.capabilities,
+            name,
+            metric=self.metric,
+            size=self.size,
+            pixel_format=self.coder.pixel_format,
+            samples=samples,
+            stage=stage,
+            share=self.share(share),
+            every=every,
+            best=search is not None,
         )
-        return parse_score(done, self.metric), done
+        try:
+            done = await self.job.run(command)
+        except CommandFailed:
+            if stage == "searching":
+                raise
+            return None, 0.0  # the film itself is there
+        if search is not None:
+            search.cap(parse_best(done, self.metric), _CAPPED_BY_SELF)
+        return parse_score(done, self.metric), done.elapsed
 
     def product(self, name: str, details: dict[str, Any]) -> Product:
-        """Return the finished file."""
+        """Return the finished file, and say what was changed on the way."""
+        for sentence in self.notes:
+            self.job.warn(sentence)
         media = self.job.media
         written = self.job.size_of(name)
         return Product(
@@ -260,7 +283,7 @@ def plan_samples(duration: float, scoring_cost: float, frame_rate: float = 25.0)
     if duration < _TINY or (duration < SHORT and duration * frame_rate <= _FEW_PICTURES):
         return whole_film(duration)
     if duration < SHORT:
-        part = 1.3 / (2.2 * (1 + scoring_cost))
+        part = 1.1 / (2.2 * (1 + scoring_cost))
         part = max(min(part, 0.5), min(1.0, 1.5 / max(duration, 0.1)))
         return spread(duration, part, max(2.0 if duration > 12 else 1.2, fewest), 6)
     part = 0.75 if duration < _LONG else 0.26
@@ -280,21 +303,25 @@ async def _to_quality(work: Work) -> Product:
     rate = require_video(work.job.media).frame_rate or 25.0
     samples = plan_samples(work.duration, coder.scoring_cost, rate)
     try:
-        best = await _best_score(work, samples)
-        target = min(work.job.parameters.quality, best - _CAPPED_BY_SELF)
+        quality = work.job.parameters.quality
         search = Search(
             coder.curve,
-            target=target,
-            aim=target + _AIM_ABOVE,
-            floor=min(target, GIVES_WAY_TO),
+            target=quality,
+            aim=quality + _AIM_ABOVE,
+            floor=min(quality, GIVES_WAY_TO),
             size_limit=_size_limit(work),
-            start=coder.start_crf(target + _AIM_ABOVE),
-            best=best,
+            start=coder.start_crf(quality + _AIM_ABOVE),
         )
         if not samples.starts and work.duration < SHORT:
             start = search.next_crf()
             assert start is not None
             return await _encode(work, search, Choice(start, search.aim, search.size_limit), True)
+        best, seconds = await work.score(
+            None, samples, stage="searching", share=0.03, every=_SPARSE
+        )
+        work.search_time += seconds
+        if best is not None:
+            search.cap(best, _CAPPED_BY_SELF)
         await _probe(work, search, samples)
     except CommandFailed as error:
         if error.command.stage != "searching":
@@ -307,15 +334,6 @@ async def _to_quality(work: Work) -> Product:
     if choice is None:
         return await untouched(work)
     return await _encode(work, search, choice)
-
-
-async def _best_score(work: Work, samples: Samples) -> float:
-    """Return what the source scores against itself: less than 100 where little moves."""
-    if work.metric != "vmaf":
-        return 100.0
-    best, done = await work.score(None, samples, stage="searching", share=0.03, every=_SPARSE)
-    work.search_time += done.elapsed
-    return 100.0 if best is None else best
 
 
 def _size_limit(work: Work) -> float:
@@ -345,7 +363,7 @@ async def _probe(work: Work, search: Search, samples: Samples) -> None:
             _PROBE_FILE, samples, stage="searching", share=0.05, every=every
         )
         work.probes += 1
-        cost = encoded.elapsed + scored.elapsed
+        cost = encoded.elapsed + scored
         work.search_time += cost
         if score is None:
             return
@@ -355,13 +373,14 @@ async def _probe(work: Work, search: Search, samples: Samples) -> None:
             samples,
             require_video(work.job.media).frames,
         )
-        search.add(Point(crf, score, size))
+        below = _SAMPLES_BELOW if samples.starts else 0.0
+        search.add(Point(crf, min(score + below, 100.0), size))
         allowed = time_limit(work.duration) * encoded.elapsed / samples.part
         reserve = 0.0
         if work.duration < _TOO_SHORT_TO_COUNT:
             continue
         if work.duration < SHORT and len(search.points) >= 2:
-            reserve = (encoded.elapsed + scored.elapsed) / samples.part
+            reserve = cost / samples.part
         if work.search_time + cost + reserve > allowed * 0.9:
             return
 
@@ -377,7 +396,7 @@ async def _encode(work: Work, search: Search, choice: Choice, direct: bool = Fal
     """Encode the film; correct it when it is too large or, being short, misses the score.
 
     A `direct` one was not sampled before: its first encode is the first look, and looks are
-    scored on every other picture until one is good.
+    scored on some pictures until one is good.
     """
     everything = whole_film(work.duration)
     tried: list[_Film] = []
@@ -388,14 +407,25 @@ async def _encode(work: Work, search: Search, choice: Choice, direct: bool = Fal
         measured, cost = None, encoded.elapsed
         if work.duration < SHORT:
             measured, scored = await work.score(
-                name, everything, stage="scoring", share=0.8, every=2 if rough else 1
+                name,
+                everything,
+                stage="scoring",
+                share=0.8,
+                every=_SPARSE if rough else 1,
+                search=search if direct and not tried else None,
             )
-            cost += scored.elapsed
+            cost += scored
+            if not direct and measured is not None and measured < choice.score - _UNPAIRED:
+                measured = None
         film = _Film(name, choice, measured, work.job.size_of(name), encoded.elapsed)
         tried.append(film)
         better = _correction(work, search, film)
         usual = sum(film.encode_time for film in tried) / len(tried)
-        in_time = work.search_time + cost <= time_limit(work.duration) * usual
+        # A film that was not sampled may be encoded far quicker the next time.
+        allowed = time_limit(work.duration) * usual * (0.85 if direct else 0.99)
+        in_time = work.search_time + cost <= allowed
+        # One more look rather than none of the looks' work being of any use.
+        in_time = in_time or (len(tried) == 2 and _best(work, search, tried) is None)
         in_time = in_time or work.duration < _TOO_SHORT_TO_COUNT
         too_large = film.written > work.largest
         if better is None or work.probes >= MAX_PROBES or not (in_time or too_large):

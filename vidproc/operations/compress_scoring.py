@@ -128,29 +128,51 @@ def score_command(
     stage: str,
     share: float,
     every: int = 1,
+    best: bool = False,
 ) -> Command:
     """Return the command that scores the file `name`, or the source against itself.
 
-    `every` looks at each so manieth picture only (VMAF alone can).
+    `every` looks at each so manieth picture only (VMAF alone can). With `best` the source is
+    scored against itself besides, which costs less than another command.
     """
     reference = sampled_picture(media, capabilities, size, pixel_format, samples)
     if name is None:
         twice = reference.filter_multi_output("split")
-        encoded, reference = twice.stream(0), twice.stream(1)
+        pairs = [(twice.stream(0), twice.stream(1))]
     else:
         encoded = ffmpeg.input(input_file(name), threads=THREADS)["v:0"]
         encoded = encoded.filter("format", pixel_format)
-    pair = [
-        stream.filter("setparams", **_SAME_LABELS)
-        .filter("settb", f"1/{PAIRING_RATE}")
-        .filter("setpts", "N")
-        for stream in (encoded, reference)
-    ]
+        if best and metric == "vmaf":
+            thrice = reference.filter_multi_output("split", 3)
+            pairs = [
+                (encoded, thrice.stream(0)),
+                (thrice.stream(1), thrice.stream(2)),
+            ]
+        else:
+            pairs = [(encoded, reference)]
     options: dict[str, Any] = {"shortest": 1}
     if metric == "vmaf":
         options.update(n_threads=_VMAF_THREADS, n_subsample=every)
-    result = ffmpeg.filter(pair, "lib" + metric if metric == "vmaf" else metric, **options)
-    graph = ffmpeg.output(result, "-", format="null", filter_complex_threads=THREADS)
+    results = [
+        ffmpeg.filter(
+            [_numbered(stream) for stream in pair],
+            "libvmaf" if metric == "vmaf" else metric,
+            **options,
+        )
+        for pair in pairs
+    ]
+    outputs = [
+        ffmpeg.output(
+            result,
+            "-",
+            format="null",
+            fps_mode="passthrough",
+            enc_time_base=f"1:{PAIRING_RATE}",
+            filter_complex_threads=THREADS,
+        )
+        for result in results
+    ]
+    graph = outputs[0] if len(outputs) == 1 else ffmpeg.merge_outputs(*outputs)
     rate = media.video.frame_rate if media.video is not None else None
     return ffmpeg_command(
         graph,
@@ -161,13 +183,29 @@ def score_command(
     )
 
 
+def _numbered(stream: Any) -> Any:
+    stream = stream.filter("setparams", **_SAME_LABELS)
+    return stream.filter("settb", f"1/{PAIRING_RATE}").filter("setpts", "N")
+
+
 def parse_score(completed: Completed, metric: Metric) -> float | None:
     """Return the VMAF score that a scoring command printed (one on SSIM is mapped to it)."""
-    found = _SCORE[metric].findall(completed.stderr_tail)
-    if not found:
+    values = _printed(completed, metric)
+    if not values:
         return None
-    value = float(found[-1])
-    return value if metric == "vmaf" else vmaf_of_ssim(value)
+    return min(values) if metric == "vmaf" else vmaf_of_ssim(min(values))
+
+
+def parse_best(completed: Completed, metric: Metric) -> float:
+    """Return the source's score against itself from a scoring command that also took `best`.
+
+    The two are told apart by their size: nothing is more like the source than itself.
+    """
+    return max(_printed(completed, metric), default=100.0) if metric == "vmaf" else 100.0
+
+
+def _printed(completed: Completed, metric: Metric) -> list[float]:
+    return [float(value) for value in _SCORE[metric].findall(completed.stderr_tail)]
 
 
 def vmaf_of_ssim(ssim: float) -> float:

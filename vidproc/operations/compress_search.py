@@ -83,6 +83,15 @@ class Search:
     points: list[Point] = field(default_factory=list)
     whole: list[Point] = field(default_factory=list)
 
+    def cap(self, best: float, below: float) -> None:
+        """Learn what the source scores against itself; the target is at least `below` less."""
+        self.best = best
+        if self.target > best - below:
+            above = self.aim - self.target
+            self.target = best - below
+            self.aim = self.target + above
+            self.floor = min(self.floor, self.target)
+
     def add(self, point: Point) -> None:
         """Take in a measured point; one at the same CRF is replaced."""
         self.points = [p for p in self.points if p.crf != point.crf]

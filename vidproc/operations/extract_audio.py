@@ -60,7 +60,7 @@ class ExtractAudioOperation(Operation[ExtractAudio]):
             options["disposition:v:0"] = "attached_pic"
             options["metadata:s:v:0"] = "comment=Cover (front)"
         if track.language:
-            options["metadata:s:a:0"] = f"language={track.language}"
+            options["metadata:g:language"] = f"language={track.language}"  # ID3 has one per file
         graph = ffmpeg.output(
             *streams,
             output_file(_RESULT),

@@ -42,6 +42,11 @@ KEPT_TAGS = ("title", "artist", "album_artist", "album", "composer", "genre", "t
 REFERENCE_WHITE = 203
 """cd/m2: the HDR level that becomes SDR white or nearly so (ITU-R BT.2408, 3.2)."""
 
+_UNINDEXED = frozenset({"mpegts", "mpeg"})
+"""Containers in which FFmpeg seeks to any picture and shows none before the next key picture."""
+_LONGEST_GROUP = 10.0
+"""Seconds from one key picture to the next at most; encoders seldom make them longer."""
+
 _COPYABLE: dict[Container, frozenset[str]] = {
     # What every player takes from this container, which is less than it can hold.
     "mp4": frozenset({"aac", "mp3"}),
@@ -55,6 +60,7 @@ _LAYOUTS: dict[str, str] = {
 _RGB = ("rgb", "bgr", "gbr", "argb", "abgr", "0rgb", "0bgr", "x2rgb", "x2bgr", "pal8", "bayer")
 _SNAPPED_RATE = 23  # pictures/s from which half a picture is less than 22 ms
 _SCALER = "lanczos+accurate_rnd+full_chroma_int"
+_RGB_SCALER = "lanczos"  # colours at full resolution make a GIF of drawn edges 7 % larger
 
 
 # Reading the source
@@ -73,14 +79,36 @@ def source(
     the container's start. Both None reads everything and keeps the streams' offsets.
     """
     options: dict[str, Any] = {**SAFE_INPUT, "threads": THREADS}
+    lead = 0.0
     if start is not None or duration is not None:
         offset = media.video.start_time if media.video is not None else 0.0
         at = (start or 0.0) + max(0.0, offset)
         if at > NO_SEEK:
-            options["ss"] = seconds(at)
+            if media.container in _UNINDEXED:
+                lead = _LONGEST_GROUP if at > _LONGEST_GROUP + NO_SEEK else at
+            if at > lead:
+                options["ss"] = seconds(at - lead)
         if duration is not None:
-            options["t"] = seconds(duration)
-    return ffmpeg.input(input_file(name), **options)
+            options["t"] = seconds(duration + lead)
+    node = ffmpeg.input(input_file(name), **options)
+    return _Later(node, media, lead) if lead else node
+
+
+@dataclass(frozen=True, slots=True)
+class _Later:
+    """An input node whose picture and sound begin `lead` seconds into what is read."""
+
+    node: Any
+    media: MediaInfo
+    lead: float
+
+    def __getitem__(self, index: str) -> Any:
+        stream = self.node[index]
+        if any(subtitle.index == int(index) for subtitle in self.media.subtitles):
+            return stream  # there is no text in these containers that could be kept
+        kind = "a" if any(track.index == int(index) for track in self.media.audio) else ""
+        stream = stream.filter(f"{kind}trim", start=seconds(self.lead))
+        return stream.filter(f"{kind}setpts", f"PTS-{seconds(self.lead)}/TB")
 
 
 SAFE_INPUT: dict[str, Any] = {
@@ -184,7 +212,8 @@ def picture(
             options = {k: v for k, v in options.items() if k == "in_range"}
         if _one_off(video, (width, height)):
             stream = stream.filter("crop", width, height, 0, 0, exact=1)
-        stream = stream.filter("scale", width, height, flags=_SCALER, **options)
+        flags = _RGB_SCALER if is_rgb(pixel_format) else _SCALER
+        stream = stream.filter("scale", width, height, flags=flags, **options)
     return stream.filter("format", pixel_format).filter("setsar", 1)
 
 

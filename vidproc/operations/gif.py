@@ -40,6 +40,7 @@ _SAME_SCORE = 0.005  # SSIM that nobody sees
 _FEWEST_FPS = 5.0
 _LEAST_WIDTH = 16
 _LEAD_SLOW = 10.0  # seconds read before the start to find the picture shown at it
+_ROUNDING = 0.001  # seconds: containers round times; half of the rate must not alternate by it
 _COLOUR_COST = {256: 1.0, 128: 0.87, 64: 0.75}  # relative bytes
 _FPS_EXPONENT = 0.85
 _PIXELS_EXPONENT = 0.9
@@ -412,7 +413,7 @@ def _pictures(
     before = skipped / look.fps
 
     def sample(stream: Any) -> Any:
-        stream = stream.filter("fps", fps=rate(look.fps), start_time=0)
+        stream = stream.filter("fps", fps=rate(look.fps), start_time=-_ROUNDING)
         stream = stream.filter("trim", start_frame=skipped, end_frame=skipped + frames(look, part))
         return stream.filter("setpts", "PTS-STARTPTS")
 

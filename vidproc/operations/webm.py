@@ -19,6 +19,8 @@ from vidproc.operations.parameters import WebM
 
 _RESULT = "result.webm"
 _SVT_LEAST_SIDE = 64
+_VP9_SPEED = 5  # half the CPU time of libvpx as it comes; 4 gains nothing in size
+_VP9_STEP = 1  # of CRF: at that speed the same CRF looks up to 0.6 VMAF worse than as it comes
 
 
 class WebMOperation(Operation[WebM]):
@@ -129,9 +131,10 @@ def encoder(parameters: WebM, size: filters.Size, capabilities: Capabilities) ->
     return {
         **options,
         "c:v": name,
+        "crf": max(0, parameters.quality - _VP9_STEP),
         "b:v": 0,
         "deadline": "good",
-        "cpu-used": 3 if size[0] * size[1] <= 1280 * 720 else 4,
+        "cpu-used": _VP9_SPEED,
         "row-mt": 1,
         "tile-columns": tiles,
         "g": 240,

@@ -1,0 +1,49 @@
+"""twistd with a data folder on a disk that is slow: for the benchmarks.
+
+    python benchmarks/slow_disk.py BYTES_PER_SECOND -n vidproc ...
+
+Each thread that writes an upload waits as long as such a disk would take, and then leaves a hole
+of that size in the file instead: gigabytes cost neither room nor the real disk's time.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from twisted.scripts.twistd import run
+
+from vidproc import transfer, zerocopy
+
+
+def slow_down(rate: float) -> None:
+    """Let what writes uploads take `rate` bytes a second in each thread."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    move: Callable[..., None] = zerocopy._Pipe.empty
+
+    def leave_hole(fd: int, size: int) -> None:
+        time.sleep(size / rate)
+        os.ftruncate(fd, os.lseek(fd, size, os.SEEK_CUR))
+
+    def write(self: Any, chunks: list[bytes | memoryview]) -> int:
+        size = sum(map(len, chunks))
+        if self._digest is not None:
+            for chunk in chunks:
+                self._digest.update(chunk)
+        leave_hole(self._open(), size)
+        return size
+
+    def empty(self: Any, fd: int, size: int) -> None:
+        move(self, nowhere, size)
+        leave_hole(fd, size)
+
+    transfer.FileWriter._write_in_thread = write  # type: ignore[method-assign]
+    zerocopy._Pipe.empty = empty  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    slow_down(float(sys.argv.pop(1)))
+    sys.exit(run())
