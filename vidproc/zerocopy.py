@@ -38,6 +38,8 @@ PATIENCE = 0.002
 
 _SEND_STEP = 4 << 20
 _PIPE_SIZE = 1 << 20
+_GATHER = 256 << 10  # bytes that a waiting thread lets gather before it is woken up
+_LEAST = 32 << 10  # bytes in one wait below which a stream is too slow to keep a thread for
 _F_SETPIPE_SZ = 1031  # fcntl.F_SETPIPE_SZ, which Python names on Linux only
 _UNABLE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EOVERFLOW}
 
@@ -316,10 +318,10 @@ def splice_into(writer: FileWriter, transport: Any, size: int) -> Deferred[Splic
     reactor to find.
     """
     turn = Spliced()
-    source = os.dup(transport.fileno())  # the transport may close its own meanwhile
+    source = transport.getHandle().dup()  # the transport may close its own meanwhile
 
     def over(result: bool | Failure) -> Spliced:
-        os.close(source)
+        source.close()
         turn.more = result is True
         return turn
 
@@ -327,26 +329,36 @@ def splice_into(writer: FileWriter, transport: Any, size: int) -> Deferred[Splic
     return taking.addBoth(over)
 
 
-def _splice_in_thread(source: int, fd: int, size: int, turn: Spliced) -> tuple[int, bool]:
+def _splice_in_thread(source: socket.socket, fd: int, size: int, turn: Spliced) -> tuple[int, bool]:
     """Move bytes until the turn is over; return how many and whether there may be more."""
     pipe = _Pipe.of_this_thread()
     size = min(size, TURN_BYTES)
     deadline = time.monotonic() + TURN_TIME
     bytes_there = select.poll()
     bytes_there.register(source, select.POLLIN)
-    while turn.size < size and time.monotonic() < deadline:
-        try:
-            taken = pipe.fill(source, size - turn.size)
-        except BlockingIOError:
-            if not bytes_there.poll(PATIENCE * 1000):
+    waited = False
+    source.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, min(_GATHER, size))
+    try:
+        while turn.size < size and time.monotonic() < deadline:
+            try:
+                taken = pipe.fill(source, size - turn.size)
+            except BlockingIOError:
+                if waited:
+                    return turn.size, False
+                bytes_there.poll(PATIENCE * 1000)
+                waited = True
+                continue
+            except OSError:
+                return turn.size, False  # the reactor will meet it
+            if not taken:
                 return turn.size, False
-            continue
-        except OSError:
-            return turn.size, False  # the reactor will meet it
-        if not taken:
-            return turn.size, False
-        turn.size += taken
-        pipe.empty(fd, taken)
+            turn.size += taken
+            pipe.empty(fd, taken)
+            if waited and taken < _LEAST:
+                return turn.size, False  # too slow to keep a thread for
+            waited = False
+    finally:
+        source.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
     return turn.size, not _Pipe.refused
 
 
@@ -376,8 +388,10 @@ class _Pipe:
         os.close(self._read)
         os.close(self._write)
 
-    def fill(self, source: int, size: int) -> int:
-        return os.splice(source, self._write, min(self._size, size), flags=os.SPLICE_F_NONBLOCK)
+    def fill(self, source: socket.socket, size: int) -> int:
+        return os.splice(
+            source.fileno(), self._write, min(self._size, size), flags=os.SPLICE_F_NONBLOCK
+        )
 
     def empty(self, fd: int, size: int) -> None:
         """Move the `size` bytes that it holds to a file; raises `OSError` and is useless then."""
