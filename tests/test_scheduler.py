@@ -220,6 +220,23 @@ class CancelTests(SchedulerTestCase):
         self.assertIs(self.successResultOf(self.cancel(rig, task_id)), State.CANCELLED)
         self.assertEqual((rig.scheduler.running, rig.scheduler.queued), (1, 0))
 
+    def test_a_cancel_that_a_full_disk_hinders_is_507_and_can_be_tried_again(self) -> None:
+        """The task is still queued then; nothing is half cancelled."""
+        rig = self.rig(max_concurrent=1)
+        self.submit(rig, "192.0.2.7")
+        task_id = self.submit(rig)
+        move = rig.store.move
+
+        def full(*arguments: Any, **keywords: Any) -> Any:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        rig.store.move = full  # type: ignore[method-assign]
+        refused = self.failureResultOf(self.cancel(rig, task_id), ServiceError)
+        self.assertEqual(refused.value.code, 507)
+        self.assertIs(self.state(rig, task_id), State.QUEUED)
+        rig.store.move = move  # type: ignore[method-assign]
+        self.assertIs(self.successResultOf(self.cancel(rig, task_id)), State.CANCELLED)
+
     def test_a_completed_task_keeps_its_state_and_loses_its_files(self) -> None:
         """Its download is 410 from then on."""
         rig = self.rig()

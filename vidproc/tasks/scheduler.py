@@ -40,6 +40,7 @@ from vidproc.tasks.uploads import (
     Uploads,
     UploadSession,
     estimate_output,
+    explain_write_error,
 )
 from vidproc.threads import WorkerThreads, when_fired
 from vidproc.units import format_duration
@@ -266,6 +267,13 @@ class Scheduler:
                     # It was claimed meanwhile: the claim's answer is on its way to us.
                     await deferLater(self._reactor, 0.01)
                     continue
+                except sqlite3.Error as error:
+                    self.log.error(
+                        "task {task_id} can't be cancelled: {error}",
+                        task_id=task_id,
+                        error=str(error),
+                    )
+                    raise explain_write_error(error) from error
                 await self._leave(task, self._active[task_id].input_key)
         task = await self._find(task_id, caller)
         await self._remove_result(task)

@@ -151,17 +151,17 @@ def taken_over() -> ServiceError:
 
 
 def explain_write_error(error: BaseException | None) -> ServiceError:
-    """Return what to tell a client when its bytes can't be written."""
+    """Return what to tell a client when its file, or a change of its task, can't be stored."""
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     if full or (isinstance(error, sqlite3.Error) and "full" in str(error)):
         return ServiceError(
             ErrorCode.NO_SPACE,
-            "The server ran out of room while it took your file.",
+            "The server has run out of room.",
             "Try again later, or ask the server's operator for room.",
         )
     return ServiceError(
         ErrorCode.INTERNAL,
-        "The server could not store your file.",
+        "The server could not store that.",
         "Try again later; if it happens again, tell the server's operator.",
     )
 
