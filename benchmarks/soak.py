@@ -300,7 +300,8 @@ class Worker(threading.Thread):
             self.ledger.accepted[task_id].cancelled = True
         answer = self.client.request({"action": "cancel", "task_id": task_id})[0]
         self._note_error(answer)
-        if is_error(answer):
+        # On a full disk nothing can be written down; 507 says so, and to try again.
+        if is_error(answer) and answer["error"]["code"] != 507:
             self.ledger.violate(f"cancel of {task_id}: {answer}")
 
     def watch(self) -> None:

@@ -160,6 +160,7 @@ class Rig:
             disk=self.disk,
             store=self.store,
             store_thread=InPlace(),  # type: ignore[arg-type]
+            lookup_thread=InPlace(),  # type: ignore[arg-type]
             runner=self.runner,
             capabilities=AllCapabilities(),
             cores=2,

@@ -642,12 +642,12 @@ class ConnectionTests(ProtocolTestCase):
     def test_a_client_that_sends_ahead_is_paused_while_it_waits(self) -> None:
         """Requests pile up in its own buffers, not in ours."""
         rig = self.rig()
-        rig.scheduler._store_thread = ByHand()
+        rig.scheduler._lookup_thread = ByHand()
         client = rig.connect()
         client.send(message({"action": "status", "task_id": "0" * 32}))
         client.send(message({"action": "info"}) * 5000)
         self.assertEqual(client.transport.producerState, "paused")
-        rig.scheduler._store_thread.run_all()
+        rig.scheduler._lookup_thread.run_all()
         rig.clock.pump([0.0] * 400)
         self.assertEqual(client.transport.producerState, "producing")
         self.assertEqual(len(client.answers()), 5001)

@@ -45,6 +45,27 @@ class StoreTests(SynchronousTestCase):
         task = self.admit(make_task(peer, **fields))
         return self.store.move(task.task_id, State.QUEUED, queued_at=1001.0)
 
+    def test_a_lookup_does_not_wait_for_a_commit(self) -> None:
+        """It sees what was committed, while the writer is in the middle of a transaction."""
+        task = self.admit(make_task())
+        with self.store._transaction() as db:
+            db.execute("UPDATE tasks SET state = 'queued'")
+            found = self.store.look_up(task.task_id)
+            assert found is not None
+            self.assertIs(found.state, State.UPLOADING)
+        found = self.store.look_up(task.task_id)
+        assert found is not None
+        self.assertIs(found.state, State.QUEUED)
+        self.assertIsNone(self.store.look_up("0" * 32))
+
+    def test_a_closed_store_leaves_one_file(self) -> None:
+        """The log is back in the database, so that a copy of the one file is a backup."""
+        self.admit(make_task())
+        self.store.close()
+        self.assertEqual([p.name for p in self.path.parent.iterdir()], [self.path.name])
+        self.assertRaises(sqlite3.ProgrammingError, self.store.look_up, "0" * 32)
+        self.store.open()
+
     def test_a_task_comes_back_as_it_was_stored(self) -> None:
         """Every field, nested ones included, survives the way through SQLite."""
         task = self.admit(

@@ -157,6 +157,7 @@ class VidprocService(Service):
         self._store.open()
         self._recover()
         self._store_thread = WorkerThreads(self._reactor, "store", 1)
+        self._lookup_thread = WorkerThreads(self._reactor, "lookup", 1)
         self._disk = WorkerThreads(self._reactor, "disk", DISK_THREADS)
         cores = usable_cores()
         memory = psutil.virtual_memory().total
@@ -174,6 +175,7 @@ class VidprocService(Service):
             disk=self._disk,
             store=self._store,
             store_thread=self._store_thread,
+            lookup_thread=self._lookup_thread,
             runner=self._runner,
             capabilities=ffmpeg,
             cores=cores,
@@ -199,6 +201,7 @@ class VidprocService(Service):
             cores,
         )
         self._store_thread.start()
+        self._lookup_thread.start()
         self._disk.start()
         self._scheduler.start(self._store.in_states([State.QUEUED]))
         self._performance.startService()
@@ -278,6 +281,7 @@ class VidprocService(Service):
         await _maybe(self._performance.stopService())
         self._disk.stop()
         self._store_thread.stop()
+        self._lookup_thread.stop()
         self._store.close()
         self.log.info("stopped")
         self._logs.stop()

@@ -132,6 +132,7 @@ class Scheduler:
         disk: WorkerThreads,
         store: Store,
         store_thread: WorkerThreads,
+        lookup_thread: WorkerThreads,
         runner: Runner,
         capabilities: Capabilities,
         cores: int,
@@ -144,6 +145,7 @@ class Scheduler:
         self._disk = disk
         self._store = store
         self._store_thread = store_thread
+        self._lookup_thread = lookup_thread
         self._runner = runner
         self._capabilities = capabilities
         self._cores = cores
@@ -605,7 +607,7 @@ class Scheduler:
     async def _find(self, task_id: str, caller: Caller) -> Task:
         task = self._active.get(task_id)
         if task is None:
-            task = await self._store_thread.call(self._store.get, task_id)
+            task = await self._lookup_thread.call(self._store.look_up, task_id)
         # A task may have been queued or have ended while the store was asked.
         task = self._active.get(task_id, task)
         if (

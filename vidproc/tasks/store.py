@@ -1,12 +1,14 @@
-"""Where tasks are kept: SQLite, one connection, used from one thread.
+"""Where tasks are kept: SQLite, one connection for everything and one for looking tasks up.
 
 `Store` is plain and synchronous; its callers run it in a thread of its own
 (`vidproc.threads.WorkerThreads` with one thread):
 
     task = await store_thread.call(store.claim_next, owner, now, lease_until)
 
-Each method is one transaction. Settings and why: WAL, so that readers (backups) do not block us;
-``synchronous=FULL``, so that a commit is on the disk when it returns, for `accepted` is a promise.
+`look_up` alone is for a second thread: who asks after a task does not wait for the disk to have
+taken another task's commit. Each method is one transaction. Settings and why: WAL, so that readers
+(lookups, backups) and the writer do not block each other; ``synchronous=FULL``, so that a commit
+is on the disk when it returns, for `accepted` is a promise.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ class Store:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._connection: sqlite3.Connection | None = None
+        self._reader: sqlite3.Connection | None = None
 
     def open(self) -> None:
         """Open the database and bring its schema up to date. Raises `SchemaTooNew`."""
@@ -57,9 +60,20 @@ class Store:
         connection.execute("PRAGMA busy_timeout = 10000")
         self._connection = connection
         self._migrate()
+        self._reader = sqlite3.connect(
+            f"{self._path.absolute().as_uri()}?mode=ro",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        self._reader.row_factory = sqlite3.Row
 
     def close(self) -> None:
         """Close the database."""
+        if self._reader is not None:
+            # First, for the last one to close puts the log back into the database, and this can't.
+            self._reader.close()
+            self._reader = None
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -157,6 +171,12 @@ class Store:
     def get(self, task_id: str) -> Task | None:
         """Return the task, or None."""
         return self._get(self._db, task_id)
+
+    def look_up(self, task_id: str) -> Task | None:
+        """Return the task as last committed, or None; for another thread than the others'."""
+        if self._reader is None:
+            raise sqlite3.ProgrammingError("the store is closed")
+        return self._get(self._reader, task_id)
 
     def by_upload_id(self, upload_id: str) -> Task | None:
         """Return the task of a resumable upload, or None."""
