@@ -1,9 +1,16 @@
 """Prepares a media process from the inside, then becomes it.
 
-Run as ``python -I -S -B launcher.py SPEC PROGRAM [ARGUMENT ...]``, where SPEC is a JSON object that
-`vidproc.ffmpeg.sandbox` writes, or as ``launcher.py --report`` to find out which layers this
+Run as ``python -I -S -B launcher.py SETTING=VALUE ... -- PROGRAM [ARGUMENT ...]``, with settings
+that `vidproc.ffmpeg.sandbox` writes, or as ``launcher.py --report`` to find out which layers this
 machine has. Stands alone: it imports nothing of vidproc and little of the standard library, for it
-is started for every command and adds its start to the command's time.
+is started for every command and adds its start to the command's time (json and signal alone would
+double it).
+
+    parent=PID               the process that it must be the child of
+    limit=RLIMIT_NAME:VALUE  a resource limit
+    layer=NAME               landlock, seccomp or namespaces
+    read=PATH, write=PATH, execute=PATH
+                             for `landlock`
 
 Each layer is given up for good before the program starts, so nothing that FFmpeg reads can take it
 back: resource limits, a user and network namespace, no_new_privs, Landlock, a seccomp filter.
@@ -11,12 +18,13 @@ back: resource limits, a user and network namespace, no_new_privs, Landlock, a s
 
 import ctypes
 import errno
-import json
 import os
 import resource
-import signal
 import struct
 import sys
+
+# The same on every Linux that is supported, and on macOS.
+_SIGKILL, _SIGPIPE, _SIGXFSZ = 9, 13, 25
 
 # From the kernel's headers (linux/prctl.h, sched.h, landlock.h, seccomp.h, audit.h, filter.h).
 _PR_SET_PDEATHSIG = 1
@@ -165,8 +173,10 @@ def seccomp() -> None:
 
 
 def report() -> None:
-    """Print which layers hold on this machine, each tried for real in a child."""
-    print(json.dumps({name: _try(layer) for name, layer in _TRIALS.items()}))
+    """Print the layers that hold on this machine, a line each; each is tried in a child."""
+    for name, layer in _TRIALS.items():
+        if _try(layer):
+            print(name)
 
 
 def _try(layer: object) -> bool:
@@ -247,23 +257,28 @@ def main() -> None:
 
 def become() -> None:
     """Give up what the program must not have, and become the program."""
-    spec = json.loads(sys.argv[1])
-    argv = sys.argv[2:]
-    layers = spec["layers"]
+    end = sys.argv.index("--")
+    settings: dict[str, list[str]] = {}
+    for setting in sys.argv[1:end]:
+        name, _, value = setting.partition("=")
+        settings.setdefault(name, []).append(value)
+    layers = settings.get("layer", ())
+    argv = sys.argv[end + 1 :]
     os.setsid()
-    apply_limits(spec["limits"])
+    limits = [limit.split(":") for limit in settings.get("limit", ())]
+    apply_limits({name: int(value) for name, value in limits})
     if "namespaces" in layers:
         unshare()
     if sys.platform == "linux":
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
         # After unshare, for a change of credentials clears it.
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != spec["parent"]:
+        _prctl(_PR_SET_PDEATHSIG, _SIGKILL)
+    if [str(os.getppid())] != settings.get("parent"):
         sys.exit("launcher: the server is gone")  # it died before the death signal was set
     if "landlock" in layers:
-        landlock(spec["read"], spec["write"], spec["execute"])
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)  # Python ignores them, and exec keeps what is ignored
+        landlock(*(settings.get(right, []) for right in ("read", "write", "execute")))
+    for number in (_SIGPIPE, _SIGXFSZ):
+        _libc().signal(number, None)  # Python ignores them, and exec keeps what is ignored
     if "seccomp" in layers:
         seccomp()
     os.execve(argv[0], argv, {})  # noqa: S606 - no shell is the point

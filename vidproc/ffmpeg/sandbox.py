@@ -7,7 +7,6 @@ docs/security.md says what each layer is for.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -51,11 +50,7 @@ def find_layers(mode: str) -> frozenset[str]:
         check=False,
         env={},
     )
-    try:
-        tried = json.loads(done.stdout)
-    except ValueError:
-        tried = {}
-    layers = frozenset(name for name, holds in tried.items() if holds)
+    layers = frozenset(done.stdout.decode().split())
     if mode == "strict":
         lacking = [
             what
@@ -114,15 +109,16 @@ class Sandbox:
             limits["RLIMIT_AS"] = self.address_space
         if "namespaces" in self.layers:
             limits["RLIMIT_NPROC"] = self.processes
-        spec = {
-            "parent": os.getpid(),
-            "limits": limits,
-            "layers": sorted(self.layers),
+        settings = {
+            "parent": [str(os.getpid())],
+            "limit": [f"{name}:{value}" for name, value in limits.items()],
+            "layer": sorted(self.layers),
             "read": [*_READ, *reads],
             "write": [*_WRITE, *((folder,) if folder else ())],
             "execute": [*_SYSTEM, *_program_paths(argv[0])],
         }
-        return [sys.executable, "-I", "-S", "-B", _LAUNCHER, json.dumps(spec), *argv]
+        written = [f"{name}={value}" for name, values in settings.items() for value in values]
+        return [sys.executable, "-I", "-S", "-B", _LAUNCHER, *written, "--", *argv]
 
 
 def _program_paths(program: str) -> list[str]:
