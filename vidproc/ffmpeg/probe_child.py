@@ -8,6 +8,7 @@ anything else is a crash. Nothing that is printed here is believed by the reader
 
 import itertools
 import json
+import os
 import sys
 import time
 from typing import Any
@@ -46,6 +47,8 @@ _DEFAULT, _FORCED = 0x1, 0x40
 _FRAMES_WANTED = 4
 """Pictures that are decoded to learn about interlacing."""
 _TIMES_KEPT = 20_000
+_LAST_PACKETS = 32
+"""Packets at the end of a film that we made whose pictures are all decoded."""
 
 
 class Refused(Exception):
@@ -66,11 +69,13 @@ class Tally:
         self.last: float | None = None
         self.end: float | None = None
         self.last_key: int | None = None
+        self.since_key = 0
         self.times: list[int] = []
 
     def add(self, packet: Any) -> None:
         """Count a packet."""
         self.packets += 1
+        self.since_key += 1
         self.bytes += packet.size
         stamp = packet.pts if packet.pts is not None else packet.dts
         if stamp is None or packet.time_base is None:
@@ -85,6 +90,7 @@ class Tally:
             self.end = moment + length
         if packet.is_keyframe:
             self.last_key = stamp
+            self.since_key = 1
         if len(self.times) < _TIMES_KEPT:
             self.times.append(stamp)
 
@@ -352,15 +358,16 @@ def _verify(
         tally = tallies[video.index]
         with _open(path, options) as container:
             stream = container.streams[video.index]
-            stream.codec_context.thread_count = 2
-            if tally.last_key is not None and tally.packets > 50:
+            sought = tally.last_key is not None and tally.packets > 50
+            if sought:
                 try:
                     container.seek(tally.last_key, stream=stream)
                 except av.error.FFmpegError:
-                    pass
+                    sought = False
             last = None
+            skip = tally.since_key - _LAST_PACKETS if sought else 0
             try:
-                for frame in container.decode(stream):
+                for frame in _decode(container, stream, tally.last_key if skip > 0 else None, skip):
                     if frame.is_corrupt:
                         raise Refused("unsound", "a picture is corrupt")
                     last = frame.time if frame.time is not None else last
@@ -378,6 +385,28 @@ def _verify(
                 next(iter(container.decode(container.streams[stream.index])))
             except (av.error.FFmpegError, StopIteration) as error:
                 raise Refused("unsound", f"the sound can't be decoded: {error}") from None
+
+
+def _decode(container: Any, stream: Any, key: int | None, skip: int) -> Any:
+    """Decode to the end, as cheaply as leads to the last pictures.
+
+    Of the `skip` packets from the one at `key` on, those that no other picture refers to are left
+    out, and no picture is smoothed: this halves the time, which every task waits for.
+    """
+    context = stream.codec_context
+    context.thread_type = "FRAME"
+    context.thread_count = min(4, os.cpu_count() or 1)
+    context.options = {"skip_loop_filter": "all"}
+    if key is not None:
+        context.skip_frame = "NONREF"
+    for packet in container.demux(stream):
+        if packet.pts == key or skip <= 0:
+            key = None
+        if key is None:
+            skip -= 1
+        if skip < 0:
+            context.skip_frame = "DEFAULT"
+        yield from packet.decode()
 
 
 def main() -> None:
