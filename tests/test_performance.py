@@ -12,7 +12,14 @@ from tests.rig import Rig, message
 from tests.test_protocol import UPLOAD
 from vidproc.performance import INTERVAL, Counters, PerformanceService
 from vidproc.server.throttle import LEAST_RATE, IngestThrottle
+from vidproc.tasks.scheduler import LONG
 from vidproc.tasks.settings import Settings
+
+FILM = {
+    "action": "upload",
+    "type": "webm",
+    "parameters": {"start_time": 0, "duration": 3600},
+}
 
 
 class MadeUp(PerformanceService):
@@ -63,8 +70,8 @@ class PerformanceTests(SynchronousTestCase):
     def figures(self) -> list[str]:
         return [line for line in self.lines if line.startswith("cpu_ffmpeg=")]
 
-    def submit(self, peer: str) -> None:
-        self.rig.connect(peer).send(message(UPLOAD, b"film", "mp4"))
+    def submit(self, peer: str, request: dict[str, Any] = UPLOAD) -> None:
+        self.rig.connect(peer).send(message(request, b"film", "mp4"))
 
     def test_a_line_of_figures_at_start_and_every_interval(self) -> None:
         """Steadily, whatever the round in between does."""
@@ -98,6 +105,39 @@ class PerformanceTests(SynchronousTestCase):
         self.service.ffmpeg = 0.95
         self.rig.clock.pump([1.0] * int(2 * INTERVAL))
         self.assertEqual(self.rig.scheduler.concurrency, 2)
+
+    def test_a_short_task_starts_beside_long_ones(self) -> None:
+        """One at a time, though FFmpeg uses all of the CPU; a long one waits for its turn."""
+        for n in range(4):
+            self.submit(f"192.0.2.{n}", FILM if n < 3 else UPLOAD)
+        self.submit("192.0.2.4")
+        first = set(self.rig.runner.running)
+        self.service.ffmpeg = 0.95
+        self.rig.clock.pump([1.0] * int(LONG - 1))
+        self.assertEqual(self.rig.scheduler.running, 2)
+        self.rig.clock.pump([1.0] * 30)
+        self.assertEqual((self.rig.scheduler.running, self.rig.scheduler.queued), (3, 2))
+        self.assertEqual(sum("starts beside 2 others" in line for line in self.lines), 1)
+        # The long ones keep their places, and the next short one follows.
+        for command in set(self.rig.runner.running) - first:
+            command.fail()
+        self.assertEqual((self.rig.scheduler.running, self.rig.scheduler.queued), (2, 2))
+        self.rig.clock.advance(1.0)
+        self.assertEqual((self.rig.scheduler.running, self.rig.scheduler.queued), (3, 1))
+
+    def test_a_short_task_that_is_cancelled_makes_room_for_the_next(self) -> None:
+        """Before or after it has begun."""
+        for n in range(2):
+            self.submit(f"192.0.2.{n}", FILM)
+        client = self.rig.connect("192.0.2.9")
+        for _ in range(2):
+            client.send(message(UPLOAD, b"film", "mp4"))
+            task_id = client.answer()["task_id"]
+            self.rig.clock.pump([1.0] * int(LONG + 1))
+            self.assertEqual(self.rig.scheduler.running, 3)
+            client.send(message({"action": "cancel", "task_id": task_id}))
+            self.assertEqual(client.answer()["status"], "cancelled")
+            self.assertEqual(self.rig.scheduler.running, 2)
 
     def test_uploads_give_way_to_video_but_not_below_their_floor(self) -> None:
         """While FFmpeg is short of CPU time and uploads bring much."""

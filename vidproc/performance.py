@@ -115,7 +115,10 @@ class PerformanceService(Service):
 
     async def _tick(self) -> None:
         """One round. Each part catches its own faults: a LoopingCall whose call raises stops."""
-        parts: list[Callable[[], Awaitable[None]]] = [self._keep_cpu_for_video]
+        parts: list[Callable[[], Awaitable[None]]] = [
+            self._keep_cpu_for_video,
+            self._let_short_tasks_by,
+        ]
         if self._reactor.seconds() >= self._next_line:
             self._next_line = self._reactor.seconds() + INTERVAL - TURN / 2
             parts += [self._measure_and_rebalance, self._scheduler.renew_leases]
@@ -273,6 +276,21 @@ class PerformanceService(Service):
                 )
         elif not waiting and current != self._base:
             self._decide(self._base, "no task waits")
+
+    async def _let_short_tasks_by(self) -> None:
+        """Begin a short task that waits behind long films, whatever they use of the CPU."""
+        task = self._scheduler.held_up()
+        if task is None or self._scheduler.settings.max_concurrent is not None:
+            return
+        if psutil.virtual_memory().available < 2 * _MEMORY_PER_JOB:
+            return
+        self.log.info(
+            "task {task_id} ({type}) starts beside {running} others: it is short and they are not",
+            task_id=task.task_id,
+            type=task.type,
+            running=self._scheduler.running,
+        )
+        self._scheduler.let_by(task)
 
     def _decide(self, concurrency: int, reason: str) -> None:
         self.log.info(

@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from vidproc.ffmpeg.runner import Runner
 from vidproc.mmp.errors import ErrorCode, ServiceError
 from vidproc.operations.base import Capabilities
+from vidproc.operations.parameters import Gif, WebM, parse_parameters
 from vidproc.operations.registry import get_operation
 from vidproc.storage import Storage, work_key
 from vidproc.tasks.execution import Attempt, AttemptStopped, Outcome
@@ -47,6 +48,14 @@ from vidproc.units import format_duration
 
 ROW_RETENTION = 30 * 86400.0
 """Seconds for which a task is remembered after its files are gone."""
+LONG = 15.0
+"""Seconds after which a running task counts as long."""
+SHORT_CLIP = 30.0
+"""Seconds of a GIF or WebM up to which it counts as short."""
+SHORT_FILM = 16 << 20
+"""Bytes of a film up to which the operations on all of it count as short."""
+SHORT_SOUND = 1 << 30
+"""The same for `extract_audio`."""
 RETRY_DELAY = 1.0
 """Seconds to wait after a first fault of ours, twice as long after the second."""
 MAX_FAILURES = 3
@@ -154,6 +163,7 @@ class Scheduler:
         self._ended: dict[str, Deferred[None]] = {}
         self._subscriptions: dict[str, set[Subscription]] = {}
         self._downloads: dict[str, int] = {}
+        self._beside: str | None = None
         self._filling = False
         self._fill_again = False
         self._stopping = False
@@ -253,8 +263,9 @@ class Scheduler:
         while task_id in self._active:
             attempt = self._attempts.get(task_id)
             if attempt is not None:
+                ended = self._ended[task_id]
                 attempt.stop(_CANCELLED)
-                await when_fired(self._ended[task_id])
+                await when_fired(ended)
             else:
                 try:
                     task = await self._store_thread.call(
@@ -358,6 +369,21 @@ class Scheduler:
         self.concurrency = max(1, wanted)
         self._fill()
 
+    def held_up(self) -> Task | None:
+        """Return a short task that waits behind long ones; None when there is none to let by."""
+        if self._beside is not None or len(self._attempts) < self.concurrency:
+            return None
+        now = self._reactor.seconds()
+        if any(now - attempt.started_at < LONG for attempt in self._attempts.values()):
+            return None
+        waiting = (task for task in self._active.values() if task.state is State.QUEUED)
+        return next((task for task in waiting if is_short(task)), None)
+
+    def let_by(self, task: Task) -> None:
+        """Begin a waiting task now, one more than `concurrency`."""
+        self._beside = task.task_id
+        self._fill()
+
     async def renew_leases(self) -> None:
         """Tell other servers on the same store that we are alive."""
         if self._attempts:
@@ -431,19 +457,31 @@ class Scheduler:
         try:
             while self._fill_again and not self._stopping:
                 self._fill_again = False
-                while len(self._attempts) < self.concurrency and self.queued > 0:
-                    now = self._reactor.seconds()
-                    task = await self._store_thread.call(
-                        self._store.claim_next, self.owner, now, now + LEASE
-                    )
-                    if task is None or self._stopping:
-                        break
-                    self._begin(task)
+                if self._beside is not None and self._beside not in self._attempts:
+                    await self._claim(self._beside)
+                    if self._beside not in self._attempts:
+                        self._beside = None  # cancelled meanwhile
+                while self._has_room() and self.queued > 0 and await self._claim():
+                    pass
         except Exception:
             self.log.failure("the store can't be read; trying again")
             self._reactor.callLater(_STORE_RETRY, self._fill)
         finally:
             self._filling = False
+
+    def _has_room(self) -> bool:
+        return len(self._attempts) - (self._beside in self._attempts) < self.concurrency
+
+    async def _claim(self, only: str | None = None) -> bool:
+        """Begin the oldest waiting task, or `only` that one; return whether there was one."""
+        now = self._reactor.seconds()
+        task = await self._store_thread.call(
+            self._store.claim_next, self.owner, now, now + LEASE, only
+        )
+        if task is None or self._stopping:
+            return False
+        self._begin(task)
+        return True
 
     def _begin(self, task: Task) -> None:
         self._active[task.task_id] = task
@@ -504,6 +542,8 @@ class Scheduler:
         finally:
             self._attempts.pop(task.task_id, None)
             self._ended.pop(task.task_id, None)
+            if self._beside == task.task_id:
+                self._beside = None
             self._fill()
 
     async def _perform(self, task: Task, attempt: Attempt) -> tuple[State, dict[str, Any]]:
@@ -643,6 +683,17 @@ class Scheduler:
             task = self._active.get(task_id)
             if task is not None and task.state is State.QUEUED:
                 self._tell(task_id)
+
+
+def is_short(task: Task) -> bool:
+    """Whether the work on a task is likely to be over within a minute.
+
+    Nothing but the request and the file's size is known of it yet.
+    """
+    parameters, _ = parse_parameters(task.type, task.parameters)
+    if isinstance(parameters, Gif | WebM):
+        return parameters.length <= SHORT_CLIP
+    return task.input_size <= (SHORT_SOUND if task.type == "extract_audio" else SHORT_FILM)
 
 
 def _view_of_ended(task: Task) -> TaskView:

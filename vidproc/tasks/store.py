@@ -238,11 +238,18 @@ class Store:
         with self._transaction() as db:
             self._set(db, task_id, fields)
 
-    def claim_next(self, owner: str, now: float, lease_until: float) -> Task | None:
-        """Give the oldest queued task to `owner` and begin an attempt; None when none waits."""
+    def claim_next(
+        self, owner: str, now: float, lease_until: float, only: str | None = None
+    ) -> Task | None:
+        """Give the oldest queued task, or `only` that one, to `owner` and begin an attempt.
+
+        Returns None when none waits.
+        """
         with self._transaction() as db:
             row = db.execute(
-                "SELECT * FROM tasks WHERE state = 'queued' ORDER BY seq LIMIT 1"
+                "SELECT * FROM tasks WHERE state = 'queued' AND (? IS NULL OR task_id = ?)"
+                " ORDER BY seq LIMIT 1",
+                (only, only),
             ).fetchone()
             if row is None:
                 return None
