@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from twisted.internet import error, reactor, task
 from twisted.internet.defer import Deferred
@@ -233,12 +234,19 @@ class ScriptedServer(Factory):
 
 
 class ServerCase(TestCase):
-    """A test with a scripted server on a loopback port of its own, and a folder."""
+    """A test with a scripted server on a loopback port of its own, and a folder.
+
+    What clients remember goes to `state`, for those in processes of their own, too.
+    """
 
     def setUp(self) -> None:
         self.server = ScriptedServer()
         self.port = self.listen(self.server)
         self.folder = Path(tempfile.mkdtemp(dir=self.mktemp_folder()))
+        self.state = Path(self.mktemp()).absolute()
+        environment = mock.patch.dict(os.environ, {"XDG_STATE_HOME": str(self.state)})
+        environment.start()
+        self.addCleanup(environment.stop)
         self.notices: list[str] = []
         self.logged = io.StringIO()
         self.log = logging.Logger("test", logging.INFO)

@@ -35,6 +35,16 @@ class Source:
         """The file's name for people, without the folder, in valid UTF-8."""
         return self.path.name.encode("utf-8", "replace").decode("utf-8")[:255]
 
+    @property
+    def identity(self) -> dict[str, str | int]:
+        """What tells the file as it was when it was opened from any other, in any run."""
+        return {
+            "path": str(self.path.resolve()),
+            "size": self.size,
+            "modified_ns": self._before.st_mtime_ns,
+            "inode": self._before.st_ino,
+        }
+
     def unchanged(self) -> bool:
         """Whether the file is as it was when it was opened."""
         now = os.fstat(self.file.fileno())
@@ -143,7 +153,7 @@ class PartFile:
             self._file.close()
             self._file = None
             self.path.replace(target)
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
         except OSError as error:
             raise _not_written(error) from None
 
@@ -164,8 +174,8 @@ def _not_written(error: OSError) -> ResultNotWritten:
     return ResultNotWritten(f"The result can't be written: {error.strerror or error}.")
 
 
-def _sync_folder(folder: Path) -> None:
-    """Bring the new name itself to the disk, where the system can do that."""
+def sync_folder(folder: Path) -> None:
+    """Bring a new name in `folder` itself to the disk, where the system can do that."""
     if os.name != "posix":
         return
     try:

@@ -34,6 +34,7 @@ from vidproc.mmp.codec import (
     encode_head,
 )
 from vidproc.mmp.errors import RemoteProtocolError
+from vidproc.units import format_size
 
 CHUNK_SIZE = 1 << 20
 """Bytes read from a file, or from the network, at a time."""
@@ -97,6 +98,11 @@ class Refused(ClientError):
         self.description = description
         self.solution = solution
         self.fields = fields
+
+    @property
+    def for_good(self) -> bool:
+        """Whether the same would be refused later, too: no token, slot or room is wanting."""
+        return self.code < 500 and self.code not in (401, 429)
 
 
 @dataclass(frozen=True, slots=True)
@@ -509,7 +515,8 @@ class RetryPolicy:
 class Client:
     """A server as seen from here: does requests on one connection, or on as many as it takes.
 
-    `notice` is called with a sentence when a connection broke and will be tried again.
+    `notice` is called with a sentence when a connection broke and will be tried again, and when
+    an earlier run's upload goes on.
     `tls` is what `optionsForClientTLS` returned, or None. Times are in seconds.
     """
 
@@ -563,28 +570,34 @@ class Client:
         filename: str,
         on_progress: Callable[[int], None],
         unchanged: Callable[[], bool] = lambda: True,
+        earlier_id: str | None = None,
+        on_upload_id: Callable[[str], None] = lambda upload_id: None,
     ) -> str:
         """Send `size` bytes of `file` and return the id of the task.
 
         A broken upload goes on at the offset that the server has; `on_progress` gets the bytes
         sent so far. `unchanged` tells whether the file is still the one that the upload began with.
+        `earlier_id` is the upload_id of an earlier run that sent the same: what the server has of
+        it is not sent again. `on_upload_id` gets the upload_id before anything is sent under it.
         Raises `Refused`, `ConnectFailed`, `LostForGood` and `InputChanged`.
         """
-        upload_id = str(uuid.uuid4())
         head = {
             "type": operation,
             "parameters": parameters,
             "filename": filename,
-            "upload_id": upload_id,
             "size": size,
         }
         state = _UploadState(size)
+        if earlier_id is not None:
+            state.upload_id = earlier_id
+            state.earlier = True
 
         async def attempt(connection: Connection) -> Answer:
-            if state.begun and not unchanged():
+            known = state.begun or state.earlier
+            if known and not unchanged():
                 raise InputChanged("The input file was changed while it was sent.")
-            if state.begun and state.resumable:
-                answer = await self._ask(connection, "upload_status", upload_id=upload_id)
+            if known and state.resumable:
+                answer = await self._ask(connection, "upload_status", upload_id=state.upload_id)
                 if self._resume_at(state, answer):
                     return answer
                 connection = await self._connected()
@@ -593,9 +606,15 @@ class Client:
                 refusal = answer.refusal()
                 right = None
                 if refusal is not None:
+                    right = refusal.fields.get("offset") if refusal.code == 409 else None
+                    if right is None and state.earlier and refusal.for_good:
+                        # Somebody else's, or of another request: whatever it is, it is not ours.
+                        self._log.info("the earlier upload can't go on: %s", refusal)
+                        state.begin_anew()
+                        connection = await self._connected()
+                        continue
                     if refusal.code != 409:
                         raise refusal
-                    right = refusal.fields.get("offset")
                 elif "task_id" in answer.fields:
                     return answer
                 else:
@@ -608,6 +627,8 @@ class Client:
                 connection = await self._connected()
 
         async def send(connection: Connection) -> Answer:
+            if not state.begun:
+                on_upload_id(state.upload_id)
             state.begun = True
             sent = state.offset
 
@@ -621,7 +642,7 @@ class Client:
             except OSError as error:
                 raise InputChanged(f"The input file can't be read: {error.strerror}") from None
             offset = {"offset": state.offset} if state.offset else {}
-            fields = self._fields("upload", **head, **offset)
+            fields = self._fields("upload", upload_id=state.upload_id, **head, **offset)
             self._log.info("upload of %d bytes begins at %d", size, state.offset)
             on_progress(sent)
             return await connection.upload(fields, media_type, file, size - state.offset, moved)
@@ -632,8 +653,11 @@ class Client:
     def _resume_at(self, state: _UploadState, answer: Answer) -> bool:
         """Set where the upload goes on; return whether it was complete already."""
         refusal = answer.refusal()
+        first = state.earlier and not state.begun
         if refusal is None:
             if "task_id" in answer.fields:
+                if first:
+                    self._notice("The upload was complete already. Going on with its task.")
                 return True
             offset = answer.fields.get("offset")
             if isinstance(offset, int) and 0 <= offset <= state.size:
@@ -641,10 +665,16 @@ class Client:
                     state.best = offset
                     self._progress += 1
                 state.offset = offset
-        elif refusal.code in (400, 404, 0):
+                if first and offset:
+                    done, whole = format_size(offset), format_size(state.size)
+                    self._notice(f"Going on with the upload at {done} of {whole}.")
+        elif refusal.code in (400, 404, 0) or (state.earlier and refusal.for_good):
             # 404: nothing has arrived. 400: a server that knows no resuming.
             state.offset = 0
-            state.resumable = refusal.code == 404
+            state.resumable = refusal.code not in (400, 0)
+            if state.earlier:
+                self._log.info("the earlier upload can't go on: %s", refusal)
+                state.begin_anew()
         else:
             raise refusal
         return False
@@ -812,14 +842,25 @@ class Client:
 
 @dataclass
 class _UploadState:
-    """How far an upload is. `best` is the highest offset that the server ever confirmed."""
+    """How far an upload is. `best` is the highest offset that the server ever confirmed.
+
+    `earlier` is whether the upload_id is that of an earlier run.
+    """
 
     size: int
+    upload_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    earlier: bool = False
     offset: int = 0
     best: int = 0
     begun: bool = False
     resumable: bool = True
     moves: int = 0
+
+    def begin_anew(self) -> None:
+        """Begin at 0 with an upload_id of this run; done once at most."""
+        self.upload_id = str(uuid.uuid4())
+        self.earlier = self.begun = False
+        self.offset = self.best = 0
 
     def may_move(self) -> bool:
         """Whether the server may name another offset once more; bounded, lest this go round."""

@@ -45,6 +45,7 @@ from vidproc.client.protocol import (
     RetryPolicy,
     tls_options,
 )
+from vidproc.client.resume import REMEMBER_FROM, ResumeFile
 from vidproc.units import format_duration, format_size
 
 DONE, FAILED, USAGE, UNREACHABLE, WAITED, REFUSED = range(6)
@@ -83,6 +84,7 @@ class Session:
         self._log = log
         self._task_id = options.task_id
         self._accepted = bool(options.task_id)
+        self._upload_kept = False
         self._finished = False
         self._running: Deferred[int] | None = None
         self._signal = 0
@@ -154,16 +156,7 @@ class Session:
         except OSError as error:
             raise InputChanged(f"The input file can't be read: {error.strerror}") from None
         try:
-            self._task_id = await self._client.upload(
-                options.type,
-                options.parameters,
-                source.file,
-                source.size,
-                media_type=source.media_type,
-                filename=source.label,
-                on_progress=lambda sent: self._display.upload(sent, source.size),
-                unchanged=source.unchanged,
-            )
+            self._task_id = await self._upload(source)
         finally:
             source.close()
         self._accepted = True
@@ -191,6 +184,38 @@ class Session:
         self._say(summary(details, source.size, path.stat().st_size))
         self._print(str(path))
         return DONE
+
+    async def _upload(self, source: Source) -> str:
+        """Send the file, or what an earlier run of the same command did not; return the task."""
+        options = self.options
+        # No token: it may change between two runs, and has no place in a file of ours.
+        request = {"type": options.type, "parameters": options.parameters}
+        server = {"host": options.host, "port": options.port}
+        resume = ResumeFile({**source.identity, **request, **server}, self._log)
+        if source.size >= REMEMBER_FROM:
+            resume.open()
+        try:
+            task_id = await self._client.upload(
+                options.type,
+                options.parameters,
+                source.file,
+                source.size,
+                media_type=source.media_type,
+                filename=source.label,
+                on_progress=lambda sent: self._display.upload(sent, source.size),
+                unchanged=source.unchanged,
+                earlier_id=resume.upload_id,
+                on_upload_id=resume.remember,
+            )
+            resume.forget()
+            return task_id
+        except (InputChanged, Refused) as error:
+            if isinstance(error, InputChanged) or error.for_good:
+                resume.forget()
+            raise
+        finally:
+            self._upload_kept = resume.kept
+            resume.close()
 
     async def _follow(self) -> int:
         task_id = self.options.task_id
@@ -306,7 +331,10 @@ class Session:
         self._display.close()
         if self._signal:
             self._log.warning("interrupted by signal %d", self._signal)
-            self._say("Interrupted.", *self._later(cancel=True))
+            again = ["Run the same command again to go on with the upload."]
+            self._say(
+                "Interrupted.", *(self._later(cancel=True) or (again if self._upload_kept else []))
+            )
             return 128 + self._signal
         if isinstance(error, Refused):
             return self._explain_refusal(error)
@@ -376,6 +404,11 @@ class Session:
         return lines
 
     def _again(self) -> list[str]:
+        if self._upload_kept:
+            return [
+                "Run the same command again when the server can be reached: the upload goes on "
+                "where it stopped."
+            ]
         if self.options.action == "process":
             return ["Nothing was started. Run the command again when the server can be reached."]
         return ["Run the command again when the server can be reached."]

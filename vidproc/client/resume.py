@@ -1,0 +1,211 @@
+"""An upload's id from one run to the next, so that a restarted client goes on with the upload."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vidproc.client.files import sync_folder
+from vidproc.client.protocol import Log
+
+REMEMBER_FROM = 8 << 20
+"""Bytes from which on an upload is remembered: what is smaller is sent again in a moment, and is
+not worth files, locks and fsyncs in every run."""
+
+KEEP_SECONDS = 7 * 86400.0
+"""Age at which what no run came back to is removed. Servers keep a broken upload for less, a day
+unless told otherwise."""
+
+_SUFFIXES = (".json", ".tmp", ".lock")
+
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+
+
+def state_folder() -> Path:
+    """Return the folder of the resume files: in ``$XDG_STATE_HOME``, or ``~/.local/state``.
+
+    On Windows, in ``%LOCALAPPDATA%``. Raises `OSError` when the user has no home.
+    """
+    base = Path(os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_STATE_HOME", ""))
+    if not base.is_absolute():  # the XDG specification wants relative ones ignored
+        try:
+            base = Path.home() / ".local" / "state"
+        except RuntimeError as error:
+            raise OSError(str(error)) from None
+    return base / "vidproc" / "uploads"
+
+
+class ResumeFile:
+    """Keeps the id of an upload from before its first byte until it is accepted.
+
+    `identity` is what an upload has in common with the one that it goes on with, as JSON: the
+    file as it was, the request, the server. Its hash is the file's name. One process at a time has
+    a resume file; for the others, and where nothing can be written, nothing is remembered. That
+    is noted in the log and never an error.
+    """
+
+    def __init__(self, identity: Mapping[str, Any], log: Log) -> None:
+        self._identity = json.dumps(identity, sort_keys=True)
+        self._name = hashlib.sha256(self._identity.encode()).hexdigest()
+        self._log = log
+        self._base: Path | None = None
+        self._lock = -1
+        self.upload_id: str | None = None
+        self.kept = False
+
+    def open(self) -> None:
+        """Take the file for this process, and `upload_id` from it if an earlier run left one.
+
+        Removes what is too old. Until this was called nothing is remembered.
+        """
+        try:
+            folder = state_folder()
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._prune(folder, time.time() - KEEP_SECONDS)
+            base = folder / self._name
+            lock = _take_lock(base)
+        except OSError as error:
+            self._unavailable(error)
+            return
+        if lock is None:
+            self._log.info("another process sends the same; this upload is not remembered")
+            return
+        self._base, self._lock = base, lock
+        self.upload_id = self._read(base)
+        self.kept = self.upload_id is not None
+
+    def remember(self, upload_id: str) -> None:
+        """Keep an id for the runs to come: on the disk when this returns."""
+        if self._base is None:
+            return
+        record = {"upload_id": upload_id, "upload": json.loads(self._identity)}
+        temporary = self._base.with_suffix(".tmp")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _NO_FOLLOW
+        try:
+            with os.fdopen(os.open(temporary, flags, 0o600), "w", encoding="ascii") as file:
+                json.dump(record, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._base.with_suffix(".json"))
+            sync_folder(self._base.parent)
+        except OSError as error:
+            self._unavailable(error)
+            return
+        self.kept = True
+
+    def forget(self) -> None:
+        """Remove the id: the upload was accepted, or there is no use in going on with it."""
+        if self._base is None:
+            return
+        try:
+            _remove(self._base)
+        except OSError as error:
+            self._log.warning("what was remembered of the upload can't be removed: %s", error)
+            return
+        self.kept = False
+
+    def close(self) -> None:
+        """Let other processes have the file; an id that was not forgotten stays."""
+        if self._base is not None:
+            _release(self._base, self._lock)
+            self._base = None
+
+    def _read(self, base: Path) -> str | None:
+        try:
+            record = json.loads(base.with_suffix(".json").read_bytes())
+            if record["upload"] == json.loads(self._identity):
+                return str(uuid.UUID(record["upload_id"]))
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            # Damaged, or of another version: worth no more than a new upload.
+            self._log.info("what was remembered of the upload can't be read: %r", error)
+        return None
+
+    def _unavailable(self, error: OSError) -> None:
+        self.kept = False
+        self._log.info("this upload is not remembered for a later run: %s", error)
+
+    def _prune(self, folder: Path, before: float) -> None:
+        """Remove what was last written before that time, in seconds, and is in nobody's use."""
+        newest: dict[str, float] = {}
+        for path in folder.iterdir():
+            try:
+                modified = path.lstat().st_mtime
+            except FileNotFoundError:
+                continue  # another process has done with it
+            if path.suffix in _SUFFIXES:
+                newest[path.stem] = max(modified, newest.get(path.stem, modified))
+        for base in [folder / name for name, modified in newest.items() if modified < before]:
+            try:
+                lock = _take_lock(base)
+                if lock is not None:
+                    _remove(base)
+                    _release(base, lock)
+            except OSError as error:
+                # As one of another user, such as root: no reason to do without ours.
+                self._log.info("an old resume file can't be removed: %s", error)
+
+
+def _remove(base: Path) -> None:
+    for suffix in (".json", ".tmp"):
+        base.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def _take_lock(base: Path) -> int | None:
+    """Return a descriptor that holds the lock until `_release`, or this process' end.
+
+    None when another process has it. Raises `OSError` where locks are not to be had.
+    """
+    path = base.with_suffix(".lock")
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NO_FOLLOW, 0o600)
+        try:
+            _lock(descriptor)
+            # Whoever had it may have removed the file meanwhile: then a lock on it means nothing.
+            if path.stat().st_ino == os.fstat(descriptor).st_ino:
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    """Raises `BlockingIOError` when another process has the lock."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except PermissionError as error:
+            raise BlockingIOError(*error.args) from None
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _release(base: Path, lock: int) -> None:
+    """Give a lock back and remove its file."""
+    path = base.with_suffix(".lock")
+    if os.name == "nt":  # where an open file can't be removed
+        os.close(lock)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        pass  # an empty file that the next run takes, or removes when it is old
+    if os.name != "nt":
+        os.close(lock)
