@@ -158,6 +158,7 @@ class Rig:
             self.settings,
             storage=self.storage,
             disk=self.disk,
+            writers=self.disk,
             store=self.store,
             store_thread=InPlace(),  # type: ignore[arg-type]
             lookup_thread=InPlace(),  # type: ignore[arg-type]

@@ -235,7 +235,7 @@ class UploadTests(ProtocolTestCase):
     def test_a_lagging_disk_pauses_the_client(self) -> None:
         """Reading goes on when the disk has caught up; nothing is lost."""
         rig = self.rig()
-        rig.scheduler.uploads._disk = disk = ByHand()
+        rig.scheduler.uploads._disk = rig.scheduler.uploads._writers = disk = ByHand()
         client = rig.connect()
         film = os.urandom(2 * HIGH_WATER)
         data = message(UPLOAD, film, "mp4")
@@ -550,7 +550,7 @@ class ConnectionTests(ProtocolTestCase):
         """It is not cut off for being slow while the disk is."""
         rig = self.rig(idle_timeout=60.0)
         client = rig.connect()
-        rig.scheduler.uploads._disk = disk = ByHand()
+        rig.scheduler.uploads._disk = rig.scheduler.uploads._writers = disk = ByHand()
         client.send(message(UPLOAD, b"film", "mp4"))
         rig.clock.pump([60.0] * 5)
         disk.run_all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from vidproc.ffmpeg.binary import find_ffmpeg
-from vidproc.ffmpeg.sandbox import Sandbox, SandboxIncomplete, find_layers
+from vidproc.ffmpeg.sandbox import NICE, Sandbox, SandboxIncomplete, find_layers
 
 CLIP = Path(__file__).parent / "media" / "screencast-480p-vp9-opus.webm"
 
@@ -106,6 +107,12 @@ class SandboxTests(SynchronousTestCase):
             raise SkipTest("Landlock scopes signals from ABI 6 on")
         said = self.run_python(f"import os; os.kill({os.getpid()}, 0)")
         self.assertIn("PermissionError", said)
+
+    def test_the_server_goes_first(self) -> None:
+        """Whatever the media process does."""
+        self.assertEqual(
+            self.run_python("import os; print(os.nice(0))").strip(), str(min(19, os.nice(0) + NICE))
+        )
 
     def test_memory_is_limited(self) -> None:
         """A bomb dies alone."""

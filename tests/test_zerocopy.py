@@ -603,7 +603,8 @@ class DirectUploadTests(UploadTests, _OnLoopback):
         begin, rest = message(UPLOAD, bytes(SIZE), "mp4")[:1000], bytes(SIZE)
         client.transport.write(begin)
         await self.until(lambda: protocol._session is not None)
-        disk = protocol._session.writer._threads = ByHand()
+        writer = protocol._session.writer
+        disk = writer._threads = writer._writers = ByHand()
         client.transport.write(rest[: SIZE // 2])
         await self.until(lambda: protocol._taking)
         for _ in range(5):

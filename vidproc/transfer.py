@@ -53,8 +53,9 @@ class FileWriter:
     """Appends to a file in threads, in order, from byte `offset` on.
 
     What the file holds after `offset` is cut off. With `hashed` the SHA-256 of the whole file is
-    kept on the way. `on_lag` and `on_caught_up` are called in the reactor thread; `on_error` once,
-    with the failure of a write, after which everything written is thrown away.
+    kept on the way. `writers` (`threads` unless given) move bytes; what may take long without
+    moving any is for `threads`. `on_lag` and `on_caught_up` are called in the reactor thread;
+    `on_error` once, with the failure of a write, after which everything written is thrown away.
     """
 
     def __init__(
@@ -64,11 +65,13 @@ class FileWriter:
         *,
         offset: int = 0,
         hashed: bool = False,
+        writers: WorkerThreads | None = None,
         on_lag: Callable[[], None] = lambda: None,
         on_caught_up: Callable[[], None] = lambda: None,
         on_error: Callable[[Failure], None] = lambda _: None,
     ) -> None:
         self._threads = threads
+        self._writers = writers or threads
         self._path = path
         self._start = offset
         self._digest = hashlib.sha256() if hashed else None
@@ -148,14 +151,16 @@ class FileWriter:
         chunks, self._pending = self._pending, []
         self._in_flight, self._pending_size = self._pending_size, 0
         self._at_work = True
-        done = self._threads.call(self._write_in_thread, chunks)
+        # Going on with a hashed file begins with reading it.
+        threads = self._threads if self._fd is None and self.hashes else self._writers
+        done = threads.call(self._write_in_thread, chunks)
         done.addCallbacks(self._work_done, self._failed)
 
     def _run_source(self) -> None:
         assert self._source is not None
         source, taken = self._source
         self._at_work = True
-        working = self._threads.call(lambda: source(self._open()))
+        working = self._writers.call(lambda: source(self._open()))
 
         def done(result: tuple[int, bool]) -> None:
             self._source = None

@@ -8,6 +8,7 @@ double it).
 
     parent=PID               the process that it must be the child of
     limit=RLIMIT_NAME:VALUE  a resource limit
+    nice=NUMBER              by how much everybody else goes first
     layer=NAME               landlock, seccomp or namespaces
     read=PATH, write=PATH, execute=PATH
                              for `landlock`
@@ -104,6 +105,16 @@ def apply_limits(limits: dict[str, int]) -> None:
         hard = resource.getrlimit(which)[1]
         value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(which, (value, value))
+
+
+def stand_back(nice: int) -> None:
+    """Raise our own nice value, and that of our session, which the scheduler counts as one."""
+    os.nice(nice)
+    try:
+        with open("/proc/self/autogroup", "w") as file:
+            file.write(str(nice))
+    except OSError:
+        pass  # no such thing here, or switched off
 
 
 def unshare() -> None:
@@ -267,6 +278,8 @@ def become() -> None:
     os.setsid()
     limits = [limit.split(":") for limit in settings.get("limit", ())]
     apply_limits({name: int(value) for name, value in limits})
+    for nice in settings.get("nice", ()):
+        stand_back(int(nice))
     if "namespaces" in layers:
         unshare()
     if sys.platform == "linux":

@@ -181,6 +181,7 @@ class Uploads:
         settings: Settings,
         storage: Storage,
         disk: WorkerThreads,
+        writers: WorkerThreads,
         store: Store,
         store_thread: WorkerThreads,
         on_accepted: Callable[[Task], None],
@@ -190,6 +191,7 @@ class Uploads:
         self._settings = settings
         self._storage = storage
         self._disk = disk
+        self._writers = writers
         self._store = store
         self._store_thread = store_thread
         self._on_accepted = on_accepted
@@ -344,6 +346,7 @@ class Uploads:
             self._storage.path(upload_key(task.task_id)),
             offset=offset,
             hashed=task.upload_sha256 is not None,
+            writers=self._writers,
         )
         session = UploadSession(self, task, size, writer)
         self._sessions.add(session)
