@@ -36,7 +36,7 @@ TURN_BYTES = 16 << 20
 PATIENCE = 0.002
 """Seconds for which a thread waits for the other side before it leaves that to the reactor."""
 
-_SEND_STEP = 4 << 20
+_SEND_STEP = 2 << 20
 _PIPE_SIZE = 1 << 20
 _GATHER = 256 << 10  # bytes that a waiting thread lets gather before it is woken up
 _LEAST = 32 << 10  # bytes in one wait below which a stream is too slow to keep a thread for
