@@ -572,6 +572,17 @@ class ConnectionTests(ProtocolTestCase):
         rig.clock.pump([30.0] * 4)
         self.assertTrue(client.transport.aborted)
 
+    def test_the_idle_timeout_counts_from_the_last_word(self) -> None:
+        """Not from when the service looked."""
+        rig = self.rig(idle_timeout=60.0)
+        client = rig.connect()
+        rig.clock.advance(50.0)
+        client.send(message({"action": "info"}))
+        rig.clock.pump([1.0] * 59)
+        self.assertFalse(client.transport.aborted)
+        rig.clock.advance(1.0)
+        self.assertTrue(client.transport.aborted)
+
     def test_a_stalled_upload_is_told_and_closed(self) -> None:
         """Its slot comes back."""
         rig = self.rig(idle_timeout=60.0)

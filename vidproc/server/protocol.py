@@ -102,7 +102,8 @@ class MMPServerProtocol(Protocol):
         self._head_timer: IDelayedCall | None = None
         self._turn: IDelayedCall | None = None
         self._throttle_timer: IDelayedCall | None = None
-        self._moved = False
+        self._moved_at = 0.0
+        self._window_end = 0.0
         self._received = 0
         self._expected = 0.0
 
@@ -113,6 +114,8 @@ class MMPServerProtocol(Protocol):
             self.transport.setTcpNoDelay(True)
             self.transport.setTcpKeepAlive(True)
         self.transport.registerProducer(self, True)
+        self._moved_at = self._clock.seconds()
+        self._window_end = self._moved_at + self.factory.idle_timeout
         self._idle_timer = self._clock.callLater(self.factory.idle_timeout, self._check_idle)
         self._refuse_connection(self.factory.connected(self))
         proxied = isinstance(self.transport, ProtocolWrapper) and not ISSLTransport.providedBy(
@@ -144,7 +147,7 @@ class MMPServerProtocol(Protocol):
 
     def _took(self, size: int) -> None:
         """Note bytes from the client; an upload that is ahead of its share pauses."""
-        self._moved = True
+        self._moved_at = self._clock.seconds()
         self._received += size
         self.factory.count_received(size)
         if self._session is not None and self._throttle_timer is None:
@@ -156,7 +159,7 @@ class MMPServerProtocol(Protocol):
     def _unthrottle(self) -> None:
         self._throttle_timer = None
         self._expected = 0.0  # the pause was ours
-        self._moved = True
+        self._moved_at = self._clock.seconds()
         self._adjust_reading()
 
     def readConnectionLost(self) -> None:
@@ -490,7 +493,7 @@ class MMPServerProtocol(Protocol):
             self._sender = None
 
     def _sent(self, size: int) -> None:
-        self._moved = True
+        self._moved_at = self._clock.seconds()
         self.factory.count_sent(size)
 
     # --- watching ------------------------------------------------------------------------------
@@ -552,7 +555,7 @@ class MMPServerProtocol(Protocol):
     def resumeProducing(self) -> None:
         """The client reads again."""
         self._write_blocked = False
-        self._moved = True
+        self._moved_at = self._clock.seconds()
         if self._sender is not None:
             self._sender.resumeProducing()
         if self._watch is not None:
@@ -667,36 +670,40 @@ class MMPServerProtocol(Protocol):
             self.transport.abortConnection()
 
     def _restart_idle_timer(self) -> None:
-        self._moved = True
+        self._moved_at = self._clock.seconds()
 
     def _check_idle(self) -> None:
-        """Cut a connection off that has said or taken nothing for a whole idle timeout.
+        """Cut a connection off that has said or taken nothing for an idle timeout.
 
         While we work for it, or wait for the disk ourselves, its silence is no fault.
         """
         timeout = self.factory.idle_timeout
+        now = self._clock.seconds()
         blocked = self._write_blocked or (self._sender is not None and self._sender.blocked)
         excused = (self._busy and not blocked) or self._watch is not None or self._disk_lags
         excused = excused or self._taking
-        if not self._moved and not (excused and not blocked):
+        if excused and not blocked:
+            self._moved_at = now
+        silence_ends = self._moved_at + timeout * (STALL_FACTOR if blocked else 1)
+        if now >= silence_ends:
             self.log.info("peer {peer}: idle, cut off", peer=self.peer)
             if self._decoder.idle or blocked:
                 self._abort()
             else:
                 self._cut_off(f"Nothing came for {timeout:.0f} s within a request.")
             return
-        receiving = self._session is not None and not (
-            self._busy or self._disk_lags or self._taking
-        )
-        if receiving and self._received < self._expected:
-            self._cut_off(f"The upload brings less than {MINIMUM_RATE} bytes a second.")
-            return
-        self._moved = False
-        self._received = 0
-        self._expected = MINIMUM_RATE * timeout
-        self._idle_timer = self._clock.callLater(
-            timeout * (STALL_FACTOR if blocked else 1), self._check_idle
-        )
+        if now >= self._window_end:
+            receiving = self._session is not None and not (
+                self._busy or self._disk_lags or self._taking
+            )
+            if receiving and self._received < self._expected:
+                self._cut_off(f"The upload brings less than {MINIMUM_RATE} bytes a second.")
+                return
+            self._received = 0
+            self._expected = MINIMUM_RATE * timeout
+            self._window_end = now + timeout
+        wait = min(silence_ends, self._window_end) - now
+        self._idle_timer = self._clock.callLater(max(wait, 0.01), self._check_idle)
 
 
 class _Watch:
