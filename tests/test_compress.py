@@ -258,15 +258,21 @@ class MadeUpJob:
         self.scores: dict[str, float] = {}
         self.warnings: list[str] = []
         self.commands: list[Command] = []
+        self.crashes = 0
 
     async def run(self, command: Command) -> Completed:
         self.commands.append(command)
         arguments = list(command.arguments)
         if "libvmaf" in " ".join(arguments):
-            inputs = [name for name in command.inputs if name != SOURCE]
-            score = self.scores[inputs[0]] if inputs else 99.9
-            seconds = (command.duration or 0) * 0.5
-            return Completed(b"", f"[info] VMAF score: {score:.6f}\n", seconds)
+            if self.crashes:
+                self.crashes -= 1
+                raise CommandFailed(command, "signal SIGSEGV")
+            (encoded,) = (name for name in command.inputs if name != SOURCE)
+            scores = [self.scores[encoded]]
+            if " ".join(arguments).count("libvmaf") == 2:  # the source against itself, besides
+                scores.append(99.9)
+            text = "".join(f"[info] VMAF score: {score:.6f}\n" for score in scores)
+            return Completed(b"", text, (command.duration or 0) * 0.5)
         (name,) = command.outputs
         part = (command.duration or 0) / self.duration
         if command.stage == "copying":
@@ -318,6 +324,15 @@ class DecisionTests(SynchronousTestCase):
         job, product, details = self.compress(20.0, size=3e6, bias=-1.2)
         self.assertApproximates(job.scores[product.file], 95.2, 0.5)
         self.assertLessEqual(job.search_part(details), 3.0)
+
+    def test_a_scorer_that_crashes_is_tried_once_more(self) -> None:
+        job = MadeUpJob(20.0, size=3e6)
+        job.crashes = 1
+        details = run_operation(CompressOperation(), job).details
+        self.assertGreater(details["probes"], 0)
+        job = MadeUpJob(20.0, size=3e6)
+        job.crashes = 100
+        self.assertEqual(run_operation(CompressOperation(), job).details["probes"], 0)
 
     def test_target_gives_way(self) -> None:
         job, _, details = self.compress(20.0, size=14e6, lack=5.0)

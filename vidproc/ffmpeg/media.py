@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+_WEBM_CODECS = frozenset({"vp8", "vp9", "av1", "vorbis", "opus", "webvtt"})
+
 
 class VideoStream(msgspec.Struct, kw_only=True, frozen=True):
     """The film's picture. `width` and `height` are as coded, in pixels, before rotation and SAR.
@@ -118,9 +120,22 @@ class MediaInfo(msgspec.Struct, kw_only=True, frozen=True):
                 return stream
         return self.audio[0] if self.audio else None
 
+    @property
+    def container_name(self) -> str:
+        """The container in one word, where `container` lists all that its demuxer reads."""
+        names = self.container.split(",")
+        if "webm" in names:
+            streams = [self.video, *self.audio, *self.subtitles]
+            codecs = {stream.codec for stream in streams if stream is not None}
+            return "webm" if codecs <= _WEBM_CODECS else "matroska"
+        if "mp4" in names:
+            # MP4 has no place for ProRes; what else lies in a MOV file lies in MP4 as well.
+            return "mov" if self.video is not None and self.video.codec == "prores" else "mp4"
+        return names[0]
+
     def summary(self) -> dict[str, Any]:
         """Return what the wire tells of a file: container, codecs, size, shape and duration."""
-        fields: dict[str, Any] = {"container": self.container, "bytes": self.size}
+        fields: dict[str, Any] = {"container": self.container_name, "bytes": self.size}
         if self.duration is not None:
             fields["duration"] = round(self.duration, 3)
         if self.video is not None:

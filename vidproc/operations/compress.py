@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vidproc.ffmpeg.command import SOURCE, Command, CommandFailed
+from vidproc.ffmpeg.command import SOURCE, Command, CommandFailed, Completed
 from vidproc.operations.base import Expectation, Job, Operation, Product
 from vidproc.operations.compress_encode import (
     Coder,
@@ -212,7 +212,7 @@ class Work:
 
     async def score(
         self,
-        name: str | None,
+        name: str,
         samples: Samples,
         *,
         stage: str,
@@ -220,7 +220,7 @@ class Work:
         every: int = 1,
         search: Search | None = None,
     ) -> tuple[float | None, float]:
-        """Score a file (None: the source itself); return the score and the seconds it took.
+        """Score a file; return the score and the seconds it took.
 
         The score is None when it could not be had. A `search` learns the source's own score.
         """
@@ -239,7 +239,7 @@ class Work:
             best=search is not None,
         )
         try:
-            done = await self.job.run(command)
+            done = await self._run_twice(command)
         except CommandFailed:
             if stage == "searching":
                 raise
@@ -247,6 +247,15 @@ class Work:
         if search is not None:
             search.cap(parse_best(done, self.metric), _CAPPED_BY_SELF)
         return parse_score(done, self.metric), done.elapsed
+
+    async def _run_twice(self, command: Command) -> Completed:
+        """Run a command, and once more if it crashed: scoring does, one time in thousands."""
+        try:
+            return await self.job.run(command)
+        except CommandFailed as error:
+            if "signal" not in error.reason:
+                raise
+            return await self.job.run(command)
 
     def product(self, name: str, details: dict[str, Any]) -> Product:
         """Return the finished file, and say what was changed on the way."""
@@ -316,12 +325,6 @@ async def _to_quality(work: Work) -> Product:
             start = search.next_crf()
             assert start is not None
             return await _encode(work, search, Choice(start, search.aim, search.size_limit), True)
-        best, seconds = await work.score(
-            None, samples, stage="searching", share=0.03, every=_SPARSE
-        )
-        work.search_time += seconds
-        if best is not None:
-            search.cap(best, _CAPPED_BY_SELF)
         await _probe(work, search, samples)
     except CommandFailed as error:
         if error.command.stage != "searching":
@@ -360,7 +363,12 @@ async def _probe(work: Work, search: Search, samples: Samples) -> None:
             )
         )
         score, scored = await work.score(
-            _PROBE_FILE, samples, stage="searching", share=0.05, every=every
+            _PROBE_FILE,
+            samples,
+            stage="searching",
+            share=0.05,
+            every=every,
+            search=None if search.points else search,
         )
         work.probes += 1
         cost = encoded.elapsed + scored
@@ -559,7 +567,6 @@ _CONTAINERS = {
     "gif": ("gif", "gif"),
 }
 """A demuxer's name -> the muxer of the same kind of file, and the kind's name."""
-_WEBM = frozenset({"vp8", "vp9", "av1", "vorbis", "opus", "webvtt"})
 
 
 async def untouched(work: Work) -> Product:
@@ -598,14 +605,4 @@ async def untouched(work: Work) -> Product:
 def _container(work: Work) -> tuple[str | None, str]:
     """Return the muxer for the source's own container, None without one, and its media type."""
     media = work.job.media
-    names = media.container.split(",")
-    if "matroska" in names:
-        streams: list[Any] = [*media.audio, *media.subtitles]
-        codecs = {require_video(media).codec, *(stream.codec for stream in streams)}
-        return _CONTAINERS["webm" if codecs <= _WEBM else "matroska"]
-    if "mp4" in names and require_video(media).codec == "prores":
-        return _CONTAINERS["mov"]
-    for name, found in _CONTAINERS.items():
-        if name in names:
-            return found
-    return None, names[0][:10]
+    return _CONTAINERS.get(media.container_name, (None, media.container_name[:10]))

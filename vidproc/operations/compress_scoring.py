@@ -119,7 +119,7 @@ def sampled_picture(
 def score_command(
     media: MediaInfo,
     capabilities: Capabilities,
-    name: str | None,
+    name: str,
     *,
     metric: Metric,
     size: Size,
@@ -130,26 +130,22 @@ def score_command(
     every: int = 1,
     best: bool = False,
 ) -> Command:
-    """Return the command that scores the file `name`, or the source against itself.
+    """Return the command that scores the file `name`.
 
     `every` looks at each so manieth picture only (VMAF alone can). With `best` the source is
     scored against itself besides, which costs less than another command.
     """
     reference = sampled_picture(media, capabilities, size, pixel_format, samples)
-    if name is None:
-        twice = reference.filter_multi_output("split")
-        pairs = [(twice.stream(0), twice.stream(1))]
+    encoded = ffmpeg.input(input_file(name), threads=THREADS)["v:0"]
+    encoded = encoded.filter("format", pixel_format)
+    if best and metric == "vmaf":
+        thrice = reference.filter_multi_output("split", 3)
+        pairs = [
+            (encoded, thrice.stream(0)),
+            (thrice.stream(1), thrice.stream(2)),
+        ]
     else:
-        encoded = ffmpeg.input(input_file(name), threads=THREADS)["v:0"]
-        encoded = encoded.filter("format", pixel_format)
-        if best and metric == "vmaf":
-            thrice = reference.filter_multi_output("split", 3)
-            pairs = [
-                (encoded, thrice.stream(0)),
-                (thrice.stream(1), thrice.stream(2)),
-            ]
-        else:
-            pairs = [(encoded, reference)]
+        pairs = [(encoded, reference)]
     options: dict[str, Any] = {"shortest": 1}
     if metric == "vmaf":
         options.update(n_threads=_VMAF_THREADS, n_subsample=every)
