@@ -35,7 +35,6 @@ Source: TypeAlias = Callable[[int], tuple[int, bool]]
 """Appends to the file whose descriptor it gets, which stands at the file's end; returns the bytes
 that it appended and whether it could go on at once."""
 
-_REHASH_CHUNK = 4 << 20
 _MOST_SLICES = 1024  # IOV_MAX of Linux and macOS
 
 
@@ -53,9 +52,11 @@ class FileWriter:
     """Appends to a file in threads, in order, from byte `offset` on.
 
     What the file holds after `offset` is cut off. With `hashed` the SHA-256 of the whole file is
-    kept on the way. `writers` (`threads` unless given) move bytes; what may take long without
-    moving any is for `threads`. `on_lag` and `on_caught_up` are called in the reactor thread;
-    `on_error` once, with the failure of a write, after which everything written is thrown away.
+    kept on the way, or, when the file had a beginning already, taken once at the end: an upload
+    that breaks again and again would have it read each time. `writers` (`threads` unless given)
+    move bytes; what may take long without moving any is for `threads`. `on_lag` and `on_caught_up`
+    are called in the reactor thread; `on_error` once, with the failure of a write, after which
+    everything written is thrown away.
     """
 
     def __init__(
@@ -74,7 +75,8 @@ class FileWriter:
         self._writers = writers or threads
         self._path = path
         self._start = offset
-        self._digest = hashlib.sha256() if hashed else None
+        self._hashed = hashed
+        self._digest = hashlib.sha256() if hashed and offset == 0 else None
         self.on_lag = on_lag
         self.on_caught_up = on_caught_up
         self.on_error = on_error
@@ -110,7 +112,7 @@ class FileWriter:
 
     @property
     def hashes(self) -> bool:
-        """Whether it must see the bytes."""
+        """Whether it must see the bytes as they come."""
         return self._digest is not None
 
     def take(self, source: Source) -> Deferred[bool]:
@@ -151,9 +153,7 @@ class FileWriter:
         chunks, self._pending = self._pending, []
         self._in_flight, self._pending_size = self._pending_size, 0
         self._at_work = True
-        # Going on with a hashed file begins with reading it.
-        threads = self._threads if self._fd is None and self.hashes else self._writers
-        done = threads.call(self._write_in_thread, chunks)
+        done = self._writers.call(self._write_in_thread, chunks)
         done.addCallbacks(self._work_done, self._failed)
 
     def _run_source(self) -> None:
@@ -209,11 +209,6 @@ class FileWriter:
         if self._fd is None:
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             os.ftruncate(self._fd, self._start)
-            if self._digest is not None:
-                position = 0
-                while data := os.pread(self._fd, _REHASH_CHUNK, position):
-                    self._digest.update(data)
-                    position += len(data)
             os.lseek(self._fd, self._start, os.SEEK_SET)
         return self._fd
 
@@ -239,8 +234,13 @@ class FileWriter:
             if self._failure is not None:
                 self._failure.raiseException()
             fd = self._open()
-            if sync:
-                os.fsync(fd)
+            if not sync:
+                return None
+            os.fsync(fd)
+            if self._hashed and self._digest is None:
+                with open(fd, "rb", closefd=False) as file:
+                    file.seek(0)
+                    return hashlib.file_digest(file, "sha256").hexdigest()
             return None if self._digest is None else self._digest.hexdigest()
         finally:
             self._closed = True
