@@ -13,6 +13,7 @@ from vidproc.ffmpeg.binary import FFmpeg, find_ffmpeg
 from vidproc.ffmpeg.command import SOURCE, Command, CommandFailed, Completed
 from vidproc.ffmpeg.media import MediaInfo
 from vidproc.ffmpeg.probe import PROBE_CHILD, parse_probe, probe_command
+from vidproc.ffmpeg.runner import ffmpeg_argv
 from vidproc.operations.base import Operation, Product
 
 
@@ -46,14 +47,11 @@ class LocalJob:
         self._cpu_clock = cpu_clock
 
     async def run(self, command: Command) -> Completed:
-        argv = command.resolve(lambda name: f"file:{self.path_of(name)}", self._threads)
+        argv = command.resolve(lambda name: str(self.path_of(name)), self._threads)
+        flags = ("-hide_banner", "-nostdin", "-nostats", "-y", "-loglevel", "level+info")
         start = self._now()
         done = subprocess.run(
-            [
-                self.ffmpeg.path,
-                *("-hide_banner", "-nostdin", "-nostats", "-y", "-loglevel", "level+info"),
-                *argv,
-            ],
+            ffmpeg_argv(self.ffmpeg, command, argv, flags),
             capture_output=True,
             cwd=self._folder,
             stdin=subprocess.DEVNULL,

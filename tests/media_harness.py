@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Awaitable
@@ -18,6 +19,7 @@ from vidproc.ffmpeg.binary import FFmpeg, find_ffmpeg
 from vidproc.ffmpeg.command import SOURCE, Command, CommandFailed, Completed
 from vidproc.ffmpeg.media import MediaInfo
 from vidproc.ffmpeg.probe import PROBE_CHILD, parse_probe, probe_command
+from vidproc.ffmpeg.runner import ffmpeg_argv
 from vidproc.operations.base import Product
 from vidproc.operations.parameters import parse_parameters
 from vidproc.operations.registry import get_operation
@@ -73,6 +75,28 @@ def synthesise(path: Path, *arguments: str | Path, lavfi: str, seconds: float = 
     return path
 
 
+def set_clean_aperture(path: Path, crop: tuple[int, int, int, int]) -> None:
+    """Have the H.264 picture of an MP4 file, whose index is at its end, cut by (left, top, right,
+    bottom) pixels: add a clap box (ISO 14496-12, 12.1.4) to it, in place."""
+    data = bytearray(path.read_bytes())
+    open_boxes, start, end = [], 0, len(data)
+    for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1"):
+        while data[start + 4 : start + 8] != name:
+            start += struct.unpack_from(">I", data, start)[0]
+        open_boxes.append(start)
+        end = start + struct.unpack_from(">I", data, start)[0]
+        start += 16 if name == b"stsd" else 8
+    width, height = struct.unpack_from(">HH", data, start + 24)
+    left, top, right, bottom = crop
+    shift = struct.pack(">iIiI", left - right, 2, top - bottom, 2)
+    size = struct.pack(">IIII", width - left - right, 1, height - top - bottom, 1)
+    box = struct.pack(">I4s", 40, b"clap") + size + shift
+    for place in open_boxes:
+        struct.pack_into(">I", data, place, struct.unpack_from(">I", data, place)[0] + len(box))
+    data[end:end] = box
+    path.write_bytes(data)
+
+
 def run_command(command: Command, source: Path, folder: Path) -> Completed:
     """Run one command; raises `CommandFailed`."""
 
@@ -81,9 +105,8 @@ def run_command(command: Command, source: Path, folder: Path) -> Completed:
 
     argv = command.resolve(path_of, 2)
     if command.program == "ffmpeg":
-        paths = {i for i, a in enumerate(command.arguments) if a.startswith("vidproc-")}
-        argv = [f"file:{a}" if i in paths and "/" in a else a for i, a in enumerate(argv)]
-        argv = [tools().path, "-nostdin", "-hide_banner", "-y", "-loglevel", "error", *argv]
+        flags = ("-nostdin", "-hide_banner", "-y", "-loglevel", "error")
+        argv = ffmpeg_argv(tools(), command, argv, flags)
     else:
         argv = [sys.executable, "-I", "-B", PROBE_CHILD, *argv]
     done = subprocess.run(argv, capture_output=True, timeout=300, env={}, cwd=folder)

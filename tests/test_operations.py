@@ -142,6 +142,30 @@ class ResolutionTests(OperationCase):
                 for one, other in zip(found, expected, strict=True):
                     self.assert_near(one, other)
 
+    def test_what_the_container_cuts_off_stays_off(self) -> None:
+        """In MP4 and Matroska, turned as well; nothing is squeezed."""
+        flat = self.clip()
+        media.set_clean_aperture(flat, (80, 20, 0, 0))
+        turned, matroska = self.folder / "turned.mp4", self.folder / "clip.mkv"
+        media.ffmpeg("-display_rotation:v", "-90", "-i", flat, "-c", "copy", turned)
+        media.ffmpeg("-i", flat, "-c", "copy", matroska)
+        for clip, size, expected in (
+            (flat, (80, 100), (BLUE, BLUE, WHITE, WHITE)),
+            (matroska, (80, 100), (BLUE, BLUE, WHITE, WHITE)),
+            (turned, (100, 80), (WHITE, BLUE, WHITE, BLUE)),
+        ):
+            found = media.probe(clip).video
+            assert found is not None
+            self.assertEqual(found.displayed_size, size)
+            width, height = size
+            result = self.do(clip, "resolution", width=2 * width, height=2 * height)
+            picture = media.picture_at(result.path)
+            for one, other in zip(media.corners(picture), expected, strict=True):
+                self.assert_near(one, other)
+            self.assert_near(media.colour(picture, 0.03, 0.03), expected[0])
+            result = self.do(clip, "gif", start_time=0, duration=0.2, width=width)
+            self.assertEqual(self.video(result).displayed_size, size)
+
     def test_an_anamorphic_film_is_not_squeezed(self) -> None:
         """A 3:2 pixel is as wide as it should be: 16:9 fills 16:9."""
         result = self.do(media.ANAMORPHIC, "resolution", width=320, height=180)

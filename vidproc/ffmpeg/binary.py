@@ -13,6 +13,9 @@ _REQUIRED_ENCODERS = ("libx264", "aac", "libmp3lame", "gif", "libvpx-vp9", "libo
 _USED_ENCODERS = (*_REQUIRED_ENCODERS, "libx265", "libsvtav1")
 _USED_FILTERS = ("zscale", "tonemap", "libvmaf", "bwdif", "palettegen", "paletteuse")
 
+_CROPS_SINCE = (61, 7)
+"""The libavformat of FFmpeg 7.1, which brought the option -apply_cropping codec."""
+
 
 class FFmpegUnusable(Exception):
     """There is no FFmpeg, or it does not run. The text says what to do."""
@@ -20,12 +23,16 @@ class FFmpegUnusable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FFmpeg:
-    """An FFmpeg: its path, version, and the names of its encoders and filters."""
+    """An FFmpeg: its path, version, and the names of its encoders and filters.
+
+    `crops` says that it cuts off by itself what the container wants cut off.
+    """
 
     path: str
     version: str
     encoders: frozenset[str]
     filters: frozenset[str]
+    crops: bool = False
 
     def missing(self) -> list[str]:
         """Return what this build lacks of what vidproc can use."""
@@ -49,7 +56,8 @@ def find_ffmpeg(path: str | None = None) -> FFmpeg:
             ) from None
     if not Path(path).is_file():
         raise FFmpegUnusable(f"there is no FFmpeg at {path}; name another with --ffmpeg PATH")
-    match = re.match(r"ffmpeg version (\S+)", _ask(path, "-version"))
+    said = _ask(path, "-version")
+    match = re.match(r"ffmpeg version (\S+)", said)
     if match is None:
         raise FFmpegUnusable(f"{path} is no FFmpeg; name another with --ffmpeg PATH")
     return FFmpeg(
@@ -57,7 +65,13 @@ def find_ffmpeg(path: str | None = None) -> FFmpeg:
         version=match[1],
         encoders=_names(_ask(path, "-hide_banner", "-encoders")),
         filters=_names(_ask(path, "-hide_banner", "-filters")),
+        crops=_library_version(said, "libavformat") >= _CROPS_SINCE,
     )
+
+
+def _library_version(said: str, library: str) -> tuple[int, int]:
+    match = re.search(rf"^{library} +(\d+)\. *(\d+)", said, re.MULTILINE)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
 def _ask(path: str, *arguments: str) -> str:

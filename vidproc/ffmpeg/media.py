@@ -10,16 +10,19 @@ _WEBM_CODECS = frozenset({"vp8", "vp9", "av1", "vorbis", "opus", "webvtt"})
 
 
 class VideoStream(msgspec.Struct, kw_only=True, frozen=True):
-    """The film's picture. `width` and `height` are as coded, in pixels, before rotation and SAR.
+    """The film's picture. `width` and `height` are in pixels, before rotation and SAR.
 
-    `rotation` is what a player turns the picture by, clockwise: 0, 90, 180 or 270. `frame_rate`
-    is the mean in frames per second; times are in seconds, `start_time` from the container's start.
+    `crop` are the pixels (left, top, right, bottom) that the decoder gives besides and that the
+    container wants cut off (MP4's clean aperture, Matroska's PixelCrop). `rotation` is what a
+    player turns the picture by, clockwise: 0, 90, 180 or 270. `frame_rate` is the mean in frames
+    per second; times are in seconds, `start_time` from the container's start.
     """
 
     index: int
     codec: str
     width: int
     height: int
+    crop: tuple[int, int, int, int] = (0, 0, 0, 0)
     sample_aspect_ratio: tuple[int, int] = (1, 1)
     rotation: int = 0
     frame_rate: float | None = None
@@ -43,6 +46,14 @@ class VideoStream(msgspec.Struct, kw_only=True, frozen=True):
         num, den = self.sample_aspect_ratio
         width, height = max(1, round(self.width * num / den)), self.height
         return (height, width) if self.rotation in (90, 270) else (width, height)
+
+    @property
+    def displayed_crop(self) -> tuple[int, int, int, int]:
+        """`crop` of the picture turned upright."""
+        left, top, right, bottom = self.crop
+        for _ in range(self.rotation // 90):
+            left, top, right, bottom = bottom, left, top, right
+        return left, top, right, bottom
 
     @property
     def hdr(self) -> bool:

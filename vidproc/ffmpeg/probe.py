@@ -276,11 +276,13 @@ def _video(found: dict[str, Any], origin: float, complete: bool) -> VideoStream:
     bit_rate = _rate(found.get("bit_rate"))
     if complete and duration:
         bit_rate = _rate(8 * (_number(found.get("bytes"), 0, 1e15) or 0) / duration) or bit_rate
+    crop = _crop(found.get("crop"), width, height)
     return VideoStream(
         index=_index(found),
         codec=clean_name(found.get("codec")) or "unknown",
-        width=width,
-        height=height,
+        width=width - crop[0] - crop[2],
+        height=height - crop[1] - crop[3],
+        crop=crop,
         sample_aspect_ratio=_aspect(found.get("sar")),
         rotation=_rotation(frame.get("rotation")),
         frame_rate=rate,
@@ -298,6 +300,16 @@ def _video(found: dict[str, Any], origin: float, complete: bool) -> VideoStream:
         bit_rate=bit_rate,
         language=clean_language(found.get("language")),
     )
+
+
+def _crop(value: Any, width: int, height: int) -> tuple[int, int, int, int]:
+    """Return what the container wants cut off, unless next to nothing would be left."""
+    if not isinstance(value, list) or len(value) != 4:
+        return 0, 0, 0, 0
+    left, top, right, bottom = (int(_number(side, 0, MAX_SIDE) or 0) for side in value)
+    if left + right > width - 16 or top + bottom > height - 16:
+        return 0, 0, 0, 0
+    return left, top, right, bottom
 
 
 def _audio(found: dict[str, Any], origin: float, complete: bool) -> AudioStream:

@@ -9,6 +9,7 @@ anything else is a crash. Nothing that is printed here is believed by the reader
 import itertools
 import json
 import os
+import struct
 import sys
 import time
 from typing import Any
@@ -135,6 +136,7 @@ def probe(path: str, options: dict[str, Any]) -> dict[str, Any]:
         if video is not None:
             tally = tallies[video.index]
             facts = found["streams"][video.index]
+            facts["crop"] = _container_crop(path, container.format.name)
             facts.update(_timing(tally.times, video.time_base))
             if frames:
                 facts["frame"] = _frame_facts(frames)
@@ -322,6 +324,124 @@ def _timing(stamps: list[int], base: Any) -> dict[str, float]:
     mean = (ordered[-1] - ordered[0]) / (len(ordered) - 1)
     off = max(abs(after - before - mean) for before, after in itertools.pairwise(ordered))
     return {"interval": float(mean * base), "jitter": float(off * base), "tick": float(base)}
+
+
+# What PyAV does not tell: the cropping that the container asks for. Only headers are read.
+
+_MOST_BOXES = 20_000
+_VISUAL_ENTRY = 86
+_SEGMENT, _TRACKS, _TRACK, _TRACK_TYPE, _VIDEO = 0x18538067, 0x1654AE6B, 0xAE, 0x83, 0xE0
+_CLUSTER = 0x1F43B675
+_PIXEL_CROP = (0x54CC, 0x54BB, 0x54DD, 0x54AA)  # left, top, right, bottom
+
+
+def _container_crop(path: str, demuxer: str) -> list[int] | None:
+    """Return (left, top, right, bottom) in pixels, None where nothing is said or understood."""
+    try:
+        with open(path, "rb") as file:
+            if demuxer.startswith("mov,"):
+                return _clean_aperture(file)
+            if demuxer.startswith("matroska,"):
+                return _pixel_crop(file)
+    except (OSError, ValueError, LookupError, ArithmeticError, StopIteration, struct.error):
+        pass
+    return None
+
+
+def _boxes(file: Any, start: int, end: int) -> Any:
+    """Yield (type, start of the content, end) of ISO 14496-12 boxes."""
+    for _ in range(_MOST_BOXES):
+        if start + 8 > end:
+            return
+        file.seek(start)
+        size, kind = struct.unpack(">I4s", file.read(8))
+        content = start + 8
+        if size == 1:
+            (size,) = struct.unpack(">Q", file.read(8))
+            content += 8
+        stop = start + size if size else end
+        if stop < content or stop > end:
+            return
+        yield kind, content, stop
+        start = stop
+
+
+def _inside(file: Any, kind: bytes, start: int, end: int) -> tuple[int, int]:
+    """Return where the content of the first such box starts and ends; raises `ValueError`."""
+    for found, content, stop in _boxes(file, start, end):
+        if found == kind:
+            return content, stop
+    raise ValueError(kind)
+
+
+def _clean_aperture(file: Any) -> list[int] | None:
+    """Read the clap box of the first video track (ISO 14496-12, 12.1.4)."""
+    movie = _inside(file, b"moov", 0, file.seek(0, 2))
+    for kind, *track in _boxes(file, *movie):
+        if kind != b"trak":
+            continue
+        media = _inside(file, b"mdia", *track)
+        handler, _ = _inside(file, b"hdlr", *media)
+        file.seek(handler + 8)
+        if file.read(4) != b"vide":
+            continue
+        table = _inside(file, b"stbl", *_inside(file, b"minf", *media))
+        start, end = _inside(file, b"stsd", *table)
+        _, entry, stop = next(_boxes(file, start + 8, end))
+        file.seek(entry + 24)
+        width, height = struct.unpack(">HH", file.read(4))
+        clap, _ = _inside(file, b"clap", entry - 8 + _VISUAL_ENTRY, stop)
+        file.seek(clap)
+        n = struct.unpack(">IIIIiIiI", file.read(32))
+        wide, high, across, down = (n[i] / n[i + 1] for i in (0, 2, 4, 6))
+        left = round((width - wide) / 2 + across)
+        top = round((height - high) / 2 + down)
+        return [left, top, width - left - round(wide), height - top - round(high)]
+    return None
+
+
+def _elements(file: Any, start: int, end: int) -> Any:
+    """Yield (id, start of the content, end) of EBML elements (RFC 8794)."""
+    for _ in range(_MOST_BOXES):
+        if start >= end:
+            return
+        file.seek(start)
+        head = file.read(12)
+        length = 9 - head[0].bit_length()
+        kind = int.from_bytes(head[:length], "big")
+        width = 9 - head[length].bit_length()
+        size = int.from_bytes(head[length : length + width], "big") & ((1 << 7 * width) - 1)
+        content = start + length + width
+        stop = end if size == (1 << 7 * width) - 1 else min(end, content + size)
+        yield kind, content, stop
+        start = stop
+
+
+def _pixel_crop(file: Any) -> list[int] | None:
+    """Read the PixelCrop elements of the first video track (RFC 9559)."""
+    for kind, *segment in _elements(file, 0, file.seek(0, 2)):
+        if kind != _SEGMENT:
+            continue
+        for part, *content in _elements(file, *segment):
+            if part == _CLUSTER:
+                return None
+            if part != _TRACKS:
+                continue
+            for _, *track in _elements(file, *content):
+                fields = {found: place for found, *place in _elements(file, *track)}
+                if _TRACK_TYPE in fields and _unsigned(file, fields[_TRACK_TYPE]) == 1:
+                    video = dict.fromkeys(_PIXEL_CROP, 0)
+                    for found, *place in _elements(file, *fields[_VIDEO]):
+                        if found in video:
+                            video[found] = _unsigned(file, place)
+                    return [video[found] for found in _PIXEL_CROP]
+    return None
+
+
+def _unsigned(file: Any, place: Any) -> int:
+    start, end = place
+    file.seek(start)
+    return int.from_bytes(file.read(min(8, end - start)), "big")
 
 
 def _indexed_end(stream: Any, size: int) -> float | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -115,18 +115,31 @@ class LocalRunner:
 
     def _program(self, command: Command, argv: list[str]) -> list[str]:
         if command.program == "ffmpeg":
-            # The file: prefix keeps FFmpeg from reading a protocol into a path with a colon.
-            paths = {i for i, a in enumerate(command.arguments) if a.startswith("vidproc-")}
-            argv = [
-                f"file:{a}" if i in paths and a.startswith("/") else a for i, a in enumerate(argv)
-            ]
-            return [self._ffmpeg.path, *_FFMPEG_FLAGS, *argv]
+            return ffmpeg_argv(self._ffmpeg, command, argv)
         from vidproc.ffmpeg.probe import PROBE_CHILD
 
         return [sys.executable, "-I", "-B", PROBE_CHILD, *argv]
 
     def _ended(self, running: LocalCommand) -> None:
         self.running.discard(running)
+
+
+def ffmpeg_argv(
+    ffmpeg: FFmpeg,
+    command: Command,
+    arguments: Sequence[str],
+    flags: Sequence[str] = _FFMPEG_FLAGS,
+) -> list[str]:
+    """Return the argv that runs a command, whose resolved `arguments` are given, with `ffmpeg`."""
+    argv = [ffmpeg.path, *flags]
+    for before, after in zip(command.arguments, arguments, strict=True):
+        if after == "-i" and ffmpeg.crops:
+            # The operations do it, for not every FFmpeg can.
+            argv += ("-apply_cropping", "codec")
+        # The file: prefix keeps FFmpeg from reading a protocol into a path with a colon.
+        name = before.startswith("vidproc-") and after.startswith("/")
+        argv.append(f"file:{after}" if name else after)
+    return argv
 
 
 class LocalCommand(ProcessProtocol):

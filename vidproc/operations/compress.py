@@ -576,6 +576,8 @@ async def untouched(work: Work) -> Product:
     job.warn("The film is compressed as far as it can be without harm; it was left as it is.")
     video = require_video(media)
     muxer, kind = _container(work)
+    if any(video.crop):
+        muxer = None  # not every muxer writes the cropping down
     details: dict[str, Any] = {
         "codec": video.codec,
         "probes": work.probes,

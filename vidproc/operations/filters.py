@@ -186,6 +186,11 @@ def picture(
     stream = node[str(video.index)]
     if video.interlaced:
         stream = stream.filter("bwdif", mode="send_frame", deint="interlaced")
+    if any(video.crop):
+        left, top, right, bottom = video.displayed_crop
+        stream = stream.filter(
+            "crop", f"iw-{left + right}", f"ih-{top + bottom}", left, top, exact=1
+        )
     if sample is not None:
         stream = sample(stream)
     rgb = is_rgb(video.pixel_format)
