@@ -267,6 +267,21 @@ class ResolutionTests(OperationCase):
                 self.assert_near(one, other, 14)
             self.assertTrue(any("HDR" in sentence for sentence in result.warnings))
 
+    def test_dolby_vision_that_nobody_else_can_read_is_415(self) -> None:
+        """Rather than green and purple; with colours of its own it is taken."""
+        own = self.clip("-c:v", "libx265", "-preset", "ultrafast", "-tag:v", "dvh1")
+        self.assertIn(
+            "Dolby Vision", self.refused(own, "gif", start_time=0, duration=1).description
+        )
+        common = self.clip(
+            *("-c:v", "libx265", "-preset", "ultrafast", "-tag:v", "dvh1"),
+            *("-pix_fmt", "yuv420p10le", "-x265-params"),
+            "log-level=error:colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc",
+            name="common.mp4",
+        )
+        result = self.do(common, "resolution", width=80, height=60)
+        self.assertTrue(any("HDR" in sentence for sentence in result.warnings))
+
     def test_an_interlaced_film_becomes_progressive(self) -> None:
         """Without combs, and said."""
         clip = self.clip(

@@ -14,8 +14,9 @@ class VideoStream(msgspec.Struct, kw_only=True, frozen=True):
 
     `crop` are the pixels (left, top, right, bottom) that the decoder gives besides and that the
     container wants cut off (MP4's clean aperture, Matroska's PixelCrop). `rotation` is what a
-    player turns the picture by, clockwise: 0, 90, 180 or 270. `frame_rate` is the mean in frames
-    per second; times are in seconds, `start_time` from the container's start.
+    player turns the picture by, clockwise: 0, 90, 180 or 270. `dolby_vision_only` says that no
+    other colours than Dolby Vision's own are there (its profile 5). `frame_rate` is the mean in
+    frames per second; times are in seconds, `start_time` from the container's start.
     """
 
     index: int
@@ -33,6 +34,7 @@ class VideoStream(msgspec.Struct, kw_only=True, frozen=True):
     color_transfer: str | None = None
     color_matrix: str | None = None
     full_range: bool = False
+    dolby_vision_only: bool = False
     interlaced: bool = False
     frames: int | None = None
     duration: float | None = None

@@ -53,6 +53,7 @@ _TEXT_SUBTITLES = frozenset(
     """subrip srt ass ssa webvtt mov_text text microdvd subviewer subviewer1 sami realtext jacosub
     mpl2 stl vplayer pjs ttml""".split()  # noqa: SIM905 - a list of names reads better
 )
+_DOLBY_VISION = frozenset({"dvh1", "dvhe", "dva1", "dvav", "dav1"})
 _TAGS = frozenset(
     ("title", "artist", "album_artist", "album", "composer", "genre", "track", "copyright")
 )
@@ -293,6 +294,8 @@ def _video(found: dict[str, Any], origin: float, complete: bool) -> VideoStream:
         color_transfer=_tag(frame, found, "transfer"),
         color_matrix=_tag(frame, found, "matrix"),
         full_range=frame.get("full_range") is True or found.get("full_range") is True,
+        dolby_vision_only=found.get("tag") in _DOLBY_VISION
+        and _tag(frame, found, "transfer") is None,
         interlaced=frame.get("interlaced") is True,
         frames=frames or None,
         duration=duration,

@@ -218,6 +218,7 @@ def _stream_facts(stream: Any) -> dict[str, Any]:
         facts["bit_rate"] = context.bit_rate
     if stream.type == "video":
         facts.update(
+            tag=_tag(context),
             width=context.width,
             height=context.height,
             sar=_ratio(stream.sample_aspect_ratio),
@@ -238,6 +239,13 @@ def _stream_facts(stream: Any) -> dict[str, Any]:
             sample_rate=context.sample_rate,
         )
     return facts
+
+
+def _tag(context: Any) -> str | None:
+    try:
+        return str(context.codec_tag)
+    except ValueError:  # no ASCII
+        return None
 
 
 def _depth(pixel_format: Any) -> int | None:

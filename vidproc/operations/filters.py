@@ -150,7 +150,7 @@ def limited(size: Size, longest: int = MAX_SIDE) -> Size:
 
 
 def require_video(media: MediaInfo) -> VideoStream:
-    """Return the film's picture; raises `ServiceError` 415 when it has none."""
+    """Return the film's picture; raises `ServiceError` 415 when it has none that can be read."""
     if media.video is None:
         if media.unreadable_video:
             raise ServiceError(
@@ -163,6 +163,14 @@ def require_video(media: MediaInfo) -> VideoStream:
             ErrorCode.UNSUPPORTED_MEDIA,
             "The file has no video: it holds only sound.",
             "Send a file with a video stream, or use extract_audio for its sound.",
+        )
+    if media.video.dolby_vision_only:
+        raise ServiceError(
+            ErrorCode.UNSUPPORTED_MEDIA,
+            "The picture is Dolby Vision without a common layer (profile 5): its colours can't be "
+            "read here.",
+            "Export it as HDR10, HLG or standard range and send that; extract_audio can still take "
+            "its sound.",
         )
     return media.video
 
