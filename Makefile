@@ -10,9 +10,11 @@ PYTHON ?=
 PYTHONS = python3.13 python3.12 python3.11 python3
 
 TESTS ?= tests
+# Tests at a time; empty for one process, as a debugger wants it.
+TEST_JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1)
 TRIAL_OPTIONS ?=
 SERVE_OPTIONS ?=
-BENCHES ?= transfer latency memory overhead reserve
+BENCHES ?= transfer latency memory overhead reserve parallel mixed resume
 BENCH_OPTIONS ?= --quick
 SOAK_MINUTES ?= 15
 
@@ -71,7 +73,8 @@ serve: $(STAMP)
 
 test: $(STAMP)
 	HYPOTHESIS_STORAGE_DIRECTORY='$(VENV)/hypothesis' \
-	'$(BIN)/python' -m twisted.trial --temp-directory='$(VENV)/trial' $(TRIAL_OPTIONS) $(TESTS)
+	'$(BIN)/python' -m twisted.trial --temp-directory='$(VENV)/trial' \
+	    $(if $(TEST_JOBS),--jobs=$(TEST_JOBS)) $(TRIAL_OPTIONS) $(TESTS)
 
 # All of them, whatever one says. docs/performance.md tells more.
 bench: $(STAMP)
