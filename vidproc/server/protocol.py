@@ -62,6 +62,8 @@ HEAD_TIME = 20.0
 """Seconds within which a message's header, JSON and media type must arrive."""
 DIRECT_FROM = 64 << 10
 """Bytes in one read from which on more are taken to wait in the socket."""
+DIRECT_SHARE = 0.02
+"""Seconds' worth of the limit on uploads that one of them may take at a time."""
 MINIMUM_RATE = 1024
 """Bytes a second that an upload must bring, on average over an idle timeout."""
 STALL_FACTOR = 2
@@ -153,13 +155,16 @@ class MMPServerProtocol(Protocol):
         if self._session is not None and self._throttle_timer is None:
             wait = self.factory.throttle.take(size)
             if wait > 0:
-                self._throttle_timer = self._clock.callLater(wait, self._unthrottle)
+                fast = size >= DIRECT_FROM
+                self._throttle_timer = self._clock.callLater(wait, self._unthrottle, fast)
                 self._adjust_reading()
 
-    def _unthrottle(self) -> None:
+    def _unthrottle(self, fast: bool) -> None:
         self._throttle_timer = None
         self._expected = 0.0  # the pause was ours
         self._moved_at = self._clock.seconds()
+        if fast:
+            self._take_directly()
         self._adjust_reading()
 
     def readConnectionLost(self) -> None:
@@ -399,7 +404,7 @@ class MMPServerProtocol(Protocol):
     def _take_directly(self) -> None:
         """Let a thread move the payload from the socket to the file, while it comes fast.
 
-        What comes slowly, is slowed down or goes through TLS takes the way by `dataReceived`.
+        What comes slowly or goes through TLS takes the way by `dataReceived`.
         """
         session = self._session
         if (
@@ -407,23 +412,29 @@ class MMPServerProtocol(Protocol):
             or self._busy
             or self._closing
             or self._lost
-            or self._reading_paused
+            or self._taking
+            or self._disk_lags
+            or self._throttle_timer is not None
             or self._decoder.buffered
             or self._decoder.payload_remaining < DIRECT_FROM
-            or self.factory.throttle.rate is not None
             or not can_splice(session.writer, self.transport)
         ):
             return
         self._taking = True
         self._adjust_reading()
-        taking = session.take_from(self.transport, self._decoder.payload_remaining)
+        size = self._decoder.payload_remaining
+        rate = self.factory.throttle.rate
+        if rate is not None:
+            size = min(size, max(DIRECT_FROM, int(rate * DIRECT_SHARE)))
+        taking = session.take_from(self.transport, size)
         taking.addCallback(self._directly_taken)
 
     def _directly_taken(self, spliced: Spliced) -> None:
         self._taking = False
         if self._lost:
             return
-        self._took(spliced.size)
+        if spliced.size:
+            self._took(spliced.size)
         self._decoder.payload_taken(spliced.size)
         self._pump()
         if spliced.more:
