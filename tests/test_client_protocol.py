@@ -438,14 +438,19 @@ class ConnectingTests(ServerCase):
         self.assertEqual(len(self.notices), 5)
 
     async def test_a_peer_that_is_no_mmp_server_is_named_as_such(self) -> None:
-        """Foreign bytes end it at once, with what to check."""
+        """Foreign bytes end it at once, with what to check: HTTP, or TLS that was sent plain."""
+        http = b"HTTP/1.1 400 Bad Request\r\n\r\n" + b"x" * 100
+        for said in (http, bytes.fromhex("15030300020246")):
+            await self.meet_foreigner(said)
+
+    async def meet_foreigner(self, said: bytes) -> None:
         factory = Factory()
         factory.peers = set()  # type: ignore[attr-defined]
 
         class Foreign(Protocol):
             def connectionMade(self) -> None:
                 factory.peers.add(self)  # type: ignore[attr-defined]
-                self.transport.write(b"HTTP/1.1 400 Bad Request\r\n\r\n" + b"x" * 100)
+                self.transport.write(said)
 
             def connectionLost(self, reason: Any = None) -> None:
                 factory.peers.discard(self)  # type: ignore[attr-defined]
@@ -454,6 +459,7 @@ class ConnectingTests(ServerCase):
         client = self.client(port=self.listen(factory))
         problem = await self.fails(ConnectFailed, client.request("info"))
         self.assertIn("does not speak the vidproc protocol", str(problem))
+        self.assertIn("--tls", problem.advice)
 
     async def test_a_server_that_closes_after_each_answer_is_connected_to_again(self) -> None:
         """Requests, one connection each, as old servers want it; nothing of it is a failure."""

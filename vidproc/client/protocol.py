@@ -42,6 +42,8 @@ CHUNK_SIZE = 1 << 20
 TERMINAL = frozenset({"completed", "failed", "cancelled", "expired"})
 """Statuses after which nothing more happens to a task."""
 
+_TLS_ALERT = b"\x15\x03"  # content type and major version (RFC 8446, 5.1)
+
 MEDIA_TYPE = re.compile(r"[A-Za-z0-9]{1,16}", re.ASCII)
 
 T = TypeVar("T")
@@ -344,10 +346,13 @@ class Connection(TwistedProtocol):
         if not self.usable:
             return
         self._moved()
-        self._heard = True
+        first, self._heard = not self._heard, True
         if self._exchange is not None:
             self._exchange.answered = True
         try:
+            if first and data.startswith(_TLS_ALERT):
+                # Read as a header of ours it would promise more, which never comes.
+                raise RemoteProtocolError("it answers with a TLS alert")
             self._decoder.receive_data(data)
             while True:
                 event = self._decoder.next_event()
