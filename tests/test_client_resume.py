@@ -164,11 +164,18 @@ class NextRunTests(ResumeCase):
         first = await self.break_off()
         self.server.accepted.add(first["upload_id"])
         self.assertEqual(await self.run_command(self.line), 0, self.errors)
-        self.assertEqual(self.server.actions()[:2], ["upload_status", "watch"])
+        self.assertEqual(self.server.actions()[:3], ["upload_status", "status", "watch"])
         self.assertIn("The upload was complete already. Going on with its task.\n", self.errors)
         self.assertIn(f"Accepted as task {TASK}", self.errors)
         self.err.truncate(0)
         self.server.requests.clear()
+        await self.begins_anew()
+
+    async def test_an_upload_whose_task_came_to_nothing_begins_anew(self) -> None:
+        """Its failure is old news."""
+        first = await self.break_off()
+        self.server.accepted.add(first["upload_id"])
+        self.server.plan = [status("failed"), status("completed")]
         await self.begins_anew()
 
     async def test_a_token_is_not_written(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from twisted.trial.unittest import TestCase
 
 from tests import media_harness as media
+from vidproc.ffmpeg import probe_child
 from vidproc.ffmpeg.command import input_file
 from vidproc.ffmpeg.media import MediaInfo, VideoStream
 from vidproc.ffmpeg.probe import ProbeError, clean_text, parse_probe, probe_command
@@ -170,10 +171,54 @@ class RefusalTests(TestCase):
             return
         self.assertTrue(info.ends_early)
 
+    def test_a_container_that_seeks_by_decoding_time_is_verified(self) -> None:
+        """With B-pictures a seek to the last key picture lands behind it."""
+        path = media.scratch(self) / "copy.ts"
+        media.ffmpeg("-i", media.FLOWER, "-c", "copy", path)
+        self.assertIsNotNone(media.probe(path, verify=True).video)
+
     def test_verifying_a_sound_file_returns_the_same_facts(self) -> None:
         """A good output passes."""
         for clip in (media.FLOWER, media.SCREENCAST, media.FLAC, media.AVI):
             self.assertEqual(media.probe(clip, verify=True), media.probe(clip))
+
+
+class PixelCropTests(TestCase):
+    """Matroska by hand: elements are an id, a size and a content."""
+
+    def crop(self, *in_segment: bytes) -> list[int] | None:
+        path = media.scratch(self) / "film.mkv"
+        unknown = bytes.fromhex("1a45dfa380 1853806701ffffffffffffff")
+        path.write_bytes(unknown + b"".join(in_segment))
+        return probe_child._container_crop(str(path), "matroska,webm")
+
+    @staticmethod
+    def element(number: str, content: bytes) -> bytes:
+        return bytes.fromhex(number) + bytes([0x80 | len(content)]) + content
+
+    def tracks(self, *children: bytes) -> bytes:
+        return self.element("1654ae6b", b"".join(children))
+
+    def track(self) -> bytes:
+        video = self.element("e0", self.element("54cc", b"\x05") + self.element("54aa", b"\x02"))
+        return self.element("ae", self.element("83", b"\x01") + video)
+
+    def test_it_is_found_wherever_the_tracks_are(self) -> None:
+        """After clusters, too."""
+        cluster = self.element("1f43b675", bytes(20))
+        for parts in ([self.tracks(self.track())], [cluster, self.tracks(self.track())]):
+            self.assertEqual(self.crop(*parts), [5, 0, 0, 2])
+
+    def test_a_checksum_that_looks_like_a_track_is_none(self) -> None:
+        """Nor is the file read to its end for it."""
+        checksum = self.element("bf", bytes.fromhex("83100000"))
+        self.assertEqual(self.crop(self.tracks(checksum, self.track())), [5, 0, 0, 2])
+
+    def test_what_promises_more_than_there_is(self) -> None:
+        """Nothing is said, rather than nonsense."""
+        whole = self.tracks(self.track())
+        for end in range(len(whole)):
+            self.assertIn(self.crop(whole[:end]), (None, [5, 0, 0, 0], [5, 0, 0, 2], [0, 0, 0, 0]))
 
 
 class BeliefTests(TestCase):

@@ -19,6 +19,7 @@ from tests.rig import ByHand, Client, Rig, complete_step, message
 from vidproc.mmp.errors import ServiceError
 from vidproc.server.access import Tokens, peer_key
 from vidproc.server.protocol import DISCARD_TIME, LINGER_TIME
+from vidproc.server.throttle import LEAST_RATE
 from vidproc.tasks.settings import Settings
 from vidproc.transfer import HIGH_WATER
 
@@ -581,6 +582,29 @@ class ConnectionTests(ProtocolTestCase):
         rig.clock.pump([1.0] * 59)
         self.assertFalse(client.transport.aborted)
         rig.clock.advance(1.0)
+        self.assertTrue(client.transport.aborted)
+
+    def test_a_pause_of_our_own_is_nobodys_silence(self) -> None:
+        """An upload waits for its share as long as it takes."""
+        rig = self.rig(idle_timeout=60.0)
+        client = rig.connect()
+        rig.factory.throttle.limit(LEAST_RATE)
+        rig.factory.throttle.take(int(200 * LEAST_RATE))
+        data = message(UPLOAD, bytes(100), "mp4")
+        client.send(data[:-60])
+        client.send(data[-60:-50])
+        rig.clock.pump([4.0] * 48)
+        self.assertFalse(client.transport.ended)
+        client.send(data[-50:])
+        self.assertEqual(client.answer()["status"], "accepted")
+
+    def test_a_clock_that_jumps_cuts_nobody_off(self) -> None:
+        """The silence counts from then on."""
+        rig = self.rig(idle_timeout=60.0)
+        client = rig.connect()
+        rig.clock.advance(3600.0)
+        self.assertFalse(client.transport.aborted)
+        rig.clock.advance(60.0)
         self.assertTrue(client.transport.aborted)
 
     def test_a_stalled_upload_is_told_and_closed(self) -> None:

@@ -45,6 +45,16 @@ class FileWriterTests(_Base):
         self.assertEqual(self.path.read_bytes(), b"0123456789abc")
         self.assertEqual(digest, hashlib.sha256(b"0123456789abc").hexdigest())
 
+    async def test_a_part_of_an_upload_is_not_hashed(self) -> None:
+        """Nor does a stop wait for a checksum."""
+        self.path.write_bytes(b"0123456789")
+        writer = FileWriter(self.threads, self.path, offset=10, hashed=True)
+        self.assertIsNone(await writer.finish(digest=False))
+        writer = FileWriter(self.threads, self.path, offset=10, hashed=True)
+        writer.hurry()
+        with self.assertRaises(OSError):
+            await writer.finish()
+
     async def test_a_lagging_disk_asks_for_a_pause_and_then_for_more(self) -> None:
         """Whoever feeds it is told at the high-water mark, and again when it has caught up."""
         told: list[str] = []

@@ -35,6 +35,7 @@ Source: TypeAlias = Callable[[int], tuple[int, bool]]
 """Appends to the file whose descriptor it gets, which stands at the file's end; returns the bytes
 that it appended and whether it could go on at once."""
 
+_HASH_CHUNK = 4 << 20
 _MOST_SLICES = 1024  # IOV_MAX of Linux and macOS
 
 
@@ -81,7 +82,7 @@ class FileWriter:
         self.on_caught_up = on_caught_up
         self.on_error = on_error
         self._fd: int | None = None
-        self._closed = False
+        self._closed = self._hurried = False
         self._pending: list[bytes | memoryview] = []
         self._pending_size = 0
         self._in_flight = 0
@@ -129,25 +130,31 @@ class FileWriter:
             self._run_source()
         return taken
 
-    def finish(self) -> Deferred[str | None]:
+    def finish(self, *, digest: bool = True) -> Deferred[str | None]:
         """Write what is pending, fsync and close.
 
-        The Deferred fires with the SHA-256 in hexadecimal (None without `hashed`), or with the
-        `OSError` that a write ended in.
+        The Deferred fires with the SHA-256 in hexadecimal (None without `hashed`, or when no
+        `digest` is wanted), or with the `OSError` that a write ended in.
         """
-        return self._close(sync=True)
+        return self._close(sync=True, digest=digest)
+
+    def hurry(self) -> None:
+        """Let a `finish` that still reads the file fail with `OSError`."""
+        self._hurried = True
 
     def close(self) -> Deferred[str | None]:
         """Write what is pending and close, without fsync."""
         return self._close(sync=False)
 
-    def _close(self, *, sync: bool) -> Deferred[str | None]:
+    def _close(self, *, sync: bool, digest: bool = False) -> Deferred[str | None]:
         drained: Deferred[None] = Deferred()
         if self._at_work:
             self._waiting = drained
         else:
             drained.callback(None)
-        return drained.addCallback(lambda _: self._threads.call(self._close_in_thread, sync))
+        return drained.addCallback(
+            lambda _: self._threads.call(self._close_in_thread, sync, digest)
+        )
 
     def _flush(self) -> None:
         chunks, self._pending = self._pending, []
@@ -229,24 +236,30 @@ class FileWriter:
                     rest = rest[os.write(fd, rest) :]
         return total
 
-    def _close_in_thread(self, sync: bool) -> str | None:
+    def _close_in_thread(self, sync: bool, digest: bool) -> str | None:
         try:
             if self._failure is not None:
                 self._failure.raiseException()
             fd = self._open()
-            if not sync:
+            if sync:
+                os.fsync(fd)
+            if not (self._hashed and digest):
                 return None
-            os.fsync(fd)
-            if self._hashed and self._digest is None:
-                with open(fd, "rb", closefd=False) as file:
-                    file.seek(0)
-                    return hashlib.file_digest(file, "sha256").hexdigest()
-            return None if self._digest is None else self._digest.hexdigest()
+            return (self._digest or self._read_digest(fd)).hexdigest()
         finally:
             self._closed = True
             if self._fd is not None:
                 os.close(self._fd)
                 self._fd = None
+
+    def _read_digest(self, fd: int) -> hashlib._Hash:
+        digest, position = hashlib.sha256(), 0
+        while data := os.pread(fd, _HASH_CHUNK, position):
+            if self._hurried:
+                raise OSError(errno.ECANCELED, "the checksum was not waited for")
+            digest.update(data)
+            position += len(data)
+        return digest
 
 
 @implementer(IPushProducer)

@@ -604,7 +604,9 @@ class Client:
             if known and state.resumable:
                 answer = await self._ask(connection, "upload_status", upload_id=state.upload_id)
                 if self._resume_at(state, answer):
-                    return answer
+                    if not state.earlier or state.begun or await self._worth_having(answer):
+                        return answer
+                    state.begin_anew()
                 connection = await self._connected()
             while True:
                 answer = await send(connection)
@@ -655,14 +657,21 @@ class Client:
         answer = await self._persist(attempt, forgive=lambda: state.offset > 0)
         return str(answer.fields.get("task_id"))
 
+    async def _worth_having(self, accepted: Answer) -> bool:
+        """Whether the task that an earlier run's upload became may still have a result."""
+        connection = await self._connected()
+        answer = await self._ask(connection, "status", task_id=accepted.fields["task_id"])
+        if answer.refusal() is not None or answer.fields.get("status") in TERMINAL - {"completed"}:
+            return False
+        self._notice("The upload was complete already. Going on with its task.")
+        return True
+
     def _resume_at(self, state: _UploadState, answer: Answer) -> bool:
         """Set where the upload goes on; return whether it was complete already."""
         refusal = answer.refusal()
         first = state.earlier and not state.begun
         if refusal is None:
             if "task_id" in answer.fields:
-                if first:
-                    self._notice("The upload was complete already. Going on with its task.")
                 return True
             offset = answer.fields.get("offset")
             if isinstance(offset, int) and 0 <= offset <= state.size:

@@ -8,6 +8,7 @@ anything else is a crash. Nothing that is printed here is believed by the reader
 
 import itertools
 import json
+import math
 import os
 import struct
 import sys
@@ -339,7 +340,6 @@ def _timing(stamps: list[int], base: Any) -> dict[str, float]:
 _MOST_BOXES = 20_000
 _VISUAL_ENTRY = 86
 _SEGMENT, _TRACKS, _TRACK, _TRACK_TYPE, _VIDEO = 0x18538067, 0x1654AE6B, 0xAE, 0x83, 0xE0
-_CLUSTER = 0x1F43B675
 _PIXEL_CROP = (0x54CC, 0x54BB, 0x54DD, 0x54AA)  # left, top, right, bottom
 
 
@@ -404,7 +404,8 @@ def _clean_aperture(file: Any) -> list[int] | None:
         wide, high, across, down = (n[i] / n[i + 1] for i in (0, 2, 4, 6))
         left = round((width - wide) / 2 + across)
         top = round((height - high) / 2 + down)
-        return [left, top, width - left - round(wide), height - top - round(high)]
+        sides = [left, top, width - left - round(wide), height - top - round(high)]
+        return sides if min(sides) >= 0 else None
     return None
 
 
@@ -420,6 +421,8 @@ def _elements(file: Any, start: int, end: int) -> Any:
         width = 9 - head[length].bit_length()
         size = int.from_bytes(head[length : length + width], "big") & ((1 << 7 * width) - 1)
         content = start + length + width
+        if content > end:
+            return
         stop = end if size == (1 << 7 * width) - 1 else min(end, content + size)
         yield kind, content, stop
         start = stop
@@ -431,11 +434,11 @@ def _pixel_crop(file: Any) -> list[int] | None:
         if kind != _SEGMENT:
             continue
         for part, *content in _elements(file, *segment):
-            if part == _CLUSTER:
-                return None
             if part != _TRACKS:
-                continue
-            for _, *track in _elements(file, *content):
+                continue  # clusters too: the tracks may come after them
+            for entry, *track in _elements(file, *content):
+                if entry != _TRACK:
+                    continue
                 fields = {found: place for found, *place in _elements(file, *track)}
                 if _TRACK_TYPE in fields and _unsigned(file, fields[_TRACK_TYPE]) == 1:
                     video = dict.fromkeys(_PIXEL_CROP, 0)
@@ -443,13 +446,14 @@ def _pixel_crop(file: Any) -> list[int] | None:
                         if found in video:
                             video[found] = _unsigned(file, place)
                     return [video[found] for found in _PIXEL_CROP]
+            return None
     return None
 
 
 def _unsigned(file: Any, place: Any) -> int:
     start, end = place
     file.seek(start)
-    return int.from_bytes(file.read(min(8, end - start)), "big")
+    return int.from_bytes(file.read(max(0, min(8, end - start))), "big")
 
 
 def _indexed_end(stream: Any, size: int) -> float | None:
@@ -484,27 +488,14 @@ def _verify(
         if not frames:
             raise Refused("unsound", "no picture could be decoded")
         tally = tallies[video.index]
-        with _open(path, options) as container:
-            stream = container.streams[video.index]
-            sought = tally.last_key is not None and tally.packets > 50
-            if sought:
-                try:
-                    container.seek(tally.last_key, stream=stream)
-                except av.error.FFmpegError:
-                    sought = False
-            last = None
-            skip = tally.since_key - _LAST_PACKETS if sought else 0
-            try:
-                for frame in _decode(container, stream, tally.last_key if skip > 0 else None, skip):
-                    if frame.is_corrupt:
-                        raise Refused("unsound", "a picture is corrupt")
-                    last = frame.time if frame.time is not None else last
-                    if time.monotonic() > deadline:
-                        return
-            except av.error.FFmpegError as error:
-                raise Refused("unsound", f"a picture can't be decoded: {error}") from None
-            if last is None or (tally.last is not None and last < tally.last - 0.1):
-                raise Refused("unsound", "the last pictures can't be decoded")
+        last = None
+        if tally.last_key is not None and tally.packets > 50:
+            last = _last_picture(path, options, video.index, tally, deadline, tally.last_key)
+        if last is None:
+            # Short, or a demuxer that seeks by decoding time and landed behind the key picture.
+            last = _last_picture(path, options, video.index, tally, deadline, None)
+        if last is None or (tally.last is not None and last < tally.last - 0.1):
+            raise Refused("unsound", "the last pictures can't be decoded")
     for stream in streams:
         if stream.type != "audio" or tallies[stream.index].packets == 0:
             continue
@@ -513,6 +504,31 @@ def _verify(
                 next(iter(container.decode(container.streams[stream.index])))
             except (av.error.FFmpegError, StopIteration) as error:
                 raise Refused("unsound", f"the sound can't be decoded: {error}") from None
+
+
+def _last_picture(
+    path: str, options: dict[str, Any], index: int, tally: Tally, deadline: float, key: int | None
+) -> float | None:
+    """Decode from the key picture at `key` on, or all; return the last picture's time in seconds.
+
+    None when there was none, infinity when it takes too long. Raises `Refused`.
+    """
+    last = None
+    with _open(path, options) as container:
+        stream = container.streams[index]
+        try:
+            if key is not None:
+                container.seek(key, stream=stream)
+            skip = 0 if key is None else tally.since_key - _LAST_PACKETS
+            for frame in _decode(container, stream, key if skip > 0 else None, skip):
+                if frame.is_corrupt:
+                    raise Refused("unsound", "a picture is corrupt")
+                last = frame.time if frame.time is not None else last
+                if time.monotonic() > deadline:
+                    return math.inf
+        except av.error.FFmpegError as error:
+            raise Refused("unsound", f"a picture can't be decoded: {error}") from None
+    return last
 
 
 def _decode(container: Any, stream: Any, key: int | None, skip: int) -> Any:

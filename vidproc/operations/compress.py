@@ -81,6 +81,7 @@ _TOO_SHORT_TO_COUNT = 5.0
 _FEW_PICTURES = 90
 """The same for pictures, for screen recordings of few pictures a second."""
 _SAMPLE_PICTURES = 24
+_CRASHES = {f"signal {name}" for name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")}
 _PROBE_FILE = "probe.mkv"
 _MUX_BYTES_PER_PICTURE = 14
 
@@ -253,7 +254,7 @@ class Work:
         try:
             return await self.job.run(command)
         except CommandFailed as error:
-            if "signal" not in error.reason:
+            if error.reason not in _CRASHES:
                 raise
             return await self.job.run(command)
 

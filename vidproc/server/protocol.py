@@ -66,6 +66,8 @@ DIRECT_SHARE = 0.02
 """Seconds' worth of the limit on uploads that one of them may take at a time."""
 MINIMUM_RATE = 1024
 """Bytes a second that an upload must bring, on average over an idle timeout."""
+CLOCK_JUMP = 5.0
+"""Seconds by which a timer may be late in a machine that only has much to do."""
 STALL_FACTOR = 2
 """A client that takes nothing of its answer for so many idle timeouts is cut off."""
 
@@ -106,6 +108,7 @@ class MMPServerProtocol(Protocol):
         self._throttle_timer: IDelayedCall | None = None
         self._moved_at = 0.0
         self._window_end = 0.0
+        self._idle_check_at = 0.0
         self._received = 0
         self._expected = 0.0
 
@@ -118,7 +121,7 @@ class MMPServerProtocol(Protocol):
         self.transport.registerProducer(self, True)
         self._moved_at = self._clock.seconds()
         self._window_end = self._moved_at + self.factory.idle_timeout
-        self._idle_timer = self._clock.callLater(self.factory.idle_timeout, self._check_idle)
+        self._look_again(self.factory.idle_timeout)
         self._refuse_connection(self.factory.connected(self))
         proxied = isinstance(self.transport, ProtocolWrapper) and not ISSLTransport.providedBy(
             self.transport
@@ -690,9 +693,12 @@ class MMPServerProtocol(Protocol):
         """
         timeout = self.factory.idle_timeout
         now = self._clock.seconds()
+        if now > self._idle_check_at + CLOCK_JUMP:
+            # The clock was set, or the machine slept: that was nobody's silence.
+            self._moved_at, self._expected = now, 0.0
         blocked = self._write_blocked or (self._sender is not None and self._sender.blocked)
         excused = (self._busy and not blocked) or self._watch is not None or self._disk_lags
-        excused = excused or self._taking
+        excused = excused or self._taking or self._throttle_timer is not None
         if excused and not blocked:
             self._moved_at = now
         silence_ends = self._moved_at + timeout * (STALL_FACTOR if blocked else 1)
@@ -705,7 +711,7 @@ class MMPServerProtocol(Protocol):
             return
         if now >= self._window_end:
             receiving = self._session is not None and not (
-                self._busy or self._disk_lags or self._taking
+                self._busy or self._disk_lags or self._taking or self._throttle_timer is not None
             )
             if receiving and self._received < self._expected:
                 self._cut_off(f"The upload brings less than {MINIMUM_RATE} bytes a second.")
@@ -713,8 +719,11 @@ class MMPServerProtocol(Protocol):
             self._received = 0
             self._expected = MINIMUM_RATE * timeout
             self._window_end = now + timeout
-        wait = min(silence_ends, self._window_end) - now
-        self._idle_timer = self._clock.callLater(max(wait, 0.01), self._check_idle)
+        self._look_again(max(min(silence_ends, self._window_end) - now, 0.01))
+
+    def _look_again(self, seconds: float) -> None:
+        self._idle_check_at = self._clock.seconds() + seconds
+        self._idle_timer = self._clock.callLater(seconds, self._check_idle)
 
 
 class _Watch:

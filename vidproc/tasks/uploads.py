@@ -159,6 +159,12 @@ def explain_write_error(error: BaseException | None) -> ServiceError:
             "The server has run out of room.",
             "Try again later, or ask the server's operator for room.",
         )
+    if isinstance(error, OSError) and error.errno == errno.ECANCELED:
+        return ServiceError(
+            ErrorCode.UNAVAILABLE,
+            "The server is shutting down.",
+            "Try again in a minute; an upload with an upload_id goes on where it stopped.",
+        )
     return ServiceError(
         ErrorCode.INTERNAL,
         "The server could not store that.",
@@ -240,6 +246,7 @@ class Uploads:
     async def abort_all(self) -> None:
         """End every upload under way, for a stop; resumable ones can go on later."""
         for session in list(self._sessions):
+            session.writer.hurry()
             await session.abort()
 
     async def prune(self, before: float) -> int:
@@ -433,7 +440,7 @@ class Uploads:
         task = session.task
         try:
             if session.received < session.size:
-                await session.writer.finish()
+                await session.writer.finish(digest=False)
                 await self._undo_surely(task)
                 return PartialUpload(session.received)
             digest = await session.writer.finish()
