@@ -125,7 +125,8 @@ class Subscription:
 
 
 class Scheduler:
-    """Keeps at most `concurrency` attempts running, oldest task first.
+    """Keeps at most `concurrency` attempts running, oldest task first, and at times a short one
+    beside them.
 
     Tasks that are queued or processing are kept in memory; the store has all of them.
     """
