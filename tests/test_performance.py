@@ -25,7 +25,7 @@ FILM = {
 class MadeUp(PerformanceService):
     """Counts what the test says: shares of a two-core machine, bytes a second."""
 
-    ffmpeg = service = other = 0.0
+    ffmpeg = service = other = stolen = 0.0
     bytes_in = 0.0
 
     def _count(self) -> Counters:
@@ -36,7 +36,7 @@ class MadeUp(PerformanceService):
         both = self.ffmpeg + self.service + self.other
         self._made_up = Counters(
             at=now,
-            machine_cpu=total.machine_cpu + 2 * elapsed * both,
+            idle_cpu=total.idle_cpu + 2 * elapsed * max(0.0, 1 - both - self.stolen),
             ffmpeg_cpu=total.ffmpeg_cpu + 2 * elapsed * self.ffmpeg,
             service_cpu=total.service_cpu + 2 * elapsed * self.service,
             packets_in=0,
@@ -152,6 +152,14 @@ class PerformanceTests(SynchronousTestCase):
             self.rig.clock.advance(1.0)
         self.assertEqual(self.rig.factory.throttle.rate, LEAST_RATE)
         self.assertTrue(any("uploads limited to" in line for line in self.lines))
+
+    def test_what_the_host_takes_back_is_not_idle(self) -> None:
+        """A virtual machine's stolen time is not there for video."""
+        self.submit("192.0.2.1")
+        self.service.ffmpeg, self.service.service, self.service.bytes_in = 0.5, 0.35, 500e6
+        self.service.stolen = 0.15
+        self.rig.clock.pump([1.0] * 3)
+        self.assertIsNotNone(self.rig.factory.throttle.rate)
 
     def test_uploads_are_free_when_video_has_what_it_needs(self) -> None:
         """FFmpeg at its aim, CPU time idle, or no task at all."""

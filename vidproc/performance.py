@@ -46,7 +46,7 @@ class Counters:
     """Running totals at one moment. CPU times in seconds."""
 
     at: float
-    machine_cpu: float
+    idle_cpu: float
     ffmpeg_cpu: float
     service_cpu: float
     packets_in: int
@@ -56,11 +56,15 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What happened between two moments. CPU as shares of the whole machine, 0 to 1."""
+    """What happened between two moments. CPU as shares of all cores that we may use, 0 to 1.
+
+    What a virtual machine's host takes back counts as others', not as idle.
+    """
 
     ffmpeg_cpu: float
     service_cpu: float
     other_cpu: float
+    idle_cpu: float
     packets_in: float
     bytes_in: float
     bytes_out: float
@@ -147,7 +151,7 @@ class PerformanceService(Service):
             return
         figures = self._figures(before, now)
         share = figures.ffmpeg_cpu / max(0.01, 1 - figures.other_cpu)
-        busy = figures.ffmpeg_cpu + figures.service_cpu + figures.other_cpu > 1 - IDLE
+        busy = figures.idle_cpu < IDLE
         wanted = max(BUSY, self._scheduler.settings.cpu_reserve / 100)
         if busy and share < wanted and figures.bytes_in > LEAST_RATE:
             limit = min(throttle.rate or figures.bytes_in, figures.bytes_in) * SLOWER
@@ -190,11 +194,9 @@ class PerformanceService(Service):
             self._peak_memory = max(self._peak_memory, running.peak_memory)
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
         ours = resource.getrusage(resource.RUSAGE_SELF)
-        machine = psutil.cpu_times()
         return Counters(
             at=self._reactor.seconds(),
-            machine_cpu=sum(machine[:3])
-            + sum(getattr(machine, n, 0.0) for n in ("irq", "softirq")),
+            idle_cpu=_idle_cpu(),
             ffmpeg_cpu=ended.ru_utime
             + ended.ru_stime
             + sum(running.cpu_time for running in self._runner.running),
@@ -209,12 +211,15 @@ class PerformanceService(Service):
         capacity = elapsed * self._cores
         ffmpeg = max(0.0, now.ffmpeg_cpu - before.ffmpeg_cpu) / capacity
         service = max(0.0, now.service_cpu - before.service_cpu) / capacity
-        machine = max(0.0, now.machine_cpu - before.machine_cpu) / capacity
+        idle = min(1.0, max(0.0, now.idle_cpu - before.idle_cpu) / capacity)
+        if now.at == before.at:
+            idle = 1.0  # the first look
         memory = psutil.virtual_memory()
         return Figures(
             ffmpeg_cpu=ffmpeg,
             service_cpu=service,
-            other_cpu=max(0.0, machine - ffmpeg - service),
+            other_cpu=max(0.0, 1 - idle - ffmpeg - service),
+            idle_cpu=idle,
             packets_in=max(0, now.packets_in - before.packets_in) / elapsed,
             bytes_in=(now.bytes_in - before.bytes_in) / elapsed,
             bytes_out=(now.bytes_out - before.bytes_out) / elapsed,
@@ -300,6 +305,15 @@ class PerformanceService(Service):
             reason=reason,
         )
         self._scheduler.set_concurrency(concurrency)
+
+
+def _idle_cpu() -> float:
+    """Return the seconds for which the cores that we may use had nothing to do."""
+    cores = psutil.cpu_times(percpu=True)
+    if hasattr(os, "sched_getaffinity"):
+        cores = [cores[n] for n in os.sched_getaffinity(0) if n < len(cores)]
+    # Waiting for a disk is no work either.
+    return sum(core.idle + getattr(core, "iowait", 0.0) for core in cores)
 
 
 def usable_cores() -> int:
