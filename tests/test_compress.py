@@ -185,6 +185,18 @@ class TargetSizeTests(CompressCase):
         written = job.size_of(product.file)
         self.assertTrue(0.95 * target <= written < target, written)
 
+    def test_rates_of_all_kinds(self) -> None:
+        """Both passes must count time alike, whatever the film's rate."""
+        for rate in ("10", "20", "30000/1001"):
+            source = self.make(
+                "film.mp4",
+                *("-f", "lavfi", "-i", f"testsrc2=size=320x240:rate={rate}", "-t", "3"),
+                *("-c:v", "libx264", "-preset", "ultrafast", "-qp", "18"),
+            )
+            target = source.stat().st_size // 4
+            job, product = self.compress(source, target_size=target)
+            self.assertLess(job.size_of(product.file), target, rate)
+
     def test_smaller_picture_when_bits_are_few(self) -> None:
         job, product = self.compress("friday-480p-aac.mp4", target_size=60_000)
         found = probe(job.path_of(product.file))

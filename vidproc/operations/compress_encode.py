@@ -28,6 +28,7 @@ from vidproc.operations.filters import (
     encoding_memory,
     kept_subtitles,
     picture,
+    rate_options,
     source,
 )
 
@@ -279,13 +280,11 @@ def analysis_command(
         **coder.options,
         "pix_fmt": coder.pixel_format,
         **rate,
-        "fps_mode": "vfr",
+        **rate_options(media),  # as in the second pass: x264 compares the time bases
         "threads": THREADS,
         "filter_complex_threads": THREADS,
         "format": "null",
     }
-    if media.video is not None and not media.video.constant_rate:
-        options["enc_time_base"] = "1:90000"
     options.pop("tag:v", None)
     return ffmpeg_command(
         ffmpeg.output(stream, "-", **options),
