@@ -196,6 +196,23 @@ class PerformanceTests(SynchronousTestCase):
         self.rig.clock.advance(2.5)
         self.assertEqual(client.transport.producerState, "producing")
 
+    def test_a_refused_upload_that_is_thrown_away_pauses_as_well(self) -> None:
+        """Its bytes cost as much to read."""
+        self.submit("192.0.2.50", FILM)
+        self.rig.factory.throttle.limit(LEAST_RATE)
+        client = self.rig.connect("192.0.2.50")
+        data = message(UPLOAD, bytes(int(4 * LEAST_RATE)), "mp4")
+        client.send(data[:1000])
+        self.assertEqual(client.answer()["error"]["code"], 429)
+        client.send(data[1000 : int(LEAST_RATE)])
+        self.assertEqual(client.transport.producerState, "paused")
+        self.rig.clock.advance(1.5)
+        self.assertEqual(client.transport.producerState, "producing")
+        client.send(data[int(LEAST_RATE) :])
+        client.send(message({"action": "info"}))
+        self.rig.clock.advance(10)
+        self.assertIn("version", client.answer())
+
 
 class IngestThrottleTests(SynchronousTestCase):
     def test_without_a_limit_nobody_waits(self) -> None:

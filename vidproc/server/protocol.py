@@ -151,11 +151,13 @@ class MMPServerProtocol(Protocol):
             self._take_directly()
 
     def _took(self, size: int) -> None:
-        """Note bytes from the client; an upload that is ahead of its share pauses."""
+        """Note bytes from the client; a payload that is ahead of its share pauses, one that is
+        thrown away too: it costs as much to read."""
         self._moved_at = self._clock.seconds()
         self._received += size
         self.factory.count_received(size)
-        if self._session is not None and self._throttle_timer is None:
+        payload = self._session is not None or self._decoder.payload_remaining > 0
+        if (payload or self._closing) and self._throttle_timer is None:
             wait = self.factory.throttle.take(size)
             if wait > 0:
                 fast = size >= DIRECT_FROM
@@ -584,11 +586,13 @@ class MMPServerProtocol(Protocol):
         if self._lost:
             return
         waiting = self._busy or self._write_blocked
-        pause = not self._closing and (
-            self._disk_lags
-            or self._taking
-            or self._throttle_timer is not None
-            or (waiting and self._decoder.buffered > MAX_READ_AHEAD)
+        pause = self._throttle_timer is not None or (
+            not self._closing
+            and (
+                self._disk_lags
+                or self._taking
+                or (waiting and self._decoder.buffered > MAX_READ_AHEAD)
+            )
         )
         if pause != self._reading_paused:
             self._reading_paused = pause
