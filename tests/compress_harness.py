@@ -43,11 +43,13 @@ class LocalJob:
         self.warnings: list[str] = []
         self._source = source.absolute()
         self._folder = folder
-        self._threads = threads
+        self.threads = threads
         self._cpu_clock = cpu_clock
 
     async def run(self, command: Command) -> Completed:
-        argv = command.resolve(lambda name: str(self.path_of(name)), self._threads)
+        for name, contents in command.files:
+            self.path_of(name).write_bytes(contents)
+        argv = command.resolve(lambda name: str(self.path_of(name)), self.threads)
         flags = ("-hide_banner", "-nostdin", "-nostats", "-y", "-loglevel", "level+info")
         start = self._now()
         done = subprocess.run(
@@ -67,7 +69,7 @@ class LocalJob:
         if not self._cpu_clock:
             return time.monotonic()
         used = os.times()
-        return (used.children_user + used.children_system) / self._threads
+        return (used.children_user + used.children_system) / self.threads
 
     def warn(self, sentence: str) -> None:
         self.warnings.append(sentence)

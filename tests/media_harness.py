@@ -103,6 +103,8 @@ def run_command(command: Command, source: Path, folder: Path) -> Completed:
     def path_of(name: str) -> str:
         return str(source if name == SOURCE else folder / name)
 
+    for name, contents in command.files:
+        (folder / name).write_bytes(contents)
     argv = command.resolve(path_of, 2)
     if command.program == "ffmpeg":
         flags = ("-nostdin", "-hide_banner", "-y", "-loglevel", "error")
@@ -132,6 +134,7 @@ class FakeJob:
     source: Path
     folder: Path
     warnings: list[str] = field(default_factory=list)
+    threads: int = 2
     commands: list[Command] = field(default_factory=list)
 
     def run(self, command: Command) -> Awaitable[Completed]:

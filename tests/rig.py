@@ -130,6 +130,7 @@ class AllCapabilities:
 
     encoders = frozenset({"libx264", "aac", "libmp3lame", "gif", "libvpx-vp9", "libopus"})
     filters = frozenset({"zscale", "tonemap", "bwdif", "palettegen", "paletteuse"})
+    parallel = True
 
 
 class Rig:

@@ -65,6 +65,7 @@ class Command:
     cpus: float = 64.0
     memory: int = 512 << 20
     capture: int = 0
+    files: tuple[tuple[str, bytes], ...] = ()
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -30,6 +30,10 @@ class Capabilities(Protocol):
     def filters(self) -> frozenset[str]:
         """Names of its filters, such as ``zscale``."""
 
+    @property
+    def parallel(self) -> bool:
+        """Whether it encodes the several outputs of one command side by side."""
+
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
@@ -74,6 +78,8 @@ class Job(Protocol[P]):
     media: MediaInfo
     parameters: P
     capabilities: Capabilities
+    threads: int
+    """What each of its commands is given."""
 
     def run(self, command: Command) -> Awaitable[Completed]:
         """Run a command; raises `CommandFailed` or `CommandStopped`."""
@@ -103,12 +109,16 @@ class Operation(Generic[P]):
 
     async def run(self, job: Job[P]) -> Product:
         """Do it: run the plan's commands one after another and return the product."""
-        plan = self.plan(job.media, job.parameters, job.capabilities)
-        for sentence in plan.warnings:
-            job.warn(sentence)
-        for command in plan.commands:
-            await job.run(command)
-        return plan.product
+        return await follow(job, self.plan(job.media, job.parameters, job.capabilities))
+
+
+async def follow(job: Job[P], plan: Plan) -> Product:
+    """Run the plan's commands one after another and return the product."""
+    for sentence in plan.warnings:
+        job.warn(sentence)
+    for command in plan.commands:
+        await job.run(command)
+    return plan.product
 
 
 def require_encoder(capabilities: Capabilities, *names: str) -> str:

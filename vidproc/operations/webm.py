@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from vidproc.ffmpeg.command import ffmpeg_command
+from vidproc.ffmpeg.command import Command, CommandFailed, ffmpeg_command
 from vidproc.ffmpeg.media import MediaInfo
-from vidproc.operations import filters
+from vidproc.operations import chunks, filters
 from vidproc.operations.base import (
     Capabilities,
     Expectation,
+    Job,
     Operation,
     Plan,
     Product,
+    follow,
     require_encoder,
 )
 from vidproc.operations.parameters import WebM
@@ -22,14 +25,24 @@ _SVT_LEAST_SIDE = 64
 _VP9_SPEED = 5  # half the CPU time of libvpx as it comes; 4 gains nothing in size
 _VP9_STEP = 1  # of CRF: at that speed the same CRF looks up to 0.6 VMAF worse than as it comes
 
+_VP9_KEY = 0.55
+"""How much finer than the CRF key pictures may be quantized: libvpx's own quarter of the step
+costs more bytes than it shows (benchmarks/parallel.py)."""
+_ENCODING = 0.98  # of the work, when the rest is joining
+
 
 class WebMOperation(Operation[WebM]):
     """Cut a part out of a film, to the picture, for the web."""
 
     name = "webm"
 
-    def plan(self, media: MediaInfo, parameters: WebM, capabilities: Capabilities) -> Plan:
-        """Return one encode. Raises `ServiceError` 415 without video, 422 past the end."""
+    def plan(
+        self, media: MediaInfo, parameters: WebM, capabilities: Capabilities, threads: int = 1
+    ) -> Plan:
+        """Return one encode, or one of several chunks at once and their joining.
+
+        Raises `ServiceError` 415 without video, 422 past the end.
+        """
         video = filters.require_video(media)
         shown = video.displayed_size
         part = filters.segment(media, parameters.start, parameters.length, sound=True)
@@ -43,26 +56,49 @@ class WebMOperation(Operation[WebM]):
         sound = _sound(media, part)
         subtitles = filters.kept_subtitles(media)
         node = filters.source(media, start=part.start, duration=part.length)
-        graph = filters.deliver(
-            node,
-            media,
-            filters.picture(node, media, capabilities, size, sample=_from_zero),
-            filters.Delivery(
-                _RESULT,
-                "webm",
-                options,
-                sound,
-                subtitles,
-                whole=False,
-                extra=_exact_cut(part, bool(subtitles)),
-            ),
-        )
-        command = ffmpeg_command(
-            graph,
-            stage="encoding",
-            duration=part.length,
-            memory=filters.encoding_memory(size, size, shown),
-        )
+        memory = filters.encoding_memory(size, size, shown)
+        # SVT-AV1 uses all cores by itself.
+        cores = threads if parameters.codec == "vp9" else 1
+        pieces = chunks.divide(media, part, size, capabilities, cores)
+
+        def picture(source: Any, sample: Callable[[Any], Any]) -> Any:
+            return filters.picture(source, media, capabilities, size, sample=sample)
+
+        def delivery(stream: Any, options: dict[str, Any], **rest: Any) -> Command:
+            extra = _exact_cut(part, bool(subtitles))
+            graph = filters.deliver(
+                node,
+                media,
+                stream,
+                filters.Delivery(
+                    _RESULT, "webm", options, sound, subtitles, whole=False, extra=extra
+                ),
+            )
+            return ffmpeg_command(graph, duration=part.length, **rest)
+
+        if len(pieces) == 1:
+            options = encoder(parameters, size, capabilities)
+            commands = [
+                delivery(picture(node, _from_zero), options, stage="encoding", memory=memory)
+            ]
+        else:
+            options = encoder(parameters, size, capabilities, cores=pieces[0].cores)
+            commands = [
+                ffmpeg_command(
+                    chunks.encode(media, part, pieces, picture, options),
+                    stage="encoding",
+                    duration=max(piece.length for piece in pieces),
+                    share=_ENCODING,
+                    memory=len(pieces) * memory,
+                ),
+                delivery(
+                    chunks.joined(),
+                    {"c:v": "copy"},
+                    stage="joining",
+                    share=1 - _ENCODING,
+                    files=((chunks.LIST, chunks.listing(pieces)),),
+                ),
+            ]
         warnings.extend(filters.upscale_warning(shown, size))
         warnings.extend(filters.picture_warnings(media, capabilities))
         warnings.extend(filters.sound_warnings(media, sound))
@@ -74,7 +110,21 @@ class WebMOperation(Operation[WebM]):
             duration=part.length,
             tolerance=filters.tolerance(media),
         )
-        return Plan([command], Product(_RESULT, "webm", expectation), warnings)
+        details = {"chunks": len(pieces)} if len(pieces) > 1 else {}
+        return Plan(commands, Product(_RESULT, "webm", expectation, details), warnings)
+
+    async def run(self, job: Job[WebM]) -> Product:
+        """Make it, in chunks where that is faster and the film can be cut."""
+        plan = self.plan(job.media, job.parameters, job.capabilities, job.threads)
+        if len(plan.commands) > 1:
+            try:
+                return await follow(job, plan)
+            except CommandFailed as error:
+                if error.ours:
+                    raise
+                # A chunk may have no picture: after a pause, or where the file is damaged.
+                plan = self.plan(job.media, job.parameters, job.capabilities)
+        return await follow(job, plan)
 
     def estimate_size(self, parameters: WebM, source_size: int) -> int:
         """Return a guess of the output's bytes: 8 Mbit/s, at most twice the source."""
@@ -116,8 +166,10 @@ def _from_zero(stream: Any) -> Any:
     return stream.filter("setpts", "if(eq(N,0),0,PTS)")
 
 
-def encoder(parameters: WebM, size: filters.Size, capabilities: Capabilities) -> dict[str, Any]:
-    """Return the encoder's output options."""
+def encoder(
+    parameters: WebM, size: filters.Size, capabilities: Capabilities, cores: int | None = None
+) -> dict[str, Any]:
+    """Return the encoder's output options, for as many `cores` as it can use or for so many."""
     options: dict[str, Any] = {"pix_fmt": "yuv420p", "crf": parameters.quality}
     if parameters.codec == "av1":
         small = min(size) < _SVT_LEAST_SIDE
@@ -127,15 +179,20 @@ def encoder(parameters: WebM, size: filters.Size, capabilities: Capabilities) ->
             return {**options, "c:v": name, "preset": 8, "g": 240}
         return {**options, "c:v": name, "cpu-used": 6, "row-mt": 1, "b:v": 0}
     name = require_encoder(capabilities, "libvpx-vp9")
-    tiles = max(0, min(4, (size[0] // 256).bit_length() - 1))
+    crf = max(0, parameters.quality - _VP9_STEP)
+    columns = max(0, min(4, (size[0] // 256).bit_length() - 1))
+    if cores is not None:
+        # At this speed libvpx has a thread for each column of tiles, whatever row-mt says. They
+        # cost 1 % of the bytes; players want some in large pictures.
+        columns = max(0, columns - 2, min(columns, (cores - 1).bit_length()))
     return {
         **options,
         "c:v": name,
-        "crf": max(0, parameters.quality - _VP9_STEP),
+        "crf": crf,
+        "qmin": round(_VP9_KEY * crf),
         "b:v": 0,
         "deadline": "good",
         "cpu-used": _VP9_SPEED,
-        "row-mt": 1,
-        "tile-columns": tiles,
+        "tile-columns": columns,
         "g": 240,
     }

@@ -151,6 +151,9 @@ class Attempt:
         self._check_stopped()
         self.speed = None
         self._set_stage(command.stage)
+        for name, contents in command.files:
+            await self._disk.call(self._path(name).write_bytes, contents)
+            self._check_stopped()
         self.current = self._runner.start(
             command, self._workspace, self.threads, lambda p: self._progressed(command, p)
         )

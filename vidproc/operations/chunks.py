@@ -1,0 +1,170 @@
+"""Encoding a film in chunks, side by side in one FFmpeg, and joining them without loss.
+
+For encoders that leave cores idle (libvpx-vp9). Each chunk has an input, a graph and an output of
+its own, which FFmpeg 7 and later run in threads of their own. Chunks touch each other exactly: all
+inputs count time from the same moment, and one number of seconds ends a chunk and begins the next,
+whatever the film's time stamps are. Joining copies packets and keeps their times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import ffmpeg
+
+from vidproc.ffmpeg.command import SOURCE, input_file, output_file
+from vidproc.ffmpeg.media import MediaInfo
+from vidproc.operations import filters
+from vidproc.operations.base import Capabilities
+
+LEAST = 4.0
+"""Seconds of a chunk: each begins with a key picture, which costs some 5 % of so many seconds."""
+MOST = 8
+"""Chunks at once: more need memory, and encoders have some threads of their own."""
+MOST_PIXELS = 16_000_000
+"""Pixels of all chunks' pictures together, for the same reason; two chunks are always allowed."""
+LIST = "chunks.ffconcat"
+"""The name of the file that tells FFmpeg what to join."""
+
+_SEEKABLE = ("mp4", "matroska")  # demuxers that never land behind the moment asked for
+_LEAD = 0.5  # seconds read before a chunk, so that a deinterlacer knows the pictures before it
+_LEAST_RATE = 5.0  # pictures/s below which a chunk might have none
+_TICKS = 90_000  # time base of the chunks, in ticks per second
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """From `start` to `end`, in seconds of the part; `cores` are its share of the machine's."""
+
+    number: int
+    start: float
+    end: float
+    cores: int
+
+    @property
+    def threads(self) -> int:
+        """How many threads it is given: FFmpeg keeps the chunks abreast, so that others wait."""
+        return 2 * self.cores
+
+    @property
+    def length(self) -> float:
+        """Its seconds."""
+        return self.end - self.start
+
+    @property
+    def file(self) -> str:
+        """The name of its file."""
+        return f"chunk-{self.number}.mp4"
+
+
+def divide(
+    media: MediaInfo,
+    part: filters.Segment,
+    size: filters.Size,
+    capabilities: Capabilities,
+    threads: int,
+) -> list[Chunk]:
+    """Return the chunks into which a part of the film, at `size`, is cut for `threads` threads.
+
+    One alone says that it is better not cut.
+    """
+    video = filters.require_video(media)
+    length = part.length
+    if video.duration is not None:
+        length = min(length, video.duration - part.start)
+    count = min(threads, MOST, int(length / LEAST), max(2, MOST_PIXELS // (size[0] * size[1])))
+    possible = (
+        capabilities.parallel
+        and not media.ends_early
+        and video.duration is not None
+        and (video.frame_rate or 0.0) >= _LEAST_RATE
+        and any(name in media.container.split(",") for name in _SEEKABLE)
+    )
+    if not possible or count < 2:
+        return [Chunk(0, 0.0, part.length, max(1, threads))]
+    # Whole ticks, so that nothing is rounded on the way.
+    edges = [round(length * number / count * _TICKS) / _TICKS for number in range(count)]
+    edges.append(part.length)
+    return [
+        Chunk(number, edges[number], edges[number + 1], threads // count) for number in range(count)
+    ]
+
+
+def encode(
+    media: MediaInfo,
+    part: filters.Segment,
+    parts: Sequence[Chunk],
+    picture: Callable[[Any, Callable[[Any], Any]], Any],
+    options: dict[str, Any],
+) -> Any:
+    """Return the graph that makes all chunks of the part.
+
+    `picture` returns the picture at its size from an input node and a function that chooses
+    pictures (`sample` of `filters.picture`); `options` are the encoder's.
+    """
+    begin = round(part.start + filters.require_video(media).start_time, 6)
+    begin = begin if begin > filters.NO_SEEK else 0.0
+    outputs = []
+    for chunk in parts:
+        at = round(max(begin, begin + chunk.start - _LEAD), 6)
+        place: dict[str, Any] = {}
+        if at:
+            # Together they shift all inputs' times by the same, to the microsecond.
+            place = {"ss": filters.seconds(at), "itsoffset": filters.seconds(at - begin)}
+        node = ffmpeg.input(
+            input_file(SOURCE), **filters.SAFE_INPUT, threads=chunk.threads, **place
+        )
+        outputs.append(
+            ffmpeg.output(
+                picture(node, partial(_exactly, chunk)),
+                output_file(chunk.file),
+                **{
+                    "format": "mp4",
+                    "fps_mode": "vfr",
+                    "enc_time_base": f"1:{_TICKS}",
+                    "video_track_timescale": _TICKS,
+                    "threads": chunk.threads,
+                    "map_metadata": -1,
+                    **options,
+                },
+            )
+        )
+    return ffmpeg.merge_outputs(*outputs)
+
+
+def _exactly(chunk: Chunk, stream: Any) -> Any:
+    """Keep a chunk's pictures and count their times from its start; the film's first is at 0."""
+    ends: dict[str, Any] = {"end": filters.seconds(chunk.end)}
+    if chunk.start:
+        ends["start"] = filters.seconds(chunk.start)
+    stream = stream.filter("trim", **ends).filter("settb", f"1/{_TICKS}")
+    if not chunk.start:
+        return stream.filter("setpts", "if(eq(N,0),0,PTS)")
+    return stream.filter("setpts", f"max(PTS-{round(chunk.start * _TICKS)},0)")
+
+
+def listing(parts: Sequence[Chunk]) -> bytes:
+    """Return the contents of `LIST`: the chunks one after another, their pictures' times kept."""
+    lines = ["ffconcat version 1.0"]
+    for chunk in parts:
+        # Without an inpoint the first picture would be moved to the chunk's very start.
+        lines += [
+            f"file {chunk.file}",
+            "inpoint 0",
+            f"duration {filters.seconds(chunk.length)}",
+        ]
+    return "\n".join([*lines, ""]).encode()
+
+
+def joined() -> Any:
+    """Return the picture stream of the joined chunks, to be copied."""
+    node = ffmpeg.input(
+        input_file(LIST),
+        format="concat",
+        protocol_whitelist="file",
+        format_whitelist="concat,mov,mp4,m4a,3gp,3g2,mj2",
+    )
+    return node["0"]
