@@ -19,13 +19,15 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from tests.compress_harness import LocalJob, probe, run_operation
 from vidproc.ffmpeg.binary import find_ffmpeg
 from vidproc.ffmpeg.media import MediaInfo
+from vidproc.operations import chunks
 from vidproc.operations.parameters import parse_parameters
 from vidproc.operations.registry import get_operation
 from vidproc.performance import usable_cores
@@ -126,11 +128,9 @@ def plain_gif(clip: Clip) -> Work:
 def ours(clip: Clip, name: str, *, cut: bool = True, **fields: Any) -> Work:
     """Return what the service runs for the clip; `fields` are further parameters.
 
-    Without `cut` as for an FFmpeg that can't encode chunks side by side.
+    Without `cut` as one that is too short for it.
     """
     wanted = {"start_time": 0, "duration": clip.seconds, **fields}
-    tools = find_ffmpeg()
-    tools = replace(tools, parallel=tools.parallel and cut)
 
     def work(folder: Path) -> list[Path]:
         parameters, _ = parse_parameters(name, wanted)
@@ -138,11 +138,12 @@ def ours(clip: Clip, name: str, *, cut: bool = True, **fields: Any) -> Work:
             clip.path,
             folder,
             parameters,
-            ffmpeg=tools,
+            ffmpeg=find_ffmpeg(),
             media=clip.media,
             threads=usable_cores(),
         )
-        product = run_operation(get_operation(name), job)
+        with patch.object(chunks, "MOST", chunks.MOST if cut else 1):
+            product = run_operation(get_operation(name), job)
         return [folder / product.file]
 
     return work

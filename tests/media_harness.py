@@ -8,7 +8,7 @@ import os
 import struct
 import subprocess
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -143,6 +143,10 @@ class FakeJob:
         future: asyncio.Future[Completed] = asyncio.get_running_loop().create_future()
         future.set_result(run_command(command, self.source, self.folder))
         return future
+
+    async def run_together(self, commands: Sequence[Command]) -> list[Completed]:
+        """Run them, one after another."""
+        return [await self.run(command) for command in commands]
 
     def warn(self, sentence: str) -> None:
         """Keep the sentence."""

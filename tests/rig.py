@@ -82,6 +82,8 @@ class StubCommand:
         self._path_of = path_of
 
     def stop(self) -> None:
+        if self not in self._runner.running:
+            return
         self.stops += 1
         if self._runner.stops_at_once:
             self.end(CommandStopped("stopped on request"))
@@ -130,7 +132,6 @@ class AllCapabilities:
 
     encoders = frozenset({"libx264", "aac", "libmp3lame", "gif", "libvpx-vp9", "libopus"})
     filters = frozenset({"zscale", "tonemap", "bwdif", "palettegen", "paletteuse"})
-    parallel = True
 
 
 class Rig:

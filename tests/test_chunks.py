@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +29,8 @@ class DivideTests(TestCase):
 
     def count(self, source: MediaInfo | None = None, **wanted: Any) -> int:
         part = filters.Segment(wanted.get("start", 0.0), wanted.get("length", 20.0))
-        able = replace(media.tools(), parallel=wanted.get("parallel", True))
         size = wanted.get("size", (640, 360))
-        return len(chunks.divide(source or film(), part, size, able, wanted.get("threads", 4)))
+        return len(chunks.divide(source or film(), part, size, wanted.get("threads", 4)))
 
     def test_as_many_as_threads_of_four_seconds_or_more(self) -> None:
         """But at most eight, and fewer of large pictures."""
@@ -43,11 +41,10 @@ class DivideTests(TestCase):
         self.assertEqual(self.count(threads=16, length=60, size=(3840, 2160)), 2)
 
     def test_what_can_not_be_cut_stays_whole(self) -> None:
-        """One thread, a short part, another container, an old FFmpeg, a damaged or slow film."""
+        """One thread, a short part, another container, a damaged or slow film."""
         self.assertEqual(self.count(threads=1), 1)
         self.assertEqual(self.count(length=7.9), 1)
         self.assertEqual(self.count(start=55.0), 1)
-        self.assertEqual(self.count(parallel=False), 1)
         self.assertEqual(self.count(film(container="mpegts")), 1)
         self.assertEqual(self.count(film(ends_early=True)), 1)
         self.assertEqual(self.count(film(video={"duration": None})), 1)
@@ -55,7 +52,7 @@ class DivideTests(TestCase):
 
     def test_chunks_touch_and_fill_the_part(self) -> None:
         """The last one goes on to the part's end, where only sound may be left."""
-        parts = chunks.divide(film(), filters.Segment(50.0, 20.0), (64, 64), media.tools(), 2)
+        parts = chunks.divide(film(), filters.Segment(50.0, 20.0), (64, 64), 2)
         self.assertEqual([(p.start, p.end) for p in parts], [(0.0, 5.0), (5.0, 20.0)])
 
 
@@ -72,13 +69,13 @@ class WebMTests(TestCase):
         """Return the same WebM made in chunks and made as a whole."""
         fields = {"start_time": start, "duration": length, "width": 128, "quality": 20}
         results = []
-        for name, parallel in (("cut", True), ("whole", False)):
+        for name, most in (("cut", 8), ("whole", 1)):
             folder = self.folder / name
             folder.mkdir()
-            able = replace(media.tools(), parallel=parallel)
-            results.append(media.process(clip, "webm", fields, folder, able))
+            self.patch(chunks, "MOST", most)
+            results.append(media.process(clip, "webm", fields, folder))
         cut, whole = results
-        self.assertEqual((len(cut.commands), len(whole.commands)), (2, 1))
+        self.assertEqual((len(cut.commands), len(whole.commands)), (3, 1))
         return cut, whole
 
     def assert_same(self, cut: media.Result, whole: media.Result) -> None:
@@ -144,10 +141,9 @@ class WebMTests(TestCase):
             seconds=1.1,
         )
         fields = {"start_time": 0, "duration": 4, "width": 128}
-        able = media.tools()
         self.patch(chunks, "_LEAST_RATE", 1.0)
-        result = media.process(clip, "webm", fields, self.folder, able)
-        self.assertEqual(len(result.commands), 2)  # the chunks, which failed, and the whole
+        result = media.process(clip, "webm", fields, self.folder)
+        self.assertEqual(len(result.commands), 3)  # two chunks, one of which failed, and the whole
         self.assertEqual(len(media.times(result.path)), 25)
 
 

@@ -11,8 +11,9 @@ from twisted.internet.defer import ensureDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.rig import CLIP, Rig, StubCommand, complete_step, probe_answer
-from vidproc.ffmpeg.command import Progress
+from vidproc.ffmpeg.command import CommandStopped, Progress
 from vidproc.mmp.errors import ServiceError
+from vidproc.operations import chunks
 from vidproc.tasks.model import State
 from vidproc.tasks.scheduler import TaskView
 from vidproc.tasks.settings import Caller, Settings
@@ -189,6 +190,65 @@ class ProgressTests(SchedulerTestCase):
         self.assertEqual(self.view(rig, task_id).progress, 1)
 
 
+class TogetherTests(SchedulerTestCase):
+    """A webm whose two chunks are encoded at once."""
+
+    def start(self) -> tuple[Rig, str, list[StubCommand]]:
+        self.patch(chunks, "LEAST", 0.5)
+        rig = self.rig()
+        submission = Submission("webm", GIF, "mp4", payload_size=4)
+        session = self.run_coroutine(rig.scheduler.admit(submission, Caller("192.0.2.1")))
+        session.write(b"film")
+        accepted = self.successResultOf(session.finish())
+        complete_step(rig.runner.running[0])
+        running = list(rig.runner.running)
+        self.assertEqual(
+            [command.command.outputs for command in running], [("chunk-0.mp4",), ("chunk-1.mp4",)]
+        )
+        return rig, accepted.task_id, running
+
+    def test_the_joining_waits_for_all_and_finds_its_list(self) -> None:
+        """Progress and speed are those of both."""
+        rig, task_id, (one, other) = self.start()
+        one.on_progress(Progress(0.25, 6, 2.0))  # type: ignore[attr-defined]
+        other.on_progress(Progress(0.5, 12, 4.0))  # type: ignore[attr-defined]
+        view = self.view(rig, task_id)
+        self.assertAlmostEqual(view.progress, 0.98 * 0.75, places=2)
+        self.assertEqual(view.speed, 6.0)
+        other.complete()
+        self.assertEqual(rig.runner.running, [one])
+        one.complete()
+        joining = rig.runner.running[0]
+        self.assertEqual(joining.command.inputs[0], chunks.LIST)
+        listed = joining._path_of(chunks.LIST).read_text()
+        self.assertIn("file chunk-0.mp4", listed)
+        self.assertIn("file chunk-1.mp4", listed)
+        self.assertEqual(self.view(rig, task_id).stage, "joining")
+
+    def test_a_cancel_waits_for_both(self) -> None:
+        rig, task_id, (one, other) = self.start()
+        rig.runner.stops_at_once = False
+        done = ensureDeferred(rig.scheduler.cancel(task_id, Caller("192.0.2.1")))
+        self.assertEqual((one.stops, other.stops), (1, 1))
+        one.end(CommandStopped())
+        self.assertNoResult(done)
+        other.end(CommandStopped())
+        self.assertIs(self.successResultOf(done), State.CANCELLED)
+        self.assertEqual(self.leftovers(rig), [])
+
+    def test_one_that_fails_stops_the_other_and_the_film_is_made_whole(self) -> None:
+        """It may be that only the cut was not possible."""
+        rig, task_id, (one, other) = self.start()
+        other.fail("Output file is empty")
+        self.assertEqual(one.stops, 1)
+        (whole,) = rig.runner.running
+        self.assertEqual(whole.command.outputs, ("result.webm",))
+        whole.fail("Invalid data found")
+        failure = self.view(rig, task_id).task.failure
+        assert failure is not None
+        self.assertEqual(failure.code, 415)
+
+
 class CancelTests(SchedulerTestCase):
     def cancel(self, rig: Rig, task_id: str) -> Any:
         from twisted.internet.defer import ensureDeferred
@@ -205,8 +265,6 @@ class CancelTests(SchedulerTestCase):
         self.assertNoResult(done)
         command = rig.runner.running[0]
         self.assertEqual(command.stops, 1)
-        from vidproc.ffmpeg.command import CommandStopped
-
         command.end(CommandStopped())
         self.assertIs(self.successResultOf(done), State.CANCELLED)
         self.assertEqual(self.leftovers(rig), [])

@@ -15,8 +15,6 @@ _USED_FILTERS = ("zscale", "tonemap", "libvmaf", "bwdif", "palettegen", "palette
 
 _CROPS_SINCE = (61, 7)
 """The libavformat of FFmpeg 7.1, which brought the option -apply_cropping codec."""
-_PARALLEL_SINCE = (61, 1)
-"""The libavformat of FFmpeg 7.0, which gave every encoder a thread of its own."""
 
 
 class FFmpegUnusable(Exception):
@@ -27,8 +25,7 @@ class FFmpegUnusable(Exception):
 class FFmpeg:
     """An FFmpeg: its path, version, and the names of its encoders and filters.
 
-    `crops` says that it cuts off by itself what the container wants cut off, `parallel` that it
-    encodes the several outputs of one command side by side.
+    `crops` says that it cuts off by itself what the container wants cut off.
     """
 
     path: str
@@ -36,7 +33,6 @@ class FFmpeg:
     encoders: frozenset[str]
     filters: frozenset[str]
     crops: bool = False
-    parallel: bool = False
 
     def missing(self) -> list[str]:
         """Return what this build lacks of what vidproc can use."""
@@ -64,14 +60,12 @@ def find_ffmpeg(path: str | None = None) -> FFmpeg:
     match = re.match(r"ffmpeg version (\S+)", said)
     if match is None:
         raise FFmpegUnusable(f"{path} is no FFmpeg; name another with --ffmpeg PATH")
-    format_version = _library_version(said, "libavformat")
     return FFmpeg(
         path=path,
         version=match[1],
         encoders=_names(_ask(path, "-hide_banner", "-encoders")),
         filters=_names(_ask(path, "-hide_banner", "-filters")),
-        crops=format_version >= _CROPS_SINCE,
-        parallel=format_version >= _PARALLEL_SINCE,
+        crops=_library_version(said, "libavformat") >= _CROPS_SINCE,
     )
 
 

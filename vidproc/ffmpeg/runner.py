@@ -69,7 +69,10 @@ class RunningCommand(Protocol):
     """Fires with `Completed`, or fails with `CommandFailed` or `CommandStopped`."""
 
     def stop(self) -> None:
-        """End the process; `result` then fails with `CommandStopped` once it has ended."""
+        """End the process; `result` then fails with `CommandStopped` once it has ended.
+
+        Nothing happens when it has ended already.
+        """
 
 
 class Runner(Protocol):

@@ -30,10 +30,6 @@ class Capabilities(Protocol):
     def filters(self) -> frozenset[str]:
         """Names of its filters, such as ``zscale``."""
 
-    @property
-    def parallel(self) -> bool:
-        """Whether it encodes the several outputs of one command side by side."""
-
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
@@ -65,9 +61,12 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Commands to run one after another, what they make, and what a person should know of it."""
+    """Commands to run one after another, what they make, and what a person should know of it.
 
-    commands: Sequence[Command]
+    Those of a tuple run at once.
+    """
+
+    commands: Sequence[Command | tuple[Command, ...]]
     product: Product
     warnings: Sequence[str] = ()
 
@@ -83,6 +82,12 @@ class Job(Protocol[P]):
 
     def run(self, command: Command) -> Awaitable[Completed]:
         """Run a command; raises `CommandFailed` or `CommandStopped`."""
+
+    def run_together(self, commands: Sequence[Command]) -> Awaitable[list[Completed]]:
+        """Run commands at once; when one fails, the others are stopped before its error is raised.
+
+        The threads are not shared out: each command says how many it wants.
+        """
 
     def warn(self, sentence: str) -> None:
         """Tell the client, in a sentence, what was given up or changed."""
@@ -116,8 +121,11 @@ async def follow(job: Job[P], plan: Plan) -> Product:
     """Run the plan's commands one after another and return the product."""
     for sentence in plan.warnings:
         job.warn(sentence)
-    for command in plan.commands:
-        await job.run(command)
+    for step in plan.commands:
+        if isinstance(step, tuple):
+            await job.run_together(step)
+        else:
+            await job.run(step)
     return plan.product
 
 

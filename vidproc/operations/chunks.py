@@ -1,9 +1,9 @@
-"""Encoding a film in chunks, side by side in one FFmpeg, and joining them without loss.
+"""Encoding a film in chunks, side by side, and joining them without loss.
 
-For encoders that leave cores idle (libvpx-vp9). Each chunk has an input, a graph and an output of
-its own, which FFmpeg 7 and later run in threads of their own. Chunks touch each other exactly: all
-inputs count time from the same moment, and one number of seconds ends a chunk and begins the next,
-whatever the film's time stamps are. Joining copies packets and keeps their times.
+For encoders that leave cores idle (libvpx-vp9). Each chunk is a command of its own, for one FFmpeg
+would keep its outputs abreast and have one chunk wait for the other. Chunks touch each other
+exactly: all inputs count time from the same moment, and one number of seconds ends a chunk and
+begins the next, whatever the film's time stamps are. Joining copies packets and keeps their times.
 """
 
 from __future__ import annotations
@@ -15,10 +15,17 @@ from typing import Any
 
 import ffmpeg
 
-from vidproc.ffmpeg.command import SOURCE, input_file, output_file
+from vidproc.ffmpeg.command import (
+    SOURCE,
+    Command,
+    CommandFailed,
+    ffmpeg_command,
+    input_file,
+    output_file,
+)
 from vidproc.ffmpeg.media import MediaInfo
 from vidproc.operations import filters
-from vidproc.operations.base import Capabilities
+from vidproc.operations.base import Job
 
 LEAST = 4.0
 """Seconds of a chunk: each begins with a key picture, which costs some 5 % of so many seconds."""
@@ -46,7 +53,7 @@ class Chunk:
 
     @property
     def threads(self) -> int:
-        """How many threads it is given: FFmpeg keeps the chunks abreast, so that others wait."""
+        """How many threads it is given: more than its cores, for some chunks end before others."""
         return 2 * self.cores
 
     @property
@@ -64,7 +71,6 @@ def divide(
     media: MediaInfo,
     part: filters.Segment,
     size: filters.Size,
-    capabilities: Capabilities,
     threads: int,
 ) -> list[Chunk]:
     """Return the chunks into which a part of the film, at `size`, is cut for `threads` threads.
@@ -77,8 +83,7 @@ def divide(
         length = min(length, video.duration - part.start)
     count = min(threads, MOST, int(length / LEAST), max(2, MOST_PIXELS // (size[0] * size[1])))
     possible = (
-        capabilities.parallel
-        and not media.ends_early
+        not media.ends_early
         and video.duration is not None
         and (video.frame_rate or 0.0) >= _LEAST_RATE
         and any(name in media.container.split(",") for name in _SEEKABLE)
@@ -99,15 +104,18 @@ def encode(
     parts: Sequence[Chunk],
     picture: Callable[[Any, Callable[[Any], Any]], Any],
     options: dict[str, Any],
-) -> Any:
-    """Return the graph that makes all chunks of the part.
+    memory: int,
+    share: float,
+) -> tuple[Command, ...]:
+    """Return the commands, to be run at once, that make all chunks of the part.
 
     `picture` returns the picture at its size from an input node and a function that chooses
-    pictures (`sample` of `filters.picture`); `options` are the encoder's.
+    pictures (`sample` of `filters.picture`); `options` are the encoder's; `memory` in bytes
+    is one chunk's, `share` (0 to 1) that of all of them in the task.
     """
     begin = round(part.start + filters.require_video(media).start_time, 6)
     begin = begin if begin > filters.NO_SEEK else 0.0
-    outputs = []
+    commands = []
     for chunk in parts:
         at = round(max(begin, begin + chunk.start - _LEAD), 6)
         place: dict[str, Any] = {}
@@ -117,22 +125,46 @@ def encode(
         node = ffmpeg.input(
             input_file(SOURCE), **filters.SAFE_INPUT, threads=chunk.threads, **place
         )
-        outputs.append(
-            ffmpeg.output(
-                picture(node, partial(_exactly, chunk)),
-                output_file(chunk.file),
-                **{
-                    "format": "mp4",
-                    "fps_mode": "vfr",
-                    "enc_time_base": f"1:{_TICKS}",
-                    "video_track_timescale": _TICKS,
-                    "threads": chunk.threads,
-                    "map_metadata": -1,
-                    **options,
-                },
+        graph = ffmpeg.output(
+            picture(node, partial(_exactly, chunk)),
+            output_file(chunk.file),
+            **{
+                "format": "mp4",
+                "fps_mode": "vfr",
+                "enc_time_base": f"1:{_TICKS}",
+                "video_track_timescale": _TICKS,
+                "threads": chunk.threads,
+                "map_metadata": -1,
+                "abort_on": "empty_output",
+                **options,
+            },
+        )
+        part_of_all = chunk.length / parts[-1].end
+        commands.append(
+            ffmpeg_command(
+                graph,
+                stage="encoding",
+                duration=chunk.length,
+                share=share * part_of_all,
+                memory=memory,
             )
         )
-    return ffmpeg.merge_outputs(*outputs)
+    return tuple(commands)
+
+
+async def make(job: Job[Any], commands: Sequence[Command]) -> bool:
+    """Run the commands of `encode`; return whether every chunk has pictures.
+
+    None are there after a long pause, or where a file is damaged. Raises `CommandStopped`, and
+    `CommandFailed` for what is no fault of the file's.
+    """
+    try:
+        await job.run_together(commands)
+    except CommandFailed as error:
+        if error.ours:
+            raise
+        return False
+    return True
 
 
 def _exactly(chunk: Chunk, stream: Any) -> Any:

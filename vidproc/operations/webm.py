@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from vidproc.ffmpeg.command import Command, CommandFailed, ffmpeg_command
+from vidproc.ffmpeg.command import Command, ffmpeg_command
 from vidproc.ffmpeg.media import MediaInfo
 from vidproc.operations import chunks, filters
 from vidproc.operations.base import (
@@ -39,7 +40,7 @@ class WebMOperation(Operation[WebM]):
     def plan(
         self, media: MediaInfo, parameters: WebM, capabilities: Capabilities, threads: int = 1
     ) -> Plan:
-        """Return one encode, or one of several chunks at once and their joining.
+        """Return one encode, or several of chunks at once and their joining.
 
         Raises `ServiceError` 415 without video, 422 past the end.
         """
@@ -59,7 +60,7 @@ class WebMOperation(Operation[WebM]):
         memory = filters.encoding_memory(size, size, shown)
         # SVT-AV1 uses all cores by itself.
         cores = threads if parameters.codec == "vp9" else 1
-        pieces = chunks.divide(media, part, size, capabilities, cores)
+        pieces = chunks.divide(media, part, size, cores)
 
         def picture(source: Any, sample: Callable[[Any], Any]) -> Any:
             return filters.picture(source, media, capabilities, size, sample=sample)
@@ -78,19 +79,13 @@ class WebMOperation(Operation[WebM]):
 
         if len(pieces) == 1:
             options = encoder(parameters, size, capabilities)
-            commands = [
+            commands: list[Command | tuple[Command, ...]] = [
                 delivery(picture(node, _from_zero), options, stage="encoding", memory=memory)
             ]
         else:
-            options = encoder(parameters, size, capabilities, cores=pieces[0].cores)
+            options = encoder(parameters, size, capabilities, threads=pieces[0].threads)
             commands = [
-                ffmpeg_command(
-                    chunks.encode(media, part, pieces, picture, options),
-                    stage="encoding",
-                    duration=max(piece.length for piece in pieces),
-                    share=_ENCODING,
-                    memory=len(pieces) * memory,
-                ),
+                chunks.encode(media, part, pieces, picture, options, memory, share=_ENCODING),
                 delivery(
                     chunks.joined(),
                     {"c:v": "copy"},
@@ -116,15 +111,12 @@ class WebMOperation(Operation[WebM]):
     async def run(self, job: Job[WebM]) -> Product:
         """Make it, in chunks where that is faster and the film can be cut."""
         plan = self.plan(job.media, job.parameters, job.capabilities, job.threads)
-        if len(plan.commands) > 1:
-            try:
-                return await follow(job, plan)
-            except CommandFailed as error:
-                if error.ours:
-                    raise
-                # A chunk may have no picture: after a pause, or where the file is damaged.
-                plan = self.plan(job.media, job.parameters, job.capabilities)
-        return await follow(job, plan)
+        encoding, *joining = plan.commands
+        if isinstance(encoding, Command):
+            return await follow(job, plan)
+        if await chunks.make(job, encoding):
+            return await follow(job, replace(plan, commands=joining))
+        return await follow(job, self.plan(job.media, job.parameters, job.capabilities))
 
     def estimate_size(self, parameters: WebM, source_size: int) -> int:
         """Return a guess of the output's bytes: 8 Mbit/s, at most twice the source."""
@@ -167,9 +159,9 @@ def _from_zero(stream: Any) -> Any:
 
 
 def encoder(
-    parameters: WebM, size: filters.Size, capabilities: Capabilities, cores: int | None = None
+    parameters: WebM, size: filters.Size, capabilities: Capabilities, threads: int | None = None
 ) -> dict[str, Any]:
-    """Return the encoder's output options, for as many `cores` as it can use or for so many."""
+    """Return the encoder's output options, for as many threads as it can use or for so many."""
     options: dict[str, Any] = {"pix_fmt": "yuv420p", "crf": parameters.quality}
     if parameters.codec == "av1":
         small = min(size) < _SVT_LEAST_SIDE
@@ -181,10 +173,10 @@ def encoder(
     name = require_encoder(capabilities, "libvpx-vp9")
     crf = max(0, parameters.quality - _VP9_STEP)
     columns = max(0, min(4, (size[0] // 256).bit_length() - 1))
-    if cores is not None:
+    if threads is not None:
         # At this speed libvpx has a thread for each column of tiles, whatever row-mt says. They
         # cost 1 % of the bytes; players want some in large pictures.
-        columns = max(0, columns - 2, min(columns, (cores - 1).bit_length()))
+        columns = max(0, columns - 2, min(columns, (threads - 1).bit_length()))
     return {
         **options,
         "c:v": name,

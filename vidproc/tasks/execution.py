@@ -7,12 +7,15 @@ and checked. It knows neither the queue nor the store: it returns an `Outcome` o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from twisted.internet.defer import DeferredList
 from twisted.logger import Logger
+from twisted.python.failure import Failure as DeferredFailure
 
 from vidproc.ffmpeg.command import (
     SOURCE,
@@ -93,7 +96,7 @@ class Attempt:
         self.speed: float | None = None
         self.warnings = list(task.warnings)
         self.input: dict[str, Any] = {}
-        self.current: RunningCommand | None = None
+        self._running: list[RunningCommand] = []
         self._operation = operation
         self._storage = storage
         self._disk = disk
@@ -108,8 +111,8 @@ class Attempt:
         """Stop the attempt; `perform` then raises `AttemptStopped` when its process has ended."""
         if self.stop_reason is None:
             self.stop_reason = reason
-            if self.current is not None:
-                self.current.stop()
+            for running in self._running:
+                running.stop()
 
     async def perform(self) -> Outcome:
         """Do the task; return what came of it.
@@ -148,29 +151,54 @@ class Attempt:
 
     async def run(self, command: Command) -> Completed:
         """Run a command; raises `CommandFailed` or `AttemptStopped`."""
+        return (await self.run_together([command]))[0]
+
+    async def run_together(self, commands: Sequence[Command]) -> list[Completed]:
+        """Run commands at once; the first that fails has the others stopped."""
         self._check_stopped()
+        self._set_stage(commands[0].stage)
+        for command in commands:
+            for name, contents in command.files:
+                await self._disk.call(self._path(name).write_bytes, contents)
+                self._check_stopped()
         self.speed = None
-        self._set_stage(command.stage)
-        for name, contents in command.files:
-            await self._disk.call(self._path(name).write_bytes, contents)
-            self._check_stopped()
-        self.current = self._runner.start(
-            command, self._workspace, self.threads, lambda p: self._progressed(command, p)
-        )
+        latest: dict[int, Progress] = {}
+
+        def progressed(number: int, progress: Progress) -> None:
+            latest[number] = progress
+            self._progressed([(commands[n], each) for n, each in latest.items()])
+
+        self._running = running = [
+            self._runner.start(command, self._workspace, self.threads, partial(progressed, number))
+            for number, command in enumerate(commands)
+        ]
+
+        def stop_the_others(failure: DeferredFailure) -> DeferredFailure:
+            for each in running:
+                each.stop()
+            return failure
+
+        for each in running:
+            each.result.addErrback(stop_the_others)
         try:
-            completed = await self.current.result
-        except CommandStopped:
-            raise AttemptStopped(self.stop_reason or "stopped") from None
+            ended: Any = await DeferredList([each.result for each in running], consumeErrors=True)
         finally:
-            self.current = None
+            self._running = []
+        errors = [found.value for succeeded, found in ended if not succeeded]
+        for error in errors:
+            if not isinstance(error, CommandStopped):
+                raise error
+        if errors:
+            raise AttemptStopped(self.stop_reason or "stopped")
         self._check_stopped()
-        self._done_share = min(0.99, self._done_share + command.share)
+        self._done_share = min(0.99, self._done_share + sum(c.share for c in commands))
         self.progress = max(self.progress, self._done_share)
+        completed: list[Completed] = [found for _, found in ended]
         self.log.debug(
             "task {task_id}: {stage} took {elapsed:.2f} s",
             task_id=self.task.task_id,
-            stage=command.stage,
-            elapsed=completed.elapsed,
+            stage=commands[0].stage,
+            elapsed=max(each.elapsed for each in completed),
         )
         return completed
 
@@ -202,11 +230,14 @@ class Attempt:
             self.stage = stage
             self._on_change()
 
-    def _progressed(self, command: Command, progress: Progress) -> None:
-        self.speed = progress.speed
-        if command.duration and progress.out_time is not None:
-            part = min(1.0, progress.out_time / command.duration) * command.share
-            self.progress = max(self.progress, min(0.99, self._done_share + part))
+    def _progressed(self, under_way: Sequence[tuple[Command, Progress]]) -> None:
+        speeds = [progress.speed for _, progress in under_way if progress.speed is not None]
+        self.speed = sum(speeds) if speeds else None
+        done = self._done_share
+        for command, progress in under_way:
+            if command.duration and progress.out_time is not None:
+                done += min(1.0, progress.out_time / command.duration) * command.share
+        self.progress = max(self.progress, min(0.99, done))
 
     async def _probe(self, name: str, *, verify: bool) -> MediaInfo:
         try:
