@@ -52,11 +52,6 @@ class Chunk:
     cores: int
 
     @property
-    def threads(self) -> int:
-        """How many threads it is given: more than its cores, for some chunks end before others."""
-        return 2 * self.cores
-
-    @property
     def length(self) -> float:
         """Its seconds."""
         return self.end - self.start
@@ -123,7 +118,7 @@ def encode(
             # Together they shift all inputs' times by the same, to the microsecond.
             place = {"ss": filters.seconds(at), "itsoffset": filters.seconds(at - begin)}
         node = ffmpeg.input(
-            input_file(SOURCE), **filters.SAFE_INPUT, threads=chunk.threads, **place
+            input_file(SOURCE), **filters.SAFE_INPUT, threads=chunk.cores + 1, **place
         )
         graph = ffmpeg.output(
             picture(node, partial(_exactly, chunk)),
@@ -133,7 +128,7 @@ def encode(
                 "fps_mode": "vfr",
                 "enc_time_base": f"1:{_TICKS}",
                 "video_track_timescale": _TICKS,
-                "threads": chunk.threads,
+                "threads": chunk.cores,
                 "map_metadata": -1,
                 "abort_on": "empty_output",
                 **options,

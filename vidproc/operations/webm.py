@@ -83,7 +83,7 @@ class WebMOperation(Operation[WebM]):
                 delivery(picture(node, _from_zero), options, stage="encoding", memory=memory)
             ]
         else:
-            options = encoder(parameters, size, capabilities, threads=pieces[0].threads)
+            options = encoder(parameters, size, capabilities, cores=pieces[0].cores)
             commands = [
                 chunks.encode(media, part, pieces, picture, options, memory, share=_ENCODING),
                 delivery(
@@ -159,9 +159,9 @@ def _from_zero(stream: Any) -> Any:
 
 
 def encoder(
-    parameters: WebM, size: filters.Size, capabilities: Capabilities, threads: int | None = None
+    parameters: WebM, size: filters.Size, capabilities: Capabilities, cores: int | None = None
 ) -> dict[str, Any]:
-    """Return the encoder's output options, for as many threads as it can use or for so many."""
+    """Return the encoder's output options, for as many `cores` as it can use or for so many."""
     options: dict[str, Any] = {"pix_fmt": "yuv420p", "crf": parameters.quality}
     if parameters.codec == "av1":
         small = min(size) < _SVT_LEAST_SIDE
@@ -173,10 +173,11 @@ def encoder(
     name = require_encoder(capabilities, "libvpx-vp9")
     crf = max(0, parameters.quality - _VP9_STEP)
     columns = max(0, min(4, (size[0] // 256).bit_length() - 1))
-    if threads is not None:
+    if cores is not None:
         # At this speed libvpx has a thread for each column of tiles, whatever row-mt says. They
-        # cost 1 % of the bytes; players want some in large pictures.
-        columns = max(0, columns - 2, min(columns, (threads - 1).bit_length()))
+        # cost 1 % of the bytes and, with more threads than cores, 5 % of the CPU time; players
+        # want some in large pictures.
+        columns = max(0, columns - 2, min(columns, (cores - 1).bit_length()))
     return {
         **options,
         "c:v": name,
