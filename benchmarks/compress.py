@@ -32,7 +32,7 @@ from tests.compress_harness import LocalJob, probe, run_operation  # noqa: E402
 from vidproc.ffmpeg.binary import find_ffmpeg  # noqa: E402
 from vidproc.ffmpeg.media import MediaInfo  # noqa: E402
 from vidproc.mmp.errors import ServiceError  # noqa: E402
-from vidproc.operations.compress import CompressOperation  # noqa: E402
+from vidproc.operations.compress.operation import CompressOperation  # noqa: E402
 from vidproc.operations.filters import scaled  # noqa: E402
 from vidproc.operations.parameters import Compress  # noqa: E402
 

@@ -21,10 +21,10 @@ from pathlib import Path
 
 from benchmarks.load import long_film, mmp_upload, raise_file_limit, run_streams
 from tests.server_process import PlainClient, ServerProcess, receive, send
+from vidproc.files.data_folder import input_key, result_key
 from vidproc.mmp.codec import encode_head
-from vidproc.storage import input_key, result_key
 from vidproc.tasks.model import State, Task, new_task_id
-from vidproc.tasks.store import Store
+from vidproc.tasks.store import TaskStore
 from vidproc.units import format_size, parse_size
 
 LIMIT = 150 << 20
@@ -55,7 +55,7 @@ def place_result(server: ServerProcess, size: int, *, fill: bool = False) -> str
 
     Without `fill` the file is a hole; with it the bytes are really there.
     """
-    store = Store(server.data_dir / "tasks.sqlite")
+    store = TaskStore(server.data_dir / "tasks.sqlite")
     store.open()
     now = time.time()
     task = Task(
@@ -89,7 +89,7 @@ def place_result(server: ServerProcess, size: int, *, fill: bool = False) -> str
 
 def place_film(server: ServerProcess, film: Path) -> str:
     """Put a queued task that encodes `film` for minutes into a stopped server's folder."""
-    store = Store(server.data_dir / "tasks.sqlite")
+    store = TaskStore(server.data_dir / "tasks.sqlite")
     store.open()
     task = Task(
         task_id=new_task_id(),

@@ -21,10 +21,10 @@ from typing import Any
 
 from tests.compress_harness import LocalJob, probe, run_operation
 from tests.server_process import PlainClient, ServerProcess, receive, send
+from vidproc.app.performance import usable_cores
 from vidproc.ffmpeg.binary import find_ffmpeg
 from vidproc.operations.parameters import parse_parameters
 from vidproc.operations.registry import get_operation
-from vidproc.performance import usable_cores
 
 MEDIA = Path(__file__).parent.parent / "tests" / "media"
 FILMS = (

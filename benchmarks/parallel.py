@@ -25,12 +25,12 @@ from typing import Any
 from unittest.mock import patch
 
 from tests.compress_harness import LocalJob, probe, run_operation
+from vidproc.app.performance import usable_cores
 from vidproc.ffmpeg.binary import find_ffmpeg
 from vidproc.ffmpeg.media import MediaInfo
 from vidproc.operations import chunks
 from vidproc.operations.parameters import parse_parameters
 from vidproc.operations.registry import get_operation
-from vidproc.performance import usable_cores
 
 FILM = Path(__file__).parent.parent / "tests" / "media" / "cockatoo-720p-noaudio.mp4"
 SECONDS = 10

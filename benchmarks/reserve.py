@@ -25,8 +25,8 @@ import psutil
 
 from benchmarks.memory import peak_memory
 from tests.server_process import PlainClient, ServerProcess, receive, send
+from vidproc.app.performance import usable_cores
 from vidproc.mmp.codec import encode_head
-from vidproc.performance import usable_cores
 from vidproc.units import format_size
 
 PACKET = 1400

@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.server_process import PlainClient, ServerProcess, receive
+from vidproc.files.data_folder import upload_key
 from vidproc.mmp.codec import encode_head
-from vidproc.storage import upload_key
 from vidproc.units import format_size, parse_size
 
 SIZE = 2_000_000_000

@@ -16,13 +16,13 @@ from typing import Any
 
 from twisted.scripts.twistd import run
 
-from vidproc import transfer, zerocopy
+from vidproc.files import splice, transfer
 
 
 def slow_down(rate: float) -> None:
     """Let what writes uploads take `rate` bytes a second in each thread."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    move: Callable[..., None] = zerocopy._Pipe.empty
+    move: Callable[..., None] = splice._Pipe.empty
 
     def leave_hole(fd: int, size: int) -> None:
         time.sleep(size / rate)
@@ -41,7 +41,7 @@ def slow_down(rate: float) -> None:
         leave_hole(fd, size)
 
     transfer.FileWriter._write_in_thread = write  # type: ignore[method-assign]
-    zerocopy._Pipe.empty = empty  # type: ignore[method-assign]
+    splice._Pipe.empty = empty  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from benchmarks.load import (
 )
 from benchmarks.memory import place_result
 from tests.server_process import PlainClient, ServerProcess, wait_for
-from vidproc.storage import result_key
+from vidproc.files.data_folder import result_key
 from vidproc.units import format_size, parse_size
 
 TMPFS = Path("/dev/shm")

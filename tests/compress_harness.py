@@ -15,8 +15,8 @@ from vidproc.ffmpeg.binary import FFmpeg, find_ffmpeg
 from vidproc.ffmpeg.command import SOURCE, Command, CommandFailed, Completed
 from vidproc.ffmpeg.media import MediaInfo
 from vidproc.ffmpeg.probe import PROBE_CHILD, parse_probe, probe_command
-from vidproc.ffmpeg.runner import ffmpeg_argv
 from vidproc.operations.base import Operation, Product
+from vidproc.runners.local import ffmpeg_argv
 
 
 class LocalJob:

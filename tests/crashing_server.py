@@ -158,7 +158,7 @@ def commit(point: Point, state: str, when: str) -> None:
 
 def watch_commits() -> None:
     """Make the store's connections ones that can die."""
-    from vidproc.server.service import VidprocService
+    from vidproc.app.service import VidprocService
 
     connect, stop = sqlite3.connect, VidprocService.stopService
 
@@ -175,14 +175,14 @@ def watch_commits() -> None:
 
 def child_started(point: Point, stage: str) -> None:
     """A media process was just started."""
-    from vidproc.ffmpeg.runner import LocalCommand
+    from vidproc.runners.local import LocalCommand
 
     point.wrap(LocalCommand, "spawn", after=lambda self, *_: self.command.stage == stage)
 
 
 def child_reported(point: Point, stage: str) -> None:
     """A media process has told of its progress."""
-    from vidproc.ffmpeg.runner import LocalCommand
+    from vidproc.runners.local import LocalCommand
 
     point.wrap(
         LocalCommand,

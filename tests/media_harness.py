@@ -19,10 +19,10 @@ from vidproc.ffmpeg.binary import FFmpeg, find_ffmpeg
 from vidproc.ffmpeg.command import SOURCE, Command, CommandFailed, Completed
 from vidproc.ffmpeg.media import MediaInfo
 from vidproc.ffmpeg.probe import PROBE_CHILD, parse_probe, probe_command
-from vidproc.ffmpeg.runner import ffmpeg_argv
 from vidproc.operations.base import Product
 from vidproc.operations.parameters import parse_parameters
 from vidproc.operations.registry import get_operation
+from vidproc.runners.local import ffmpeg_argv
 
 CLIPS = Path(__file__).parent / "media"
 

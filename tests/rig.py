@@ -1,6 +1,6 @@
 """The server's real parts, put together without threads, processes and real time.
 
-Store, storage, scheduler and protocol are the real ones; the clock is a `Clock`, threads run in
+Store, data folder, scheduler and protocol are the real ones; the clock is a `Clock`, threads run in
 place, and `StubRunner` keeps `Runner`'s promises but runs nothing: a test says how each command
 ends. The bytes of probe answers are those of the real probe.
 """
@@ -31,15 +31,15 @@ from vidproc.ffmpeg.command import (
     Workspace,
 )
 from vidproc.ffmpeg.probe import PROBE_CHILD, probe_command
+from vidproc.files.data_folder import DataFolder
+from vidproc.frontends.access import Tokens
+from vidproc.frontends.mmp.factory import MMPFactory
+from vidproc.frontends.mmp.protocol import MMPServerProtocol
+from vidproc.frontends.mmp.reports import ServerInfo
 from vidproc.mmp.codec import NEED_DATA, Decoder, MessageEnded, PayloadChunk, encode_head
-from vidproc.server.access import Tokens
-from vidproc.server.factory import MMPFactory
-from vidproc.server.protocol import MMPServerProtocol
-from vidproc.server.reports import ServerInfo
-from vidproc.storage import Storage
 from vidproc.tasks.scheduler import Scheduler
 from vidproc.tasks.settings import Settings
-from vidproc.tasks.store import Store
+from vidproc.tasks.store import TaskStore
 
 CLIP = str(Path(__file__).parent / "media" / "flower-540p-aac.mp4")
 
@@ -148,9 +148,9 @@ class Rig:
     ) -> None:
         self.clock = Clock()
         self.clock.advance(1_700_000_000)
-        self.storage = Storage(root, limit)
+        self.storage = DataFolder(root, limit)
         self.storage.open()
-        self.store = Store(root / "tasks.sqlite")
+        self.store = TaskStore(root / "tasks.sqlite")
         self.store.open()
         self.disk: Any = InPlace()
         self.runner = StubRunner(self.storage.path)
@@ -158,7 +158,7 @@ class Rig:
         self.scheduler = Scheduler(
             self.clock,
             self.settings,
-            storage=self.storage,
+            data_folder=self.storage,
             disk=self.disk,
             writers=self.disk,
             store=self.store,

@@ -20,10 +20,10 @@ import psutil
 from twisted.trial.unittest import SkipTest, TestCase
 
 from tests.server_process import PlainClient, ServerProcess, receive, send, wait_for
+from vidproc.files.data_folder import result_key
 from vidproc.mmp.codec import encode_head
-from vidproc.storage import result_key
 from vidproc.tasks.model import State, Task, new_task_id
-from vidproc.tasks.store import Store
+from vidproc.tasks.store import TaskStore
 
 MEDIA = Path(__file__).parent / "media"
 CLIP = MEDIA / "screencast-480p-vp9-opus.webm"
@@ -43,7 +43,7 @@ def next_address() -> str:
 
 def place_result(server: ServerProcess, size: int) -> str:
     """Put a finished task with a result of `size` bytes into a stopped server's folder."""
-    store = Store(server.data_dir / "tasks.sqlite")
+    store = TaskStore(server.data_dir / "tasks.sqlite")
     store.open()
     now = time.time()
     task = Task(

@@ -13,13 +13,13 @@ import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.compress_harness import LocalJob, probe, run_operation
+from vidproc.errors import ErrorCode, ServiceError
 from vidproc.ffmpeg.binary import find_ffmpeg
 from vidproc.ffmpeg.command import SOURCE, Command, CommandFailed, Completed
 from vidproc.ffmpeg.media import AudioStream, MediaInfo, VideoStream
-from vidproc.mmp.errors import ErrorCode, ServiceError
 from vidproc.operations.base import Product
-from vidproc.operations.compress import CompressOperation
-from vidproc.operations.compress_encode import sound_for, source_video_bytes, track_rate
+from vidproc.operations.compress.encode import sound_for, source_video_bytes, track_rate
+from vidproc.operations.compress.operation import CompressOperation
 from vidproc.operations.parameters import Compress
 
 MEDIA = Path(__file__).parent / "media"

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from vidproc.operations.compress import plan_samples, time_limit
-from vidproc.operations.compress_scoring import (
+from vidproc.operations.compress.operation import plan_samples, time_limit
+from vidproc.operations.compress.scoring import (
     Samples,
     film_bytes,
     picture_sizes,
@@ -18,7 +18,7 @@ from vidproc.operations.compress_scoring import (
     vmaf_of_ssim,
     whole_film,
 )
-from vidproc.operations.compress_search import MAX_PROBES, Choice, Curve, Point, Search
+from vidproc.operations.compress.search import MAX_PROBES, Choice, Curve, Point, Search
 
 X264 = Curve((10.0, 45.0), 0.1, score_slope=0.13, size_slope=-0.12)
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from twisted.trial.unittest import TestCase
 
+from vidproc.errors import ServiceError
 from vidproc.ffmpeg.media import AudioStream, MediaInfo, SubtitleStream, VideoStream
-from vidproc.mmp.errors import ServiceError
 from vidproc.operations import filters, gif
 from vidproc.operations.aspect_ratio import canvas
 from vidproc.operations.extract_audio import choose_track

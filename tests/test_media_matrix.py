@@ -21,9 +21,9 @@ from twisted.trial.unittest import TestCase
 
 from tests import media_harness as media
 from tests.compress_harness import LocalJob, run_operation
+from vidproc.errors import ServiceError
 from vidproc.ffmpeg.media import MediaInfo, VideoStream
-from vidproc.mmp.errors import ServiceError
-from vidproc.operations.compress import CompressOperation
+from vidproc.operations.compress.operation import CompressOperation
 from vidproc.operations.parameters import EXAMPLES, PARAMETERS, Compress
 
 FOLDER = Path(os.environ.get("VIDPROC_MEDIA") or media.CLIPS)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from vidproc.errors import ErrorCode, ServiceError
 from vidproc.mmp.codec import HEADER_SIZE, Decoder, MessageStarted
-from vidproc.mmp.errors import ErrorCode, ServiceError
 from vidproc.mmp.messages import (
     MAX_SHORT_ANSWER,
     Accepted,

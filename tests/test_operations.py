@@ -11,8 +11,8 @@ from twisted.trial.unittest import TestCase
 
 from tests import media_harness as media
 from tests.media_harness import BLUE, GREEN, RED, WHITE
+from vidproc.errors import ServiceError
 from vidproc.ffmpeg.media import VideoStream
-from vidproc.mmp.errors import ServiceError
 from vidproc.operations import gif
 from vidproc.operations.parameters import PARAMETERS
 from vidproc.operations.registry import OPERATIONS, get_operation

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from vidproc.mmp.errors import ErrorCode, ServiceError
+from vidproc.errors import ErrorCode, ServiceError
 from vidproc.operations.parameters import (
     EXAMPLES,
     PARAMETERS,

@@ -10,8 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.rig import Rig, message
 from tests.test_protocol import UPLOAD
-from vidproc.performance import INTERVAL, Counters, PerformanceService
-from vidproc.server.throttle import LEAST_RATE, IngestThrottle
+from vidproc.app.performance import INTERVAL, Counters, PerformanceService
+from vidproc.frontends.throttle import LEAST_RATE, IngestThrottle
 from vidproc.tasks.scheduler import LONG
 from vidproc.tasks.settings import Settings
 

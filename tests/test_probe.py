@@ -9,11 +9,11 @@ from typing import Any
 from twisted.trial.unittest import TestCase
 
 from tests import media_harness as media
+from vidproc.errors import ServiceError
 from vidproc.ffmpeg import probe_child
 from vidproc.ffmpeg.command import input_file
 from vidproc.ffmpeg.media import MediaInfo, VideoStream
 from vidproc.ffmpeg.probe import ProbeError, clean_text, parse_probe, probe_command
-from vidproc.mmp.errors import ServiceError
 
 
 def picture(path: Path) -> VideoStream:

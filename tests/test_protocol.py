@@ -16,12 +16,12 @@ from twisted.logger import LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.rig import ByHand, Client, Rig, complete_step, message
-from vidproc.mmp.errors import ServiceError
-from vidproc.server.access import Tokens, peer_key
-from vidproc.server.protocol import DISCARD_TIME, LINGER_TIME
-from vidproc.server.throttle import LEAST_RATE
+from vidproc.errors import ServiceError
+from vidproc.files.transfer import HIGH_WATER
+from vidproc.frontends.access import Tokens, peer_key
+from vidproc.frontends.mmp.protocol import DISCARD_TIME, LINGER_TIME
+from vidproc.frontends.throttle import LEAST_RATE
 from vidproc.tasks.settings import Settings
-from vidproc.transfer import HIGH_WATER
 
 GIF = {"start_time": 0, "duration": 1}
 UPLOAD = {"action": "upload", "type": "gif", "parameters": GIF}

@@ -25,8 +25,8 @@ from vidproc.ffmpeg.command import (
     output_file,
 )
 from vidproc.ffmpeg.progress import ProgressParser
-from vidproc.ffmpeg.runner import LocalRunner
 from vidproc.ffmpeg.sandbox import Sandbox
+from vidproc.runners.local import LocalRunner
 
 TEST_PICTURE = ("-f", "lavfi", "-i", "testsrc=size=128x96:rate=25:duration={}")
 
@@ -176,7 +176,7 @@ class LocalRunnerTests(TestCase):
             from twisted.internet import reactor
             from pathlib import Path
             from vidproc.ffmpeg.binary import find_ffmpeg
-            from vidproc.ffmpeg.runner import LocalRunner
+            from vidproc.runners.local import LocalRunner
             from vidproc.ffmpeg.sandbox import Sandbox
             from vidproc.ffmpeg.command import Workspace
             from tests.test_runner import make_command

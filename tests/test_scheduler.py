@@ -11,8 +11,8 @@ from twisted.internet.defer import ensureDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.rig import CLIP, Rig, StubCommand, complete_step, probe_answer
+from vidproc.errors import ServiceError
 from vidproc.ffmpeg.command import CommandStopped, Progress
-from vidproc.mmp.errors import ServiceError
 from vidproc.operations import chunks
 from vidproc.tasks.model import State
 from vidproc.tasks.scheduler import TaskView

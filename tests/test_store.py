@@ -8,9 +8,9 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from vidproc.mmp.errors import ServiceError
+from vidproc.errors import ServiceError
 from vidproc.tasks.model import Failure, InvalidTransition, State, Task, new_task_id
-from vidproc.tasks.store import LEASE, SchemaTooNew, Store
+from vidproc.tasks.store import LEASE, SchemaTooNew, TaskStore
 
 
 def make_task(peer: str = "192.0.2.1", **fields: object) -> Task:
@@ -28,7 +28,7 @@ def make_task(peer: str = "192.0.2.1", **fields: object) -> Task:
 class StoreTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.path = Path(tempfile.mkdtemp(dir=self.mktemp_folder())) / "tasks.sqlite"
-        self.store = Store(self.path)
+        self.store = TaskStore(self.path)
         self.store.open()
         self.addCleanup(self.store.close)
 
@@ -200,7 +200,7 @@ class StoreTests(SynchronousTestCase):
         )
         db.commit()
         db.close()
-        store = Store(path)
+        store = TaskStore(path)
         store.open()
         self.addCleanup(store.close)
         claimed = store.claim_next("me", 1.0, 2.0)
@@ -251,7 +251,7 @@ class StoreTests(SynchronousTestCase):
         with sqlite3.connect(self.path) as db:
             db.execute("PRAGMA user_version = 999")
         db.close()
-        self.assertRaises(SchemaTooNew, Store(self.path).open)
+        self.assertRaises(SchemaTooNew, TaskStore(self.path).open)
 
     def test_known_keys_are_inputs_results_and_broken_uploads(self) -> None:
         """What is not among them is an orphan."""

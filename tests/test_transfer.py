@@ -12,8 +12,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import TestCase
 
-from vidproc.threads import WorkerThreads
-from vidproc.transfer import CHUNK, HIGH_WATER, FileSender, FileWriter, TransferStopped
+from vidproc.files.threads import WorkerThreads
+from vidproc.files.transfer import CHUNK, HIGH_WATER, FileSender, FileWriter, TransferStopped
 
 
 class _Base(TestCase):

@@ -83,7 +83,7 @@ class Options(usage.Options):
             sys.exit(1)
 
     def postOptions(self) -> None:
-        from vidproc.server.access import Tokens
+        from vidproc.frontends.access import Tokens
 
         self["ports"] = [endpoint_description(text) for text in self["ports"] or [DEFAULT_PORT]]
         # twistd changes its directory when it daemonizes.
@@ -171,7 +171,7 @@ def _checked_ffmpeg(path: str) -> str:
 
 def makeService(options: Options) -> IService:
     """Return the service that `options` describe, not started."""
-    from vidproc.server.service import Config, VidprocService
+    from vidproc.app.service import Config, VidprocService
     from vidproc.tasks.settings import Settings
 
     settings = Settings(

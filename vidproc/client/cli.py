@@ -489,7 +489,7 @@ def _convert(name: str, text: str) -> Any:
 
 def _check_ranges(operation: str, parameters: dict[str, Any]) -> None:
     """Check the values as the server would, so that nothing is sent in vain."""
-    from vidproc.mmp.errors import ServiceError
+    from vidproc.errors import ServiceError
     from vidproc.operations.parameters import parse_parameters
 
     try:

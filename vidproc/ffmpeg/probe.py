@@ -14,9 +14,9 @@ from typing import Any
 
 import msgspec
 
+from vidproc.errors import ErrorCode, ServiceError
 from vidproc.ffmpeg.command import SOURCE, Command, input_file
 from vidproc.ffmpeg.media import AudioStream, Cover, MediaInfo, SubtitleStream, VideoStream
-from vidproc.mmp.errors import ErrorCode, ServiceError
 from vidproc.units import format_size
 
 PROBE_CHILD = str(Path(__file__).with_name("probe_child.py"))

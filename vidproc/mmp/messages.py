@@ -12,8 +12,8 @@ from uuid import UUID
 
 import msgspec
 
+from vidproc.errors import ErrorCode, ServiceError
 from vidproc.mmp.codec import MAX_JSON_SIZE, MAX_PAYLOAD_SIZE, encode_head
-from vidproc.mmp.errors import ErrorCode, ServiceError
 
 MAX_SHORT_ANSWER = 1200
 """Header, JSON and media type of an answer stay under this many bytes without ``detail``.

@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+from vidproc.errors import ErrorCode, ServiceError
 from vidproc.ffmpeg.command import Command, Completed
 from vidproc.ffmpeg.media import MediaInfo
-from vidproc.mmp.errors import ErrorCode, ServiceError
 from vidproc.operations.parameters import Parameters
 
 P = TypeVar("P", bound=Parameters)

@@ -6,9 +6,9 @@ from typing import Any
 
 import ffmpeg
 
+from vidproc.errors import ErrorCode, ServiceError
 from vidproc.ffmpeg.command import THREADS, ffmpeg_command, output_file
 from vidproc.ffmpeg.media import AudioStream, MediaInfo
-from vidproc.mmp.errors import ErrorCode, ServiceError
 from vidproc.operations import filters
 from vidproc.operations.base import (
     Capabilities,

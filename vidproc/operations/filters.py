@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import ffmpeg
 
+from vidproc.errors import ErrorCode, ServiceError
 from vidproc.ffmpeg.command import SOURCE, THREADS, input_file, output_file
 from vidproc.ffmpeg.media import AudioStream, MediaInfo, SubtitleStream, VideoStream
 from vidproc.ffmpeg.probe import (
@@ -23,7 +24,6 @@ from vidproc.ffmpeg.probe import (
     MAX_STREAMS,
     PROBE_SIZE,
 )
-from vidproc.mmp.errors import ErrorCode, ServiceError
 from vidproc.operations.base import Capabilities
 from vidproc.operations.parameters import Fit
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import ffmpeg
 
+from vidproc.errors import ErrorCode, ServiceError
 from vidproc.ffmpeg.command import THREADS, Command, ffmpeg_command, input_file, output_file
 from vidproc.ffmpeg.media import MediaInfo
-from vidproc.mmp.errors import ErrorCode, ServiceError
 from vidproc.operations import filters
 from vidproc.operations.base import (
     Capabilities,

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import msgspec
 
-from vidproc.mmp.errors import ErrorCode, ServiceError
+from vidproc.errors import ErrorCode, ServiceError
 from vidproc.units import parse_time
 
 Fit = Literal["pad", "crop", "stretch"]

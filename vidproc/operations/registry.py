@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from vidproc.mmp.errors import ErrorCode, ServiceError
+from vidproc.errors import ErrorCode, ServiceError
 from vidproc.operations.aspect_ratio import AspectRatioOperation
 from vidproc.operations.base import Operation
-from vidproc.operations.compress import CompressOperation
+from vidproc.operations.compress.operation import CompressOperation
 from vidproc.operations.extract_audio import ExtractAudioOperation
 from vidproc.operations.gif import GifOperation
 from vidproc.operations.resolution import ResolutionOperation

@@ -17,6 +17,7 @@ from twisted.internet.defer import DeferredList
 from twisted.logger import Logger
 from twisted.python.failure import Failure as DeferredFailure
 
+from vidproc.errors import ErrorCode, ServiceError
 from vidproc.ffmpeg.command import (
     SOURCE,
     Command,
@@ -28,14 +29,13 @@ from vidproc.ffmpeg.command import (
 )
 from vidproc.ffmpeg.media import MediaInfo
 from vidproc.ffmpeg.probe import ProbeError, parse_probe, probe_command
-from vidproc.ffmpeg.runner import Runner, RunningCommand
-from vidproc.logs import escape
-from vidproc.mmp.errors import ErrorCode, ServiceError
+from vidproc.files.data_folder import DataFolder, attempt_key, result_key
+from vidproc.files.threads import WorkerThreads
 from vidproc.operations.base import Capabilities, Expectation, Operation, Product
 from vidproc.operations.parameters import Parameters, parse_parameters
-from vidproc.storage import Storage, attempt_key, result_key
+from vidproc.runners.interface import Runner, RunningCommand
 from vidproc.tasks.model import Task
-from vidproc.threads import WorkerThreads
+from vidproc.text import escape
 from vidproc.units import format_duration
 
 _MAX_WARNINGS = 50
@@ -79,7 +79,7 @@ class Attempt:
         task: Task,
         operation: Operation[Any],
         *,
-        storage: Storage,
+        data_folder: DataFolder,
         disk: WorkerThreads,
         runner: Runner,
         capabilities: Capabilities,
@@ -98,7 +98,7 @@ class Attempt:
         self.input: dict[str, Any] = {}
         self._running: list[RunningCommand] = []
         self._operation = operation
-        self._storage = storage
+        self._data_folder = data_folder
         self._disk = disk
         self._runner = runner
         self._on_change = on_change
@@ -119,7 +119,7 @@ class Attempt:
 
         Raises `ServiceError` when it can't be done, `AttemptStopped` after `stop`, `OSError`.
         """
-        await self._disk.call(self._storage.make_folder, self.folder_key)
+        await self._disk.call(self._data_folder.make_folder, self.folder_key)
         self.media = await self._probe(SOURCE, verify=False)
         self.input = self.media.summary()
         self.parameters = self._parse_parameters()
@@ -209,7 +209,7 @@ class Attempt:
 
     def size_of(self, name: str) -> int:
         """Return the bytes of a file that a command of this attempt wrote."""
-        return self._storage.size(self._workspace.key_of(name))
+        return self._data_folder.size(self._workspace.key_of(name))
 
     def read(self, name: str) -> bytes:
         """Return the contents of a small file that a command of this attempt wrote."""
@@ -219,7 +219,7 @@ class Attempt:
     # --- the steps ----------------------------------------------------------------------------
 
     def _path(self, name: str) -> Path:
-        return self._storage.path(self._workspace.key_of(name))
+        return self._data_folder.path(self._workspace.key_of(name))
 
     def _check_stopped(self) -> None:
         if self.stop_reason is not None:
@@ -313,7 +313,7 @@ class Attempt:
                 digest.update(data)
         key = result_key(self.task.task_id, product.media_type)
         size = path.stat().st_size
-        self._storage.publish(self._workspace.key_of(product.file), key)
+        self._data_folder.publish(self._workspace.key_of(product.file), key)
         return key, size, digest.hexdigest()
 
     def _explain(self, error: CommandFailed) -> Exception:

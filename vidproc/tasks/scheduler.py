@@ -17,12 +17,13 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from vidproc.ffmpeg.runner import Runner
-from vidproc.mmp.errors import ErrorCode, ServiceError
+from vidproc.errors import ErrorCode, ServiceError
+from vidproc.files.data_folder import DataFolder, work_key
+from vidproc.files.threads import WorkerThreads, when_fired
 from vidproc.operations.base import Capabilities
 from vidproc.operations.parameters import Gif, WebM, parse_parameters
 from vidproc.operations.registry import get_operation
-from vidproc.storage import Storage, work_key
+from vidproc.runners.interface import Runner
 from vidproc.tasks.execution import Attempt, AttemptStopped, Outcome
 from vidproc.tasks.model import (
     ACTIVE,
@@ -33,7 +34,7 @@ from vidproc.tasks.model import (
     Task,
 )
 from vidproc.tasks.settings import Caller, Settings
-from vidproc.tasks.store import LEASE, Store
+from vidproc.tasks.store import LEASE, TaskStore
 from vidproc.tasks.uploads import (
     AcceptedTask,
     PartialUpload,
@@ -43,7 +44,6 @@ from vidproc.tasks.uploads import (
     estimate_output,
     explain_write_error,
 )
-from vidproc.threads import WorkerThreads, when_fired
 from vidproc.units import format_duration
 
 ROW_RETENTION = 30 * 86400.0
@@ -138,10 +138,10 @@ class Scheduler:
         reactor: Any,
         settings: Settings,
         *,
-        storage: Storage,
+        data_folder: DataFolder,
         disk: WorkerThreads,
         writers: WorkerThreads,
-        store: Store,
+        store: TaskStore,
         store_thread: WorkerThreads,
         lookup_thread: WorkerThreads,
         runner: Runner,
@@ -152,7 +152,7 @@ class Scheduler:
         self.concurrency = settings.max_concurrent or max(2, cores // 2)
         self.owner = secrets.token_hex(8)
         self._reactor = reactor
-        self._storage = storage
+        self._data_folder = data_folder
         self._disk = disk
         self._store = store
         self._store_thread = store_thread
@@ -172,7 +172,7 @@ class Scheduler:
         self.uploads = Uploads(
             reactor,
             settings,
-            storage,
+            data_folder,
             disk,
             writers,
             store,
@@ -228,7 +228,7 @@ class Scheduler:
         if task.state is not State.COMPLETED:
             raise _not_completed(task)
         assert task.output_key is not None
-        path = self._storage.path(task.output_key)
+        path = self._data_folder.path(task.output_key)
         self._downloads[task_id] = self._downloads.get(task_id, 0) + 1
         try:
             fd = await self._disk.call(os.open, path, os.O_RDONLY | os.O_CLOEXEC)
@@ -350,7 +350,7 @@ class Scheduler:
         """Take up the queued tasks that an earlier run has left, and begin."""
         for task in left:
             self._active[task.task_id] = task
-            self._storage.restore(task.task_id, estimate_output(task), task.peer)
+            self._data_folder.restore(task.task_id, estimate_output(task), task.peer)
         if left:
             self.log.info("{count} tasks were left from before", count=len(left))
         self._fill()
@@ -416,7 +416,7 @@ class Scheduler:
             if not too_old:
                 # Nothing is given up for what does not fit anyway.
                 most = sum(t.output_size or 0 for t in kept[number:] if not self._downloading(t))
-                if not self._storage.free() < wanted <= self._storage.free() + most:
+                if not self._data_folder.free() < wanted <= self._data_folder.free() + most:
                     continue
             if not self._downloading(task) and await self._expire(task):
                 expired.append(task.task_id)
@@ -492,7 +492,7 @@ class Scheduler:
         attempt = Attempt(
             task,
             get_operation(task.type),
-            storage=self._storage,
+            data_folder=self._data_folder,
             disk=self._disk,
             runner=self._runner,
             capabilities=self._capabilities,
@@ -601,7 +601,7 @@ class Scheduler:
         return State.QUEUED, {}
 
     def _completed(self, task: Task, outcome: Outcome) -> dict[str, Any]:
-        self._storage.stored(task.task_id, outcome.output_size)
+        self._data_folder.stored(task.task_id, outcome.output_size)
         self.log.info(
             "task {task_id} completed: {size} bytes after {elapsed:.1f} s",
             task_id=task.task_id,
@@ -624,7 +624,7 @@ class Scheduler:
     async def _leave(self, task: Task, old_input_key: str | None) -> None:
         """A task has ended, and the store knows: clean up, then tell whoever watches."""
         await self._remove_file(old_input_key, task.input_size)
-        self._storage.release(task.task_id)
+        self._data_folder.release(task.task_id)
         self._attempts.pop(task.task_id, None)
         self._active.pop(task.task_id, None)
         view = _view_of_ended(task)
@@ -636,11 +636,11 @@ class Scheduler:
         if key is None:
             return
         try:
-            await self._disk.call(self._storage.remove, key)
+            await self._disk.call(self._data_folder.remove, key)
         except OSError:
             self.log.failure("{key} can't be removed", key=key)
         else:
-            self._storage.removed(size or 0)
+            self._data_folder.removed(size or 0)
 
     async def _remove_result(self, task: Task) -> None:
         if task.output_key is not None:

@@ -1,7 +1,7 @@
 """Where tasks are kept: SQLite, one connection for everything and one for looking tasks up.
 
-`Store` is plain and synchronous; its callers run it in a thread of its own
-(`vidproc.threads.WorkerThreads` with one thread):
+`TaskStore` is plain and synchronous; its callers run it in a thread of its own
+(`vidproc.files.threads.WorkerThreads` with one thread):
 
     task = await store_thread.call(store.claim_next, owner, now, lease_until)
 
@@ -22,8 +22,8 @@ from typing import Any
 
 import msgspec
 
-from vidproc.mmp.errors import ErrorCode, ServiceError
-from vidproc.storage import upload_key
+from vidproc.errors import ErrorCode, ServiceError
+from vidproc.files.data_folder import upload_key
 from vidproc.tasks.model import ACTIVE, TRANSITIONS, Failure, InvalidTransition, State, Task
 
 _JSON_COLUMNS = {"parameters", "input", "output", "warnings", "failure"}
@@ -42,7 +42,7 @@ class SchemaTooNew(Exception):
     """The data folder was last used by a newer vidproc."""
 
 
-class Store:
+class TaskStore:
     """The tasks in the database file at `path`. Methods raise `sqlite3.Error` when it fails."""
 
     def __init__(self, path: Path) -> None:

@@ -18,18 +18,18 @@ from twisted.internet.defer import Deferred, DeferredLock, ensureDeferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from vidproc.logs import escape
-from vidproc.mmp.errors import ErrorCode, ServiceError
+from vidproc.errors import ErrorCode, ServiceError
+from vidproc.files.data_folder import DataFolder, input_key, upload_key
+from vidproc.files.splice import Spliced, splice_into
+from vidproc.files.threads import WorkerThreads, when_fired
+from vidproc.files.transfer import FileWriter, keep_large_blocks
 from vidproc.operations.parameters import parse_parameters
 from vidproc.operations.registry import get_operation
-from vidproc.storage import Storage, input_key, upload_key
 from vidproc.tasks.model import State, Task, new_task_id
 from vidproc.tasks.settings import Caller, Settings
-from vidproc.tasks.store import Store
-from vidproc.threads import WorkerThreads, when_fired
-from vidproc.transfer import FileWriter, keep_large_blocks
+from vidproc.tasks.store import TaskStore
+from vidproc.text import escape
 from vidproc.units import format_size
-from vidproc.zerocopy import Spliced, splice_into
 
 _RETRY = 5.0
 """Seconds after which an upload that could not be forgotten is tried again."""
@@ -185,17 +185,17 @@ class Uploads:
         self,
         reactor: Any,
         settings: Settings,
-        storage: Storage,
+        data_folder: DataFolder,
         disk: WorkerThreads,
         writers: WorkerThreads,
-        store: Store,
+        store: TaskStore,
         store_thread: WorkerThreads,
         on_accepted: Callable[[Task], None],
         make_room: Callable[[int], Awaitable[object]],
     ) -> None:
         self._reactor = reactor
         self._settings = settings
-        self._storage = storage
+        self._data_folder = data_folder
         self._disk = disk
         self._writers = writers
         self._store = store
@@ -241,7 +241,9 @@ class Uploads:
         session = self._by_upload_id.get(upload_id)
         if session is not None:
             return PartialUpload(session.writer.written)
-        return PartialUpload(await self._disk.call(self._storage.size, upload_key(task.task_id)))
+        return PartialUpload(
+            await self._disk.call(self._data_folder.size, upload_key(task.task_id))
+        )
 
     async def abort_all(self) -> None:
         """End every upload under way, for a stop; resumable ones can go on later."""
@@ -253,7 +255,7 @@ class Uploads:
         """Forget uploads that broke off before that time; return how many."""
         old = await self._store_thread.call(self._store.delete_parked, before)
         for task_id in old:
-            await self._disk.call(self._storage.remove, upload_key(task_id))
+            await self._disk.call(self._data_folder.remove, upload_key(task_id))
         return len(old)
 
     # --- admission ---------------------------------------------------------------------------
@@ -337,10 +339,10 @@ class Uploads:
         wanted = size + estimate_output(task)
         try:
             try:
-                self._storage.reserve(task.task_id, wanted, task.peer)
+                self._data_folder.reserve(task.task_id, wanted, task.peer)
             except ServiceError:
-                await self._make_room(self._storage.room_for(wanted))
-                self._storage.reserve(task.task_id, wanted, task.peer)
+                await self._make_room(self._data_folder.room_for(wanted))
+                self._data_folder.reserve(task.task_id, wanted, task.peer)
         except BaseException:
             await self._undo_surely(task)
             raise
@@ -350,7 +352,7 @@ class Uploads:
         size = task.input_size
         writer = FileWriter(
             self._disk,
-            self._storage.path(upload_key(task.task_id)),
+            self._data_folder.path(upload_key(task.task_id)),
             offset=offset,
             hashed=task.upload_sha256 is not None,
             writers=self._writers,
@@ -403,7 +405,7 @@ class Uploads:
             )
         if known.state is not State.PARTIAL:
             return AcceptedTask(known.task_id)
-        offset = await self._disk.call(self._storage.size, upload_key(known.task_id))
+        offset = await self._disk.call(self._data_folder.size, upload_key(known.task_id))
         self._require_offset(submission.offset, offset)
         try:
             await self._take_slot(known, size - offset, self._store.resume, known.task_id)
@@ -451,7 +453,7 @@ class Uploads:
                     "The bytes changed on the way: send the file again.",
                 )
             key = input_key(task.task_id)
-            await self._disk.call(self._storage.publish, upload_key(task.task_id), key)
+            await self._disk.call(self._data_folder.publish, upload_key(task.task_id), key)
             queued = await self._store_thread.call(
                 self._store.move,
                 task.task_id,
@@ -464,7 +466,7 @@ class Uploads:
                 "upload of task {task_id}: {error}", task_id=task.task_id, error=str(error)
             )
             await self._disk.call(
-                self._storage.take_back, input_key(task.task_id), upload_key(task.task_id)
+                self._data_folder.take_back, input_key(task.task_id), upload_key(task.task_id)
             )
             await self._undo_surely(task)
             raise explain_write_error(error) from error
@@ -473,7 +475,7 @@ class Uploads:
             raise
         finally:
             self._end(session)
-        self._storage.stored(task.task_id, session.size)
+        self._data_folder.stored(task.task_id, session.size)
         self._on_accepted(queued)
         self.log.info(
             "task {task_id} accepted: {type}, {size} bytes, peer {peer}",
@@ -510,13 +512,13 @@ class Uploads:
 
     async def _undo_surely(self, task: Task) -> None:
         """Give an upload's slot and room back; what arrived of a resumable one stays."""
-        self._storage.release(task.task_id)
+        self._data_folder.release(task.task_id)
         undo = self._forget if task.upload_id is None else self._park
         await self._surely(undo, task)
 
     async def _forget_surely(self, task: Task) -> None:
         """Give an upload's slot and room back, and forget what arrived."""
-        self._storage.release(task.task_id)
+        self._data_folder.release(task.task_id)
         await self._surely(self._forget, task)
 
     async def _surely(self, undo: Callable[[Task], Awaitable[None]], task: Task) -> None:
@@ -532,12 +534,12 @@ class Uploads:
             self._store.park, task.task_id, self._reactor.seconds(), self._settings.tasks_per_ip
         )
         for old in forgotten:
-            await self._disk.call(self._storage.remove, upload_key(old))
+            await self._disk.call(self._data_folder.remove, upload_key(old))
 
     async def _forget(self, task: Task) -> None:
         if await self._store_thread.call(self._store.delete_upload, task.task_id):
             await self._disk.call(
-                self._storage.remove, upload_key(task.task_id), input_key(task.task_id)
+                self._data_folder.remove, upload_key(task.task_id), input_key(task.task_id)
             )
 
 

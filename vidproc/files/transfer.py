@@ -20,7 +20,7 @@ from twisted.internet.interfaces import IConsumer, IPushProducer, ITransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from vidproc.threads import WorkerThreads
+from vidproc.files.threads import WorkerThreads
 
 HIGH_WATER = 4 << 20
 """Bytes waiting for the disk at which whoever feeds a `FileWriter` is asked to pause."""

@@ -24,6 +24,12 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from vidproc.errors import ErrorCode, ServiceError
+from vidproc.files.sendfile import Sender, make_sender
+from vidproc.files.splice import Spliced, can_splice
+from vidproc.files.transfer import READ_SIZE, TransferStopped
+from vidproc.frontends.access import peer_key
+from vidproc.frontends.mmp.reports import describe_server, status_report
 from vidproc.mmp import messages
 from vidproc.mmp.codec import (
     NEED_DATA,
@@ -32,9 +38,7 @@ from vidproc.mmp.codec import (
     MessageStarted,
     PayloadChunk,
 )
-from vidproc.mmp.errors import ErrorCode, RemoteProtocolError, ServiceError
-from vidproc.server.access import peer_key
-from vidproc.server.reports import describe_server, status_report
+from vidproc.mmp.errors import RemoteProtocolError
 from vidproc.tasks.scheduler import Result, Subscription, TaskView
 from vidproc.tasks.settings import Caller
 from vidproc.tasks.uploads import (
@@ -44,11 +48,9 @@ from vidproc.tasks.uploads import (
     UploadSession,
     taken_over,
 )
-from vidproc.transfer import READ_SIZE, TransferStopped
-from vidproc.zerocopy import Sender, Spliced, can_splice, make_sender
 
 if TYPE_CHECKING:
-    from vidproc.server.factory import MMPFactory
+    from vidproc.frontends.mmp.factory import MMPFactory
 
 MAX_READ_AHEAD = 64 << 10
 """Bytes that a client may send ahead of the answer that it waits for, beyond one read."""

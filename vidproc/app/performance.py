@@ -19,12 +19,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from vidproc.ffmpeg.runner import LocalRunner
-from vidproc.server.factory import MMPFactory
-from vidproc.server.throttle import LEAST_RATE
-from vidproc.storage import Storage
+from vidproc.files.data_folder import DataFolder
+from vidproc.files.threads import WorkerThreads, when_fired
+from vidproc.frontends.mmp.factory import MMPFactory
+from vidproc.frontends.throttle import LEAST_RATE
+from vidproc.runners.local import LocalRunner
 from vidproc.tasks.scheduler import Scheduler
-from vidproc.threads import WorkerThreads, when_fired
 
 TURN = 1.0
 """Seconds between two rounds of the LoopingCall."""
@@ -86,7 +86,7 @@ class PerformanceService(Service):
         scheduler: Scheduler,
         runner: LocalRunner,
         factory: MMPFactory,
-        storage: Storage,
+        data_folder: DataFolder,
         disk: WorkerThreads,
         cores: int,
     ) -> None:
@@ -94,7 +94,7 @@ class PerformanceService(Service):
         self._scheduler = scheduler
         self._runner = runner
         self._factory = factory
-        self._storage = storage
+        self._data_folder = data_folder
         self._disk = disk
         self._cores = cores
         self._base = scheduler.concurrency
@@ -176,7 +176,7 @@ class PerformanceService(Service):
             )
 
     async def _measure_disk(self) -> None:
-        await self._disk.call(self._storage.measure)
+        await self._disk.call(self._data_folder.measure)
 
     # --- measuring -----------------------------------------------------------------------------
 
@@ -244,9 +244,9 @@ class PerformanceService(Service):
             mem_service=figures.service_memory / (1 << 20),
             mem_ffmpeg=figures.ffmpeg_memory / (1 << 20),
             mem_available=figures.available_memory / (1 << 20),
-            disk_used=self._storage.used / (1 << 20),
-            disk_reserved=self._storage.reserved / (1 << 20),
-            disk_free=self._storage.free() / (1 << 20),
+            disk_used=self._data_folder.used / (1 << 20),
+            disk_reserved=self._data_folder.reserved / (1 << 20),
+            disk_free=self._data_folder.free() / (1 << 20),
             packets=figures.packets_in,
             bytes_in=figures.bytes_in,
             bytes_out=figures.bytes_out,

@@ -13,7 +13,7 @@ from typing import Any
 
 from vidproc.ffmpeg.command import SOURCE, Command, CommandFailed, Completed
 from vidproc.operations.base import Expectation, Job, Operation, Product
-from vidproc.operations.compress_encode import (
+from vidproc.operations.compress.encode import (
     Coder,
     Options,
     coder_for,
@@ -24,7 +24,7 @@ from vidproc.operations.compress_encode import (
     sound_rate,
     source_video_bytes,
 )
-from vidproc.operations.compress_scoring import (
+from vidproc.operations.compress.scoring import (
     Metric,
     Samples,
     film_bytes,
@@ -34,7 +34,7 @@ from vidproc.operations.compress_scoring import (
     spread,
     whole_film,
 )
-from vidproc.operations.compress_search import (
+from vidproc.operations.compress.search import (
     GIVES_WAY_TO,
     MAX_PROBES,
     Choice,
@@ -96,7 +96,7 @@ class CompressOperation(Operation[Compress]):
 
         Raises `ServiceError` 415 for a file without a picture, 422 for a size that can't be met.
         """
-        from vidproc.operations.compress_target import compress_to_size
+        from vidproc.operations.compress.target_size import compress_to_size
 
         work = Work.of(job)
         target = job.parameters.target_size

@@ -19,7 +19,7 @@ import os
 import shutil
 from pathlib import Path
 
-from vidproc.mmp.errors import ErrorCode, ServiceError
+from vidproc.errors import ErrorCode, ServiceError
 from vidproc.units import format_size
 
 FOLDERS = ("inputs", "uploads", "work", "results")
@@ -59,7 +59,7 @@ def result_key(task_id: str, media_type: str) -> str:
     return f"results/{task_id}.{media_type}"
 
 
-class Storage:
+class DataFolder:
     """The data folder at `root`, which never holds more than `limit` bytes of media."""
 
     def __init__(self, root: Path, limit: int) -> None:

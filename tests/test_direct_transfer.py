@@ -19,20 +19,14 @@ from twisted.trial.unittest import SkipTest, TestCase
 from zope.interface import implementer
 
 from tests.rig import ByHand, Rig, message
-from vidproc import zerocopy
+from vidproc.files import splice as splicing
+from vidproc.files.data_folder import input_key, upload_key
+from vidproc.files.sendfile import SendfileSender, can_sendfile, make_sender
+from vidproc.files.splice import Spliced, can_splice, splice_into
+from vidproc.files.threads import WorkerThreads
+from vidproc.files.transfer import READ_SIZE, FileSender, FileWriter, TransferStopped
+from vidproc.frontends.mmp.protocol import DIRECT_SHARE
 from vidproc.mmp.codec import NEED_DATA, Decoder, MessageStarted
-from vidproc.server.protocol import DIRECT_SHARE
-from vidproc.storage import input_key, upload_key
-from vidproc.threads import WorkerThreads
-from vidproc.transfer import READ_SIZE, FileSender, FileWriter, TransferStopped
-from vidproc.zerocopy import (
-    SendfileSender,
-    Spliced,
-    can_sendfile,
-    can_splice,
-    make_sender,
-    splice_into,
-)
 
 UPLOAD = {"action": "upload", "type": "gif", "parameters": {"start_time": 0, "duration": 1}}
 SIZE = (36 << 20) + 17
@@ -330,7 +324,7 @@ class SendfileSenderTests(SenderTests, _Loopback):
                 raise OSError(errno.EINVAL, "Invalid argument")
             return real(out, source, offset, count)
 
-        self.patch(zerocopy.os, "sendfile", sendfile)
+        self.patch(os, "sendfile", sendfile)
         data = os.urandom(SIZE)
         sender = self.sender(data)
         sender.start()
@@ -366,7 +360,7 @@ class SpliceTests(_OnLoopback):
         self.path = Path(self.mktemp())
         self.errors: list[Any] = []
         self.writer = FileWriter(self.threads, self.path, on_error=self.errors.append)
-        self.patch(zerocopy._Pipe, "refused", False)
+        self.patch(splicing._Pipe, "refused", False)
         return Deferred.fromCoroutine(self.asyncSetUp())
 
     async def asyncSetUp(self) -> None:
@@ -407,7 +401,7 @@ class SpliceTests(_OnLoopback):
 
     async def test_a_turn_is_bounded(self) -> None:
         """Others want the thread too."""
-        self.patch(zerocopy, "TURN_BYTES", 100_000)
+        self.patch(splicing, "TURN_BYTES", 100_000)
         self.client.transport.write(bytes(1_000_000))
         spliced = Spliced()
         while not spliced.size:
@@ -448,7 +442,7 @@ class SpliceTests(_OnLoopback):
                 raise OSError(errno.EINVAL, "Invalid argument")
             return real(source, target, count, flags=flags)
 
-        self.patch(zerocopy.os, "splice", splice)
+        self.patch(splicing.os, "splice", splice)
         self.client.transport.write(b"x" * 100_000)
         taken = 0
         while taken < 100_000:
@@ -477,14 +471,14 @@ class UploadTests:
         self.rig = Rig(Path(self.mktemp()))
         self.addCleanup(self.rig.close)
         self.turns_taken = 0
-        real = zerocopy._splice_in_thread
+        real = splicing._splice_in_thread
 
         def counted(*arguments: Any) -> Any:
             self.turns_taken += 1
             return real(*arguments)
 
-        self.patch(zerocopy, "_splice_in_thread", counted)
-        self.patch(zerocopy._Pipe, "refused", not self.direct)
+        self.patch(splicing, "_splice_in_thread", counted)
+        self.patch(splicing._Pipe, "refused", not self.direct)
         self.port = self.listen(self.rig.factory)
 
     async def answers(self: Any, client: ClientSide, count: int) -> list[dict[str, Any]]:

@@ -11,11 +11,11 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from vidproc.errors import ErrorCode, ServiceError
 from vidproc.ffmpeg.command import CommandFailed
 from vidproc.ffmpeg.media import MediaInfo
-from vidproc.mmp.errors import ErrorCode, ServiceError
 from vidproc.operations.base import Product
-from vidproc.operations.compress_encode import (
+from vidproc.operations.compress.encode import (
     Coder,
     Options,
     analysis_command,
@@ -24,12 +24,12 @@ from vidproc.operations.compress_encode import (
     sound_command,
     sound_rate,
 )
-from vidproc.operations.compress_scoring import Samples, film_bytes, spread, whole_film
+from vidproc.operations.compress.scoring import Samples, film_bytes, spread, whole_film
 from vidproc.operations.filters import Size, Sound, require_video, scaled
 from vidproc.units import format_size
 
 if TYPE_CHECKING:
-    from vidproc.operations.compress import Work
+    from vidproc.operations.compress.operation import Work
 
 _FILLED = 0.95
 """The part of the wanted size that the file should have when the film can use it."""

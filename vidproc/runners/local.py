@@ -1,8 +1,4 @@
-"""The one place that runs commands. Today: child processes of this server.
-
-`Runner` is the interface; another implementation (a cluster) fulfils the same promises:
-`RunningCommand.result` fires exactly once, after the process has really ended.
-"""
+"""Runs commands as child processes of this server."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import psutil
 from twisted.internet.defer import Deferred
@@ -58,30 +54,6 @@ _FFMPEG_FLAGS = (
     "-progress",
     f"pipe:{_PROGRESS_FD}",
 )
-
-
-class RunningCommand(Protocol):
-    """A command under way."""
-
-    command: Command
-    threads: int
-    result: Deferred[Completed]
-    """Fires with `Completed`, or fails with `CommandFailed` or `CommandStopped`."""
-
-    def stop(self) -> None:
-        """End the process; `result` then fails with `CommandStopped` once it has ended.
-
-        Nothing happens when it has ended already.
-        """
-
-
-class Runner(Protocol):
-    """Runs commands somewhere."""
-
-    def start(
-        self, command: Command, workspace: Workspace, threads: int, on_progress: OnProgress
-    ) -> RunningCommand:
-        """Start a command with `threads` threads; never raises, `result` fails instead."""
 
 
 class LocalRunner:

@@ -1,6 +1,7 @@
 """How the compressor encodes: encoders, presets, sound, and the commands made of them.
 
-Nothing here decides how good or how small a file shall be; `vidproc.operations.compress` does.
+Nothing here decides how good or how small a file shall be;
+`vidproc.operations.compress.operation` does.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import ffmpeg
 from vidproc.ffmpeg.command import THREADS, Command, ffmpeg_command, output_file
 from vidproc.ffmpeg.media import AudioStream, MediaInfo, VideoStream
 from vidproc.operations.base import Capabilities, require_encoder
-from vidproc.operations.compress_scoring import KEY_INTERVAL, Samples, sampled_picture
-from vidproc.operations.compress_search import Curve
+from vidproc.operations.compress.scoring import KEY_INTERVAL, Samples, sampled_picture
+from vidproc.operations.compress.search import Curve
 from vidproc.operations.filters import (
     Delivery,
     Size,

@@ -7,7 +7,7 @@ from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
-from vidproc.mmp.errors import ErrorCode, ServiceError
+from vidproc.errors import ErrorCode, ServiceError
 
 
 def peer_key(address: Any) -> str:

@@ -25,20 +25,20 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from vidproc import __version__
+from vidproc.app.logs import TopicLogs
+from vidproc.app.performance import PerformanceService, usable_cores
 from vidproc.ffmpeg.binary import FFmpegUnusable, find_ffmpeg
-from vidproc.ffmpeg.runner import LocalRunner
 from vidproc.ffmpeg.sandbox import Sandbox, SandboxIncomplete, find_layers
-from vidproc.logs import TopicLogs
-from vidproc.performance import PerformanceService, usable_cores
-from vidproc.server.access import Tokens
-from vidproc.server.factory import MMPFactory
-from vidproc.server.reports import ServerInfo
-from vidproc.storage import DataFolderInUse, Storage
+from vidproc.files.data_folder import DataFolder, DataFolderInUse
+from vidproc.files.threads import WorkerThreads
+from vidproc.frontends.access import Tokens
+from vidproc.frontends.mmp.factory import MMPFactory
+from vidproc.frontends.mmp.reports import ServerInfo
+from vidproc.runners.local import LocalRunner
 from vidproc.tasks.model import State
 from vidproc.tasks.scheduler import Scheduler
 from vidproc.tasks.settings import Settings
-from vidproc.tasks.store import SchemaTooNew, Store
-from vidproc.threads import WorkerThreads
+from vidproc.tasks.store import SchemaTooNew, TaskStore
 
 DISK_THREADS = 10
 WRITER_THREADS = 2
@@ -153,11 +153,11 @@ class VidprocService(Service):
         files = raise_open_files()
         ffmpeg = find_ffmpeg(config.ffmpeg)
         layers = find_layers(config.sandbox)
-        self._storage = Storage(config.data_dir, config.storage_limit)
-        self._storage.open()
+        self._data_folder = DataFolder(config.data_dir, config.storage_limit)
+        self._data_folder.open()
         self._logs = TopicLogs(config.log_dir)
         self._logs.start()
-        self._store = Store(config.data_dir / "tasks.sqlite")
+        self._store = TaskStore(config.data_dir / "tasks.sqlite")
         self._store.open()
         self._recover()
         self._store_thread = WorkerThreads(self._reactor, "store", 1)
@@ -172,11 +172,11 @@ class VidprocService(Service):
             cpu_time=int(config.settings.job_timeout * cores) + 60,
             layers=layers,
         )
-        self._runner = LocalRunner(self._reactor, ffmpeg, self._sandbox, self._storage.path)
+        self._runner = LocalRunner(self._reactor, ffmpeg, self._sandbox, self._data_folder.path)
         self._scheduler = Scheduler(
             self._reactor,
             config.settings,
-            storage=self._storage,
+            data_folder=self._data_folder,
             disk=self._disk,
             writers=self._writers,
             store=self._store,
@@ -202,7 +202,7 @@ class VidprocService(Service):
             self._scheduler,
             self._runner,
             self._factory,
-            self._storage,
+            self._data_folder,
             self._disk,
             cores,
         )
@@ -230,10 +230,10 @@ class VidprocService(Service):
                 task_id=task.task_id,
                 state=task.state,
             )
-        orphans = self._storage.remove_orphans(self._store.known_keys())
+        orphans = self._data_folder.remove_orphans(self._store.known_keys())
         for key in orphans:
             self.log.info("{key} belonged to nothing; removed", key=key)
-        self._storage.measure()
+        self._data_folder.measure()
 
     def _tell_start(self, cores: int) -> None:
         self.log.info(
@@ -293,7 +293,7 @@ class VidprocService(Service):
         self._store.close()
         self.log.info("stopped")
         self._logs.stop()
-        self._storage.close()
+        self._data_folder.close()
 
 
 def raise_open_files() -> int:

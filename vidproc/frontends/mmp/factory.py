@@ -13,14 +13,14 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from vidproc.mmp.errors import ErrorCode, ServiceError
-from vidproc.server.access import Tokens
-from vidproc.server.protocol import MMPServerProtocol
-from vidproc.server.reports import ServerInfo
-from vidproc.server.throttle import IngestThrottle
-from vidproc.server.traffic import Traffic
+from vidproc.errors import ErrorCode, ServiceError
+from vidproc.files.threads import WorkerThreads
+from vidproc.frontends.access import Tokens
+from vidproc.frontends.mmp.protocol import MMPServerProtocol
+from vidproc.frontends.mmp.reports import ServerInfo
+from vidproc.frontends.throttle import IngestThrottle
+from vidproc.frontends.traffic import Traffic
 from vidproc.tasks.scheduler import Scheduler
-from vidproc.threads import WorkerThreads
 
 
 class MMPFactory(Factory):

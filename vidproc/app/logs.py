@@ -8,7 +8,6 @@ a log is always an event.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +22,8 @@ from twisted.logger import (
 from twisted.python.logfile import LogFile
 from zope.interface import provider
 
+from vidproc.text import escape
+
 ROTATE_AT = 10 << 20
 """Bytes at which a log file is rotated."""
 KEPT = 9
@@ -31,21 +32,14 @@ KEPT = 9
 FILES = ("server.log", "video_processor.log", "performance.log")
 
 _TOPICS = (  # the first prefix that fits the namespace
-    ("vidproc.performance", "performance.log"),
+    ("vidproc.app.performance", "performance.log"),
     ("vidproc.tasks.uploads", "server.log"),
     ("vidproc.tasks", "video_processor.log"),
     ("vidproc.ffmpeg", "video_processor.log"),
+    ("vidproc.runners", "video_processor.log"),
     ("vidproc.operations", "video_processor.log"),
     ("vidproc", "server.log"),
 )
-
-# C0 and C1 controls, line separators, and what changes the direction of writing.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-
-
-def escape(text: str) -> str:
-    """Return `text` as one line, its control characters as ``\\n``, ``\\x1b`` or ``\\u202e``."""
-    return _CONTROL.sub(lambda match: repr(match[0])[1:-1], text)
 
 
 def format_line(event: LogEvent) -> str:

@@ -1,0 +1,1 @@
+"""The running server: settings, logs, start and stop in order, measuring and upkeep."""

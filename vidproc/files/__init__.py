@@ -1,0 +1,1 @@
+"""Bytes on disk and on their way to and from it."""

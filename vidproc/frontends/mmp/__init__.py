@@ -1,0 +1,1 @@
+"""The MMP frontend. Knows nothing of FFmpeg or SQL."""

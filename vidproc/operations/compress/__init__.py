@@ -1,0 +1,1 @@
+"""The compressor: a search for the quality asked for, or for a size."""

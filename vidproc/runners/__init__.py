@@ -1,0 +1,1 @@
+"""What executes commands: the interface and its implementations."""

@@ -1,0 +1,13 @@
+"""Text that strangers sent, made safe to show."""
+
+from __future__ import annotations
+
+import re
+
+# C0 and C1 controls, line separators, and what changes the direction of writing.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def escape(text: str) -> str:
+    """Return `text` as one line, its control characters as ``\\n``, ``\\x1b`` or ``\\u202e``."""
+    return _CONTROL.sub(lambda match: repr(match[0])[1:-1], text)
