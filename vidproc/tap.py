@@ -34,6 +34,7 @@ class Options(usage.Options):
         ["log-dir", None, "logs", "Folder for server.log, video_processor.log, performance.log."],
         ["storage-limit", None, "4T", "Never hold more than this."],
         ["retention", None, "24h", "How long a result is kept."],
+        ["min-retention", None, "1h", "How long an unfetched result never makes room for others."],
         ["tasks-per-ip", None, "1", "Tasks that one address may have at a time."],
         ["cpu-reserve", None, "60", "Percent of the CPU kept for video."],
         ["max-concurrent", None, "auto", "FFmpeg jobs at a time, or auto."],
@@ -91,8 +92,16 @@ class Options(usage.Options):
             self[name] = Path(self[name]).expanduser().absolute()
         for name in ("storage-limit", "max-upload"):
             self._convert(name, parse_size)
-        for name in ("retention", "job-timeout", "grace", "upload-retention", "idle-timeout"):
+        for name in (
+            "retention",
+            "min-retention",
+            "job-timeout",
+            "grace",
+            "upload-retention",
+            "idle-timeout",
+        ):
             self._convert(name, parse_duration)
+        self["min-retention"] = min(self["min-retention"], self["retention"])
         for name in ("job-timeout", "idle-timeout"):
             if self[name] < 1:
                 raise usage.UsageError(f"--{name}: at least 1s is needed")
@@ -176,6 +185,7 @@ def makeService(options: Options) -> IService:
 
     settings = Settings(
         retention=options["retention"],
+        min_retention=options["min-retention"],
         tasks_per_ip=options["tasks-per-ip"],
         cpu_reserve=options["cpu-reserve"],
         max_concurrent=options["max-concurrent"],

@@ -12,6 +12,7 @@ class Settings:
     """Limits of the task service; docs/deployment.md tells each option."""
 
     retention: float = 24 * 3600.0
+    min_retention: float = 3600.0
     tasks_per_ip: int = 1
     cpu_reserve: int = 60
     max_concurrent: int | None = None

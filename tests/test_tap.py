@@ -1,0 +1,42 @@
+"""The server's options, and the service made of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from vidproc.tap import Options, makeService
+
+
+def parse(*arguments: str) -> Options:
+    options = Options()
+    options.parseOptions(arguments)
+    return options
+
+
+def service_for(*arguments: str) -> Any:
+    return makeService(parse(*arguments))
+
+
+class RetentionTests(SynchronousTestCase):
+    def min_retention(self, *arguments: str) -> float:
+        return service_for(*arguments).config.settings.min_retention
+
+    def test_an_unfetched_result_is_safe_for_an_hour_by_default(self) -> None:
+        self.assertEqual(self.min_retention(), 3600.0)
+
+    def test_min_retention_is_a_duration_and_may_be_zero(self) -> None:
+        self.assertEqual(self.min_retention("--min-retention=90m"), 5400.0)
+        self.assertEqual(self.min_retention("--min-retention=0s"), 0.0)
+
+    def test_a_shorter_retention_wins(self) -> None:
+        self.assertEqual(self.min_retention("--min-retention=2h", "--retention=30m"), 1800.0)
+
+
+class PathTests(SynchronousTestCase):
+    def test_relative_folders_are_resolved_before_twistd_changes_its_own(self) -> None:
+        options = parse("--data-dir=here", "--log-dir=there")
+        self.assertEqual(options["data-dir"], Path("here").absolute())
+        self.assertEqual(options["log-dir"], Path("there").absolute())
