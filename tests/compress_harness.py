@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from tests.media_harness import kind_of
 from vidproc.ffmpeg.binary import FFmpeg, find_ffmpeg
 from vidproc.ffmpeg.command import SOURCE, Command, CommandFailed, Completed
 from vidproc.ffmpeg.media import MediaInfo
@@ -77,7 +78,7 @@ class LocalJob:
         self.commands.append((command, elapsed))
         tail = done.stderr.decode(errors="replace")[-4096:]
         if done.returncode != 0:
-            raise CommandFailed(command, f"exit status {done.returncode}", tail)
+            raise CommandFailed(command, f"exit status {done.returncode}", tail, kind=kind_of(done))
         return Completed(done.stdout[: command.capture], tail, elapsed)
 
     def _now(self) -> float:

@@ -16,12 +16,13 @@ from typing import Any
 import av
 
 from vidproc.ffmpeg.binary import FFmpeg, find_ffmpeg
-from vidproc.ffmpeg.command import SOURCE, Command, CommandFailed, Completed
+from vidproc.ffmpeg.command import SOURCE, Command, CommandFailed, Completed, FailureKind
 from vidproc.ffmpeg.media import MediaInfo
 from vidproc.ffmpeg.probe import PROBE_CHILD, parse_probe, probe_command
 from vidproc.operations.base import Product
 from vidproc.operations.parameters import parse_parameters
 from vidproc.operations.registry import get_operation
+from vidproc.runners.failures import kind_of_end
 from vidproc.runners.local import ffmpeg_argv
 
 CLIPS = Path(__file__).parent / "media"
@@ -114,8 +115,14 @@ def run_command(command: Command, source: Path, folder: Path) -> Completed:
     done = subprocess.run(argv, capture_output=True, timeout=300, env={}, cwd=folder)
     tail = done.stderr.decode(errors="replace")[-4000:]
     if done.returncode:
-        raise CommandFailed(command, f"status {done.returncode}: {tail}", tail)
+        raise CommandFailed(command, f"status {done.returncode}: {tail}", tail, kind=kind_of(done))
     return Completed(done.stdout, tail, 0.0)
+
+
+def kind_of(done: subprocess.CompletedProcess[bytes]) -> FailureKind:
+    """Return why a process failed."""
+    tail = done.stderr.decode(errors="replace")
+    return kind_of_end(max(0, done.returncode), max(0, -done.returncode), tail)
 
 
 def probe(path: Path, *, verify: bool = False) -> MediaInfo:

@@ -28,6 +28,7 @@ from vidproc.ffmpeg.command import (
     CommandFailed,
     CommandStopped,
     Completed,
+    FailureKind,
     Workspace,
 )
 from vidproc.ffmpeg.probe import PROBE_CHILD, probe_command
@@ -94,9 +95,9 @@ class StubCommand:
             self._path_of(name).write_bytes(content)
         self.end(Completed(stdout, "", 0.1))
 
-    def fail(self, tail: str = "") -> None:
+    def fail(self, kind: FailureKind = FailureKind.INPUT) -> None:
         """End badly."""
-        self.end(CommandFailed(self.command, "exit status 1", tail))
+        self.end(CommandFailed(self.command, "exit status 1", kind=kind))
 
     def end(self, outcome: Completed | Exception) -> None:
         self._runner.running.remove(self)

@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.compress_harness import LocalJob, probe, run_operation
 from vidproc.errors import ErrorCode, ServiceError
 from vidproc.ffmpeg.binary import find_ffmpeg
-from vidproc.ffmpeg.command import SOURCE, Command, CommandFailed, Completed
+from vidproc.ffmpeg.command import SOURCE, Command, CommandFailed, Completed, FailureKind
 from vidproc.ffmpeg.media import AudioStream, MediaInfo, VideoStream
 from vidproc.operations.base import Product
 from vidproc.operations.compress.encode import sound_for, source_video_bytes, track_rate
@@ -278,7 +278,7 @@ class MadeUpJob:
         if "libvmaf" in " ".join(arguments):
             if self.crashes:
                 self.crashes -= 1
-                raise CommandFailed(command, "signal SIGSEGV")
+                raise CommandFailed(command, "signal SIGSEGV", kind=FailureKind.CRASHED)
             (encoded,) = (name for name in command.inputs if name != SOURCE)
             scores = [self.scores[encoded]]
             if " ".join(arguments).count("libvmaf") == 2:  # the source against itself, besides

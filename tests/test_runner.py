@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from pathlib import Path
 import psutil
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.trial.unittest import SkipTest, TestCase
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
 from vidproc.ffmpeg.binary import FFmpeg, FFmpegUnusable, find_ffmpeg
 from vidproc.ffmpeg.command import (
@@ -20,13 +22,17 @@ from vidproc.ffmpeg.command import (
     Command,
     CommandFailed,
     CommandStopped,
+    FailureKind,
     Progress,
     Workspace,
+    input_file,
     output_file,
 )
 from vidproc.ffmpeg.progress import ProgressParser
 from vidproc.ffmpeg.sandbox import Sandbox
+from vidproc.runners.failures import kind_of_end
 from vidproc.runners.local import LocalRunner
+from vidproc.runners.watchdog import Watchdog
 
 TEST_PICTURE = ("-f", "lavfi", "-i", "testsrc=size=128x96:rate=25:duration={}")
 
@@ -40,6 +46,17 @@ def make_command(seconds: float, *arguments: str) -> Command:
         stage="encoding",
         duration=seconds,
     )
+
+
+def open_files() -> list[str]:
+    """Return what is open, without its numbers."""
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found.append(os.readlink(f"/proc/self/fd/{fd}"))
+        except FileNotFoundError:
+            pass  # that of the listing itself
+    return sorted(found)
 
 
 class ProgressParserTests(TestCase):
@@ -73,6 +90,76 @@ class FindFFmpegTests(TestCase):
         self.assertRaises(FFmpegUnusable, find_ffmpeg, "/nonexistent/ffmpeg")
 
 
+class WatchdogTests(SynchronousTestCase):
+    """What counts as a sign of life, within ten seconds."""
+
+    def setUp(self) -> None:
+        self.watchdog = Watchdog(10.0, now=100.0)
+
+    def test_frames_and_time_that_advance_are_life(self) -> None:
+        self.watchdog.reported(Progress(None, 1, None), 105.0)
+        self.assertFalse(self.watchdog.stalled(114.9))
+        self.watchdog.reported(Progress(0.04, 1, None), 114.9)
+        self.assertFalse(self.watchdog.stalled(124.8))
+        self.assertTrue(self.watchdog.stalled(125.0))
+
+    def test_a_report_of_the_same_is_none(self) -> None:
+        """Nor is one that goes back, or knows nothing."""
+        self.watchdog.reported(Progress(2.0, 50, 1.0), 100.0)
+        for second in range(1, 10):
+            self.watchdog.reported(Progress(2.0, 50, 1.0 / second), 100.0 + second)
+            self.watchdog.reported(Progress(None, None, None), 100.0 + second)
+            self.watchdog.reported(Progress(1.0, 20, 1.0), 100.0 + second)
+        self.assertTrue(self.watchdog.stalled(110.0))
+
+    def test_cpu_time_is_life_but_not_what_reporting_takes(self) -> None:
+        for second in range(1, 31):
+            self.watchdog.sampled(0.5 * second, 100.0 + second)
+        self.assertFalse(self.watchdog.stalled(139.9))
+        for second in range(1, 11):
+            self.watchdog.sampled(15.0 + 0.004 * second, 130.0 + second)
+        self.assertTrue(self.watchdog.stalled(140.0))
+
+    def test_little_cpu_time_counts_once_it_is_enough(self) -> None:
+        """A slow machine gives a process its turn now and then."""
+        for second in range(1, 31):
+            self.watchdog.sampled(0.02 * second, 100.0 + second)
+        self.assertFalse(self.watchdog.stalled(131.0))
+
+
+class FailureTests(SynchronousTestCase):
+    """Why a program failed, from how it ended and what it said."""
+
+    def test_the_signal_says_it(self) -> None:
+        for number, kind in (
+            (signal.SIGKILL, FailureKind.KILLED),
+            (signal.SIGSEGV, FailureKind.CRASHED),
+            (signal.SIGXFSZ, FailureKind.SPACE),
+            (signal.SIGXCPU, FailureKind.TIMED_OUT),
+        ):
+            self.assertIs(kind_of_end(None, number, ""), kind)
+        said = "terminate called after throwing an instance of 'std::bad_alloc'"
+        self.assertIs(kind_of_end(None, signal.SIGABRT, said), FailureKind.MEMORY)
+
+    def test_what_it_said_says_it(self) -> None:
+        for said, kind in (
+            ("[error] Invalid data found when processing input", FailureKind.INPUT),
+            ("[fatal] av_interleaved_write_frame(): No space left on device", FailureKind.SPACE),
+            ("[error] Error while filtering: Cannot allocate memory", FailureKind.MEMORY),
+            ("[libx264 @ 0x1] requested bitrate is too low. estimated 9", FailureKind.RATE),
+        ):
+            self.assertIs(kind_of_end(1, None, said), kind)
+
+    def test_what_never_ran_is_refused_or_ours(self) -> None:
+        """A shortage passes; anything else is a fault."""
+        short = "launcher: [Errno 11] Resource temporarily unavailable"
+        self.assertIs(kind_of_end(126, None, short), FailureKind.REFUSED)
+        self.assertIs(kind_of_end(126, None, "launcher: [Errno 1] no"), FailureKind.OURS)
+        self.assertIs(kind_of_end(126, None, ""), FailureKind.OURS)
+        child = "Upon execvpe /python ['/python'] in environment id 7\n:OSError: [Errno 24] no"
+        self.assertIs(kind_of_end(1, None, child), FailureKind.REFUSED)
+
+
 class LocalRunnerTests(TestCase):
     def setUp(self) -> None:
         self.root = Path(self.mktemp()).absolute()
@@ -80,10 +167,12 @@ class LocalRunnerTests(TestCase):
         self.ffmpeg = find_ffmpeg()
         self.progress: list[Progress] = []
 
-    def runner(self, ffmpeg: FFmpeg | None = None, **limits: int) -> LocalRunner:
+    def runner(
+        self, ffmpeg: FFmpeg | None = None, stall_timeout: float = 300.0, **limits: int
+    ) -> LocalRunner:
         sandbox = Sandbox(**{"address_space": 4 << 30, "file_size": 1 << 30, **limits})
         return LocalRunner(
-            reactor, ffmpeg or self.ffmpeg, sandbox, lambda key: self.root / key, 300.0
+            reactor, ffmpeg or self.ffmpeg, sandbox, lambda key: self.root / key, stall_timeout
         )
 
     def start(self, runner: LocalRunner, command: Command):
@@ -103,14 +192,38 @@ class LocalRunnerTests(TestCase):
         """The exit status as the reason, the end of standard error for the log."""
         failed = self.start(self.runner(), make_command(1, "-vf", "nonsense")).result
         error = await self.assertFailure(failed, CommandFailed)
+        self.assertIs(error.kind, FailureKind.INPUT)
         self.assertIn("exit status", error.reason)
         self.assertIn("nonsense", error.stderr_tail)
 
     async def test_a_missing_program_fails_the_result(self) -> None:
         """Whatever stage the start fails at, the result fires and nothing stays in the set."""
         runner = self.runner(FFmpeg("/nonexistent/ffmpeg", "0", frozenset(), frozenset()))
-        await self.assertFailure(self.start(runner, make_command(1)).result, CommandFailed)
+        error = await self.assertFailure(self.start(runner, make_command(1)).result, CommandFailed)
+        self.assertIs(error.kind, FailureKind.OURS)
         self.assertEqual(runner.running, set())
+
+    async def test_a_lack_of_descriptors_refuses_the_command(self) -> None:
+        """However many are left; a later try does well, and none is lost."""
+        runner = self.runner()
+        await self.start(runner, make_command(1)).result
+        before = open_files()
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        for left in range(12):
+            # The lowest free numbers are taken first: leave `left` of them.
+            taken = [os.open(os.devnull, os.O_RDONLY) for _ in range(left)]
+            top = os.open(os.devnull, os.O_RDONLY)
+            for fd in (*taken, top):
+                os.close(fd)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (top, limits[1]))
+            try:
+                running = self.start(runner, make_command(1))
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            error = await self.assertFailure(running.result, CommandFailed)
+            self.assertIs(error.kind, FailureKind.REFUSED, f"{left} left: {error}")
+        await self.start(runner, make_command(1)).result
+        self.assertEqual(open_files(), before)
 
     async def test_stop_ends_the_process_before_the_result_fires(self) -> None:
         """An endless encode is gone when CommandStopped arrives."""
@@ -139,33 +252,35 @@ class LocalRunnerTests(TestCase):
     async def test_a_file_beyond_the_limit_ends_the_command(self) -> None:
         """RLIMIT_FSIZE holds."""
         runner = self.runner(file_size=20_000)
-        command = make_command(20, "-c:v", "rawvideo")
-        await self.assertFailure(self.start(runner, command).result, CommandFailed)
+        command = make_command(20, "-c:v", "ffv1")
+        error = await self.assertFailure(self.start(runner, command).result, CommandFailed)
+        self.assertIs(error.kind, FailureKind.SPACE, f"{error} {error.stderr_tail[-800:]}")
         self.assertLessEqual((self.root / "work" / "out.mkv").stat().st_size, 20_000)
 
-    async def test_a_process_that_neither_progresses_nor_computes_is_stopped(self) -> None:
-        """The watchdog's reason is in the error, and no cancel is claimed."""
-        from twisted.internet.task import Clock
-
-        class ClockAndProcesses(Clock):
-            spawnProcess = staticmethod(reactor.spawnProcess)
-
-        clock = ClockAndProcesses()
-        sandbox = Sandbox(address_space=4 << 30, file_size=1 << 30)
-        runner = LocalRunner(clock, self.ffmpeg, sandbox, lambda key: self.root / key, 300.0)
+    async def test_an_ffmpeg_whose_input_falls_silent_is_stopped(self) -> None:
+        """It goes on reporting, but what it reports stays the same."""
+        runner = self.runner(stall_timeout=2.0)
         os.mkfifo(self.root / "work" / "silent")
+        arguments = ("-f", "rawvideo", "-video_size", "64x64", "-pix_fmt", "gray", "-i")
         command = Command(
             program="ffmpeg",
-            arguments=("-i", "vidproc-input:silent", output_file("out.mkv")),
+            arguments=(*arguments, input_file("silent"), output_file("out.mkv")),
             stage="encoding",
         )
         running = self.start(runner, command)
-        os.kill(running.pid or 0, signal.SIGSTOP)
-        clock.pump([10.0] * 31)
-        os.kill(running.pid or 0, signal.SIGCONT)
-        clock.advance(2.0)
+        writer = await deferToThread(os.open, self.root / "work" / "silent", os.O_WRONLY)
+        self.addCleanup(os.close, writer)
+        await deferToThread(os.write, writer, bytes(64 * 64 * 25))
         error = await self.assertFailure(running.result, CommandFailed)
-        self.assertIn("no progress", error.reason)
+        self.assertIs(error.kind, FailureKind.STALLED)
+        self.assertGreater(len(self.progress), 1)
+
+    async def test_a_process_killed_from_outside_says_so(self) -> None:
+        """The kernel does it when it is short of memory."""
+        running = self.start(self.runner(), make_command(100000))
+        os.kill(running.pid or 0, signal.SIGKILL)
+        error = await self.assertFailure(running.result, CommandFailed)
+        self.assertIs(error.kind, FailureKind.KILLED)
 
     def test_the_child_dies_with_its_server(self) -> None:
         """kill -9 of the process that started FFmpeg leaves no FFmpeg behind."""

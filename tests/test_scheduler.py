@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from pathlib import Path
@@ -12,10 +13,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.rig import CLIP, Rig, StubCommand, complete_step, probe_answer
 from vidproc.errors import ServiceError
-from vidproc.ffmpeg.command import CommandStopped, Progress
+from vidproc.ffmpeg.command import CommandStopped, FailureKind, Progress
 from vidproc.operations import chunks
 from vidproc.tasks.model import State
-from vidproc.tasks.scheduler import TaskView
+from vidproc.tasks.scheduler import SHORTAGE_DELAY, TaskView
 from vidproc.tasks.settings import Caller, Settings
 from vidproc.tasks.uploads import AcceptedTask, Submission, UploadSession
 
@@ -106,12 +107,21 @@ class QueueTests(SchedulerTestCase):
         self.submit(rig)
 
     def test_a_command_that_fails_fails_its_task(self) -> None:
-        """A full disk is told apart from a bad file."""
-        for tail, code in (("Invalid data found", 415), ("No space left on device", 507)):
+        """What it failed of says how."""
+        for kind, code in (
+            (FailureKind.INPUT, 415),
+            (FailureKind.CRASHED, 415),
+            (FailureKind.RATE, 415),
+            (FailureKind.SPACE, 507),
+            (FailureKind.MEMORY, 413),
+            (FailureKind.KILLED, 413),
+            (FailureKind.STALLED, 413),
+            (FailureKind.TIMED_OUT, 413),
+        ):
             rig = self.rig()
             task_id = self.submit(rig)
             complete_step(rig.runner.running[0])
-            rig.runner.running[0].fail(tail)
+            rig.runner.running[0].fail(kind)
             failure = self.view(rig, task_id).task.failure
             assert failure is not None
             self.assertEqual(failure.code, code)
@@ -128,6 +138,50 @@ class QueueTests(SchedulerTestCase):
         self.assertEqual(failure.code, 500)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 3)
         self.assertEqual(rig.runner.running, [])
+
+    def test_a_shortage_of_processes_fails_no_task(self) -> None:
+        """It is tried again and again, with a pause, and counts as no failure."""
+        rig = self.rig()
+        task_id = self.submit(rig)
+        for _ in range(5):
+            rig.runner.running[0].fail(FailureKind.REFUSED)
+            self.assertEqual(rig.runner.running, [])
+            rig.clock.advance(SHORTAGE_DELAY)
+        task = self.view(rig, task_id).task
+        self.assertEqual((task.state, task.failures), (State.PROCESSING, 0))
+        self.finish_all(rig)
+        self.assertIs(self.state(rig, task_id), State.COMPLETED)
+
+    def test_a_shortage_of_descriptors_anywhere_fails_no_task(self) -> None:
+        """Files need them as processes do."""
+        rig = self.rig()
+
+        def no_more(key: str) -> None:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        make_folder, rig.storage.make_folder = rig.storage.make_folder, no_more  # type: ignore
+        task_id = self.submit(rig)
+        rig.clock.advance(SHORTAGE_DELAY)
+        rig.storage.make_folder = make_folder  # type: ignore[method-assign]
+        rig.clock.advance(SHORTAGE_DELAY)
+        self.finish_all(rig)
+        task = self.view(rig, task_id).task
+        self.assertEqual((task.state, task.failures), (State.COMPLETED, 0))
+
+    def test_a_stop_or_a_cancel_does_not_wait_for_the_next_try(self) -> None:
+        for end in ("stop", "cancel"):
+            rig = self.rig()
+            task_id = self.submit(rig)
+            rig.runner.running[0].fail(FailureKind.REFUSED)
+            if end == "stop":
+                self.run_coroutine(rig.scheduler.stop())
+                task = rig.store.get(task_id)
+                assert task is not None
+                self.assertEqual((task.state, task.failures), (State.QUEUED, 0))
+            else:
+                cancelled = ensureDeferred(rig.scheduler.cancel(task_id, Caller("192.0.2.1")))
+                self.assertIs(self.successResultOf(cancelled), State.CANCELLED)
+            self.assertEqual(rig.clock.getDelayedCalls(), [])
 
     def test_a_task_that_takes_too_long_is_stopped(self) -> None:
         """By its wall clock, whatever it does."""
@@ -239,11 +293,11 @@ class TogetherTests(SchedulerTestCase):
     def test_one_that_fails_stops_the_other_and_the_film_is_made_whole(self) -> None:
         """It may be that only the cut was not possible."""
         rig, task_id, (one, other) = self.start()
-        other.fail("Output file is empty")
+        other.fail()
         self.assertEqual(one.stops, 1)
         (whole,) = rig.runner.running
         self.assertEqual(whole.command.outputs, ("result.webm",))
-        whole.fail("Invalid data found")
+        whole.fail()
         failure = self.view(rig, task_id).task.failure
         assert failure is not None
         self.assertEqual(failure.code, 415)

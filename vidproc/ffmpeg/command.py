@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Literal
 
 Program = Literal["ffmpeg", "probe"]
@@ -111,20 +112,61 @@ class Progress:
     speed: float | None
 
 
-class CommandFailed(Exception):
-    """A command ended badly. `stderr_tail` is for our logs; it may hold paths.
+class FailureKind(StrEnum):
+    """Why a command failed."""
 
-    `ours` tells that the program was never run, or could not be ended: not the file's fault.
+    INPUT = "input"
+    """The program gave up: the file is damaged or unusual, or what was asked can't be done."""
+    CRASHED = "crashed"
+    """The program ended by a fault of its own (SIGSEGV and the like)."""
+    MEMORY = "memory"
+    """The program ran out of the memory that it may have."""
+    KILLED = "killed"
+    """A signal from outside ended the program; most often the kernel was short of memory."""
+    SPACE = "space"
+    """There was no free space for what it writes."""
+    STALLED = "stalled"
+    """It made no progress and used no CPU time, and was stopped."""
+    TIMED_OUT = "timed out"
+    """It used more CPU time than a command may."""
+    RATE = "rate"
+    """The encoder can't make the video fit the bit rate that was asked for."""
+    REFUSED = "refused"
+    """The program was not started, for lack of descriptors, processes or memory: try again."""
+    OURS = "ours"
+    """The program was never run, or could not be ended."""
+
+    @property
+    def may_be_the_files(self) -> bool:
+        """Whether the file may be the reason, so that another way through it is worth trying."""
+        return self in _MAY_BE_THE_FILES
+
+
+_MAY_BE_THE_FILES = frozenset(
+    {FailureKind.INPUT, FailureKind.CRASHED, FailureKind.MEMORY, FailureKind.RATE}
+)
+
+
+class CommandFailed(Exception):
+    """A command ended badly.
+
+    `kind` says why, for programs; `reason` in a few words, for people; `stderr_tail` is for our
+    logs and may hold paths.
     """
 
     def __init__(
-        self, command: Command, reason: str, stderr_tail: str = "", *, ours: bool = False
+        self,
+        command: Command,
+        reason: str,
+        stderr_tail: str = "",
+        *,
+        kind: FailureKind = FailureKind.INPUT,
     ) -> None:
         super().__init__(f"{command.program} ({command.stage}): {reason}")
         self.command = command
         self.reason = reason
         self.stderr_tail = stderr_tail
-        self.ours = ours
+        self.kind = kind
 
 
 class CommandStopped(Exception):

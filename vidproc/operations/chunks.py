@@ -156,7 +156,7 @@ async def make(job: Job[Any], commands: Sequence[Command]) -> bool:
     try:
         await job.run_together(commands)
     except CommandFailed as error:
-        if error.ours:
+        if not error.kind.may_be_the_files:
             raise
         return False
     return True

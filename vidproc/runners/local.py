@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,20 +24,24 @@ from vidproc.ffmpeg.command import (
     CommandFailed,
     CommandStopped,
     Completed,
+    FailureKind,
     OnProgress,
     Workspace,
 )
 from vidproc.ffmpeg.progress import ProgressParser
 from vidproc.ffmpeg.sandbox import Sandbox
+from vidproc.runners.failures import is_shortage, kind_of_end
+from vidproc.runners.watchdog import Watchdog
 
 TERMINATE_GRACE = 2.0
 """Seconds between SIGTERM and SIGKILL."""
 GIVE_UP = 10.0
 """Seconds after SIGKILL until a process that can't be reaped (stuck in the kernel) is given up."""
-SETUP_FAILED = 126
-"""Exit status of a launcher that could not become the program."""
 STALL_CHECK = 10.0
-"""Seconds between two looks of the watchdog."""
+"""Seconds between two looks of the watchdog, at most."""
+_DESCRIPTORS = 12
+"""Descriptors that starting a process takes: two for each pipe, and some for the child itself,
+which can't tell us what it lacks."""
 
 _STDERR_TAIL = 16 << 10
 _PROGRESS_FD = 3
@@ -66,8 +71,10 @@ class LocalRunner:
         sandbox: Sandbox,
         path_of_key: Callable[[str], Path],
         stall_timeout: float = 300.0,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._reactor = reactor
+        self._now = now
         self._ffmpeg = ffmpeg
         self._sandbox = sandbox
         self._path_of_key = path_of_key
@@ -78,7 +85,9 @@ class LocalRunner:
         self, command: Command, workspace: Workspace, threads: int, on_progress: OnProgress
     ) -> LocalCommand:
         """Start a command in a child process of its own."""
-        running = LocalCommand(self._reactor, command, threads, on_progress, self._stall_timeout)
+        running = LocalCommand(
+            self._reactor, self._now, command, threads, on_progress, self._stall_timeout
+        )
         self.running.add(running)
         running.when_ended(self._ended)
         argv = command.resolve(lambda name: str(self._path_of_key(workspace.key_of(name))), threads)
@@ -125,6 +134,7 @@ class LocalCommand(ProcessProtocol):
     def __init__(
         self,
         reactor: Any,
+        now: Callable[[], float],
         command: Command,
         threads: int,
         on_progress: OnProgress,
@@ -140,14 +150,16 @@ class LocalCommand(ProcessProtocol):
         self._on_progress = on_progress
         self._on_ended: Callable[[LocalCommand], None] = lambda _: None
         self._stall_timeout = stall_timeout
-        self._started_at = reactor.seconds()
-        self._alive_at = self._started_at
+        self._now = now
+        self._started_at = now()
+        self._watchdog = Watchdog(stall_timeout, self._started_at)
         self._progress = ProgressParser()
         self._stdout = bytearray()
         self._stderr = bytearray()
-        self._stop_reason: str | None = None
+        self._stopping = False
+        self._stopped_for: CommandFailed | None = None
         self._timer: IDelayedCall | None = None
-        self._watchdog: IDelayedCall | None = None
+        self._next_check: IDelayedCall | None = None
         self._exited = False
         self._over = False
 
@@ -161,6 +173,7 @@ class LocalCommand(ProcessProtocol):
         if self.command.program == "ffmpeg":
             pipes[_PROGRESS_FD] = "r"
         try:
+            _check_descriptors(_DESCRIPTORS)
             with open(os.devnull, "rb") as devnull:
                 # env={} because None inherits, and path because there is no PATH to search.
                 process = self._reactor.spawnProcess(
@@ -172,18 +185,18 @@ class LocalCommand(ProcessProtocol):
                     childFDs={0: devnull.fileno(), **pipes},
                 )
         except Exception as error:
-            self._finish(
-                CommandFailed(self.command, f"it could not be started: {error}", ours=True)
-            )
+            reason = f"it could not be started: {error}"
+            kind = FailureKind.REFUSED if is_shortage(error) else FailureKind.OURS
+            self._finish(CommandFailed(self.command, reason, kind=kind))
             return
         self.pid = process.pid
-        self._watchdog = self._reactor.callLater(STALL_CHECK, self._check_alive)
+        self._check_later()
 
-    def stop(self, reason: str = "stopped on request") -> None:
+    def stop(self) -> None:
         """End the process group: SIGTERM, a grace, SIGKILL, and in the end giving it up."""
-        if self._over or self._stop_reason is not None:
+        if self._over or self._stopping:
             return
-        self._stop_reason = reason
+        self._stopping = True
         self._signal(signal.SIGTERM)
         self._timer = self._reactor.callLater(TERMINATE_GRACE, self._kill)
 
@@ -201,7 +214,9 @@ class LocalCommand(ProcessProtocol):
     def _give_up(self) -> None:
         self._timer = None
         self.log.error("process {pid} does not end after SIGKILL; gave it up", pid=self.pid)
-        self._finish(CommandFailed(self.command, "the process could not be ended", ours=True))
+        self._finish(
+            CommandFailed(self.command, "the process could not be ended", kind=FailureKind.OURS)
+        )
 
     def _signal(self, number: int) -> None:
         if self.pid is None:
@@ -222,26 +237,29 @@ class LocalCommand(ProcessProtocol):
             return
         try:
             process = psutil.Process(self.pid)
-            times = process.cpu_times()
-            self.cpu_time = max(self.cpu_time, times.user + times.system)
+            self.cpu_time = max(self.cpu_time, _cpu_time(process))
             self.peak_memory = max(self.peak_memory, process.memory_info().rss)
         except psutil.Error:
             pass  # it ended between two looks
 
-    def _check_alive(self) -> None:
-        """Stop a process that neither makes progress nor uses CPU time.
+    def _check_later(self) -> None:
+        # Twice within a short timeout at least.
+        delay = min(STALL_CHECK, self._stall_timeout / 2)
+        self._next_check = self._reactor.callLater(delay, self._check_alive)
 
-        Progress alone would not do: palettegen and x264's lookahead are silent for long.
-        """
-        before = self.cpu_time
-        self.measure()
-        now = self._reactor.seconds()
-        if self.cpu_time - before > 0.01 * STALL_CHECK:
-            self._alive_at = now
-        if now - self._alive_at >= self._stall_timeout:
+    def _check_alive(self) -> None:
+        """Stop the process if it has stalled."""
+        now = self._now()
+        try:
+            self._watchdog.sampled(_cpu_time(psutil.Process(self.pid)), now)
+        except psutil.Error:
+            pass  # it has ended; processEnded is on its way
+        if self._watchdog.stalled(now) and not self._stopping:
             self.log.warn("process {pid} stalled; stopping it", pid=self.pid)
-            self.stop(f"it made no progress for {self._stall_timeout:.0f} s")
-        self._watchdog = self._reactor.callLater(STALL_CHECK, self._check_alive)
+            reason = f"it made no progress for {self._stall_timeout:g} s"
+            self._stopped_for = CommandFailed(self.command, reason, kind=FailureKind.STALLED)
+            self.stop()
+        self._check_later()
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         if childFD == 1:
@@ -252,7 +270,7 @@ class LocalCommand(ProcessProtocol):
             del self._stderr[:-_STDERR_TAIL]
         else:
             for progress in self._progress.feed(data):
-                self._alive_at = self._reactor.seconds()
+                self._watchdog.reported(progress, self._now())
                 self._on_progress(progress)
 
     def processExited(self, reason: Failure) -> None:
@@ -262,12 +280,13 @@ class LocalCommand(ProcessProtocol):
 
     def processEnded(self, reason: Failure) -> None:
         tail = self._stderr.decode(errors="replace")
-        if self._stop_reason == "stopped on request":
-            self._finish(CommandStopped(self._stop_reason))
-        elif self._stop_reason is not None:
-            self._finish(CommandFailed(self.command, self._stop_reason, tail))
+        if self._stopped_for is not None:
+            self._stopped_for.stderr_tail = tail
+            self._finish(self._stopped_for)
+        elif self._stopping:
+            self._finish(CommandStopped("stopped on request"))
         elif reason.check(ProcessDone):
-            elapsed = self._reactor.seconds() - self._started_at
+            elapsed = self._now() - self._started_at
             self._finish(
                 Completed(bytes(self._stdout), tail, elapsed, self.cpu_time, self.peak_memory)
             )
@@ -278,14 +297,14 @@ class LocalCommand(ProcessProtocol):
                 if ended.signal
                 else f"exit status {ended.exitCode}"
             )
-            ours = ended.exitCode == SETUP_FAILED and not ended.signal
-            self._finish(CommandFailed(self.command, how, tail, ours=ours))
+            kind = kind_of_end(ended.exitCode, ended.signal, tail)
+            self._finish(CommandFailed(self.command, how, tail, kind=kind))
 
     def _finish(self, outcome: Completed | Exception) -> None:
         if self._over:
             return
         self._over = True
-        for call in (self._timer, self._watchdog):
+        for call in (self._timer, self._next_check):
             if call is not None and call.active():
                 call.cancel()
         self._on_ended(self)
@@ -293,3 +312,22 @@ class LocalCommand(ProcessProtocol):
             self.result.callback(outcome)
         else:
             self.result.errback(outcome)
+
+
+def _cpu_time(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _check_descriptors(count: int) -> None:
+    """Raise `OSError` unless so many descriptors can be opened now.
+
+    A child that finds none ends without a word of why.
+    """
+    opened = []
+    try:
+        for _ in range(count):
+            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    finally:
+        for fd in opened:
+            os.close(fd)

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from twisted.internet.defer import DeferredList
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure as DeferredFailure
 
@@ -24,6 +26,7 @@ from vidproc.ffmpeg.command import (
     CommandFailed,
     CommandStopped,
     Completed,
+    FailureKind,
     Progress,
     Workspace,
 )
@@ -103,6 +106,7 @@ class Attempt:
         self._runner = runner
         self._on_change = on_change
         self.stop_reason: str | None = None
+        self._pause: Deferred[None] | None = None
         self._done_share = 0.0
         self.folder_key = attempt_key(task.task_id, task.attempt)
         self._workspace = Workspace(task.input_key or "", self.folder_key)
@@ -113,6 +117,19 @@ class Attempt:
             self.stop_reason = reason
             for running in self._running:
                 running.stop()
+            if self._pause is not None:
+                self._pause.cancel()
+
+    async def pause(self, reactor: IReactorTime, seconds: float) -> None:
+        """Wait before the task is tried again; a stop ends the wait."""
+        if self.stop_reason is None:
+            self._pause = deferLater(reactor, seconds)
+            try:
+                await self._pause
+            except CancelledError:
+                pass
+            finally:
+                self._pause = None
 
     async def perform(self) -> Outcome:
         """Do the task; return what came of it.
@@ -328,26 +345,32 @@ class Attempt:
             error=str(error),
             tail=escape(tail[-2000:]),
         )
-        if "No space left on device" in tail or "File too large" in tail:
+        if error.kind in (FailureKind.REFUSED, FailureKind.OURS):
+            return error
+        if error.kind is FailureKind.SPACE:
             return ServiceError(
                 ErrorCode.NO_SPACE,
                 "The server ran out of room while it worked on this task.",
                 "Try again later, or ask the server's operator for room.",
             )
-        if "Cannot allocate memory" in tail or "MemoryError" in tail or "SIGKILL" in error.reason:
+        if error.kind in (FailureKind.MEMORY, FailureKind.KILLED):
             return ServiceError(
                 ErrorCode.TOO_LARGE,
                 "This file needs more memory than the server gives one task.",
                 "Send a smaller or less unusual file.",
             )
-        if "it made no progress" in error.reason:
+        if error.kind is FailureKind.TIMED_OUT:
+            return ServiceError(
+                ErrorCode.TOO_LARGE,
+                "The work on this file took more CPU time than the server gives one task.",
+                "Send a shorter or smaller film.",
+            )
+        if error.kind is FailureKind.STALLED:
             return ServiceError(
                 ErrorCode.TOO_LARGE,
                 "The work on this file made no progress and was stopped.",
                 "Check that the file plays from start to end, or send it in another format.",
             )
-        if error.ours:
-            return error
         return ServiceError(
             ErrorCode.UNSUPPORTED_MEDIA,
             f"FFmpeg could not process this file ({error.command.stage}: {error.reason}).",

@@ -23,6 +23,7 @@ from vidproc.files.threads import WorkerThreads, when_fired
 from vidproc.operations.base import Capabilities
 from vidproc.operations.parameters import Gif, WebM, parse_parameters
 from vidproc.operations.registry import get_operation
+from vidproc.runners.failures import is_shortage
 from vidproc.runners.interface import Runner
 from vidproc.tasks.execution import Attempt, AttemptStopped, Outcome
 from vidproc.tasks.model import (
@@ -58,6 +59,9 @@ SHORT_SOUND = 1 << 30
 """The same for `extract_audio`."""
 RETRY_DELAY = 1.0
 """Seconds to wait after a first fault of ours, twice as long after the second."""
+SHORTAGE_DELAY = 5.0
+"""Seconds to wait when no process could be started for lack of descriptors or memory. That is no
+failure of the task: it is tried for as long as it takes."""
 MAX_FAILURES = 3
 """Attempts that may end in a fault of ours before the task fails."""
 _STORE_RETRY = 2.0
@@ -524,8 +528,11 @@ class Scheduler:
         try:
             to, fields = await self._perform(task, attempt)
             if to is State.QUEUED and not self._stopping:
-                # What hindered us (no descriptor, no process to be had) may pass.
-                await deferLater(self._reactor, RETRY_DELAY * fields.get("failures", 1))
+                # What hindered us may pass.
+                failures = fields.get("failures")
+                delay = RETRY_DELAY * failures if failures else SHORTAGE_DELAY
+                await attempt.pause(self._reactor, delay)
+                to, _ = self._interrupted(attempt)
         finally:
             if timer.active():
                 timer.cancel()
@@ -561,9 +568,16 @@ class Scheduler:
             )
         except ServiceError as refused:
             error = refused
-        except Exception:
+        except Exception as fault:
             if attempt.stop_reason is not None or self._stopping:
                 return self._interrupted(attempt)
+            if is_shortage(fault):
+                self.log.warn(
+                    "task {task_id} goes back to the queue: {fault}",
+                    task_id=task.task_id,
+                    fault=str(fault),
+                )
+                return State.QUEUED, {}
             reference = secrets.token_hex(4)
             self.log.failure(
                 "task {task_id}: fault {reference}", task_id=task.task_id, reference=reference

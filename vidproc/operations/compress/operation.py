@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vidproc.ffmpeg.command import SOURCE, Command, CommandFailed, Completed
+from vidproc.ffmpeg.command import SOURCE, Command, CommandFailed, Completed, FailureKind
 from vidproc.operations.base import Expectation, Job, Operation, Product
 from vidproc.operations.compress.encode import (
     Coder,
@@ -81,7 +81,6 @@ _TOO_SHORT_TO_COUNT = 5.0
 _FEW_PICTURES = 90
 """The same for pictures, for screen recordings of few pictures a second."""
 _SAMPLE_PICTURES = 24
-_CRASHES = {f"signal {name}" for name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")}
 _PROBE_FILE = "probe.mkv"
 _MUX_BYTES_PER_PICTURE = 14
 
@@ -241,8 +240,8 @@ class Work:
         )
         try:
             done = await self._run_twice(command)
-        except CommandFailed:
-            if stage == "searching":
+        except CommandFailed as error:
+            if stage == "searching" or not error.kind.may_be_the_files:
                 raise
             return None, 0.0  # the film itself is there
         if search is not None:
@@ -254,7 +253,7 @@ class Work:
         try:
             return await self.job.run(command)
         except CommandFailed as error:
-            if error.reason not in _CRASHES:
+            if error.kind is not FailureKind.CRASHED:
                 raise
             return await self.job.run(command)
 
@@ -328,7 +327,7 @@ async def _to_quality(work: Work) -> Product:
             return await _encode(work, search, Choice(start, search.aim, search.size_limit), True)
         await _probe(work, search, samples)
     except CommandFailed as error:
-        if error.command.stage != "searching":
+        if error.command.stage != "searching" or not error.kind.may_be_the_files:
             raise
         # A damaged film may not let itself be sampled and can still be encoded from its start.
         return await _without_search(work)
@@ -592,7 +591,9 @@ async def untouched(work: Work) -> Product:
         try:
             await job.run(copy_command(media, name=name, container=muxer, share=work.share(0.5)))
             written = job.size_of(name)
-        except CommandFailed:
+        except CommandFailed as error:
+            if not error.kind.may_be_the_files:
+                raise
             written = media.size + 1
     if muxer is None or not 0 < written <= media.size:
         name, written = SOURCE, media.size

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vidproc.errors import ErrorCode, ServiceError
-from vidproc.ffmpeg.command import CommandFailed
+from vidproc.ffmpeg.command import CommandFailed, FailureKind
 from vidproc.ffmpeg.media import MediaInfo
 from vidproc.operations.base import Product
 from vidproc.operations.compress.encode import (
@@ -232,7 +232,7 @@ async def _fit(work: Work, target: int, extra: Options) -> tuple[str | None, int
         try:
             done = await job.run(command)
         except CommandFailed as error:
-            if "bitrate is too low" in error.stderr_tail:
+            if error.kind is FailureKind.RATE:
                 break
             raise
         work.encode_time = done.elapsed
