@@ -1,6 +1,6 @@
 """The server's real parts, put together without threads, processes and real time.
 
-Store, data folder, scheduler and protocol are the real ones; the clock is a `Clock`, threads run in
+Store, data folder, task service and protocol are real; the clock is a `Clock`, threads run in
 place, and `StubRunner` keeps `Runner`'s promises but runs nothing: a test says how each command
 ends. The bytes of probe answers are those of the real probe.
 """
@@ -38,7 +38,7 @@ from vidproc.frontends.mmp.factory import MMPFactory
 from vidproc.frontends.mmp.protocol import MMPServerProtocol
 from vidproc.frontends.mmp.reports import ServerInfo
 from vidproc.mmp.codec import NEED_DATA, Decoder, MessageEnded, PayloadChunk, encode_head
-from vidproc.tasks.scheduler import Scheduler
+from vidproc.tasks.facade import Tasks
 from vidproc.tasks.settings import Settings
 from vidproc.tasks.store import TaskStore
 
@@ -156,7 +156,7 @@ class Rig:
         self.disk: Any = InPlace()
         self.runner = StubRunner(self.storage.path)
         self.settings = settings or Settings()
-        self.scheduler = Scheduler(
+        self.tasks = Tasks(
             self.clock,
             self.settings,
             data_folder=self.storage,
@@ -171,10 +171,15 @@ class Rig:
         )
         self.factory = MMPFactory(
             self.clock,
-            self.scheduler,
+            self.tasks,
             self.disk,
             lambda: ServerInfo(
-                self.settings, "9.0", ("rlimits",), self.scheduler.queued, self.scheduler.running, 2
+                self.settings,
+                "9.0",
+                ("rlimits",),
+                self.tasks.queue.queued,
+                self.tasks.queue.running,
+                2,
             ),
             tokens=tokens,
             **factory,

@@ -479,6 +479,20 @@ class ClipTests(SynchronousTestCase):
 
 
 class DecodeObjectTests(SynchronousTestCase):
+    def test_nesting_is_bounded(self) -> None:
+        """Up to 32 objects and lists within each other; brackets within texts are no nesting."""
+        for opening, closing in ((b"[", b"]"), (b'{"a":', b"}")):
+            for depth in (1, 30, 31):
+                decode_object(b'{"p":' + opening * depth + b"1" + closing * depth + b"}")
+            for depth in (32, 33, 981, 20_000):
+                if len(opening) * depth > 60_000:
+                    continue
+                with self.assertRaises(ServiceError) as caught:
+                    decode_object(b'{"p":' + opening * depth + b"1" + closing * depth + b"}")
+                self.assertEqual(caught.exception.code, ErrorCode.BAD_REQUEST)
+        decode_object(b'{"filename":"' + b"[{" * 500 + b'"}')
+        decode_object(b'{"a":[' + b"[]," * 500 + b"[]]}")
+
     def test_an_object(self) -> None:
         self.assertEqual(decode_object(b' {"a": [1, {"b": null}]} '), {"a": [1, {"b": None}]})
 

@@ -12,7 +12,7 @@ from tests.rig import Rig, message
 from tests.test_protocol import UPLOAD
 from vidproc.app.performance import INTERVAL, Counters, PerformanceService
 from vidproc.frontends.throttle import LEAST_RATE, IngestThrottle
-from vidproc.tasks.scheduler import LONG
+from vidproc.tasks.queue import LONG
 from vidproc.tasks.settings import Settings
 
 FILM = {
@@ -53,7 +53,7 @@ class PerformanceTests(SynchronousTestCase):
         self.lines: list[str] = []
         rig = self.rig
         self.service = MadeUp(
-            rig.clock, rig.scheduler, rig.runner, rig.factory, rig.storage, rig.disk, 2
+            rig.clock, rig.tasks, rig.runner, rig.factory, rig.storage, rig.disk, 2
         )
 
         def observe(event: Any) -> None:
@@ -93,10 +93,10 @@ class PerformanceTests(SynchronousTestCase):
             self.submit(f"192.0.2.{n}")
         self.service.ffmpeg = 0.4
         self.rig.clock.pump([1.0] * int(INTERVAL))
-        self.assertEqual((self.rig.scheduler.concurrency, self.rig.scheduler.running), (3, 3))
+        self.assertEqual((self.rig.tasks.queue.concurrency, self.rig.tasks.queue.running), (3, 3))
         self.assertTrue(any("concurrency 2 -> 3: 1 tasks wait" in line for line in self.lines))
         self.rig.clock.pump([1.0] * int(INTERVAL))
-        self.assertEqual(self.rig.scheduler.concurrency, 2)
+        self.assertEqual(self.rig.tasks.queue.concurrency, 2)
 
     def test_no_more_jobs_when_ffmpeg_uses_the_cpu(self) -> None:
         """They would only take turns."""
@@ -104,7 +104,7 @@ class PerformanceTests(SynchronousTestCase):
             self.submit(f"192.0.2.{n}")
         self.service.ffmpeg = 0.95
         self.rig.clock.pump([1.0] * int(2 * INTERVAL))
-        self.assertEqual(self.rig.scheduler.concurrency, 2)
+        self.assertEqual(self.rig.tasks.queue.concurrency, 2)
 
     def test_a_short_task_starts_beside_long_ones(self) -> None:
         """One at a time, though FFmpeg uses all of the CPU; a long one waits for its turn."""
@@ -114,16 +114,16 @@ class PerformanceTests(SynchronousTestCase):
         first = set(self.rig.runner.running)
         self.service.ffmpeg = 0.95
         self.rig.clock.pump([1.0] * int(LONG - 1))
-        self.assertEqual(self.rig.scheduler.running, 2)
+        self.assertEqual(self.rig.tasks.queue.running, 2)
         self.rig.clock.pump([1.0] * 30)
-        self.assertEqual((self.rig.scheduler.running, self.rig.scheduler.queued), (3, 2))
+        self.assertEqual((self.rig.tasks.queue.running, self.rig.tasks.queue.queued), (3, 2))
         self.assertEqual(sum("starts beside 2 others" in line for line in self.lines), 1)
         # The long ones keep their places, and the next short one follows.
         for command in set(self.rig.runner.running) - first:
             command.fail()
-        self.assertEqual((self.rig.scheduler.running, self.rig.scheduler.queued), (2, 2))
+        self.assertEqual((self.rig.tasks.queue.running, self.rig.tasks.queue.queued), (2, 2))
         self.rig.clock.advance(1.0)
-        self.assertEqual((self.rig.scheduler.running, self.rig.scheduler.queued), (3, 1))
+        self.assertEqual((self.rig.tasks.queue.running, self.rig.tasks.queue.queued), (3, 1))
 
     def test_a_short_task_that_is_cancelled_makes_room_for_the_next(self) -> None:
         """Before or after it has begun."""
@@ -134,10 +134,10 @@ class PerformanceTests(SynchronousTestCase):
             client.send(message(UPLOAD, b"film", "mp4"))
             task_id = client.answer()["task_id"]
             self.rig.clock.pump([1.0] * int(LONG + 1))
-            self.assertEqual(self.rig.scheduler.running, 3)
+            self.assertEqual(self.rig.tasks.queue.running, 3)
             client.send(message({"action": "cancel", "task_id": task_id}))
             self.assertEqual(client.answer()["status"], "cancelled")
-            self.assertEqual(self.rig.scheduler.running, 2)
+            self.assertEqual(self.rig.tasks.queue.running, 2)
 
     def test_uploads_give_way_to_video_but_not_below_their_floor(self) -> None:
         """While FFmpeg is short of CPU time and uploads bring much."""

@@ -1,4 +1,4 @@
-"""The MMP door over in-memory transports: real scheduler, store and storage (`tests.rig`)."""
+"""The MMP frontend over in-memory transports, with the real task service and store."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class RequestTests(ProtocolTestCase):
         client.send(message(UPLOAD, b"whole film", "mp4")[:-3])
         client.half_close()
         self.assertEqual(self.code(client.answer()), 400)
-        self.assertEqual(rig.scheduler.uploads.active, 0)
+        self.assertEqual(rig.tasks.uploads.active, 0)
         self.upload(rig.connect())
 
 
@@ -236,7 +236,7 @@ class UploadTests(ProtocolTestCase):
     def test_a_lagging_disk_pauses_the_client(self) -> None:
         """Reading goes on when the disk has caught up; nothing is lost."""
         rig = self.rig()
-        rig.scheduler.uploads._disk = rig.scheduler.uploads._writers = disk = ByHand()
+        rig.tasks.uploads._disk = rig.tasks.uploads._writers = disk = ByHand()
         client = rig.connect()
         film = os.urandom(2 * HIGH_WATER)
         data = message(UPLOAD, film, "mp4")
@@ -270,7 +270,7 @@ class UploadTests(ProtocolTestCase):
     def test_a_stopping_server_answers_503(self) -> None:
         """To uploads; the rest is still answered."""
         rig = self.rig()
-        rig.scheduler.refuse_new()
+        rig.tasks.refuse_new()
         client = rig.connect()
         client.send(message(UPLOAD, b"film", "mp4"))
         self.assertEqual(self.code(client.answer()), 503)
@@ -341,7 +341,7 @@ class ResumableUploadTests(ProtocolTestCase):
 
     def test_of_two_connections_that_begin_at_once_one_goes_on(self) -> None:
         """The other is told, and whatever it still sends goes nowhere."""
-        self.server.scheduler._store_thread = self.server.scheduler.uploads._store_thread = (
+        self.server.tasks._store_thread = self.server.tasks.uploads._store_thread = (
             thread := ByHand()
         )
         first, second = self.server.connect(), self.server.connect()
@@ -389,7 +389,7 @@ class ResumableUploadTests(ProtocolTestCase):
         client = self.server.connect()
         self.send_part(client, 0, 300)
         self.server.clock.advance(self.server.settings.upload_retention + 1)
-        self.successResultOf(self.server.scheduler.uploads.prune(self.server.clock.seconds() - 1))
+        self.successResultOf(self.server.tasks.uploads.prune(self.server.clock.seconds() - 1))
         self.assertEqual(list((self.server.storage.root / "uploads").iterdir()), [])
 
 
@@ -450,7 +450,7 @@ class DownloadTests(ProtocolTestCase):
         task = self.server.store.get(self.task_id)
         assert task is not None
         self.assertIsNone(task.downloaded_at)
-        self.assertEqual(self.server.scheduler._downloads, {})
+        self.assertEqual(self.server.tasks.results._downloads, {})
 
 
 class WatchTests(ProtocolTestCase):
@@ -477,6 +477,26 @@ class WatchTests(ProtocolTestCase):
         self.client.send(message({"action": "info"}))
         self.assertEqual(self.client.answer()["status"], "ok")
 
+    def test_a_status_that_can_not_be_sent_ends_the_connection_alone(self) -> None:
+        """The client is told; the task service notices nothing."""
+        complete_step(self.server.runner.running[0])  # the probe
+        self.client.send(message({**self.watch, "detail": True}))
+        self.client.answers()
+        attempt = self.server.tasks.queue._entries[self.task_id].attempt
+        assert attempt is not None
+        attempt.input["codec"] = object()  # what JSON can't hold
+        self.complete(self.server)
+        answer = self.client.answers()[-1][0]
+        self.assertEqual((answer["error"]["code"], answer["id"]), (500, "w"))
+        self.assertTrue(self.client.transport.ended)
+        self.assertEqual(len(self.server.tasks.queue.watches), 0)
+        self.assertEqual(len(self.flushLoggedErrors(TypeError)), 2)
+        # The store can't hold it either: that fails the task, and holds nobody up.
+        status = {"action": "status", "task_id": self.task_id}
+        answers = self.server.connect().request(status)
+        self.assertEqual((answers[0][0]["status"], answers[0][0]["error_code"]), ("failed", 500))
+        self.assertEqual(self.server.tasks.queue.running, 0)
+
     def test_a_watch_tells_once_per_interval(self) -> None:
         """Even when nothing changes."""
         self.client.send(message(self.watch))
@@ -493,7 +513,7 @@ class WatchTests(ProtocolTestCase):
         self.server.clock.advance(10)
         self.complete(self.server)
         self.assertEqual(self.client.answers(), [])
-        self.assertEqual(self.server.scheduler.watches, 0)
+        self.assertEqual(len(self.server.tasks.queue.watches), 0)
 
     def test_the_slot_is_free_before_the_end_can_be_seen(self) -> None:
         """Whoever is told that a task has ended may send the next."""
@@ -543,7 +563,7 @@ class WatchTests(ProtocolTestCase):
         """Nothing is left to tell."""
         self.client.send(message(self.watch))
         self.client.lose()
-        self.assertEqual(self.server.scheduler.watches, 0)
+        self.assertEqual(len(self.server.tasks.queue.watches), 0)
 
 
 class ConnectionTests(ProtocolTestCase):
@@ -551,7 +571,7 @@ class ConnectionTests(ProtocolTestCase):
         """It is not cut off for being slow while the disk is."""
         rig = self.rig(idle_timeout=60.0)
         client = rig.connect()
-        rig.scheduler.uploads._disk = rig.scheduler.uploads._writers = disk = ByHand()
+        rig.tasks.uploads._disk = rig.tasks.uploads._writers = disk = ByHand()
         client.send(message(UPLOAD, b"film", "mp4"))
         rig.clock.pump([60.0] * 5)
         disk.run_all()
@@ -614,7 +634,7 @@ class ConnectionTests(ProtocolTestCase):
         client.send(message(UPLOAD, bytes(100), "mp4")[:-50])
         rig.clock.pump([60.0] * 2)
         self.assertEqual(self.code(client.answer()), 400)
-        self.assertEqual(rig.scheduler.uploads.active, 0)
+        self.assertEqual(rig.tasks.uploads.active, 0)
         self.assertTrue(client.transport.ended)
 
     def test_a_watching_connection_is_not_idle(self) -> None:
@@ -645,7 +665,7 @@ class ConnectionTests(ProtocolTestCase):
             client.send(bytes(1000))
             rig.clock.advance(9)
         self.assertEqual(self.code(client.answer()), 400)
-        self.assertEqual(rig.scheduler.uploads.active, 0)
+        self.assertEqual(rig.tasks.uploads.active, 0)
 
     def test_a_slow_but_steady_upload_is_taken(self) -> None:
         """Two kilobytes a second are somebody's uplink."""
@@ -677,12 +697,12 @@ class ConnectionTests(ProtocolTestCase):
     def test_a_client_that_sends_ahead_is_paused_while_it_waits(self) -> None:
         """Requests pile up in its own buffers, not in ours."""
         rig = self.rig()
-        rig.scheduler._lookup_thread = ByHand()
+        rig.tasks._lookup_thread = ByHand()
         client = rig.connect()
         client.send(message({"action": "status", "task_id": "0" * 32}))
         client.send(message({"action": "info"}) * 5000)
         self.assertEqual(client.transport.producerState, "paused")
-        rig.scheduler._lookup_thread.run_all()
+        rig.tasks._lookup_thread.run_all()
         rig.clock.pump([0.0] * 400)
         self.assertEqual(client.transport.producerState, "producing")
         self.assertEqual(len(client.answers()), 5001)
@@ -754,7 +774,7 @@ class AnyBytesTests(ProtocolTestCase):
                 self.assertNotEqual(answer.get("error", {}).get("code"), 500)
             client.lose()
             self.assertEqual(rig.factory.connections, 0)
-            self.assertEqual(rig.scheduler.uploads.active, 0)
+            self.assertEqual(rig.tasks.uploads.active, 0)
         finally:
             globalLogPublisher.removeObserver(observe)
             rig.close()

@@ -24,7 +24,7 @@ from vidproc.files.threads import WorkerThreads, when_fired
 from vidproc.frontends.mmp.factory import MMPFactory
 from vidproc.frontends.throttle import LEAST_RATE
 from vidproc.runners.local import LocalRunner
-from vidproc.tasks.scheduler import Scheduler
+from vidproc.tasks.facade import Tasks
 
 TURN = 1.0
 """Seconds between two rounds of the LoopingCall."""
@@ -83,7 +83,7 @@ class PerformanceService(Service):
     def __init__(
         self,
         reactor: Any,
-        scheduler: Scheduler,
+        tasks: Tasks,
         runner: LocalRunner,
         factory: MMPFactory,
         data_folder: DataFolder,
@@ -91,13 +91,14 @@ class PerformanceService(Service):
         cores: int,
     ) -> None:
         self._reactor = reactor
-        self._scheduler = scheduler
+        self._tasks = tasks
+        self._queue = tasks.queue
         self._runner = runner
         self._factory = factory
         self._data_folder = data_folder
         self._disk = disk
         self._cores = cores
-        self._base = scheduler.concurrency
+        self._base = tasks.queue.concurrency
         self._process = psutil.Process()
         self._last: Counters | None = None
         self._last_turn: Counters | None = None
@@ -125,8 +126,8 @@ class PerformanceService(Service):
         ]
         if self._reactor.seconds() >= self._next_line:
             self._next_line = self._reactor.seconds() + INTERVAL - TURN / 2
-            parts += [self._measure_and_rebalance, self._scheduler.renew_leases]
-            parts += [self._scheduler.upkeep, self._measure_disk]
+            parts += [self._measure_and_rebalance, self._queue.renew_leases]
+            parts += [self._tasks.upkeep, self._measure_disk]
         for part in parts:
             try:
                 await part()
@@ -141,7 +142,7 @@ class PerformanceService(Service):
         Nobody is short of it while some is idle; and uploads that bring little are not the reason.
         """
         throttle = self._factory.throttle
-        if not self._scheduler.running:
+        if not self._queue.running:
             self._last_turn = None
             self._set_limit(None, "no task runs")
             return
@@ -152,7 +153,7 @@ class PerformanceService(Service):
         figures = self._figures(before, now)
         share = figures.ffmpeg_cpu / max(0.01, 1 - figures.other_cpu)
         busy = figures.idle_cpu < IDLE
-        wanted = max(BUSY, self._scheduler.settings.cpu_reserve / 100)
+        wanted = max(BUSY, self._queue.settings.cpu_reserve / 100)
         if busy and share < wanted and figures.bytes_in > LEAST_RATE:
             limit = min(throttle.rate or figures.bytes_in, figures.bytes_in) * SLOWER
             self._set_limit(limit, f"FFmpeg has {share:.0%} of the CPU, uploads take the rest")
@@ -185,7 +186,7 @@ class PerformanceService(Service):
         figures = self._figures(self._last or now, now)
         self._last = now
         self._write(figures)
-        if self._scheduler.settings.max_concurrent is None:
+        if self._queue.settings.max_concurrent is None:
             self._rebalance(figures)
 
     def _count(self) -> Counters:
@@ -252,26 +253,26 @@ class PerformanceService(Service):
             bytes_out=figures.bytes_out,
             connections=self._factory.connections,
             peers=self._factory.peers,
-            uploads=self._scheduler.uploads.active,
-            watches=self._scheduler.watches,
-            queued=self._scheduler.queued,
-            running=self._scheduler.running,
-            concurrency=self._scheduler.concurrency,
+            uploads=self._tasks.uploads.active,
+            watches=len(self._queue.watches),
+            queued=self._queue.queued,
+            running=self._queue.running,
+            concurrency=self._queue.concurrency,
         )
 
     # --- rebalancing ---------------------------------------------------------------------------
 
     def _rebalance(self, figures: Figures) -> None:
         """Run more jobs at a time when tasks wait and the machine has room for them, else fewer."""
-        scheduler = self._scheduler
-        current = scheduler.concurrency
+        queue = self._queue
+        current = queue.concurrency
         most = max(3, self._cores)
         per_job = max(_MEMORY_PER_JOB, self._peak_memory)
         tight = figures.available_memory < figures.total_memory * _MEMORY_RESERVE
-        waiting = scheduler.queued
+        waiting = queue.queued
         if tight and current > 1:
             self._decide(current - 1, "less than a tenth of the memory is available")
-        elif waiting and scheduler.running >= current and current < most:
+        elif waiting and queue.running >= current and current < most:
             if figures.available_memory < 2 * per_job:
                 self.log.info("concurrency stays {n}: too little memory for one more", n=current)
             elif figures.ffmpeg_cpu < BUSY:
@@ -284,8 +285,8 @@ class PerformanceService(Service):
 
     async def _let_short_tasks_by(self) -> None:
         """Begin a short task that waits behind long films, whatever they use of the CPU."""
-        task = self._scheduler.held_up()
-        if task is None or self._scheduler.settings.max_concurrent is not None:
+        task = self._queue.held_up()
+        if task is None or self._queue.settings.max_concurrent is not None:
             return
         if psutil.virtual_memory().available < 2 * _MEMORY_PER_JOB:
             return
@@ -293,18 +294,18 @@ class PerformanceService(Service):
             "task {task_id} ({type}) starts beside {running} others: it is short and they are not",
             task_id=task.task_id,
             type=task.type,
-            running=self._scheduler.running,
+            running=self._queue.running,
         )
-        self._scheduler.let_by(task)
+        self._queue.let_by(task)
 
     def _decide(self, concurrency: int, reason: str) -> None:
         self.log.info(
             "concurrency {old} -> {new}: {reason}",
-            old=self._scheduler.concurrency,
+            old=self._queue.concurrency,
             new=concurrency,
             reason=reason,
         )
-        self._scheduler.set_concurrency(concurrency)
+        self._queue.set_concurrency(concurrency)
 
 
 def _idle_cpu() -> float:

@@ -35,8 +35,8 @@ from vidproc.frontends.access import Tokens
 from vidproc.frontends.mmp.factory import MMPFactory
 from vidproc.frontends.mmp.reports import ServerInfo
 from vidproc.runners.local import LocalRunner
+from vidproc.tasks.facade import Tasks
 from vidproc.tasks.model import State
-from vidproc.tasks.scheduler import Scheduler
 from vidproc.tasks.settings import Settings
 from vidproc.tasks.store import SchemaTooNew, TaskStore
 
@@ -173,7 +173,7 @@ class VidprocService(Service):
             layers=layers,
         )
         self._runner = LocalRunner(self._reactor, ffmpeg, self._sandbox, self._data_folder.path)
-        self._scheduler = Scheduler(
+        self._tasks = Tasks(
             self._reactor,
             config.settings,
             data_folder=self._data_folder,
@@ -189,7 +189,7 @@ class VidprocService(Service):
         self._ffmpeg = ffmpeg
         self._factory = MMPFactory(
             self._reactor,
-            self._scheduler,
+            self._tasks,
             self._disk,
             self._server_info,
             tokens=config.tokens,
@@ -199,7 +199,7 @@ class VidprocService(Service):
         )
         self._performance = PerformanceService(
             self._reactor,
-            self._scheduler,
+            self._tasks,
             self._runner,
             self._factory,
             self._data_folder,
@@ -210,7 +210,7 @@ class VidprocService(Service):
         self._lookup_thread.start()
         self._disk.start()
         self._writers.start()
-        self._scheduler.start(self._store.in_states([State.QUEUED]))
+        self._tasks.start(self._store.in_states([State.QUEUED]))
         self._performance.startService()
         self._door.inner = self._factory
         self._tell_start(cores)
@@ -253,9 +253,9 @@ class VidprocService(Service):
             settings=self.config.settings,
             ffmpeg_version=self._ffmpeg.version,
             sandbox=self._sandbox.description,
-            queued=self._scheduler.queued,
-            running=self._scheduler.running,
-            concurrency=self._scheduler.concurrency,
+            queued=self._tasks.queue.queued,
+            running=self._tasks.queue.running,
+            concurrency=self._tasks.queue.concurrency,
         )
 
     def stopService(self) -> Deferred[None]:
@@ -276,15 +276,15 @@ class VidprocService(Service):
         self.log.info("stopping")
         for port in self._ports:
             await _maybe(port.stopListening())
-        self._scheduler.refuse_new()
+        self._tasks.refuse_new()
         await gatherResults(
             [
-                ensureDeferred(self._scheduler.stop()),
+                ensureDeferred(self._tasks.stop()),
                 self._factory.drain(self.config.grace),
             ],
             consumeErrors=True,
         )
-        await self._scheduler.uploads.abort_all()
+        await self._tasks.uploads.abort_all()
         await _maybe(self._performance.stopService())
         self._writers.stop()
         self._disk.stop()

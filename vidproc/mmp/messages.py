@@ -21,6 +21,9 @@ MAX_SHORT_ANSWER = 1200
 Clients read an answer's JSON with a single ``recv``; 1,200 bytes fit one packet on any network.
 """
 
+MAX_DEPTH = 32
+"""Objects and lists within each other that a request's JSON may have."""
+
 _MAX_ID_LENGTH = 64
 
 RequestId = (
@@ -150,7 +153,32 @@ def decode_object(json: bytes) -> dict[str, Any]:
         ) from None
     if not isinstance(fields, dict):
         raise ServiceError(ErrorCode.BAD_REQUEST, "The request's JSON is not an object.", example)
+    # Brackets within texts count here, so that most requests need no closer look.
+    if json.count(b"{") + json.count(b"[") > MAX_DEPTH and _deeper_than(fields, MAX_DEPTH):
+        raise ServiceError(
+            ErrorCode.BAD_REQUEST,
+            f"The request's JSON is nested deeper than {MAX_DEPTH}.",
+            example,
+        )
     return fields
+
+
+def _deeper_than(value: Any, most: int) -> bool:
+    """Return whether more than `most` objects and lists lie within each other.
+
+    Without recursion: what is looked for is what a recursion would die of.
+    """
+    level = [value]
+    for _ in range(most):
+        level = [
+            child
+            for parent in level
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def request_id(json: bytes) -> RequestId:

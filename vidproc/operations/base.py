@@ -18,6 +18,11 @@ from vidproc.operations.parameters import Parameters
 
 P = TypeVar("P", bound=Parameters)
 
+SHORT_SOURCE = 16 << 20
+"""Bytes of a source up to which the operations on all of it count as short."""
+SHORT_CLIP = 30.0
+"""Seconds of a clip up to which making it counts as short."""
+
 
 class Capabilities(Protocol):
     """What the FFmpeg at hand can do."""
@@ -111,6 +116,13 @@ class Operation(Generic[P]):
     def estimate_size(self, parameters: P, source_size: int) -> int:
         """Return a guess of the output's bytes from its request alone, to reserve space by."""
         return source_size
+
+    def is_short(self, parameters: P, source_size: int) -> bool:
+        """Return whether the work is likely to be over within a minute.
+
+        Nothing but the request and the source's bytes is known at this point.
+        """
+        return source_size <= SHORT_SOURCE
 
     async def run(self, job: Job[P]) -> Product:
         """Do it: run the plan's commands one after another and return the product."""

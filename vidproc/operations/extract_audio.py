@@ -23,6 +23,7 @@ from vidproc.operations.parameters import ExtractAudio
 
 _RESULT = "result.mp3"
 
+_SHORT_SOURCE = 1 << 30  # bytes
 _MPEG1_RATES = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 _MPEG2_RATES = (32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)  # under 32 kHz
 _MPEG1_SAMPLING = 32_000
@@ -85,6 +86,10 @@ class ExtractAudioOperation(Operation[ExtractAudio]):
             tolerance=max(1.0, filters.tolerance(media)),
         )
         return Plan([command], Product(_RESULT, "mp3", expectation), warnings)
+
+    def is_short(self, parameters: ExtractAudio, source_size: int) -> bool:
+        """Return whether the work is likely to be over within a minute: sound is quick."""
+        return source_size <= _SHORT_SOURCE
 
     def estimate_size(self, parameters: ExtractAudio, source_size: int) -> int:
         """Return a guess of the output's bytes: few films have more sound than picture."""

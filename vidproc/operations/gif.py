@@ -14,6 +14,7 @@ from vidproc.ffmpeg.command import THREADS, Command, ffmpeg_command, input_file,
 from vidproc.ffmpeg.media import MediaInfo
 from vidproc.operations import filters
 from vidproc.operations.base import (
+    SHORT_CLIP,
     Capabilities,
     Expectation,
     Job,
@@ -98,6 +99,10 @@ class GifOperation(Operation[Gif]):
             product=_product(media, part, look, "result.gif", RECIPES[0]),
             warnings=_warnings(media, capabilities, part),
         )
+
+    def is_short(self, parameters: Gif, source_size: int) -> bool:
+        """Return whether the clip is short, however long the source is."""
+        return parameters.length <= SHORT_CLIP
 
     def estimate_size(self, parameters: Gif, source_size: int) -> int:
         """Return a guess of the output's bytes, from 4:3 pictures."""

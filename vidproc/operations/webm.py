@@ -10,6 +10,7 @@ from vidproc.ffmpeg.command import Command, ffmpeg_command
 from vidproc.ffmpeg.media import MediaInfo
 from vidproc.operations import chunks, filters
 from vidproc.operations.base import (
+    SHORT_CLIP,
     Capabilities,
     Expectation,
     Job,
@@ -117,6 +118,10 @@ class WebMOperation(Operation[WebM]):
         if await chunks.make(job, encoding):
             return await follow(job, replace(plan, commands=joining))
         return await follow(job, self.plan(job.media, job.parameters, job.capabilities))
+
+    def is_short(self, parameters: WebM, source_size: int) -> bool:
+        """Return whether the clip is short, however long the source is."""
+        return parameters.length <= SHORT_CLIP
 
     def estimate_size(self, parameters: WebM, source_size: int) -> int:
         """Return a guess of the output's bytes: 8 Mbit/s, at most twice the source."""

@@ -35,7 +35,7 @@ from vidproc.ffmpeg.probe import ProbeError, parse_probe, probe_command
 from vidproc.files.data_folder import DataFolder, attempt_key, result_key
 from vidproc.files.threads import WorkerThreads
 from vidproc.operations.base import Capabilities, Expectation, Operation, Product
-from vidproc.operations.parameters import Parameters, parse_parameters
+from vidproc.operations.parameters import Parameters
 from vidproc.runners.interface import Runner, RunningCommand
 from vidproc.tasks.model import Task
 from vidproc.text import escape
@@ -75,12 +75,12 @@ class Attempt:
     log = Logger()
 
     media: MediaInfo
-    parameters: Any
 
     def __init__(
         self,
         task: Task,
         operation: Operation[Any],
+        parameters: Parameters,
         *,
         data_folder: DataFolder,
         disk: WorkerThreads,
@@ -91,6 +91,7 @@ class Attempt:
         on_change: Callable[[], None],
     ) -> None:
         self.task = task
+        self.parameters = parameters
         self.threads = threads
         self.started_at = started_at
         self.capabilities = capabilities
@@ -139,7 +140,6 @@ class Attempt:
         await self._disk.call(self._data_folder.make_folder, self.folder_key)
         self.media = await self._probe(SOURCE, verify=False)
         self.input = self.media.summary()
-        self.parameters = self._parse_parameters()
         self._set_stage("preparing")
         try:
             product = await self._operation.run(self)
@@ -159,10 +159,6 @@ class Attempt:
             output={**output.summary(), **product.details, "bytes": size},
             warnings=self.warnings[:_MAX_WARNINGS],
         )
-
-    def _parse_parameters(self) -> Parameters:
-        parameters, _ = parse_parameters(self.task.type, self.task.parameters)
-        return parameters
 
     # --- the Job that an operation sees -------------------------------------------------------
 

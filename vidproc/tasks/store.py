@@ -178,6 +178,17 @@ class TaskStore:
             raise sqlite3.ProgrammingError("the store is closed")
         return self._get(self._reader, task_id)
 
+    def list_own(self, principal: str, most: int) -> list[Task]:
+        """Return the tasks of a token's owner, newest first; for the thread of `look_up`."""
+        if self._reader is None:
+            raise sqlite3.ProgrammingError("the store is closed")
+        rows = self._reader.execute(
+            "SELECT * FROM tasks WHERE principal = ? AND state NOT IN ('uploading', 'partial')"
+            " ORDER BY seq DESC LIMIT ?",
+            (principal, most),
+        )
+        return [_from_row(row) for row in rows]
+
     def by_upload_id(self, upload_id: str) -> Task | None:
         """Return the task of a resumable upload, or None."""
         return self._one("SELECT * FROM tasks WHERE upload_id = ?", (upload_id,))

@@ -20,7 +20,7 @@ from vidproc.frontends.mmp.protocol import MMPServerProtocol
 from vidproc.frontends.mmp.reports import ServerInfo
 from vidproc.frontends.throttle import IngestThrottle
 from vidproc.frontends.traffic import Traffic
-from vidproc.tasks.scheduler import Scheduler
+from vidproc.tasks.facade import Tasks
 
 
 class MMPFactory(Factory):
@@ -32,7 +32,7 @@ class MMPFactory(Factory):
     def __init__(
         self,
         clock: Any,
-        scheduler: Scheduler,
+        tasks: Tasks,
         disk: WorkerThreads,
         server_info: Callable[[], ServerInfo],
         *,
@@ -42,7 +42,7 @@ class MMPFactory(Factory):
         max_connections_per_ip: int = 64,
     ) -> None:
         self.clock = clock
-        self.scheduler = scheduler
+        self.tasks = tasks
         self.disk = disk
         self.server_info = server_info
         self.tokens = tokens or Tokens()

@@ -1,4 +1,4 @@
-"""One MMP connection: bytes to requests, requests to the scheduler, answers to bytes.
+"""One MMP connection: bytes to requests, requests to the task service, answers to bytes.
 
 The decoder is asked for the next event only when the last request has been answered, so answers
 come in order and nothing piles up. Flow control, both ways: reading pauses when the disk lags or
@@ -39,7 +39,7 @@ from vidproc.mmp.codec import (
     PayloadChunk,
 )
 from vidproc.mmp.errors import RemoteProtocolError
-from vidproc.tasks.scheduler import Result, Subscription, TaskView
+from vidproc.tasks.results import Result
 from vidproc.tasks.settings import Caller
 from vidproc.tasks.uploads import (
     AcceptedTask,
@@ -48,6 +48,8 @@ from vidproc.tasks.uploads import (
     UploadSession,
     taken_over,
 )
+from vidproc.tasks.views import TaskView
+from vidproc.tasks.watches import Subscription
 
 if TYPE_CHECKING:
     from vidproc.frontends.mmp.factory import MMPFactory
@@ -86,7 +88,7 @@ class MMPServerProtocol(Protocol):
     def __init__(self, factory: MMPFactory) -> None:
         self.factory = factory
         self.peer: str | None = None
-        self._scheduler = factory.scheduler
+        self._tasks = factory.tasks
         self._clock = factory.clock
         self._decoder = Decoder()
         self._busy = False
@@ -316,20 +318,20 @@ class MMPServerProtocol(Protocol):
             case messages.Upload():
                 await self._upload(request, head, caller)
             case messages.Status():
-                view = await self._scheduler.status(request.task_id, caller)
+                view = await self._tasks.status(request.task_id, caller)
                 self._send(status_report(view, request), detail=request.detail)
             case messages.Watch():
                 await self._start_watch(request, caller)
             case messages.Download():
                 await self._download(request, caller)
             case messages.Cancel():
-                state = await self._scheduler.cancel(request.task_id, caller)
+                state = await self._tasks.cancel(request.task_id, caller)
                 message = "The task is cancelled and its files are removed."
                 if state.value != "cancelled":
                     message = f"The task had {state} before; its files are removed."
                 self._send(messages.Cancelled(id=request.id, status=state.value, message=message))
             case messages.UploadStatus():
-                known = await self._scheduler.upload_status(str(request.upload_id), caller)
+                known = await self._tasks.upload_status(str(request.upload_id), caller)
                 self._send_upload_result(known)
             case messages.Info():
                 self._send(
@@ -352,7 +354,7 @@ class MMPServerProtocol(Protocol):
             offset=request.offset,
             sha256=request.sha256,
         )
-        admitted = await self._scheduler.admit(submission, caller)
+        admitted = await self._tasks.admit(submission, caller)
         if isinstance(admitted, AcceptedTask):
             self._send_upload_result(admitted)
             return
@@ -458,7 +460,7 @@ class MMPServerProtocol(Protocol):
     # --- downloads -----------------------------------------------------------------------------
 
     async def _download(self, request: messages.Download, caller: Caller) -> None:
-        result = await self._scheduler.result(request.task_id, caller)
+        result = await self._tasks.result(request.task_id, caller)
         sent = False
         try:
             if not self._lost:
@@ -467,7 +469,7 @@ class MMPServerProtocol(Protocol):
         finally:
             result.close()
         if sent:
-            self._scheduler.note_downloaded(request.task_id)
+            self._tasks.note_downloaded(request.task_id)
 
     async def _send_result(self, request: messages.Download, result: Result) -> None:
         if request.offset > result.size:
@@ -518,7 +520,7 @@ class MMPServerProtocol(Protocol):
 
     async def _start_watch(self, request: messages.Watch, caller: Caller) -> None:
         watch = _Watch(self, request)
-        view, subscription = await self._scheduler.watch(request.task_id, caller, watch.show)
+        view, subscription = await self._tasks.watch(request.task_id, caller, watch.show)
         if subscription is not None:
             if self._lost:
                 subscription.stop()
@@ -540,6 +542,15 @@ class MMPServerProtocol(Protocol):
             self._watch = None
             self._restart_idle_timer()
             self._pump()
+
+    def watch_failed(self, watch: _Watch) -> None:
+        """The watched task's status can't be sent, for a fault of ours: say so and close."""
+        watch.end()
+        if self._watch is watch:
+            self._watch = None
+        error = self.factory.fault(Failure())
+        self._send(messages.error_answer(error, self._request_id()))
+        self._end_connection()
 
     def _end_watch(self) -> None:
         if self._watch is not None:
@@ -747,7 +758,12 @@ class _Watch:
 
     def show(self, view: TaskView) -> None:
         """Send the task as it is now, and again after the interval."""
-        self._missed = None if self._protocol.send_view(view, self._request) else view
+        try:
+            self._missed = None if self._protocol.send_view(view, self._request) else view
+        except Exception:
+            # The task service calls this: what can't be said here is this connection's end alone.
+            self._protocol.watch_failed(self)
+            return
         if self._missed is not None:
             return
         if view.terminal:

@@ -1,4 +1,4 @@
-"""What the scheduler knows, as MMP answers."""
+"""What the task service knows, as MMP answers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import msgspec
 from vidproc import __version__
 from vidproc.mmp import messages
 from vidproc.operations.parameters import PARAMETERS, describe_parameters
-from vidproc.tasks.scheduler import TaskView
 from vidproc.tasks.settings import Settings
+from vidproc.tasks.views import TaskView
 from vidproc.units import iso_utc
 
 

@@ -16,9 +16,10 @@ from vidproc.errors import ServiceError
 from vidproc.ffmpeg.command import CommandStopped, FailureKind, Progress
 from vidproc.operations import chunks
 from vidproc.tasks.model import State
-from vidproc.tasks.scheduler import SHORTAGE_DELAY, TaskView
+from vidproc.tasks.queue import SHORTAGE_DELAY
 from vidproc.tasks.settings import Caller, Settings
 from vidproc.tasks.uploads import AcceptedTask, Submission, UploadSession
+from vidproc.tasks.views import TaskView
 
 GIF = {"start_time": 0, "duration": 1}
 
@@ -33,7 +34,7 @@ class SchedulerTestCase(SynchronousTestCase):
         submission = Submission("extract_audio", {}, "mp4", payload_size=len(payload))
         if payload == b"film":
             submission = Submission("gif", GIF, "mp4", payload_size=4)
-        session = self.run_coroutine(rig.scheduler.admit(submission, Caller(peer)))
+        session = self.run_coroutine(rig.tasks.admit(submission, Caller(peer)))
         assert isinstance(session, UploadSession)
         session.write(payload)
         accepted = self.successResultOf(session.finish())
@@ -44,7 +45,7 @@ class SchedulerTestCase(SynchronousTestCase):
         return self.successResultOf(coroutine)
 
     def view(self, rig: Rig, task_id: str) -> TaskView:
-        return self.run_coroutine(rig.scheduler.status(task_id, Caller("192.0.2.1")))
+        return self.run_coroutine(rig.tasks.status(task_id, Caller("192.0.2.1")))
 
     def state(self, rig: Rig, task_id: str) -> State:
         return self.view(rig, task_id).task.state
@@ -82,8 +83,8 @@ class QueueTests(SchedulerTestCase):
         rig = self.rig(max_concurrent=1)
         for n in range(3):
             self.submit(rig, f"192.0.2.{n}")
-        rig.scheduler.set_concurrency(2)
-        self.assertEqual((rig.scheduler.running, rig.scheduler.queued), (2, 1))
+        rig.tasks.queue.set_concurrency(2)
+        self.assertEqual((rig.tasks.queue.running, rig.tasks.queue.queued), (2, 1))
 
     def test_a_finished_task_leaves_its_result_and_nothing_else(self) -> None:
         """Input, attempt folder and promised room are gone; the slot is free."""
@@ -174,12 +175,12 @@ class QueueTests(SchedulerTestCase):
             task_id = self.submit(rig)
             rig.runner.running[0].fail(FailureKind.REFUSED)
             if end == "stop":
-                self.run_coroutine(rig.scheduler.stop())
+                self.run_coroutine(rig.tasks.stop())
                 task = rig.store.get(task_id)
                 assert task is not None
                 self.assertEqual((task.state, task.failures), (State.QUEUED, 0))
             else:
-                cancelled = ensureDeferred(rig.scheduler.cancel(task_id, Caller("192.0.2.1")))
+                cancelled = ensureDeferred(rig.tasks.cancel(task_id, Caller("192.0.2.1")))
                 self.assertIs(self.successResultOf(cancelled), State.CANCELLED)
             self.assertEqual(rig.clock.getDelayedCalls(), [])
 
@@ -224,7 +225,7 @@ class ProgressTests(SchedulerTestCase):
         duration = command.command.duration or 0
         rig.clock.advance(5)
         command.on_progress(Progress(duration / 2, 6, 2.0))  # type: ignore[attr-defined]
-        task_id = next(iter(rig.scheduler._active))
+        task_id = next(iter(rig.tasks.queue._entries))
         view = self.view(rig, task_id)
         self.assertEqual((view.stage, view.speed), (command.command.stage, 2.0))
         self.assertAlmostEqual(view.progress, 0.5 * command.command.share, places=2)
@@ -238,7 +239,7 @@ class ProgressTests(SchedulerTestCase):
         rig = self.rig()
         command = self.encoding(rig)
         command.on_progress(Progress(1e9, 6, 2.0))  # type: ignore[attr-defined]
-        task_id = next(iter(rig.scheduler._active))
+        task_id = next(iter(rig.tasks.queue._entries))
         self.assertLess(self.view(rig, task_id).progress, 1)
         self.finish_all(rig)
         self.assertEqual(self.view(rig, task_id).progress, 1)
@@ -251,7 +252,7 @@ class TogetherTests(SchedulerTestCase):
         self.patch(chunks, "LEAST", 0.5)
         rig = self.rig()
         submission = Submission("webm", GIF, "mp4", payload_size=4)
-        session = self.run_coroutine(rig.scheduler.admit(submission, Caller("192.0.2.1")))
+        session = self.run_coroutine(rig.tasks.admit(submission, Caller("192.0.2.1")))
         session.write(b"film")
         accepted = self.successResultOf(session.finish())
         complete_step(rig.runner.running[0])
@@ -282,7 +283,7 @@ class TogetherTests(SchedulerTestCase):
     def test_a_cancel_waits_for_both(self) -> None:
         rig, task_id, (one, other) = self.start()
         rig.runner.stops_at_once = False
-        done = ensureDeferred(rig.scheduler.cancel(task_id, Caller("192.0.2.1")))
+        done = ensureDeferred(rig.tasks.cancel(task_id, Caller("192.0.2.1")))
         self.assertEqual((one.stops, other.stops), (1, 1))
         one.end(CommandStopped())
         self.assertNoResult(done)
@@ -303,11 +304,111 @@ class TogetherTests(SchedulerTestCase):
         self.assertEqual(failure.code, 415)
 
 
+class FaultTests(SchedulerTestCase):
+    """A fault of ours, wherever it happens, costs its task at most, never the queue."""
+
+    def assert_the_queue_moves(self, rig: Rig) -> None:
+        """The place is free: another task is worked on and completes."""
+        task_id = self.submit(rig, "198.51.100.1")
+        self.finish_all(rig)
+        self.assertIs(self.state(rig, task_id), State.COMPLETED)
+        self.assertEqual(rig.storage.reserved, 0)
+        self.assertEqual(self.leftovers(rig), [])
+
+    def watch(self, rig: Rig, task_id: str, listener: Any) -> None:
+        self.run_coroutine(rig.tasks.watch(task_id, Caller("192.0.2.1"), listener))
+
+    def test_a_listener_that_raises_loses_its_watch_alone(self) -> None:
+        """At every change, of a waiting task and of one that runs; others go on listening."""
+        for running in (True, False):
+            rig = self.rig(max_concurrent=1)
+            if not running:
+                self.submit(rig, "192.0.2.7")
+            task_id = self.submit(rig)
+            calls: list[TaskView] = []
+            seen: list[TaskView] = []
+
+            def listener(view: TaskView, calls: list[TaskView] = calls) -> None:
+                calls.append(view)
+                raise RecursionError("the answer is too deep")
+
+            self.watch(rig, task_id, listener)
+            self.watch(rig, task_id, seen.append)
+            self.finish_all(rig)
+            self.assertIs(self.state(rig, task_id), State.COMPLETED)
+            self.assertEqual(len(calls), 1)
+            self.assertEqual([view.terminal for view in seen].count(True), 1)
+            self.assertTrue(seen[-1].terminal)
+            self.assertEqual(len(rig.tasks.queue.watches), 0)
+            self.assertEqual(len(self.flushLoggedErrors(RecursionError)), 1)
+            self.assert_the_queue_moves(rig)
+
+    def test_a_listener_that_raises_at_the_end_does_not_hold_the_slot(self) -> None:
+        """The terminal view is told when all is given back."""
+        rig = self.rig()
+        task_id = self.submit(rig)
+
+        def listener(view: TaskView) -> None:
+            if view.terminal:
+                raise ValueError("no")
+
+        self.watch(rig, task_id, listener)
+        self.finish_all(rig)
+        self.flushLoggedErrors(ValueError)
+        self.assert_the_queue_moves(rig)
+
+    def test_a_fault_between_claim_and_end_frees_the_place(self) -> None:
+        """Whichever step has it, the task fails with a reference and the next one runs."""
+        for step in ("_new_attempt", "_announce", "_perform", "_completed"):
+            rig = self.rig(max_concurrent=1)
+            real = getattr(rig.tasks.queue, step)
+
+            def fault(*arguments: Any) -> Any:
+                raise RuntimeError("a bug")
+
+            setattr(rig.tasks.queue, step, fault)
+            task_id = self.submit(rig)
+            for delay in range(1, 5):
+                self.finish_all(rig)
+                rig.clock.advance(delay)
+            failure = self.view(rig, task_id).task.failure
+            assert failure is not None, step
+            self.assertEqual(failure.code, 500)
+            self.assertTrue(self.flushLoggedErrors(RuntimeError))
+            setattr(rig.tasks.queue, step, real)
+            self.assert_the_queue_moves(rig)
+
+    def test_a_task_whose_row_has_gone_leaves_the_queue(self) -> None:
+        """Nothing waits for a task that nobody can end."""
+        rig = self.rig(max_concurrent=1)
+        task_id = self.submit(rig)
+        rig.store._db.execute("DELETE FROM tasks WHERE task_id = ?", (task_id,))
+        self.finish_all(rig)
+        self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
+        self.assertEqual((rig.tasks.queue.running, rig.tasks.queue.queued), (0, 0))
+
+    def test_a_task_that_this_version_does_not_know_fails_at_the_start(self) -> None:
+        """An operation of another version must not keep the server from starting."""
+        root = Path(self.mktemp())
+        rig = Rig(root, settings=Settings(max_concurrent=1))
+        self.submit(rig, "192.0.2.9")
+        task_id = self.submit(rig)
+        rig.store._db.execute("UPDATE tasks SET type = 'reverse' WHERE task_id = ?", (task_id,))
+        self.run_coroutine(rig.tasks.stop())
+        rig.close()
+        again = Rig(root, settings=Settings(max_concurrent=1))
+        self.addCleanup(again.close)
+        again.tasks.start(again.store.in_states([State.QUEUED]))
+        self.assertIs(self.state(again, task_id), State.FAILED)
+        self.finish_all(again)
+        self.assert_the_queue_moves(again)
+
+
 class CancelTests(SchedulerTestCase):
     def cancel(self, rig: Rig, task_id: str) -> Any:
         from twisted.internet.defer import ensureDeferred
 
-        return ensureDeferred(rig.scheduler.cancel(task_id, Caller("192.0.2.1")))
+        return ensureDeferred(rig.tasks.cancel(task_id, Caller("192.0.2.1")))
 
     def test_a_running_task_is_cancelled_when_its_process_has_ended(self) -> None:
         """Not before; then its files are gone and its slot is free."""
@@ -330,7 +431,7 @@ class CancelTests(SchedulerTestCase):
         self.submit(rig, "192.0.2.7")
         task_id = self.submit(rig)
         self.assertIs(self.successResultOf(self.cancel(rig, task_id)), State.CANCELLED)
-        self.assertEqual((rig.scheduler.running, rig.scheduler.queued), (1, 0))
+        self.assertEqual((rig.tasks.queue.running, rig.tasks.queue.queued), (1, 0))
 
     def test_a_cancel_that_a_full_disk_hinders_is_507_and_can_be_tried_again(self) -> None:
         """The task is still queued then; nothing is half cancelled."""
@@ -359,7 +460,7 @@ class CancelTests(SchedulerTestCase):
         from twisted.internet.defer import ensureDeferred
 
         gone = self.failureResultOf(
-            ensureDeferred(rig.scheduler.result(task_id, Caller("192.0.2.1"))), ServiceError
+            ensureDeferred(rig.tasks.result(task_id, Caller("192.0.2.1"))), ServiceError
         )
         self.assertEqual(gone.value.code, 410)
 
@@ -383,7 +484,7 @@ class StopTests(SchedulerTestCase):
         rig = Rig(root)
         task_id = self.submit(rig)
         folder = rig.runner.running[0]
-        self.run_coroutine(rig.scheduler.stop())
+        self.run_coroutine(rig.tasks.stop())
         task = rig.store.get(task_id)
         assert task is not None
         self.assertEqual((task.state, task.failures, task.attempt), (State.QUEUED, 0, 1))
@@ -392,7 +493,7 @@ class StopTests(SchedulerTestCase):
 
         again = Rig(root)
         self.addCleanup(again.close)
-        again.scheduler.start(again.store.in_states([State.QUEUED]))
+        again.tasks.start(again.store.in_states([State.QUEUED]))
         self.assertGreater(again.storage.reserved, 0)
         self.finish_all(again)
         self.assertIs(self.state(again, task_id), State.COMPLETED)
@@ -408,7 +509,7 @@ class PruneTests(SchedulerTestCase):
         return task_id
 
     def prune(self, rig: Rig) -> list[str]:
-        return self.run_coroutine(rig.scheduler.prune())
+        return self.run_coroutine(rig.tasks.results.prune())
 
     def test_a_result_is_kept_for_its_retention(self) -> None:
         """Then it expires: file gone, row kept."""
@@ -442,7 +543,7 @@ class PruneTests(SchedulerTestCase):
         """Until its download has ended."""
         rig = self.rig(retention=100.0)
         task_id = self.finished(rig)
-        result = self.run_coroutine(rig.scheduler.result(task_id, Caller("192.0.2.1")))
+        result = self.run_coroutine(rig.tasks.result(task_id, Caller("192.0.2.1")))
         rig.clock.advance(100)
         self.assertEqual(self.prune(rig), [])
         result.close()
@@ -474,7 +575,7 @@ class PruneTests(SchedulerTestCase):
         huge = Submission("gif", GIF, "mp4", payload_size=1 << 39)
         rig.storage.limit = 1 << 39
         refused = self.failureResultOf(
-            ensureDeferred(rig.scheduler.admit(huge, Caller("192.0.2.1"))), ServiceError
+            ensureDeferred(rig.tasks.admit(huge, Caller("192.0.2.1"))), ServiceError
         )
         self.assertEqual(refused.value.code, 507)
         self.assertIs(self.state(rig, old), State.COMPLETED)
@@ -494,7 +595,7 @@ class PruneTests(SchedulerTestCase):
         """And no more of them than it takes."""
         rig = self.rig()
         first, second = self.finished(rig, "192.0.2.1"), self.finished(rig, "192.0.2.2")
-        rig.scheduler.note_downloaded(second)
+        rig.tasks.note_downloaded(second)
         rig.storage.limit = rig.storage.used
-        self.assertEqual(self.run_coroutine(rig.scheduler.prune(1)), [second])
+        self.assertEqual(self.run_coroutine(rig.tasks.results.prune(1)), [second])
         self.assertIs(self.state(rig, first), State.COMPLETED)

@@ -1,0 +1,183 @@
+"""What frontends call: everything that can be asked of the task service, and nothing else.
+
+All calls may raise `ServiceError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twisted.internet.interfaces import IReactorTime
+
+from vidproc.errors import ErrorCode, ServiceError
+from vidproc.files.data_folder import DataFolder
+from vidproc.files.threads import WorkerThreads
+from vidproc.operations.base import Capabilities
+from vidproc.runners.interface import Runner
+from vidproc.tasks.model import State, Task
+from vidproc.tasks.queue import Queue
+from vidproc.tasks.results import Result, Results
+from vidproc.tasks.settings import Caller, Settings
+from vidproc.tasks.store import TaskStore
+from vidproc.tasks.uploads import AcceptedTask, PartialUpload, Submission, Uploads, UploadSession
+from vidproc.tasks.views import TaskView, no_such_task, view_of_ended
+from vidproc.tasks.watches import Listener, Subscription
+
+ROW_RETENTION = 30 * 86400.0
+"""Seconds for which a task is remembered after its files are gone."""
+MOST_LISTED = 100
+"""Tasks that a list holds at most."""
+
+
+class Tasks:
+    """The tasks of this server, from their upload to the last download of their results."""
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        settings: Settings,
+        *,
+        data_folder: DataFolder,
+        disk: WorkerThreads,
+        writers: WorkerThreads,
+        store: TaskStore,
+        store_thread: WorkerThreads,
+        lookup_thread: WorkerThreads,
+        runner: Runner,
+        capabilities: Capabilities,
+        cores: int,
+    ) -> None:
+        self.settings = settings
+        self._reactor = reactor
+        self._store = store
+        self._store_thread = store_thread
+        self._lookup_thread = lookup_thread
+        self.queue = Queue(
+            reactor,
+            settings,
+            data_folder=data_folder,
+            disk=disk,
+            store=store,
+            store_thread=store_thread,
+            runner=runner,
+            capabilities=capabilities,
+            cores=cores,
+        )
+        self.results = Results(reactor, settings, data_folder, disk, store, store_thread)
+        self.uploads = Uploads(
+            reactor,
+            settings,
+            data_folder,
+            disk,
+            writers,
+            store,
+            store_thread,
+            on_accepted=self.queue.enqueue,
+            make_room=self.results.prune,
+        )
+
+    # --- uploads -------------------------------------------------------------------------------
+
+    async def admit(self, submission: Submission, caller: Caller) -> UploadSession | AcceptedTask:
+        """Begin an upload; see `Uploads.admit`."""
+        if self.queue.stopping:
+            raise ServiceError(
+                ErrorCode.UNAVAILABLE,
+                "The server is shutting down.",
+                "Try again in a minute.",
+            )
+        return await self.uploads.admit(submission, caller)
+
+    async def upload_status(self, upload_id: str, caller: Caller) -> AcceptedTask | PartialUpload:
+        """Return how far a resumable upload is; raises `ServiceError` 404."""
+        return await self.uploads.status(upload_id, caller)
+
+    # --- tasks ---------------------------------------------------------------------------------
+
+    async def status(self, task_id: str, caller: Caller) -> TaskView:
+        """Return the task as it is now; raises `ServiceError` 404."""
+        task = await self._find(task_id, caller)
+        return self.queue.view(task_id) or view_of_ended(task)
+
+    async def watch(
+        self, task_id: str, caller: Caller, listener: Listener
+    ) -> tuple[TaskView, Subscription | None]:
+        """Return the task as it is now, and a subscription unless it has ended."""
+        task = await self._find(task_id, caller)
+        view = self.queue.view(task_id)
+        if view is None:
+            return view_of_ended(task), None
+        return view, self.queue.watches.add(task_id, listener)
+
+    async def list(self, caller: Caller) -> Sequence[TaskView]:
+        """Return the token's own tasks, newest first, at most `MOST_LISTED`.
+
+        Raises `ServiceError` 401 when the caller shows no token.
+        """
+        if caller.principal is None:
+            raise ServiceError(
+                ErrorCode.UNAUTHORIZED,
+                "Only the owner of a token has a list of tasks.",
+                "Show your token; a server without --token-file keeps no lists.",
+            )
+        tasks = await self._lookup_thread.call(self._store.list_own, caller.principal, MOST_LISTED)
+        return [self.queue.view(task.task_id) or view_of_ended(task) for task in tasks]
+
+    async def cancel(self, task_id: str, caller: Caller) -> State:
+        """End a task and remove its files; return the state that it has then.
+
+        A task that had ended keeps its state and loses its files.
+        """
+        await self._find(task_id, caller)
+        await self.queue.cancel(task_id)
+        task = await self._find(task_id, caller)
+        await self.results.remove(task)
+        self.queue.log.info(
+            "task {task_id}: cancel leaves it {state}", task_id=task.task_id, state=task.state
+        )
+        return task.state
+
+    # --- results -------------------------------------------------------------------------------
+
+    async def result(self, task_id: str, caller: Caller) -> Result:
+        """Open a finished task's file; raises `ServiceError` 404, 409 or 410."""
+        return await self.results.open(await self._find(task_id, caller))
+
+    def note_downloaded(self, task_id: str) -> None:
+        """Remember that a result was fetched whole, so that it may be pruned before others."""
+        self.results.note_downloaded(task_id)
+
+    # --- start, stop, upkeep -------------------------------------------------------------------
+
+    def start(self, left: Sequence[Task]) -> None:
+        """Take up the queued tasks that an earlier run has left, and begin."""
+        self.queue.start(left)
+
+    def refuse_new(self) -> None:
+        """Answer 503 to uploads from now on, and begin no further attempt."""
+        self.queue.refuse_new()
+
+    async def stop(self) -> None:
+        """Admit nothing more, stop the running attempts and put them back into the queue."""
+        await self.queue.stop()
+
+    async def upkeep(self) -> None:
+        """Forget what is past its time: broken uploads, results, and rows without files."""
+        now = self._reactor.seconds()
+        await self.uploads.prune(now - self.settings.upload_retention)
+        await self.results.prune()
+        await self._store_thread.call(self._store.delete_ended, now - ROW_RETENTION)
+
+    async def _find(self, task_id: str, caller: Caller) -> Task:
+        task = self.queue.get(task_id)
+        if task is None:
+            task = await self._lookup_thread.call(self._store.look_up, task_id)
+        # A task may have been queued or have ended while the store was asked.
+        task = self.queue.get(task_id) or task
+        if (
+            task is None
+            or task.state in (State.UPLOADING, State.PARTIAL)
+            or not caller.owns(task, self.settings.owner_only)
+        ):
+            raise no_such_task()
+        return task

@@ -1,0 +1,535 @@
+"""The queue: which task is worked on when, and what becomes of each attempt.
+
+Whatever happens between taking a task and ending it gives its place back: an attempt runs inside
+`_see_through`, which catches everything, and nothing that is told to others (`Watches`) can raise.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from vidproc.errors import ErrorCode, ServiceError
+from vidproc.files.data_folder import DataFolder, work_key
+from vidproc.files.threads import WorkerThreads, when_fired
+from vidproc.operations.base import Capabilities, Operation
+from vidproc.operations.parameters import Parameters, parse_parameters
+from vidproc.operations.registry import get_operation
+from vidproc.runners.failures import is_shortage
+from vidproc.runners.interface import Runner
+from vidproc.tasks.execution import Attempt, AttemptStopped, Outcome
+from vidproc.tasks.model import TERMINAL, Failure, InvalidTransition, State, Task
+from vidproc.tasks.settings import Settings
+from vidproc.tasks.store import LEASE, TaskStore
+from vidproc.tasks.uploads import explain_write_error
+from vidproc.tasks.views import TaskView, view_of_ended
+from vidproc.tasks.watches import Watches
+from vidproc.units import format_duration
+
+LONG = 15.0
+"""Seconds after which a running task counts as long."""
+RETRY_DELAY = 1.0
+"""Seconds to wait after a first fault of ours, twice as long after the second."""
+SHORTAGE_DELAY = 5.0
+"""Seconds to wait when no process could be started for lack of descriptors or memory. That is no
+failure of the task: it is tried for as long as it takes."""
+MAX_FAILURES = 3
+"""Attempts that may end in a fault of ours before the task fails."""
+_STORE_RETRY = 2.0
+_FREE: dict[str, Any] = {"owner": None, "lease_until": None}
+
+_CANCELLED = "cancelled"
+_TIMED_OUT = "timed out"
+_STOPPING = "stopping"
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A task in memory, with what its request means, and the attempt under way."""
+
+    task: Task
+    operation: Operation[Any]
+    parameters: Parameters
+    attempt: Attempt | None = None
+    ended: Deferred[None] | None = None
+
+    @property
+    def short(self) -> bool:
+        return self.operation.is_short(self.parameters, self.task.input_size)
+
+
+class Queue:
+    """Keeps at most `concurrency` attempts running, oldest task first, and at times a short one
+    beside them.
+
+    Tasks that are queued or processing are kept in memory; the store has all of them.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        settings: Settings,
+        *,
+        data_folder: DataFolder,
+        disk: WorkerThreads,
+        store: TaskStore,
+        store_thread: WorkerThreads,
+        runner: Runner,
+        capabilities: Capabilities,
+        cores: int,
+    ) -> None:
+        self.settings = settings
+        self.concurrency = settings.max_concurrent or max(2, cores // 2)
+        self.watches = Watches(self.view)
+        self._owner = secrets.token_hex(8)
+        self._reactor = reactor
+        self._data_folder = data_folder
+        self._disk = disk
+        self._store = store
+        self._store_thread = store_thread
+        self._runner = runner
+        self._capabilities = capabilities
+        self._cores = cores
+        self._entries: dict[str, _Entry] = {}
+        self._beside: str | None = None
+        self._filling = False
+        self._fill_again = False
+        self._stopping = False
+
+    # --- what it holds -------------------------------------------------------------------------
+
+    def get(self, task_id: str) -> Task | None:
+        """Return a queued or processing task; None for any other."""
+        entry = self._entries.get(task_id)
+        return None if entry is None else entry.task
+
+    def view(self, task_id: str) -> TaskView | None:
+        """Return a queued or processing task as it is now; None for any other."""
+        entry = self._entries.get(task_id)
+        if entry is None:
+            return None
+        task, attempt = entry.task, entry.attempt
+        if attempt is None:
+            queued = [other.task_id for other in self._waiting()]
+            position = queued.index(task_id) + 1 if task_id in queued else None
+            return TaskView(task, "queued", queue_position=position, warnings=tuple(task.warnings))
+        elapsed = self._reactor.seconds() - attempt.started_at
+        progress = attempt.progress
+        eta = elapsed * (1 - progress) / progress if progress > 0.02 else None
+        return TaskView(
+            task,
+            attempt.stage,
+            progress=progress,
+            eta=eta,
+            speed=attempt.speed,
+            warnings=tuple(attempt.warnings),
+            input=attempt.input,
+        )
+
+    def _waiting(self) -> Iterable[Task]:
+        return (entry.task for entry in self._entries.values() if entry.task.state is State.QUEUED)
+
+    def _attempts(self) -> list[Attempt]:
+        return [entry.attempt for entry in self._entries.values() if entry.attempt is not None]
+
+    @property
+    def queued(self) -> int:
+        """Tasks waiting."""
+        return len(self._entries) - self.running
+
+    @property
+    def running(self) -> int:
+        """Tasks being worked on."""
+        return len(self._attempts())
+
+    @property
+    def stopping(self) -> bool:
+        """Whether no further attempt begins."""
+        return self._stopping
+
+    # --- start, stop, upkeep -------------------------------------------------------------------
+
+    def start(self, left: Sequence[Task]) -> None:
+        """Take up the queued tasks that an earlier run has left, and begin."""
+        for task in left:
+            try:
+                entry = self._take_in(task)
+            except ServiceError as error:  # of a version that knew other operations
+                self._surely(self._refuse(task, error))
+                continue
+            estimate = entry.operation.estimate_size(entry.parameters, task.input_size)
+            self._data_folder.restore(task.task_id, estimate, task.peer)
+        if left:
+            self.log.info("{count} tasks were left from before", count=len(left))
+        self._fill()
+
+    async def stop(self) -> None:
+        """Stop the running attempts and put them back into the queue."""
+        self._stopping = True
+        for attempt in self._attempts():
+            attempt.stop(_STOPPING)
+        for entry in list(self._entries.values()):
+            if entry.attempt is not None and entry.ended is not None:
+                await when_fired(entry.ended)
+
+    def refuse_new(self) -> None:
+        """Begin no further attempt."""
+        self._stopping = True
+
+    def set_concurrency(self, wanted: int) -> None:
+        """Run so many attempts at a time from now on; those running go on."""
+        self.concurrency = max(1, wanted)
+        self._fill()
+
+    def held_up(self) -> Task | None:
+        """Return a short task that waits behind long ones; None when there is none to let by."""
+        attempts = self._attempts()
+        if self._beside is not None or len(attempts) < self.concurrency:
+            return None
+        now = self._reactor.seconds()
+        if any(now - attempt.started_at < LONG for attempt in attempts):
+            return None
+        waiting = (e for e in self._entries.values() if e.task.state is State.QUEUED)
+        return next((entry.task for entry in waiting if entry.short), None)
+
+    def let_by(self, task: Task) -> None:
+        """Begin a waiting task now, one more than `concurrency`."""
+        self._beside = task.task_id
+        self._fill()
+
+    async def renew_leases(self) -> None:
+        """Note in the store that we are alive."""
+        if self.running:
+            await self._store_thread.call(
+                self._store.renew_leases, self._owner, self._reactor.seconds() + LEASE
+            )
+
+    # --- taking tasks --------------------------------------------------------------------------
+
+    def enqueue(self, task: Task) -> None:
+        """Take in a task that has just been accepted."""
+        self._take_in(task)
+        self._fill()
+
+    def _take_in(self, task: Task) -> _Entry:
+        parameters, _ = parse_parameters(task.type, task.parameters)
+        entry = _Entry(task, get_operation(task.type), parameters)
+        self._entries[task.task_id] = entry
+        return entry
+
+    def _fill(self) -> None:
+        """Begin attempts until `concurrency` run or nothing waits."""
+        self._fill_again = True
+        if not self._filling:
+            self._filling = True
+            self._surely(self._fill_all())
+
+    async def _fill_all(self) -> None:
+        try:
+            while self._fill_again and not self._stopping:
+                self._fill_again = False
+                if self._beside is not None and not self._runs(self._beside):
+                    await self._claim(self._beside)
+                    if self._beside is not None and not self._runs(self._beside):
+                        self._beside = None  # cancelled meanwhile
+                while self._has_place() and self.queued > 0 and await self._claim():
+                    pass
+        except Exception:
+            self.log.failure("the queue can't go on; trying again")
+            self._reactor.callLater(_STORE_RETRY, self._fill)
+        finally:
+            self._filling = False
+
+    def _runs(self, task_id: str) -> bool:
+        entry = self._entries.get(task_id)
+        return entry is not None and entry.attempt is not None
+
+    def _has_place(self) -> bool:
+        beside = self._beside is not None and self._runs(self._beside)
+        return self.running - beside < self.concurrency
+
+    async def _claim(self, only: str | None = None) -> bool:
+        """Begin the oldest waiting task, or `only` that one; return whether there was one."""
+        now = self._reactor.seconds()
+        task = await self._store_thread.call(
+            self._store.claim_next, self._owner, now, now + LEASE, only
+        )
+        if task is None:
+            return False
+        if self._stopping:
+            await self._move_surely(task.task_id, State.QUEUED, _FREE)
+            return False
+        try:
+            entry = self._entries.get(task.task_id) or self._take_in(task)
+            entry.task = task
+            entry.attempt = attempt = self._new_attempt(entry)
+        except Exception:
+            await self._refuse(task, self._reference("task {task_id} can't begin", task))
+        else:
+            entry.ended = self._surely(self._see_through(entry, attempt))
+        return True
+
+    def _new_attempt(self, entry: _Entry) -> Attempt:
+        task = entry.task
+        side_by_side = self.running + 1
+        return Attempt(
+            task,
+            entry.operation,
+            entry.parameters,
+            data_folder=self._data_folder,
+            disk=self._disk,
+            runner=self._runner,
+            capabilities=self._capabilities,
+            threads=max(min(self._cores, 2), -(-self._cores // side_by_side)),
+            started_at=self._reactor.seconds(),
+            on_change=lambda: self.watches.changed(task.task_id),
+        )
+
+    def _surely(self, work: Any) -> Deferred[None]:
+        """Run a coroutine whose failure is a fault of ours, for the log alone."""
+        return ensureDeferred(work).addErrback(
+            lambda failure: self.log.failure("a fault in the queue", failure)
+        )
+
+    # --- one attempt ---------------------------------------------------------------------------
+
+    async def _see_through(self, entry: _Entry, attempt: Attempt) -> None:
+        """See one attempt through, and give its place back whatever happens in it."""
+        task_id = entry.task.task_id
+        try:
+            await self._attempt_and_move(entry, attempt)
+        except Exception:
+            # The row is not as it should be, or the end itself has a fault of ours.
+            self.log.failure("task {task_id}: its attempt has no end", task_id=task_id)
+        # Not in a `finally`: a coroutine that is thrown away with its reactor does nothing more.
+        if entry.attempt is attempt:
+            self._forget(task_id)
+        if self._beside == task_id:
+            self._beside = None
+        self._fill()
+
+    async def _attempt_and_move(self, entry: _Entry, attempt: Attempt) -> None:
+        task = entry.task
+        timer = self._reactor.callLater(self.settings.job_timeout, attempt.stop, _TIMED_OUT)
+        try:
+            self._announce(entry, attempt)
+            to, fields = await self._perform(task, attempt)
+        except Exception as fault:
+            to, fields = self._fault(task, attempt, fault)
+        if timer.active():
+            timer.cancel()
+        if to is State.QUEUED and not self._stopping:
+            # What hindered us may pass.
+            failures = fields.get("failures")
+            delay = RETRY_DELAY * failures if failures else SHORTAGE_DELAY
+            await attempt.pause(self._reactor, delay)
+            to, _ = self._interrupted(attempt)
+        if to in TERMINAL:
+            fields = {"completed_at": self._reactor.seconds(), "input_key": None, **fields}
+        try:
+            moved = await self._move_surely(task.task_id, to, {**_FREE, **fields})
+        except (TypeError, ValueError):  # a field that the store can't hold
+            error = self._reference("task {task_id} can't be stored", task)
+            to = State.FAILED
+            failed = {"failure": _failure_of(error), "completed_at": self._reactor.seconds()}
+            moved = await self._move_surely(
+                task.task_id, to, {**_FREE, **failed, "input_key": None}
+            )
+        await self._remove_file(work_key(task.task_id), 0)
+        if to in TERMINAL:
+            await self._leave(moved, task.input_key)
+        else:
+            entry.task, entry.attempt = moved, None
+            self.watches.changed(task.task_id)
+
+    def _announce(self, entry: _Entry, attempt: Attempt) -> None:
+        self.log.info(
+            "task {task_id} starts: {type}, attempt {attempt}, {threads} threads",
+            task_id=entry.task.task_id,
+            type=entry.task.type,
+            attempt=entry.task.attempt,
+            threads=attempt.threads,
+        )
+        self._tell_waiting()
+        self.watches.changed(entry.task.task_id)
+
+    async def _perform(self, task: Task, attempt: Attempt) -> tuple[State, dict[str, Any]]:
+        """Return the state that an attempt ends in, and the fields to set."""
+        try:
+            outcome = await attempt.perform()
+        except AttemptStopped:
+            error = ServiceError(
+                ErrorCode.TOO_LARGE,
+                f"The task took more than {format_duration(self.settings.job_timeout)}.",
+                "Send a shorter or smaller film.",
+            )
+        except ServiceError as refused:
+            error = refused
+        else:
+            return State.COMPLETED, self._completed(task, outcome)
+        if attempt.stop_reason in (_CANCELLED, _STOPPING) or self._stopping:
+            # A stop reaches FFmpeg in more ways than ours (systemd signals all of them): whatever
+            # it made of it is no failure of the task.
+            return self._interrupted(attempt)
+        return self._failed(task, attempt, error)
+
+    def _fault(
+        self, task: Task, attempt: Attempt, fault: Exception
+    ) -> tuple[State, dict[str, Any]]:
+        """Return what a fault of ours, the exception being handled, makes of a task."""
+        if attempt.stop_reason is not None or self._stopping:
+            return self._interrupted(attempt)
+        if is_shortage(fault):
+            self.log.warn(
+                "task {task_id} goes back to the queue: {fault}",
+                task_id=task.task_id,
+                fault=str(fault),
+            )
+            return State.QUEUED, {}
+        error = self._reference("task {task_id}: an attempt failed", task)
+        failures = task.failures + 1
+        if failures < MAX_FAILURES:
+            return State.QUEUED, {"failures": failures}
+        return self._failed(task, attempt, error)
+
+    def _reference(self, what: str, task: Task) -> ServiceError:
+        """Log the exception being handled under a reference; return what to tell the client."""
+        reference = secrets.token_hex(4)
+        self.log.failure(what + " (fault {reference})", task_id=task.task_id, reference=reference)
+        return ServiceError(
+            ErrorCode.INTERNAL,
+            f"The server failed at this task (reference {reference}).",
+            "Try again later; if it happens again, tell the server's operator the reference.",
+        )
+
+    def _failed(
+        self, task: Task, attempt: Attempt, error: ServiceError
+    ) -> tuple[State, dict[str, Any]]:
+        failure = _failure_of(error)
+        self.log.info(
+            "task {task_id} failed: {code} {description}",
+            task_id=task.task_id,
+            code=failure.code,
+            description=failure.description,
+        )
+        return State.FAILED, {
+            "failure": failure,
+            "input": attempt.input,
+            "warnings": attempt.warnings,
+        }
+
+    @staticmethod
+    def _interrupted(attempt: Attempt) -> tuple[State, dict[str, Any]]:
+        if attempt.stop_reason == _CANCELLED:
+            return State.CANCELLED, {}
+        return State.QUEUED, {}
+
+    def _completed(self, task: Task, outcome: Outcome) -> dict[str, Any]:
+        self._data_folder.stored(task.task_id, outcome.output_size)
+        self.log.info(
+            "task {task_id} completed: {size} bytes after {elapsed:.1f} s",
+            task_id=task.task_id,
+            size=outcome.output_size,
+            elapsed=self._reactor.seconds() - (task.started_at or 0),
+        )
+        return {name: getattr(outcome, name) for name in outcome.__struct_fields__}
+
+    async def _move_surely(self, task_id: str, to: State, fields: dict[str, Any]) -> Task:
+        """Move a task; a store that fails (a full disk) is tried again until it does not."""
+        while True:
+            try:
+                return await self._store_thread.call(self._store.move, task_id, to, **fields)
+            except (sqlite3.Error, OSError):
+                self.log.failure("task {task_id} can't be stored; trying again", task_id=task_id)
+                await deferLater(self._reactor, _STORE_RETRY)
+
+    # --- the end of a task ---------------------------------------------------------------------
+
+    async def cancel(self, task_id: str) -> None:
+        """End a task if it is queued or processing. Raises `ServiceError` 507 or 500."""
+        while (entry := self._entries.get(task_id)) is not None:
+            if entry.attempt is not None and entry.ended is not None:
+                ended = entry.ended
+                entry.attempt.stop(_CANCELLED)
+                await when_fired(ended)
+                continue
+            try:
+                task = await self._store_thread.call(
+                    self._store.move,
+                    task_id,
+                    State.CANCELLED,
+                    expected=State.QUEUED,
+                    completed_at=self._reactor.seconds(),
+                    input_key=None,
+                )
+            except InvalidTransition:
+                # It was claimed meanwhile: the claim's answer is on its way to us.
+                await deferLater(self._reactor, 0.01)
+            except sqlite3.Error as error:
+                self.log.error(
+                    "task {task_id} can't be cancelled: {error}", task_id=task_id, error=str(error)
+                )
+                raise explain_write_error(error) from error
+            else:
+                await self._leave(task, entry.task.input_key)
+
+    async def _refuse(self, task: Task, error: ServiceError) -> None:
+        """Fail a queued task that can't be worked on."""
+        failure = _failure_of(error)
+        moved = await self._move_surely(
+            task.task_id,
+            State.FAILED,
+            {
+                **_FREE,
+                "failure": failure,
+                "completed_at": self._reactor.seconds(),
+                "input_key": None,
+            },
+        )
+        await self._leave(moved, task.input_key)
+
+    async def _leave(self, task: Task, old_input_key: str | None) -> None:
+        """A task has ended, and the store knows: clean up, then tell whoever watches."""
+        try:
+            await self._remove_file(old_input_key, task.input_size)
+        finally:
+            self._forget(task.task_id)
+            self.watches.ended(view_of_ended(task))
+            self._tell_waiting()
+
+    def _forget(self, task_id: str) -> None:
+        self._data_folder.release(task_id)
+        entry = self._entries.pop(task_id, None)
+        if entry is not None:
+            entry.attempt = None
+
+    async def _remove_file(self, key: str | None, size: int | None) -> None:
+        if key is None:
+            return
+        try:
+            await self._disk.call(self._data_folder.remove, key)
+        except OSError:
+            self.log.failure("{key} can't be removed", key=key)
+        else:
+            self._data_folder.removed(size or 0)
+
+    def _tell_waiting(self) -> None:
+        """Tell whoever watches a queued task that it moved up."""
+        for task_id in self.watches.task_ids:
+            task = self.get(task_id)
+            if task is not None and task.state is State.QUEUED:
+                self.watches.changed(task_id)
+
+
+def _failure_of(error: ServiceError) -> Failure:
+    return Failure(code=int(error.code), description=error.description, solution=error.solution)

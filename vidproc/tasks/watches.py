@@ -1,0 +1,87 @@
+"""Watches: who is told when a task changes.
+
+A listener is somebody else's code. One that raises loses its watch, and nobody else notices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+
+from twisted.logger import Logger
+
+from vidproc.tasks.views import TaskView
+
+Listener: TypeAlias = Callable[[TaskView], None]
+"""Called with a `TaskView` on every change, last of all with a terminal one."""
+
+
+class Subscription:
+    """One watch on a task."""
+
+    def __init__(self, watches: Watches, task_id: str, listener: Listener) -> None:
+        self.task_id = task_id
+        self.listener = listener
+        self._watches = watches
+
+    def current(self) -> TaskView | None:
+        """Return the task as it is now; None when it has ended and the listener knows."""
+        return self._watches.view(self.task_id)
+
+    def stop(self) -> None:
+        """Stop listening. May be called twice."""
+        self._watches.remove(self)
+
+
+class Watches:
+    """All watches. `view` returns an active task as it is now, None for any other."""
+
+    log = Logger()
+
+    def __init__(self, view: Callable[[str], TaskView | None]) -> None:
+        self.view = view
+        self._by_task: dict[str, list[Subscription]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_task.values()))
+
+    @property
+    def task_ids(self) -> Iterable[str]:
+        """The tasks that somebody watches."""
+        return list(self._by_task)
+
+    def add(self, task_id: str, listener: Listener) -> Subscription:
+        """Begin a watch."""
+        subscription = Subscription(self, task_id, listener)
+        self._by_task.setdefault(task_id, []).append(subscription)
+        return subscription
+
+    def remove(self, subscription: Subscription) -> None:
+        """End a watch; does nothing if it has ended."""
+        subscriptions = self._by_task.get(subscription.task_id, [])
+        if subscription in subscriptions:
+            subscriptions.remove(subscription)
+            if not subscriptions:
+                del self._by_task[subscription.task_id]
+
+    def changed(self, task_id: str) -> None:
+        """Tell the listeners of an active task that it changed."""
+        subscriptions = self._by_task.get(task_id)
+        view = self.view(task_id) if subscriptions else None
+        if subscriptions and view is not None:
+            for subscription in list(subscriptions):
+                self._tell(subscription, view)
+
+    def ended(self, view: TaskView) -> None:
+        """Tell the listeners of a task that it has ended; that ends their watches."""
+        for subscription in self._by_task.pop(view.task.task_id, []):
+            self._tell(subscription, view)
+
+    def _tell(self, subscription: Subscription, view: TaskView) -> None:
+        try:
+            subscription.listener(view)
+        except Exception:
+            self.log.failure(
+                "a watch on task {task_id} failed and was ended", task_id=subscription.task_id
+            )
+            self.remove(subscription)
