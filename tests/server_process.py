@@ -24,11 +24,12 @@ TASK_TIMEOUT = 120.0
 class ServerProcess:
     """`twistd vidproc` with everything it writes below `root`."""
 
-    def __init__(self, root: Path, *options: str, daemon: bool = False) -> None:
+    def __init__(self, root: Path, *options: str, daemon: bool = False, umask: int = -1) -> None:
         self.root = root.absolute()
         self.root.mkdir(parents=True, exist_ok=True)
         self.options = options
         self.daemon = daemon
+        self.umask = umask
         self.log_dir = self.root / "logs"
         self.data_dir = self.root / "data"
         self.pid_file = self.root / "twistd.pid"
@@ -47,6 +48,7 @@ class ServerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                umask=self.umask,
             )
         if self.daemon:
             if popen.wait(START_TIMEOUT) != 0:

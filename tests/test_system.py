@@ -349,6 +349,41 @@ class OwnServerTests(TestCase):
         self.assertIn("stopped", server.log())
         self.assertEqual(server.files(), [])
 
+    def test_all_that_it_writes_is_for_its_user_alone(self) -> None:
+        """Whatever the umask was: an id in a log or the store is the key to a result."""
+        for daemon in (False, True):
+            server = self.server(daemon=daemon, umask=0).start()
+            client = PlainClient(server.port)
+            client.wait(client.upload(CLIP, "extract_audio", {})["task_id"])
+            open_to_others = [
+                str(path)
+                for path in server.root.rglob("*")
+                if path.name != "output.txt" and path.stat().st_mode & 0o077
+            ]
+            self.assertEqual(open_to_others, [])
+
+    def test_what_an_older_run_left_open_is_closed_at_the_start(self) -> None:
+        """Logs and the store of a server that ran without a umask."""
+        server = self.server(umask=0).start()
+        server.stop()
+        for path in server.root.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        server.start()
+        written = [*server.data_dir.rglob("*"), server.data_dir, *server.log_dir.iterdir()]
+        self.assertEqual([str(path) for path in written if path.stat().st_mode & 0o077], [])
+
+    def test_strangers_write_nothing_into_twistds_log(self) -> None:
+        """The topic files, which are bounded, have what they did."""
+        server = self.server(daemon=True).start()
+        for _ in range(20):
+            with PlainClient(server.port).connect() as connection:
+                connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                receive(connection)
+        log = server.root / "twistd.log"
+        wait_for(lambda: server.log().count(" INFO peer ") >= 20)
+        self.assertNotIn("peer", log.read_text())
+        self.assertIn(" serves tcp ", log.read_text())
+
     def test_a_finished_task_survives_a_restart(self) -> None:
         """It can still be downloaded, and its id is still known."""
         server = self.server().start()

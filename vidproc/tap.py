@@ -209,5 +209,6 @@ def makeService(options: Options) -> IService:
             ffmpeg=options["ffmpeg"],
             sandbox=options["sandbox"],
             tokens=options["tokens"],
+            twistd=options.parent,
         )
     )

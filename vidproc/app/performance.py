@@ -17,7 +17,6 @@ import psutil
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
-from twisted.logger import Logger
 
 from vidproc.files.data_folder import DataFolder
 from vidproc.files.threads import WorkerThreads, when_fired
@@ -25,6 +24,7 @@ from vidproc.frontends.mmp.factory import MMPFactory
 from vidproc.frontends.throttle import LEAST_RATE
 from vidproc.runners.local import LocalRunner
 from vidproc.tasks.facade import Tasks
+from vidproc.topics import Topic, TopicLogger
 
 TURN = 1.0
 """Seconds between two rounds of the LoopingCall."""
@@ -77,7 +77,7 @@ class Figures:
 class PerformanceService(Service):
     """Measures, keeps the CPU for video, rebalances concurrency and prunes."""
 
-    log = Logger()
+    log = TopicLogger(Topic.PERFORMANCE)
     name = "performance"
 
     def __init__(

@@ -10,7 +10,7 @@ import resource
 import signal
 import sqlite3
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,15 @@ from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import Factory
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from vidproc import __version__
+from vidproc.app import twistd_log
 from vidproc.app.logs import TopicLogs
 from vidproc.app.performance import PerformanceService, usable_cores
+from vidproc.app.private_files import everything_below, keep_private, tighten
 from vidproc.ffmpeg.binary import FFmpegUnusable, find_ffmpeg
-from vidproc.ffmpeg.sandbox import Sandbox, SandboxIncomplete, find_layers
+from vidproc.ffmpeg.sandbox import Sandbox, SandboxIncomplete, find_layers, missing_layers
 from vidproc.files.data_folder import DataFolder, DataFolderInUse
 from vidproc.files.threads import WorkerThreads
 from vidproc.frontends.access import Tokens
@@ -39,6 +40,7 @@ from vidproc.tasks.facade import Tasks
 from vidproc.tasks.model import State
 from vidproc.tasks.settings import Settings
 from vidproc.tasks.store import SchemaTooNew, TaskStore
+from vidproc.topics import Topic, TopicLogger
 
 DISK_THREADS = 10
 WRITER_THREADS = 2
@@ -65,6 +67,14 @@ class Config:
     ffmpeg: str | None = None
     sandbox: str = "auto"
     tokens: Tokens = field(default_factory=Tokens)
+    twistd: Mapping[str, Any] | None = None
+    """twistd's own options, when twistd runs it."""
+
+    @property
+    def pid_file(self) -> Path | None:
+        """twistd's pid file, if it writes one."""
+        name = None if self.twistd is None else self.twistd.get("pidfile")
+        return Path(name) if name else None
 
 
 class CannotStart(Exception):
@@ -99,7 +109,7 @@ class _Door(Factory):
 class VidprocService(Service):
     """The whole server as one service."""
 
-    log = Logger()
+    log = TopicLogger(Topic.SERVICE)
     name = "vidproc"
 
     def __init__(self, config: Config, reactor: Any = None) -> None:
@@ -108,9 +118,18 @@ class VidprocService(Service):
         self._door = _Door()
         self._ports: list[IListeningPort] = []
 
+    def setServiceParent(self, parent: Any) -> None:
+        """Join the application that twistd runs, and keep twistd's log within bounds."""
+        super().setServiceParent(parent)
+        if self.config.twistd is not None:
+            twistd_log.bound(parent, self.config.twistd)
+
     def privilegedStartService(self) -> None:
         """Open the ports. Raises `CannotStart`."""
         _show_in_one_line()
+        keep_private()
+        if self.config.pid_file is not None:
+            tighten([self.config.pid_file])
         if self._reactor is None:
             from twisted.internet import reactor
 
@@ -155,6 +174,7 @@ class VidprocService(Service):
         layers = find_layers(config.sandbox)
         self._data_folder = DataFolder(config.data_dir, config.storage_limit)
         self._data_folder.open()
+        tighten(everything_below(config.data_dir))
         self._logs = TopicLogs(config.log_dir)
         self._logs.start()
         self._store = TaskStore(config.data_dir / "tasks.sqlite")
@@ -245,6 +265,13 @@ class VidprocService(Service):
             data=str(self.config.data_dir),
         )
         self.log.info("media processes: {layers}", layers=", ".join(self._sandbox.description))
+        if self.config.sandbox == "auto":
+            for layer in missing_layers(self._sandbox.layers):
+                self.log.warn(
+                    "media processes run without {layer}: this machine does not have it;"
+                    " --sandbox strict refuses to start then",
+                    layer=layer,
+                )
         if missing := self._ffmpeg.missing():
             self.log.warn("this FFmpeg lacks {missing}", missing=", ".join(missing))
 

@@ -34,6 +34,20 @@ _READ = (
 _WRITE = ("/dev/null",)
 
 
+LAYERS = {
+    "landlock": "Landlock (files)",
+    "seccomp": "seccomp (system calls)",
+    "namespaces": "namespaces (network)",
+    "memory": "RLIMIT_AS (memory)",
+}
+"""The layers that a machine may lack, and what each holds."""
+
+
+def missing_layers(layers: frozenset[str]) -> list[str]:
+    """Return what `find_layers` did not find, as an operator would call it."""
+    return [words for name, words in LAYERS.items() if name not in layers]
+
+
 class SandboxIncomplete(Exception):
     """`--sandbox strict` was asked for, and this machine lacks a layer. The text says which."""
 

@@ -15,7 +15,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessDone
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import ProcessProtocol
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from vidproc.ffmpeg.binary import FFmpeg
@@ -32,6 +31,7 @@ from vidproc.ffmpeg.progress import ProgressParser
 from vidproc.ffmpeg.sandbox import Sandbox
 from vidproc.runners.failures import is_shortage, kind_of_end
 from vidproc.runners.watchdog import Watchdog
+from vidproc.topics import Topic, TopicLogger
 
 TERMINATE_GRACE = 2.0
 """Seconds between SIGTERM and SIGKILL."""
@@ -129,7 +129,7 @@ def ffmpeg_argv(
 class LocalCommand(ProcessProtocol):
     """One child process. Times in seconds, memory in bytes."""
 
-    log = Logger()
+    log = TopicLogger(Topic.MEDIA)
 
     def __init__(
         self,

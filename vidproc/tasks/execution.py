@@ -16,7 +16,6 @@ import msgspec
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
 from twisted.python.failure import Failure as DeferredFailure
 
 from vidproc.errors import ErrorCode, ServiceError
@@ -39,6 +38,7 @@ from vidproc.operations.parameters import Parameters
 from vidproc.runners.interface import Runner, RunningCommand
 from vidproc.tasks.model import Task
 from vidproc.text import escape
+from vidproc.topics import Topic, TopicLogger
 from vidproc.units import format_duration
 
 _MAX_WARNINGS = 50
@@ -72,7 +72,7 @@ class Attempt:
     called when the stage changes; `stop_reason` is why it was stopped.
     """
 
-    log = Logger()
+    log = TopicLogger(Topic.TASKS)
 
     media: MediaInfo
 

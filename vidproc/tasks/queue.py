@@ -15,7 +15,6 @@ from typing import Any
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
 
 from vidproc.errors import ErrorCode, ServiceError
 from vidproc.files.data_folder import DataFolder, work_key
@@ -32,6 +31,7 @@ from vidproc.tasks.store import LEASE, TaskStore
 from vidproc.tasks.uploads import explain_write_error
 from vidproc.tasks.views import TaskView, view_of_ended
 from vidproc.tasks.watches import Watches
+from vidproc.topics import Topic, TopicLogger
 from vidproc.units import format_duration
 
 LONG = 15.0
@@ -73,7 +73,7 @@ class Queue:
     Tasks that are queued or processing are kept in memory; the store has all of them.
     """
 
-    log = Logger()
+    log = TopicLogger(Topic.TASKS)
 
     def __init__(
         self,

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 
 from vidproc.errors import ErrorCode, ServiceError
 from vidproc.files.data_folder import DataFolder
@@ -17,6 +16,7 @@ from vidproc.tasks.model import InvalidTransition, State, Task
 from vidproc.tasks.settings import Settings
 from vidproc.tasks.store import TaskStore
 from vidproc.tasks.views import not_completed
+from vidproc.topics import Topic, TopicLogger
 
 
 @dataclass(slots=True)
@@ -39,7 +39,7 @@ class Result:
 class Results:
     """The files that finished tasks have left."""
 
-    log = Logger()
+    log = TopicLogger(Topic.TASKS)
 
     def __init__(
         self,

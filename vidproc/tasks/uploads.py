@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredLock, ensureDeferred, fail
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from vidproc.errors import ErrorCode, ServiceError
@@ -29,6 +28,7 @@ from vidproc.tasks.model import State, Task, new_task_id
 from vidproc.tasks.settings import Caller, Settings
 from vidproc.tasks.store import TaskStore
 from vidproc.text import escape
+from vidproc.topics import Topic, TopicLogger
 from vidproc.units import format_size
 
 _RETRY = 5.0
@@ -179,7 +179,7 @@ class Uploads:
     when an upload does not fit, with the bytes that are wanted.
     """
 
-    log = Logger()
+    log = TopicLogger(Topic.UPLOADS)
 
     def __init__(
         self,

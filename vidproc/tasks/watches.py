@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
-from twisted.logger import Logger
-
 from vidproc.tasks.views import TaskView
+from vidproc.topics import Topic, TopicLogger
 
 Listener: TypeAlias = Callable[[TaskView], None]
 """Called with a `TaskView` on every change, last of all with a terminal one."""
@@ -36,7 +35,7 @@ class Subscription:
 class Watches:
     """All watches. `view` returns an active task as it is now, None for any other."""
 
-    log = Logger()
+    log = TopicLogger(Topic.TASKS)
 
     def __init__(self, view: Callable[[str], TaskView | None]) -> None:
         self.view = view

@@ -10,7 +10,6 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from vidproc.errors import ErrorCode, ServiceError
@@ -21,12 +20,13 @@ from vidproc.frontends.mmp.reports import ServerInfo
 from vidproc.frontends.throttle import IngestThrottle
 from vidproc.frontends.traffic import Traffic
 from vidproc.tasks.facade import Tasks
+from vidproc.topics import Topic, TopicLogger
 
 
 class MMPFactory(Factory):
     """Makes the protocols of one or more ports. Times in seconds."""
 
-    log = Logger()
+    log = TopicLogger(Topic.CONNECTIONS)
     noisy = False
 
     def __init__(

@@ -19,7 +19,6 @@ from twisted.internet.interfaces import (
     ITCPTransport,
 )
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -50,6 +49,7 @@ from vidproc.tasks.uploads import (
 )
 from vidproc.tasks.views import TaskView
 from vidproc.tasks.watches import Subscription
+from vidproc.topics import Topic, TopicLogger
 
 if TYPE_CHECKING:
     from vidproc.frontends.mmp.factory import MMPFactory
@@ -80,7 +80,7 @@ STALL_FACTOR = 2
 class MMPServerProtocol(Protocol):
     """Serves one connection; made by `MMPFactory`."""
 
-    log = Logger()
+    log = TopicLogger(Topic.CONNECTIONS)
 
     factory: MMPFactory
     transport: Any

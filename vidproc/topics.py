@@ -1,0 +1,50 @@
+"""Loggers that name a topic; `vidproc.app.logs` decides where each topic goes."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from twisted.logger import ILogObserver, Logger
+
+
+class Topic(StrEnum):
+    """What a line of a log is about."""
+
+    SERVICE = "service"
+    """Start, stop and what an operator must know of the server as a whole."""
+    CONNECTIONS = "connections"
+    """What clients do: refused, idle, broken connections. Strangers can cause these lines."""
+    UPLOADS = "uploads"
+    TASKS = "tasks"
+    MEDIA = "media"
+    """The processes that run FFmpeg and the probe."""
+    PERFORMANCE = "performance"
+    """Figures, and what is decided by them."""
+
+
+class TopicLogger(Logger):
+    """A `Logger` whose events have `topic` as their field ``topic``."""
+
+    def __init__(
+        self,
+        topic: Topic,
+        namespace: str | None = None,
+        source: object | None = None,
+        observer: ILogObserver | None = None,
+    ) -> None:
+        super().__init__(namespace, source, observer)
+        self.topic = topic
+
+    def __get__(self, instance: object, owner: type | None = None) -> TopicLogger:
+        assert owner is not None
+        return type(self)(
+            self.topic,
+            f"{owner.__module__}.{owner.__name__}",
+            owner if instance is None else instance,
+            self.observer,
+        )
+
+    def emit(self, level: Any, format: str | None = None, **fields: object) -> None:
+        """Emit an event; `level` is a constant of `LogLevel`."""
+        super().emit(level, format, topic=self.topic, **fields)
