@@ -29,9 +29,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tests.compress_harness import LocalJob, probe, run_operation  # noqa: E402
+from vidproc.errors import ServiceError  # noqa: E402
 from vidproc.ffmpeg.binary import find_ffmpeg  # noqa: E402
 from vidproc.ffmpeg.media import MediaInfo  # noqa: E402
-from vidproc.mmp.errors import ServiceError  # noqa: E402
 from vidproc.operations.compress.operation import CompressOperation  # noqa: E402
 from vidproc.operations.filters import scaled  # noqa: E402
 from vidproc.operations.parameters import Compress  # noqa: E402

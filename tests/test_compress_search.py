@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from vidproc.operations.compress.operation import plan_samples, time_limit
+from vidproc.operations.compress.one_crf import plan_samples, time_limit
 from vidproc.operations.compress.scoring import (
     Samples,
     film_bytes,

@@ -1,7 +1,7 @@
 """How the compressor encodes: encoders, presets, sound, and the commands made of them.
 
 Nothing here decides how good or how small a file shall be;
-`vidproc.operations.compress.operation` does.
+`one_crf` and `target_size` do.
 """
 
 from __future__ import annotations

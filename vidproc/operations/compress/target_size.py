@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vidproc.errors import ErrorCode, ServiceError
 from vidproc.ffmpeg.command import CommandFailed, FailureKind
@@ -25,11 +25,9 @@ from vidproc.operations.compress.encode import (
     sound_rate,
 )
 from vidproc.operations.compress.scoring import Samples, film_bytes, spread, whole_film
+from vidproc.operations.compress.work import Work
 from vidproc.operations.filters import Size, Sound, require_video, scaled
 from vidproc.units import format_size
-
-if TYPE_CHECKING:
-    from vidproc.operations.compress.operation import Work
 
 _FILLED = 0.95
 """The part of the wanted size that the file should have when the film can use it."""
@@ -88,8 +86,10 @@ async def compress_to_size(work: Work, target: int) -> Product:
             f"{format_size(target)} is too little for more."
         )
     details: dict[str, Any] = {"target_size": target, "bit_rate": rate}
-    if work.duration < 60 and work.metric is not None:
-        score, _ = await work.score(name, whole_film(work.duration), stage="scoring", share=0.9)
+    if work.metric is not None:
+        score, _ = await work.score(
+            name, whole_film(work.duration), stage="scoring", share=0.9, every=work.sparse
+        )
         if score is not None:
             details.update(metric=work.metric, measured_score=round(score, 2))
     details.update(

@@ -1,0 +1,293 @@
+"""Encoding a film at one CRF that is searched for: sample, encode, score, correct.
+
+Trials of short samples tell which CRF reaches the wanted score. Then the film is encoded and
+scored as a whole. One that missed is encoded again, until it is right or the trials are used up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from vidproc.ffmpeg.command import CommandFailed
+from vidproc.operations.base import Product
+from vidproc.operations.compress.encode import sample_command
+from vidproc.operations.compress.scoring import Samples, film_bytes, spread, whole_film
+from vidproc.operations.compress.search import GIVES_WAY_TO, MAX_PROBES, Choice, Point, Search
+from vidproc.operations.compress.untouched import untouched
+from vidproc.operations.compress.work import SPARSE, Work
+from vidproc.operations.filters import require_video
+
+SHORT = 60.0
+"""Seconds below which a search may take longer than the encode."""
+_LONG = 600.0
+AIM_ABOVE = 0.2
+"""Score points above the target that are aimed for: the allowed range reaches higher than
+lower."""
+_TOO_LOW, _TOO_HIGH = 0.4, 0.9
+"""Score points below and above the target beyond which a film is corrected. The scores of a subset
+of the frames are 0.1 off."""
+_UNPAIRED = 15.0
+"""Score points: a film this far below its prediction does not have the frames of the source in
+their order (it is damaged, or repeats timestamps), so its score means nothing."""
+_SAMPLES_BELOW = 0.25
+"""Score points that samples lack to the whole film: an encoder that sees the end of its material
+near spends less on what it shows last. Measured: 0.1 to 1, mostly under 0.5."""
+_TINY = 3.0
+"""Seconds below which a film is not sampled but tried as a whole."""
+_TOO_SHORT_TO_COUNT = 5.0
+"""Seconds below which a search may take its time."""
+_FEW_FRAMES = 90
+"""The same for frames, for screen recordings of few frames a second."""
+_SAMPLE_FRAMES = 24
+_TRIAL_FILE = "probe.mkv"
+
+
+def plan_samples(duration: float, scoring_cost: float, frame_rate: float = 25.0) -> Samples:
+    """Return what of a film each trial encodes.
+
+    Two to three trials, each an encode and its scoring, must take less time than the encode of
+    the whole film: three times as long under a minute, as long from one minute, 35 % of it from
+    ten minutes. A short film keeps half of that for a correction. A sample with few frames
+    would tell more of its first than of the film.
+    """
+    fewest = _SAMPLE_FRAMES / max(frame_rate, 0.1)
+    if duration < _TINY or (duration < SHORT and duration * frame_rate <= _FEW_FRAMES):
+        return whole_film(duration)
+    if duration < SHORT:
+        part = 1.1 / (2.2 * (1 + scoring_cost))
+        part = max(min(part, 0.5), min(1.0, 1.5 / max(duration, 0.1)))
+        return spread(duration, part, max(2.0 if duration > 12 else 1.2, fewest), 6)
+    part = 0.75 if duration < _LONG else 0.26
+    part /= 3 * (1 + scoring_cost)
+    return spread(duration, min(part, 120.0 / duration), max(4.0, fewest), 8)
+
+
+def time_limit(duration: float) -> float:
+    """Return the most that trials of samples may take, as a part of the final encode's time."""
+    return 3.0 if duration < SHORT else 1.0 if duration < _LONG else 0.35
+
+
+async def compress_at_one_crf(work: Work) -> Product:
+    """Return the film at one CRF that reaches the quality, or the source where none does."""
+    coder = work.coder
+    if not work.duration or work.metric is None:
+        return await _without_search(work)
+    rate = require_video(work.job.media).frame_rate or 25.0
+    samples = plan_samples(work.duration, coder.scoring_cost, rate)
+    try:
+        quality = work.job.parameters.quality
+        search = Search(
+            coder.curve,
+            target=quality,
+            aim=quality + AIM_ABOVE,
+            floor=min(quality, GIVES_WAY_TO),
+            size_limit=work.video_limit,
+            start=coder.start_crf(quality + AIM_ABOVE),
+        )
+        if not samples.starts and work.duration < SHORT:
+            start = search.next_crf()
+            assert start is not None
+            return await _encode(work, search, Choice(start, search.aim, search.size_limit), True)
+        await _try_samples(work, search, samples)
+    except CommandFailed as error:
+        if error.command.stage != "searching" or not error.kind.may_be_the_files:
+            raise
+        # It may not be possible to sample a damaged film that can still be encoded from its start.
+        return await _without_search(work)
+    if not search.points:
+        return await _without_search(work)
+    choice = search.choose()
+    if choice is None:
+        return await untouched(work)
+    return await _encode(work, search, choice)
+
+
+async def _try_samples(work: Work, search: Search, samples: Samples) -> None:
+    """Encode and score samples until the search knows enough or has used its time."""
+    every = SPARSE if work.coder.scoring_cost >= 0.5 and work.frames * samples.part > 40 else 1
+    while (crf := search.next_crf()) is not None:
+        encoded = await work.job.run(
+            sample_command(
+                work.job.media,
+                work.job.capabilities,
+                work.coder,
+                {"crf": number(crf)},
+                name=_TRIAL_FILE,
+                size=work.size,
+                samples=samples,
+                share=work.share(0.1),
+            )
+        )
+        score, scored = await work.score(
+            _TRIAL_FILE,
+            samples,
+            stage="searching",
+            share=0.05,
+            every=every,
+            search=None if search.points else search,
+        )
+        work.probes += 1
+        cost = encoded.elapsed + scored
+        work.search_time += cost
+        if score is None:
+            return
+        size = film_bytes(
+            work.job.read(_TRIAL_FILE),
+            work.job.size_of(_TRIAL_FILE),
+            samples,
+            require_video(work.job.media).frames,
+        )
+        below = _SAMPLES_BELOW if samples.starts else 0.0
+        search.add(Point(crf, min(score + below, 100.0), size))
+        allowed = time_limit(work.duration) * encoded.elapsed / samples.part
+        reserve = 0.0
+        if work.duration < _TOO_SHORT_TO_COUNT:
+            continue
+        if work.duration < SHORT and len(search.points) >= 2:
+            reserve = cost / samples.part
+        if work.search_time + cost + reserve > allowed * 0.9:
+            return
+
+
+def number(crf: float) -> float | int:
+    """Return a CRF as the encoder's option wants it."""
+    return int(crf) if crf == int(crf) else round(crf, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class _Film:
+    """The whole film as it was encoded by `choice`: its file, measured score, bytes, seconds."""
+
+    name: str
+    choice: Choice
+    score: float | None
+    written: int
+    encode_time: float
+
+
+async def _encode(work: Work, search: Search, choice: Choice, direct: bool = False) -> Product:
+    """Encode the film; correct it when it is too large or misses the score.
+
+    A `direct` one was not sampled before: its first encode is the first trial.
+    """
+    tried: list[_Film] = []
+    while True:
+        name, command = work.film({"crf": number(choice.crf)}, share=0.65)
+        encoded = await work.job.run(command)
+        measured, scored = await work.score(
+            name,
+            whole_film(work.duration),
+            stage="scoring",
+            share=0.8,
+            every=work.sparse,
+            search=search if direct and not tried else None,
+        )
+        if not direct and measured is not None and measured < choice.score - _UNPAIRED:
+            measured = None
+        film = _Film(name, choice, measured, work.job.size_of(name), encoded.elapsed)
+        tried.append(film)
+        better = _correction(work, search, film)
+        if better is None or work.probes >= MAX_PROBES:
+            break
+        work.search_time += encoded.elapsed + scored
+        work.probes += 1
+        choice = better
+    best = _best(work, search, tried)
+    if best is None:
+        return await untouched(work)
+    if best.score is not None and best.score < min(search.target, best.choice.score) - _TOO_LOW:
+        work.job.warn(
+            f"The score {search.target:g} was not reached: the result's is {best.score:.1f}."
+        )
+    elif best.choice.gave_way:
+        work.job.warn(
+            f"The quality {work.job.parameters.quality:g} takes about as many bytes as the source "
+            "has; a lower one was chosen that makes the film smaller."
+        )
+    return work.product(best.name, _details(work, search, best))
+
+
+def _best(work: Work, search: Search, tried: list[_Film]) -> _Film | None:
+    """Return the film to deliver: the last one when it is good, else the smallest good one, else
+    the best; None when nothing that is small enough can be good enough."""
+    fitting = [film for film in tried if film.written <= work.largest]
+    if not fitting:
+        return None
+    last = tried[-1]
+    if last in fitting and (last.score is None or last.score >= search.target - _TOO_LOW):
+        return last
+    good = [f for f in fitting if f.score is not None and f.score >= search.target - _TOO_LOW]
+    if good:
+        return min(good, key=lambda film: film.written)
+    best = max(fitting, key=lambda film: search.target if film.score is None else film.score)
+    nearly = best.score is None or best.score >= search.floor - 1.0
+    # Without enough trials the target may still be missed where the size is no hindrance.
+    return best if nearly or search.choose() is not None else None
+
+
+def _correction(work: Work, search: Search, film: _Film) -> Choice | None:
+    """Return what to encode with instead, None when the film is right or nothing is better."""
+    choice, score = film.choice, film.score
+    video_bytes = max(film.written - work.other_bytes, 1.0)
+    too_large = film.written > work.largest or video_bytes > search.size_limit * 1.05
+    wrong = score is not None and not _good(score, choice, search)
+    if not (too_large or wrong or _wasteful(score, choice, search, video_bytes)):
+        return None
+    search.calibrate(Point(choice.crf, choice.score if score is None else score, video_bytes))
+    better = search.choose()
+    if better is None or any(abs(better.crf - p.crf) < search.curve.step / 2 for p in search.whole):
+        return None
+    return better
+
+
+def _good(measured: float, choice: Choice, search: Search) -> bool:
+    if choice.gave_way:
+        return measured >= search.floor - _TOO_LOW
+    return -_TOO_LOW <= measured - search.target <= _TOO_HIGH
+
+
+def _wasteful(measured: float | None, choice: Choice, search: Search, size: float) -> bool:
+    """Return whether a film gave up quality for its size and then became smaller than it had to."""
+    if measured is None or not choice.gave_way:
+        return False
+    return measured < search.target - _TOO_LOW and size < search.size_limit * 0.93
+
+
+def _details(work: Work, search: Search, film: _Film) -> dict[str, Any]:
+    details: dict[str, Any] = {
+        "crf": film.choice.crf,
+        "metric": work.metric,
+        "target_score": round(search.target, 2),
+        "predicted_score": round(film.choice.score, 2),
+    }
+    if film.score is not None:
+        details["measured_score"] = round(film.score, 2)
+    details.update(
+        target_lowered=film.choice.gave_way,
+        probes=work.probes,
+        search_time=round(work.search_time, 2),
+        encode_time=round(film.encode_time, 2),
+    )
+    return details
+
+
+async def _without_search(work: Work) -> Product:
+    """Encode at the usual CRF of the quality, once more at a higher one if that was too large."""
+    crf = work.coder.start_crf(work.job.parameters.quality)
+    for more in (0.0, 5.0):
+        wanted = min(crf + more, work.coder.curve.crf_range[1])
+        crf_now = round(wanted) if work.coder.curve.step >= 1 else round(wanted, 1)
+        name, command = work.film({"crf": number(crf_now)}, share=0.7)
+        encoded = await work.job.run(command)
+        if work.job.size_of(name) <= work.largest:
+            return work.product(
+                name,
+                {
+                    "crf": crf_now,
+                    "probes": 0,
+                    "search_time": round(work.search_time, 2),
+                    "encode_time": round(encoded.elapsed, 2),
+                },
+            )
+    return await untouched(work)
