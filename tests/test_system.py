@@ -6,8 +6,10 @@ import atexit
 import hashlib
 import os
 import re
+import resource
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -348,6 +350,51 @@ class OwnServerTests(TestCase):
             server.kill(signal.SIGCONT)
         self.assertIn("stopped", server.log())
         self.assertEqual(server.files(), [])
+
+    def seconds_to_end(self, process: psutil.Process) -> float:
+        """Send SIGTERM; return the seconds until the process has ended."""
+        start = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+        return time.monotonic() - start
+
+    def with_a_failing_store(self, fail: Any) -> tuple[ServerProcess, psutil.Process, str]:
+        """Start an encode, let the store fail, and let an attempt run into that."""
+        server = self.server("--grace=1s", "--tasks-per-ip=2").start()
+        task_id, _ = self.encoding(server)
+        fail(server)
+        return server, psutil.Process(server.pid), task_id
+
+    def lock(self, server: ServerProcess) -> None:
+        other = sqlite3.connect(server.data_dir / "tasks.sqlite", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        self.addCleanup(other.close)
+        self.locked = other
+
+    def fill_the_disk(self, server: ServerProcess) -> None:
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+
+    def test_a_locked_store_does_not_hold_up_a_stop(self) -> None:
+        """It ends within the grace and 5 s; the next start has the task."""
+        server, process, task_id = self.with_a_failing_store(self.lock)
+        self.assertLess(self.seconds_to_end(process), 6)
+        self.assertFalse(server.pid_file.exists())
+        self.locked.close()
+        server.start()
+        status = PlainClient(server.port).status(task_id)["status"]
+        self.assertIn(status, ("queued", "processing"))
+
+    def test_a_second_sigterm_ends_it_though_the_store_is_locked(self) -> None:
+        server, process, _ = self.with_a_failing_store(self.lock)
+        process.send_signal(signal.SIGTERM)
+        wait_for(lambda: "stopping" in server.log())
+        self.assertLess(self.seconds_to_end(process), 1.5)
+
+    def test_a_full_disk_does_not_hold_up_a_stop(self) -> None:
+        if not hasattr(resource, "prlimit"):
+            raise SkipTest("needs prlimit")
+        _, process, _ = self.with_a_failing_store(self.fill_the_disk)
+        self.assertLess(self.seconds_to_end(process), 6)
 
     def test_all_that_it_writes_is_for_its_user_alone(self) -> None:
         """Whatever the umask was: an id in a log or the store is the key to a result."""

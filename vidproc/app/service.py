@@ -6,6 +6,7 @@ the jobs while transfers finish, then close the store, give the lock back and cl
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import sqlite3
@@ -17,17 +18,18 @@ from typing import Any
 
 import psutil
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
+from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
 from vidproc import __version__
-from vidproc.app import twistd_log
+from vidproc.app import stopping, twistd_log
 from vidproc.app.logs import TopicLogs
 from vidproc.app.performance import PerformanceService, usable_cores
 from vidproc.app.private_files import everything_below, keep_private, tighten
+from vidproc.app.stopping import Deadline, Patience
 from vidproc.ffmpeg.binary import FFmpegUnusable, find_ffmpeg
 from vidproc.ffmpeg.sandbox import Sandbox, SandboxIncomplete, find_layers, missing_layers
 from vidproc.files.data_folder import DataFolder, DataFolderInUse
@@ -117,6 +119,9 @@ class VidprocService(Service):
         self._reactor = reactor
         self._door = _Door()
         self._ports: list[IListeningPort] = []
+        self._patience: Patience | None = None
+        self._deadline = Deadline(self._give_up)
+        self._pid_file: Path | None = None
 
     def setServiceParent(self, parent: Any) -> None:
         """Join the application that twistd runs, and keep twistd's log within bounds."""
@@ -129,7 +134,9 @@ class VidprocService(Service):
         _show_in_one_line()
         keep_private()
         if self.config.pid_file is not None:
-            tighten([self.config.pid_file])
+            # Absolute only now: a daemon has changed to its --rundir.
+            self._pid_file = self.config.pid_file.absolute()
+            tighten([self._pid_file])
         if self._reactor is None:
             from twisted.internet import reactor
 
@@ -289,8 +296,14 @@ class VidprocService(Service):
         """Stop in order; the Deferred fires when everything has really ended."""
         super().stopService()
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._reactor.callFromThread(self._hurry))
-        return ensureDeferred(self._stop())
+            signal.signal(number, self._second_signal)
+        self._deadline.set(self.config.grace + stopping.DEADLINE)
+        self._patience = Patience(self._reactor, self.config.grace + stopping.MARGIN)
+        return ensureDeferred(self._stop(self._patience))
+
+    def _second_signal(self, *_: object) -> None:
+        self._deadline.set(stopping.HURRIED_DEADLINE)
+        self._reactor.callFromThread(self._hurry)
 
     def _hurry(self) -> None:
         """A second signal: wait for nobody. What is cut off now goes on at the next start."""
@@ -298,29 +311,48 @@ class VidprocService(Service):
         self._factory.abort_all()
         for running in list(self._runner.running):
             running.kill()
+        if self._patience is not None:
+            self._patience.shorten(stopping.HURRIED_MARGIN)
 
-    async def _stop(self) -> None:
+    def _give_up(self) -> None:
+        """End the process as `kill -9` would, but for the pid file."""
+        for running in list(self._runner.running):
+            running.kill()
+        if self._pid_file is not None:
+            self._pid_file.unlink(missing_ok=True)
+        os._exit(1)
+
+    async def _stop(self, patience: Patience) -> None:
         self.log.info("stopping")
         for port in self._ports:
-            await _maybe(port.stopListening())
+            await patience.wait_for("a port", maybeDeferred(port.stopListening))
         self._tasks.refuse_new()
-        await gatherResults(
-            [
-                ensureDeferred(self._tasks.stop()),
-                self._factory.drain(self.config.grace),
-            ],
-            consumeErrors=True,
-        )
-        await self._tasks.uploads.abort_all()
-        await _maybe(self._performance.stopService())
-        self._writers.stop()
-        self._disk.stop()
-        self._store_thread.stop()
-        self._lookup_thread.stop()
-        self._store.close()
+        tasks_stop = ensureDeferred(self._tasks.stop())
+        transfers_end = self._factory.drain(self.config.grace)
+        await patience.wait_for("running tasks", tasks_stop)
+        await patience.wait_for("transfers", transfers_end)
+        await patience.wait_for("uploads", ensureDeferred(self._tasks.uploads.abort_all()))
+        await patience.wait_for("upkeep", maybeDeferred(self._performance.stopService))
+        patience.cancel()
+        if await self._stop_threads(hurried=patience.hurried):
+            self._store.close()
+            self._deadline.cancel()
+        else:
+            # Python would wait for them, or for what they hold in SQLite, at its end.
+            self._reactor.addSystemEventTrigger("after", "shutdown", self._give_up)
         self.log.info("stopped")
         self._logs.stop()
         self._data_folder.close()
+
+    async def _stop_threads(self, *, hurried: bool) -> bool:
+        """End the worker threads; return whether all have ended."""
+        pools = (self._writers, self._disk, self._store_thread, self._lookup_thread)
+        stops = [pool.stop_in_background() for pool in pools]
+        margin = stopping.HURRIED_THREADS_MARGIN if hurried else stopping.THREADS_MARGIN
+        patience = self._patience = Patience(self._reactor, margin)
+        ended = [await patience.wait_for("a thread", stop) for stop in stops]
+        patience.cancel()
+        return all(ended)
 
 
 def raise_open_files() -> int:
@@ -337,8 +369,3 @@ def _readable(address: Any) -> str:
     if hasattr(address, "port"):
         return f"{address.type.lower()} {address.host} port {address.port}"
     return str(address)
-
-
-async def _maybe(result: Any) -> None:
-    if isinstance(result, Deferred):
-        await result
