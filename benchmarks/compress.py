@@ -28,7 +28,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.compress_harness import LocalJob, probe, run_operation  # noqa: E402
+from support.job import RealJob, probe, run_operation  # noqa: E402
 from vidproc.errors import ServiceError  # noqa: E402
 from vidproc.ffmpeg.binary import find_ffmpeg  # noqa: E402
 from vidproc.ffmpeg.media import MediaInfo  # noqa: E402
@@ -128,7 +128,7 @@ def measure(path: Path, media: MediaInfo, options: argparse.Namespace, quality: 
     parameters = Compress(quality=quality, codec=options.codec, preset=options.preset)
     assert media.video is not None
     with tempfile.TemporaryDirectory() as folder:
-        job: LocalJob = LocalJob(
+        job: RealJob = RealJob(
             path, Path(folder), parameters, media=media, cpu_clock=options.cpu_clock
         )
         product = run_operation(CompressOperation(), job)

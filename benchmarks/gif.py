@@ -29,7 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.compress_harness import LocalJob, probe, run_operation  # noqa: E402
+from support.job import RealJob, probe, run_operation  # noqa: E402
 from vidproc.ffmpeg.binary import find_ffmpeg  # noqa: E402
 from vidproc.ffmpeg.media import MediaInfo  # noqa: E402
 from vidproc.mmp.errors import ServiceError  # noqa: E402
@@ -175,7 +175,7 @@ def measure(path: Path, media: MediaInfo, settings: Settings) -> Line:
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        job: LocalJob = LocalJob(path, folder, parameters, media=media)
+        job: RealJob = RealJob(path, folder, parameters, media=media)
         begun = time.monotonic()
         product = run_operation(GifOperation(), job)
         ended = time.monotonic()

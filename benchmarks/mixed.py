@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.compress_harness import LocalJob, probe, run_operation
+from support.job import RealJob, probe, run_operation
 from tests.server_process import PlainClient, ServerProcess, receive, send
 from vidproc.app.performance import usable_cores
 from vidproc.ffmpeg.binary import find_ffmpeg
@@ -67,7 +67,7 @@ def bare(works: list[Work]) -> float:
     for work in works:
         with tempfile.TemporaryDirectory(prefix="vidproc-mixed-") as folder:
             parameters, _ = parse_parameters(work.operation, work.fields)
-            job = LocalJob(
+            job = RealJob(
                 work.film,
                 Path(folder),
                 parameters,
@@ -76,7 +76,7 @@ def bare(works: list[Work]) -> float:
                 threads=usable_cores(),
             )
             run_operation(get_operation(work.operation), job)
-            total += sum(seconds for _, seconds in job.commands)
+            total += sum(job.times)
     return total
 
 

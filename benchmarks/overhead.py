@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.compress_harness import LocalJob, probe, run_operation
+from support.job import RealJob, probe, run_operation
 from tests.server_process import PlainClient, ServerProcess, receive, send
 from vidproc.app.performance import usable_cores
 from vidproc.ffmpeg.binary import find_ffmpeg
@@ -45,11 +45,11 @@ def bare(clip: Path, name: str, fields: dict[str, Any], folder: Path) -> float:
     folder.mkdir()
     parameters, _ = parse_parameters(name, fields)
     ffmpeg = find_ffmpeg()
-    job = LocalJob(
+    job = RealJob(
         clip, folder, parameters, ffmpeg=ffmpeg, media=probe(clip), threads=usable_cores()
     )
     run_operation(get_operation(name), job)
-    return sum(seconds for _, seconds in job.commands)
+    return sum(job.times)
 
 
 def through_server(port: int, clip: Path, name: str, fields: dict[str, Any], address: str) -> float:

@@ -1,7 +1,7 @@
 """How well WebM and GIF use the cores: the service's commands against plain ones.
 
 webm: 10 s at 720p by the plain command (``-c:v libvpx-vp9 -crf 30 -b:v 0``), by the service's,
-which cuts the film into chunks, and by the service's without cutting. gif: the usual command with
+which cuts the film into segments, and by the service's without cutting. gif: the usual command with
 one palette, and the service's, which tries three. Both: two tasks one after another and side by
 side. Ways take turns; printed are medians of seconds, CPU seconds, bytes, and VMAF picture by
 picture. Exit status 1 when webm is less than twice as fast as the plain command, larger than 105 %
@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from tests.compress_harness import LocalJob, probe, run_operation
+from support.job import RealJob, probe, run_operation
 from vidproc.app.performance import usable_cores
 from vidproc.ffmpeg.binary import find_ffmpeg
 from vidproc.ffmpeg.media import MediaInfo
-from vidproc.operations import chunks
+from vidproc.operations import segments
 from vidproc.operations.parameters import parse_parameters
 from vidproc.operations.registry import get_operation
 
@@ -134,7 +134,7 @@ def ours(clip: Clip, name: str, *, cut: bool = True, **fields: Any) -> Work:
 
     def work(folder: Path) -> list[Path]:
         parameters, _ = parse_parameters(name, wanted)
-        job = LocalJob(
+        job = RealJob(
             clip.path,
             folder,
             parameters,
@@ -142,7 +142,7 @@ def ours(clip: Clip, name: str, *, cut: bool = True, **fields: Any) -> Work:
             media=clip.media,
             threads=usable_cores(),
         )
-        with patch.object(chunks, "MOST", chunks.MOST if cut else 1):
+        with patch.object(segments, "MOST", segments.MOST if cut else 1):
             product = run_operation(get_operation(name), job)
         return [folder / product.file]
 

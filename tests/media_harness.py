@@ -1,29 +1,23 @@
-"""Helpers for tests on real media: run Commands without a server, make clips, look at results."""
+"""Helpers for tests on real media: do an operation, make clips, look at results."""
 
 from __future__ import annotations
 
-import asyncio
-import functools
 import os
 import struct
 import subprocess
-import sys
-from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import av
 
-from vidproc.ffmpeg.binary import FFmpeg, find_ffmpeg
-from vidproc.ffmpeg.command import SOURCE, Command, CommandFailed, Completed, FailureKind
+from support.job import RealJob, bundled_ffmpeg, probe, run_operation
+from vidproc.ffmpeg.command import Command
 from vidproc.ffmpeg.media import MediaInfo
-from vidproc.ffmpeg.probe import PROBE_CHILD, parse_probe, probe_command
 from vidproc.operations.base import Product
 from vidproc.operations.parameters import parse_parameters
 from vidproc.operations.registry import get_operation
-from vidproc.runners.failures import kind_of_end
-from vidproc.runners.local import ffmpeg_argv
+from vidproc.runners.interface import Runner
 
 CLIPS = Path(__file__).parent / "media"
 
@@ -47,10 +41,7 @@ QUADRANTS = (
 """A lavfi source of twice `w` x `h` pixels: red, blue over green, white; `r` pictures a second."""
 
 
-@functools.cache
-def tools() -> FFmpeg:
-    """Return the bundled FFmpeg and what it can do."""
-    return find_ffmpeg()
+tools = bundled_ffmpeg
 
 
 def quadrants(width: int, height: int, rate: float = 25) -> str:
@@ -98,76 +89,6 @@ def set_clean_aperture(path: Path, crop: tuple[int, int, int, int]) -> None:
     path.write_bytes(data)
 
 
-def run_command(command: Command, source: Path, folder: Path) -> Completed:
-    """Run one command; raises `CommandFailed`."""
-
-    def path_of(name: str) -> str:
-        return str(source if name == SOURCE else folder / name)
-
-    for name, contents in command.files:
-        (folder / name).write_bytes(contents)
-    argv = command.resolve(path_of, 2)
-    if command.program == "ffmpeg":
-        flags = ("-nostdin", "-hide_banner", "-y", "-loglevel", "error")
-        argv = ffmpeg_argv(tools(), command, argv, flags)
-    else:
-        argv = [sys.executable, "-I", "-B", PROBE_CHILD, *argv]
-    done = subprocess.run(argv, capture_output=True, timeout=300, env={}, cwd=folder)
-    tail = done.stderr.decode(errors="replace")[-4000:]
-    if done.returncode:
-        raise CommandFailed(command, f"status {done.returncode}: {tail}", tail, kind=kind_of(done))
-    return Completed(done.stdout, tail, 0.0)
-
-
-def kind_of(done: subprocess.CompletedProcess[bytes]) -> FailureKind:
-    """Return why a process failed."""
-    tail = done.stderr.decode(errors="replace")
-    return kind_of_end(max(0, done.returncode), max(0, -done.returncode), tail)
-
-
-def probe(path: Path, *, verify: bool = False) -> MediaInfo:
-    """Return what the probe finds; raises what `parse_probe` raises."""
-    done = run_command(probe_command(verify=verify), path, path.parent)
-    return parse_probe(done.stdout, path.stat().st_size)
-
-
-@dataclass
-class FakeJob:
-    """A `Job` that runs its commands at once, in this process' children."""
-
-    media: MediaInfo
-    parameters: Any
-    capabilities: Any
-    source: Path
-    folder: Path
-    warnings: list[str] = field(default_factory=list)
-    threads: int = 2
-    commands: list[Command] = field(default_factory=list)
-
-    def run(self, command: Command) -> Awaitable[Completed]:
-        """Run it now."""
-        self.commands.append(command)
-        future: asyncio.Future[Completed] = asyncio.get_running_loop().create_future()
-        future.set_result(run_command(command, self.source, self.folder))
-        return future
-
-    async def run_together(self, commands: Sequence[Command]) -> list[Completed]:
-        """Run them, one after another."""
-        return [await self.run(command) for command in commands]
-
-    def warn(self, sentence: str) -> None:
-        """Keep the sentence."""
-        self.warnings.append(sentence)
-
-    def size_of(self, name: str) -> int:
-        """Return a file's bytes."""
-        return (self.folder / name).stat().st_size
-
-    def read(self, name: str) -> bytes:
-        """Return a file's contents."""
-        return (self.folder / name).read_bytes()
-
-
 @dataclass
 class Result:
     """A finished operation: the file, what the verifying probe says of it, and what was told."""
@@ -180,13 +101,19 @@ class Result:
 
 
 def process(
-    source: Path, operation: str, fields: dict[str, Any], folder: Path, capabilities: Any = None
+    source: Path,
+    operation: str,
+    fields: dict[str, Any],
+    folder: Path,
+    capabilities: Any = None,
+    runner: Runner | None = None,
 ) -> Result:
     """Do one operation as the server does: probe, run, verify against the expectation."""
     folder.mkdir(parents=True, exist_ok=True)
     parameters, warnings = parse_parameters(operation, fields)
-    job = FakeJob(probe(source), parameters, capabilities or tools(), source, folder, warnings)
-    product = asyncio.run(get_operation(operation).run(job))  # type: ignore[arg-type]
+    job = RealJob(source, folder, parameters, capabilities=capabilities, runner=runner)
+    job.warnings += warnings
+    product = run_operation(get_operation(operation), job)
     path = folder / product.file
     media = probe(path, verify=True)
     fault = mismatch(media, product)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from functools import cache
@@ -21,6 +20,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
+from support.job import run_probe
 from vidproc.ffmpeg.binary import find_ffmpeg
 from vidproc.ffmpeg.command import (
     SOURCE,
@@ -31,7 +31,6 @@ from vidproc.ffmpeg.command import (
     FailureKind,
     Workspace,
 )
-from vidproc.ffmpeg.probe import PROBE_CHILD, probe_command
 from vidproc.files.data_folder import DataFolder
 from vidproc.frontends.access import Tokens
 from vidproc.frontends.mmp.factory import MMPFactory
@@ -109,12 +108,16 @@ class StubCommand:
     def measure(self) -> None:
         pass
 
+    def kill(self) -> None:
+        self.stop()
+
 
 class StubRunner:
     """Keeps `Runner`'s promises; `running` are the commands that wait for the test."""
 
     def __init__(self, path_of_key: Callable[[str], Path]) -> None:
         self.running: list[StubCommand] = []
+        self.capabilities = AllCapabilities()
         self.stops_at_once = True
         self._path_of_key = path_of_key
 
@@ -166,7 +169,6 @@ class Rig:
             store_thread=InPlace(),  # type: ignore[arg-type]
             lookup_thread=InPlace(),  # type: ignore[arg-type]
             runner=self.runner,
-            capabilities=AllCapabilities(),
             cores=2,
         )
         self.factory = MMPFactory(
@@ -285,12 +287,7 @@ def message(request: dict[str, Any], payload: bytes = b"", media_type: str = "")
 @cache
 def probe_answer(path: str) -> bytes:
     """Return what the real probe prints about a file."""
-    command = probe_command()
-    argv = command.resolve(lambda _: path, 1)
-    done = subprocess.run(
-        [sys.executable, "-I", "-B", PROBE_CHILD, *argv], stdout=subprocess.PIPE, check=True
-    )
-    return done.stdout
+    return run_probe(Path(path))
 
 
 @cache

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.compress_harness import LocalJob, probe, run_operation
+from support.job import RealJob, probe, run_operation
 from vidproc.errors import ErrorCode, ServiceError
 from vidproc.ffmpeg.binary import find_ffmpeg
 from vidproc.ffmpeg.command import SOURCE, Command, CommandFailed, Completed, FailureKind
@@ -56,11 +56,11 @@ def measure(encoded: Path, source: Path) -> float:
 class CompressCase(SynchronousTestCase):
     def compress(
         self, clip: str | Path, capabilities: Any = None, **parameters: Any
-    ) -> tuple[LocalJob, Product]:
+    ) -> tuple[RealJob, Product]:
         folder = Path(self.mktemp())
         folder.mkdir(parents=True)
         source = MEDIA / clip if isinstance(clip, str) else clip
-        job = LocalJob(source, folder.absolute(), Compress(**parameters))
+        job = RealJob(source, folder.absolute(), Compress(**parameters))
         if capabilities is not None:
             job.capabilities = capabilities
         product = run_operation(CompressOperation(), job)
@@ -99,8 +99,8 @@ class QualityTests(CompressCase):
 
     def test_progress_never_passes_the_end(self) -> None:
         job, _ = self.compress("mpeg4asp-mp3.avi", quality=85)
-        self.assertLessEqual(sum(command.share for command, _ in job.commands), 1.0)
-        self.assertTrue({"searching", "encoding", "scoring"} >= {c.stage for c, _ in job.commands})
+        self.assertLessEqual(sum(command.share for command in job.commands), 1.0)
+        self.assertTrue({"searching", "encoding", "scoring"} >= {c.stage for c in job.commands})
 
     def test_turned_picture_without_constant_rate(self) -> None:
         job, product = self.compress("fire-720p-vfr-rot180.mp4", preset="fast")
@@ -164,7 +164,7 @@ class UntouchedTests(CompressCase):
         self.assertLessEqual(again.size_of(second.file), job.size_of(product.file))
 
     def test_the_very_bytes_when_copying_fails(self) -> None:
-        class Job(LocalJob):
+        class Job(RealJob):
             async def run(self, command: Command) -> Completed:
                 if command.stage == "copying":
                     raise CommandFailed(command, "exit status 1")

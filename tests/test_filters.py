@@ -60,28 +60,28 @@ class SizeTests(TestCase):
         self.assertEqual(filters.limited((21600, 2160)), (8192, 820))
 
 
-class SegmentTests(TestCase):
+class ClipTests(TestCase):
     def test_a_part_past_the_end_is_cut_with_a_warning(self) -> None:
         """The part ends where the film does, and the client is told."""
-        part = filters.segment(film(), 8.0, 5.0, sound=True)
+        part = filters.clip(film(), 8.0, 5.0, sound=True)
         self.assertEqual((part.start, part.length), (8.0, 2.0))
         self.assertIn("10.00 s", part.warnings[0])
 
     def test_a_part_inside_is_left_alone(self) -> None:
         """Nothing is said when nothing was changed."""
-        self.assertEqual(filters.segment(film(), 1.0, 9.0, sound=True).warnings, ())
+        self.assertEqual(filters.clip(film(), 1.0, 9.0, sound=True).warnings, ())
 
     def test_a_start_past_the_last_picture_is_refused_with_the_duration(self) -> None:
         """FFmpeg would make an empty file of it and report success."""
         for start in (9.99, 10.0, 11.0):
-            error = self.assertRaises(ServiceError, filters.segment, film(), start, 1.0, sound=True)
+            error = self.assertRaises(ServiceError, filters.clip, film(), start, 1.0, sound=True)
             self.assertEqual(error.code, 422)
             self.assertIn("10.00 s", error.description)
 
     def test_an_unknown_duration_is_taken_as_it_comes(self) -> None:
         """What can't be checked is left to the check of the result."""
         video = VideoStream(index=0, codec="h264", width=64, height=64)
-        part = filters.segment(film(video=video, duration=None), 5.0, 2.0, sound=True)
+        part = filters.clip(film(video=video, duration=None), 5.0, 2.0, sound=True)
         self.assertEqual(part.length, 2.0)
 
     def test_reading_starts_at_the_first_picture_not_at_the_first_sound(self) -> None:

@@ -19,8 +19,8 @@ from typing import Any
 
 from twisted.trial.unittest import TestCase
 
+from support.job import RealJob, run_operation
 from tests import media_harness as media
-from tests.compress_harness import LocalJob, run_operation
 from vidproc.errors import ServiceError
 from vidproc.ffmpeg.media import MediaInfo, VideoStream
 from vidproc.operations.compress.operation import CompressOperation
@@ -289,7 +289,7 @@ class WholeFilmTests(MatrixCase):
         def check(clip: Clip) -> None:
             folder = self.folder / clip.path.stem
             folder.mkdir()
-            job: LocalJob = LocalJob(clip.path, folder, Compress(preset="fast"), media=clip.info)
+            job: RealJob = RealJob(clip.path, folder, Compress(preset="fast"), media=clip.info)
             product = run_operation(CompressOperation(), job)
             path = job.path_of(product.file)
             found = media.probe(path, verify=True)

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.rig import CLIP, Rig, StubCommand, complete_step, probe_answer
 from vidproc.errors import ServiceError
 from vidproc.ffmpeg.command import CommandStopped, FailureKind, Progress
-from vidproc.operations import chunks
+from vidproc.operations import segments
 from vidproc.tasks.model import State
 from vidproc.tasks.queue import SHORTAGE_DELAY
 from vidproc.tasks.settings import Caller, Settings
@@ -246,10 +246,10 @@ class ProgressTests(SchedulerTestCase):
 
 
 class TogetherTests(SchedulerTestCase):
-    """A webm whose two chunks are encoded at once."""
+    """A webm whose two segments are encoded at once."""
 
     def start(self) -> tuple[Rig, str, list[StubCommand]]:
-        self.patch(chunks, "LEAST", 0.5)
+        self.patch(segments, "LEAST", 0.5)
         rig = self.rig()
         submission = Submission("webm", GIF, "mp4", payload_size=4)
         session = self.run_coroutine(rig.tasks.admit(submission, Caller("192.0.2.1")))
@@ -258,7 +258,8 @@ class TogetherTests(SchedulerTestCase):
         complete_step(rig.runner.running[0])
         running = list(rig.runner.running)
         self.assertEqual(
-            [command.command.outputs for command in running], [("chunk-0.mp4",), ("chunk-1.mp4",)]
+            [command.command.outputs for command in running],
+            [("segment-0.mp4",), ("segment-1.mp4",)],
         )
         return rig, accepted.task_id, running
 
@@ -274,10 +275,10 @@ class TogetherTests(SchedulerTestCase):
         self.assertEqual(rig.runner.running, [one])
         one.complete()
         joining = rig.runner.running[0]
-        self.assertEqual(joining.command.inputs[0], chunks.LIST)
-        listed = joining._path_of(chunks.LIST).read_text()
-        self.assertIn("file chunk-0.mp4", listed)
-        self.assertIn("file chunk-1.mp4", listed)
+        self.assertEqual(joining.command.inputs[0], segments.LIST)
+        listed = joining._path_of(segments.LIST).read_text()
+        self.assertIn("file segment-0.mp4", listed)
+        self.assertIn("file segment-1.mp4", listed)
         self.assertEqual(self.view(rig, task_id).stage, "joining")
 
     def test_a_cancel_waits_for_both(self) -> None:

@@ -22,7 +22,7 @@ from vidproc.files.data_folder import DataFolder
 from vidproc.files.threads import WorkerThreads, when_fired
 from vidproc.frontends.mmp.factory import MMPFactory
 from vidproc.frontends.throttle import LEAST_RATE
-from vidproc.runners.local import LocalRunner
+from vidproc.runners.interface import Runner
 from vidproc.tasks.facade import Tasks
 from vidproc.topics import Topic, TopicLogger
 
@@ -84,7 +84,7 @@ class PerformanceService(Service):
         self,
         reactor: Any,
         tasks: Tasks,
-        runner: LocalRunner,
+        runner: Runner,
         factory: MMPFactory,
         data_folder: DataFolder,
         disk: WorkerThreads,

@@ -210,7 +210,6 @@ class VidprocService(Service):
             store_thread=self._store_thread,
             lookup_thread=self._lookup_thread,
             runner=self._runner,
-            capabilities=ffmpeg,
             cores=cores,
         )
         self._ffmpeg = ffmpeg

@@ -1,7 +1,9 @@
 """A command: what to run, said without naming a machine.
 
-Its arguments hold placeholders for files and for the thread count; whoever runs it (local child
-processes today) fills in paths and numbers. `input_file` and `output_file` give the placeholders:
+Its arguments hold placeholders for files and for the thread count; the runner fills in paths and
+numbers when it starts the command. What a command reads and writes besides, by a name that a
+program makes up or reads in another file, it declares in `reads` and `writes`: it runs in a folder
+where all of its files have their names. `input_file` and `output_file` give the placeholders:
 
     source = ffmpeg.input(input_file(SOURCE))
     graph = ffmpeg.output(
@@ -26,8 +28,10 @@ SOURCE = "source"
 _INPUT = "vidproc-input:"
 _OUTPUT = "vidproc-output:"
 THREADS = "vidproc-threads"
-"""Stands for the number of threads that the runner gives the command."""
+"""Stands, anywhere within an argument, for the number of threads that the runner gives the
+command; ``+N`` behind it adds to that number."""
 
+_THREADS = re.compile(re.escape(THREADS) + r"(\+\d+)?")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
 
@@ -54,8 +58,9 @@ class Command:
     `arguments` are argv without the program; `stage` names the work for people ("encoding");
     `duration` is the seconds of output expected, for progress, None when unknown; `share` is the
     part of the whole task that this command is, 0 to 1; `cpus` says how many cores it can keep
-    busy; `memory` is an estimate of its need in bytes; `capture` keeps that many bytes of
-    standard output for the caller.
+    busy, which is its wish for threads; `memory` is an estimate of its need in bytes; `capture`
+    keeps that many bytes of standard output for the caller. `reads` and `writes` name files that
+    no argument names; `files` are those that must be there before, with their contents.
     """
 
     program: Program
@@ -67,19 +72,27 @@ class Command:
     memory: int = 512 << 20
     capture: int = 0
     files: tuple[tuple[str, bytes], ...] = ()
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of the files it reads."""
-        return tuple(a[len(_INPUT) :] for a in self.arguments if a.startswith(_INPUT))
+        """Names of all files that it reads, each once."""
+        named = (a[len(_INPUT) :] for a in self.arguments if a.startswith(_INPUT))
+        return tuple(dict.fromkeys((*named, *self.reads)))
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of the files it writes."""
-        return tuple(a[len(_OUTPUT) :] for a in self.arguments if a.startswith(_OUTPUT))
+        """Names of all files that it writes, each once."""
+        named = (a[len(_OUTPUT) :] for a in self.arguments if a.startswith(_OUTPUT))
+        return tuple(dict.fromkeys((*named, *self.writes)))
 
     def resolve(self, path_of: Callable[[str], str], threads: int) -> list[str]:
         """Return argv with every placeholder filled in; `path_of` maps a file name to its path."""
+
+        def number(found: re.Match[str]) -> str:
+            return str(threads + int(found[1] or 0))
+
         argv = []
         for argument in self.arguments:
             if argument.startswith(_INPUT):
@@ -87,7 +100,7 @@ class Command:
             elif argument.startswith(_OUTPUT):
                 argv.append(path_of(argument[len(_OUTPUT) :]))
             else:
-                argv.append(str(threads) if argument == THREADS else argument)
+                argv.append(_THREADS.sub(number, argument))
         return argv
 
 

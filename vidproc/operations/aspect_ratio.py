@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from vidproc.ffmpeg.capabilities import Capabilities
 from vidproc.ffmpeg.media import MediaInfo
 from vidproc.operations import filters
-from vidproc.operations.base import Capabilities, Operation, Plan
+from vidproc.operations.base import Operation, Plan
 from vidproc.operations.parameters import AspectRatio, Fit
 from vidproc.operations.resolution import reshaped
 

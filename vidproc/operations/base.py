@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from vidproc.errors import ErrorCode, ServiceError
+from vidproc.ffmpeg.capabilities import Capabilities
 from vidproc.ffmpeg.command import Command, Completed
 from vidproc.ffmpeg.media import MediaInfo
 from vidproc.operations.parameters import Parameters
@@ -22,18 +23,6 @@ SHORT_SOURCE = 16 << 20
 """Bytes of a source up to which the operations on all of it count as short."""
 SHORT_CLIP = 30.0
 """Seconds of a clip up to which making it counts as short."""
-
-
-class Capabilities(Protocol):
-    """What the FFmpeg at hand can do."""
-
-    @property
-    def encoders(self) -> frozenset[str]:
-        """Names of its encoders, such as ``libx264``."""
-
-    @property
-    def filters(self) -> frozenset[str]:
-        """Names of its filters, such as ``zscale``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +72,7 @@ class Job(Protocol[P]):
     parameters: P
     capabilities: Capabilities
     threads: int
-    """What each of its commands is given."""
+    """The most that one of its commands is given; one gets fewer where it wants fewer."""
 
     def run(self, command: Command) -> Awaitable[Completed]:
         """Run a command; raises `CommandFailed` or `CommandStopped`."""

@@ -7,17 +7,11 @@ from typing import Any
 import ffmpeg
 
 from vidproc.errors import ErrorCode, ServiceError
+from vidproc.ffmpeg.capabilities import Capabilities
 from vidproc.ffmpeg.command import THREADS, ffmpeg_command, output_file
 from vidproc.ffmpeg.media import AudioStream, MediaInfo
 from vidproc.operations import filters
-from vidproc.operations.base import (
-    Capabilities,
-    Expectation,
-    Operation,
-    Plan,
-    Product,
-    require_encoder,
-)
+from vidproc.operations.base import Expectation, Operation, Plan, Product, require_encoder
 from vidproc.operations.languages import same_language
 from vidproc.operations.parameters import ExtractAudio
 

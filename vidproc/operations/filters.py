@@ -15,6 +15,7 @@ from typing import Any, Literal
 import ffmpeg
 
 from vidproc.errors import ErrorCode, ServiceError
+from vidproc.ffmpeg.capabilities import Capabilities
 from vidproc.ffmpeg.command import SOURCE, THREADS, input_file, output_file
 from vidproc.ffmpeg.media import AudioStream, MediaInfo, SubtitleStream, VideoStream
 from vidproc.ffmpeg.probe import (
@@ -24,7 +25,6 @@ from vidproc.ffmpeg.probe import (
     MAX_STREAMS,
     PROBE_SIZE,
 )
-from vidproc.operations.base import Capabilities
 from vidproc.operations.parameters import Fit
 
 Size = tuple[int, int]
@@ -332,7 +332,7 @@ def around(shown: Size, target: Size) -> Size:
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class Clip:
     """A part of the film that exists: `start` and `length` in seconds, 0 the first picture."""
 
     start: float
@@ -340,7 +340,7 @@ class Segment:
     warnings: tuple[str, ...] = ()
 
 
-def segment(media: MediaInfo, start: float, length: float, *, sound: bool) -> Segment:
+def clip(media: MediaInfo, start: float, length: float, *, sound: bool) -> Clip:
     """Return the part of the film that was asked for, cut at the film's end.
 
     The end is that of the picture, or with `sound` that of the longest stream. Raises
@@ -350,7 +350,7 @@ def segment(media: MediaInfo, start: float, length: float, *, sound: bool) -> Se
     film = media.duration - video.start_time if media.duration is not None else None
     pictures = video.duration if video.duration is not None else film
     if pictures is None:
-        return Segment(start, length)
+        return Clip(start, length)
     last = pictures - 0.999 / video.frame_rate if video.frame_rate else pictures
     if start > max(0.0, last):
         raise ServiceError(
@@ -360,13 +360,13 @@ def segment(media: MediaInfo, start: float, length: float, *, sound: bool) -> Se
         )
     end = max(pictures, film or 0.0) if sound else pictures
     if start + length <= end:
-        return Segment(start, length)
+        return Clip(start, length)
     short = start + length - end
     warning = (
         f"The part asked for runs past the end of the video ({end:.2f} s): "
         f"it was cut to {end - start:.2f} s."
     )
-    return Segment(start, end - start, (warning,) if short > 0.1 else ())
+    return Clip(start, end - start, (warning,) if short > 0.1 else ())
 
 
 def film_duration(media: MediaInfo, sound: Sound | None) -> float | None:

@@ -10,12 +10,12 @@ from typing import Any
 import ffmpeg
 
 from vidproc.errors import ErrorCode, ServiceError
+from vidproc.ffmpeg.capabilities import Capabilities
 from vidproc.ffmpeg.command import THREADS, Command, ffmpeg_command, input_file, output_file
 from vidproc.ffmpeg.media import MediaInfo
 from vidproc.operations import filters
 from vidproc.operations.base import (
     SHORT_CLIP,
-    Capabilities,
     Expectation,
     Job,
     Operation,
@@ -152,10 +152,10 @@ class GifOperation(Operation[Gif]):
 
     def _wish(
         self, media: MediaInfo, parameters: Gif, capabilities: Capabilities
-    ) -> tuple[filters.Segment, Look]:
+    ) -> tuple[filters.Clip, Look]:
         require_encoder(capabilities, "gif")
         shown = filters.require_video(media).displayed_size
-        part = filters.segment(media, parameters.start, parameters.length, sound=False)
+        part = filters.clip(media, parameters.start, parameters.length, sound=False)
         return part, Look(sized(shown, min(parameters.width, shown[0])), float(parameters.fps))
 
 
@@ -227,17 +227,17 @@ def sized(shown: filters.Size, width: int) -> filters.Size:
     return width, max(1, round(width * shown[1] / shown[0]))
 
 
-def frames(look: Look, part: filters.Segment) -> int:
+def frames(look: Look, part: filters.Clip) -> int:
     """Return how many pictures the GIF has."""
     return max(1, round(part.length * look.fps))
 
 
-def guess_size(look: Look, part: filters.Segment) -> float:
+def guess_size(look: Look, part: filters.Clip) -> float:
     """Return the bytes that such a GIF of ordinary filmed pictures has."""
     return look.size[0] * look.size[1] * frames(look, part) * _BYTES_PER_PIXEL
 
 
-def _refuse_giant(look: Look, part: filters.Segment) -> None:
+def _refuse_giant(look: Look, part: filters.Clip) -> None:
     guess = guess_size(look, part)
     if guess > LARGEST_GUESS:
         raise ServiceError(
@@ -258,7 +258,7 @@ def _too_small(most: int, smallest: int) -> ServiceError:
 
 
 def _product(
-    media: MediaInfo, part: filters.Segment, look: Look, name: str, recipe: Recipe
+    media: MediaInfo, part: filters.Clip, look: Look, name: str, recipe: Recipe
 ) -> Product:
     expectation = Expectation(
         video=True,
@@ -271,13 +271,11 @@ def _product(
     return Product(name, "gif", expectation, details)
 
 
-def _warnings(media: MediaInfo, capabilities: Capabilities, part: filters.Segment) -> list[str]:
+def _warnings(media: MediaInfo, capabilities: Capabilities, part: filters.Clip) -> list[str]:
     return [*part.warnings, *filters.picture_warnings(media, capabilities)]
 
 
-async def _first(
-    job: Job[Gif], part: filters.Segment, look: Look, share: float
-) -> tuple[Recipe, str]:
+async def _first(job: Job[Gif], part: filters.Clip, look: Look, share: float) -> tuple[Recipe, str]:
     """Make the GIF by the recipe that suits it best; return that and the file's name.
 
     A short one is made by every recipe at once; for a long one a sample decides.
@@ -302,7 +300,7 @@ async def _first(
 
 
 def _trial(
-    media: MediaInfo, capabilities: Capabilities, part: filters.Segment, look: Look, share: float
+    media: MediaInfo, capabilities: Capabilities, part: filters.Clip, look: Look, share: float
 ) -> Command:
     """Return a command that makes a GIF by each recipe and prints how near each one is."""
     split = _pictures(media, capabilities, part, look).split()
@@ -361,12 +359,12 @@ def choose_recipe(scores: dict[str, float], sizes: dict[str, int]) -> Recipe:
     return next(each for each in near if sizes[each.name] <= 1.02 * fewest)
 
 
-def _buffered(look: Look, part: filters.Segment) -> int:
+def _buffered(look: Look, part: filters.Clip) -> int:
     """Return the bytes of the pictures that wait in memory until the palette is ready."""
     return frames(look, part) * look.size[0] * look.size[1] * 4
 
 
-def _needs(media: MediaInfo, part: filters.Segment, look: Look) -> dict[str, Any]:
+def _needs(media: MediaInfo, part: filters.Clip, look: Look) -> dict[str, Any]:
     shown = filters.require_video(media).displayed_size
     memory = filters.encoding_memory(look.size, look.size, shown)
     return {
@@ -379,7 +377,7 @@ def _needs(media: MediaInfo, part: filters.Segment, look: Look) -> dict[str, Any
 def _commands(
     media: MediaInfo,
     capabilities: Capabilities,
-    part: filters.Segment,
+    part: filters.Clip,
     look: Look,
     recipe: Recipe,
     name: str,
@@ -403,9 +401,7 @@ def _commands(
     yield ffmpeg_command(graph, stage="encoding", share=share * 0.6, **needs)
 
 
-def _pictures(
-    media: MediaInfo, capabilities: Capabilities, part: filters.Segment, look: Look
-) -> Any:
+def _pictures(media: MediaInfo, capabilities: Capabilities, part: filters.Clip, look: Look) -> Any:
     """Return exactly the pictures of the GIF, evenly spaced.
 
     Reading begins a little earlier, so that the first one is the picture that is on the screen

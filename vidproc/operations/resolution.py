@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
+from vidproc.ffmpeg.capabilities import Capabilities
 from vidproc.ffmpeg.command import ffmpeg_command
 from vidproc.ffmpeg.media import MediaInfo
 from vidproc.operations import filters
-from vidproc.operations.base import (
-    Capabilities,
-    Expectation,
-    Operation,
-    Plan,
-    Product,
-    require_encoder,
-)
+from vidproc.operations.base import Expectation, Operation, Plan, Product, require_encoder
 from vidproc.operations.parameters import Fit, Resolution
 
 _RESULT = "result.mp4"

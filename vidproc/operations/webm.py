@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from vidproc.ffmpeg.capabilities import Capabilities
 from vidproc.ffmpeg.command import Command, ffmpeg_command
 from vidproc.ffmpeg.media import MediaInfo
-from vidproc.operations import chunks, filters
+from vidproc.operations import filters, segments
 from vidproc.operations.base import (
     SHORT_CLIP,
-    Capabilities,
     Expectation,
     Job,
     Operation,
@@ -41,33 +41,33 @@ class WebMOperation(Operation[WebM]):
     def plan(
         self, media: MediaInfo, parameters: WebM, capabilities: Capabilities, threads: int = 1
     ) -> Plan:
-        """Return one encode, or several of chunks at once and their joining.
+        """Return one encode, or several of segments at once and their joining.
 
         Raises `ServiceError` 415 without video, 422 past the end.
         """
         video = filters.require_video(media)
         shown = video.displayed_size
-        part = filters.segment(media, parameters.start, parameters.length, sound=True)
-        warnings = list(part.warnings)
+        clip = filters.clip(media, parameters.start, parameters.length, sound=True)
+        warnings = list(clip.warnings)
         wanted = parameters.width or shown[0]
         size = filters.limited(filters.scaled(shown, wanted / shown[0]))
         if parameters.width is not None and size[0] != parameters.width:
             warnings.append(f"The width of {parameters.width} became {size[0]}.")
         options = encoder(parameters, size, capabilities)
 
-        sound = _sound(media, part)
+        sound = _sound(media, clip)
         subtitles = filters.kept_subtitles(media)
-        node = filters.source(media, start=part.start, duration=part.length)
+        node = filters.source(media, start=clip.start, duration=clip.length)
         memory = filters.encoding_memory(size, size, shown)
         # SVT-AV1 uses all cores by itself.
         cores = threads if parameters.codec == "vp9" else 1
-        pieces = chunks.divide(media, part, size, cores)
+        cut = segments.divide(media, clip, size, cores)
 
         def picture(source: Any, sample: Callable[[Any], Any]) -> Any:
             return filters.picture(source, media, capabilities, size, sample=sample)
 
         def delivery(stream: Any, options: dict[str, Any], **rest: Any) -> Command:
-            extra = _exact_cut(part, bool(subtitles))
+            extra = _exact_cut(clip, bool(subtitles))
             graph = filters.deliver(
                 node,
                 media,
@@ -76,23 +76,24 @@ class WebMOperation(Operation[WebM]):
                     _RESULT, "webm", options, sound, subtitles, whole=False, extra=extra
                 ),
             )
-            return ffmpeg_command(graph, duration=part.length, **rest)
+            return ffmpeg_command(graph, duration=clip.length, **rest)
 
-        if len(pieces) == 1:
+        if len(cut) == 1:
             options = encoder(parameters, size, capabilities)
             commands: list[Command | tuple[Command, ...]] = [
                 delivery(picture(node, _from_zero), options, stage="encoding", memory=memory)
             ]
         else:
-            options = encoder(parameters, size, capabilities, cores=pieces[0].cores)
+            options = encoder(parameters, size, capabilities, cores=cut[0].cores)
             commands = [
-                chunks.encode(media, part, pieces, picture, options, memory, share=_ENCODING),
+                segments.encode(media, clip, cut, picture, options, memory, share=_ENCODING),
                 delivery(
-                    chunks.joined(),
+                    segments.joined(),
                     {"c:v": "copy"},
                     stage="joining",
                     share=1 - _ENCODING,
-                    files=((chunks.LIST, chunks.listing(pieces)),),
+                    files=((segments.LIST, segments.listing(cut)),),
+                    reads=tuple(each.file for each in cut),
                 ),
             ]
         warnings.extend(filters.upscale_warning(shown, size))
@@ -103,19 +104,19 @@ class WebMOperation(Operation[WebM]):
             video=True,
             audio=sound is not None,
             size=size,
-            duration=part.length,
+            duration=clip.length,
             tolerance=filters.tolerance(media),
         )
-        details = {"chunks": len(pieces)} if len(pieces) > 1 else {}
+        details = {"chunks": len(cut)} if len(cut) > 1 else {}
         return Plan(commands, Product(_RESULT, "webm", expectation, details), warnings)
 
     async def run(self, job: Job[WebM]) -> Product:
-        """Make it, in chunks where that is faster and the film can be cut."""
+        """Make it, in segments where that is faster and the film can be cut."""
         plan = self.plan(job.media, job.parameters, job.capabilities, job.threads)
         encoding, *joining = plan.commands
         if isinstance(encoding, Command):
             return await follow(job, plan)
-        if await chunks.make(job, encoding):
+        if await segments.make(job, encoding):
             return await follow(job, replace(plan, commands=joining))
         return await follow(job, self.plan(job.media, job.parameters, job.capabilities))
 
@@ -128,28 +129,28 @@ class WebMOperation(Operation[WebM]):
         return max(1 << 20, min(int(parameters.length * 1_000_000), 2 * source_size))
 
 
-def _sound(media: MediaInfo, part: filters.Segment) -> filters.Sound | None:
+def _sound(media: MediaInfo, clip: filters.Clip) -> filters.Sound | None:
     """Return the sound of a part of the film, None when it has none there."""
     track = media.main_audio()
     if track is None:
         return None
     video = filters.require_video(media)
-    start = part.start + video.start_time
+    start = clip.start + video.start_time
     if track.duration is not None and start >= track.start_time + track.duration:
         return None
-    if start + part.length <= track.start_time:
+    if start + clip.length <= track.start_time:
         return None
     # Packets can only be taken over from the film's own start: others do not begin where asked.
     return filters.choose_sound(media, "webm", cut=start > filters.NO_SEEK)
 
 
-def _exact_cut(part: filters.Segment, subtitles: bool) -> dict[str, Any]:
+def _exact_cut(clip: filters.Clip, subtitles: bool) -> dict[str, Any]:
     """Return output options that leave nothing outside of the part.
 
     The input's -t counts from the first picture after the cut, which may be one too many; its
     -ss lets earlier subtitles through; and the last of these may stay on longer than the film.
     """
-    length = filters.seconds(part.length)
+    length = filters.seconds(clip.length)
     options: dict[str, Any] = {"t": length}
     if subtitles:
         options["ss"] = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -81,10 +82,16 @@ class LocalRunner:
         self._stall_timeout = stall_timeout
         self.running: set[LocalCommand] = set()
 
+    @property
+    def capabilities(self) -> FFmpeg:
+        """What the FFmpeg that it runs can do."""
+        return self._ffmpeg
+
     def start(
         self, command: Command, workspace: Workspace, threads: int, on_progress: OnProgress
     ) -> LocalCommand:
         """Start a command in a child process of its own."""
+        threads = max(1, min(threads, math.ceil(command.cpus)))
         running = LocalCommand(
             self._reactor, self._now, command, threads, on_progress, self._stall_timeout
         )

@@ -19,6 +19,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure as DeferredFailure
 
 from vidproc.errors import ErrorCode, ServiceError
+from vidproc.ffmpeg.capabilities import Capabilities
 from vidproc.ffmpeg.command import (
     SOURCE,
     Command,
@@ -33,7 +34,7 @@ from vidproc.ffmpeg.media import MediaInfo
 from vidproc.ffmpeg.probe import ProbeError, parse_probe, probe_command
 from vidproc.files.data_folder import DataFolder, attempt_key, result_key
 from vidproc.files.threads import WorkerThreads
-from vidproc.operations.base import Capabilities, Expectation, Operation, Product
+from vidproc.operations.base import Expectation, Operation, Product
 from vidproc.operations.parameters import Parameters
 from vidproc.runners.interface import Runner, RunningCommand
 from vidproc.tasks.model import Task

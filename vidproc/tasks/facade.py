@@ -12,7 +12,6 @@ from twisted.internet.interfaces import IReactorTime
 from vidproc.errors import ErrorCode, ServiceError
 from vidproc.files.data_folder import DataFolder
 from vidproc.files.threads import WorkerThreads
-from vidproc.operations.base import Capabilities
 from vidproc.runners.interface import Runner
 from vidproc.tasks.model import State, Task
 from vidproc.tasks.queue import Queue
@@ -44,7 +43,6 @@ class Tasks:
         store_thread: WorkerThreads,
         lookup_thread: WorkerThreads,
         runner: Runner,
-        capabilities: Capabilities,
         cores: int,
     ) -> None:
         self.settings = settings
@@ -60,7 +58,6 @@ class Tasks:
             store=store,
             store_thread=store_thread,
             runner=runner,
-            capabilities=capabilities,
             cores=cores,
         )
         self.results = Results(reactor, settings, data_folder, disk, store, store_thread)

@@ -19,7 +19,7 @@ from twisted.internet.task import deferLater
 from vidproc.errors import ErrorCode, ServiceError
 from vidproc.files.data_folder import DataFolder, work_key
 from vidproc.files.threads import WorkerThreads, when_fired
-from vidproc.operations.base import Capabilities, Operation
+from vidproc.operations.base import Operation
 from vidproc.operations.parameters import Parameters, parse_parameters
 from vidproc.operations.registry import get_operation
 from vidproc.runners.failures import is_shortage
@@ -85,7 +85,6 @@ class Queue:
         store: TaskStore,
         store_thread: WorkerThreads,
         runner: Runner,
-        capabilities: Capabilities,
         cores: int,
     ) -> None:
         self.settings = settings
@@ -98,7 +97,6 @@ class Queue:
         self._store = store
         self._store_thread = store_thread
         self._runner = runner
-        self._capabilities = capabilities
         self._cores = cores
         self._entries: dict[str, _Entry] = {}
         self._beside: str | None = None
@@ -289,7 +287,7 @@ class Queue:
             data_folder=self._data_folder,
             disk=self._disk,
             runner=self._runner,
-            capabilities=self._capabilities,
+            capabilities=self._runner.capabilities,
             threads=max(min(self._cores, 2), -(-self._cores // side_by_side)),
             started_at=self._reactor.seconds(),
             on_change=lambda: self.watches.changed(task.task_id),

@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 import ffmpeg
 
+from vidproc.ffmpeg.capabilities import Capabilities
 from vidproc.ffmpeg.command import THREADS, Command, ffmpeg_command, output_file
 from vidproc.ffmpeg.media import AudioStream, MediaInfo, VideoStream
-from vidproc.operations.base import Capabilities, require_encoder
+from vidproc.operations.base import require_encoder
 from vidproc.operations.compress.scoring import KEY_INTERVAL, Samples, sampled_picture
 from vidproc.operations.compress.search import Curve
 from vidproc.operations.filters import (
@@ -236,10 +237,12 @@ def film_command(
     sound: Sound | None,
     share: float,
     extra: Options | None = None,
+    reads: tuple[str, ...] = (),
 ) -> Command:
     """Return the command that encodes the whole film with its sound into the MP4 file `name`.
 
-    `rate` holds the encoder's rate options (``crf``, or ``b:v`` and what goes with it).
+    `rate` holds the encoder's rate options (``crf``, or ``b:v`` and what goes with it); `reads`
+    are the files of a pass log.
     """
     node = source(media)
     stream = picture(node, media, capabilities, size, pixel_format=coder.pixel_format)
@@ -259,6 +262,7 @@ def film_command(
     return ffmpeg_command(
         deliver(node, media, stream, delivery),
         stage="encoding",
+        reads=reads,
         duration=media.duration,
         share=share,
         memory=_memory(coder, size, media),
@@ -273,8 +277,9 @@ def analysis_command(
     *,
     size: Size,
     share: float,
+    writes: tuple[str, ...],
 ) -> Command:
-    """Return the first of two passes: it writes no film, only the encoder's notes."""
+    """Return the first of two passes: it writes no film, only the pass log's files `writes`."""
     stream = picture(source(media), media, capabilities, size, pixel_format=coder.pixel_format)
     options: Options = {
         "c:v": coder.encoder,
@@ -290,6 +295,7 @@ def analysis_command(
     return ffmpeg_command(
         ffmpeg.output(stream, "-", **options),
         stage="analysing",
+        writes=writes,
         duration=media.duration,
         share=share,
         memory=_memory(coder, size, media),

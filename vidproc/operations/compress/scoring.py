@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 import ffmpeg
 
+from vidproc.ffmpeg.capabilities import Capabilities
 from vidproc.ffmpeg.command import THREADS, Command, Completed, ffmpeg_command, input_file
 from vidproc.ffmpeg.media import MediaInfo
-from vidproc.operations.base import Capabilities
 from vidproc.operations.filters import Size, encoding_memory, picture, source
 
 Metric = Literal["vmaf", "ssim"]
@@ -26,7 +26,6 @@ KEY_INTERVAL = 250
 """Pictures at most from one key picture to the next, in all that the compressor encodes."""
 PAIRING_RATE = 25
 """Pictures per second of the time scale on which pictures are paired by number."""
-_VMAF_THREADS = 8
 _SAME_LABELS = {
     # Differing colour tags would make FFmpeg convert one of the two before they are compared.
     "range": "tv",
@@ -148,7 +147,7 @@ def score_command(
         pairs = [(encoded, reference)]
     options: dict[str, Any] = {"shortest": 1}
     if metric == "vmaf":
-        options.update(n_threads=_VMAF_THREADS, n_subsample=every)
+        options.update(n_threads=THREADS, n_subsample=every)
     results = [
         ffmpeg.filter(
             [_numbered(stream) for stream in pair],

@@ -39,7 +39,8 @@ _PIXELS_TO_BYTES = 0.75
 """Bytes at one CRF go with pixels to this power: smaller pictures hold more detail a pixel."""
 _SMALLEST_SIDE = 96
 _ATTEMPTS = 5
-_NOTES = "twopass"
+_STATISTICS = "twopass"
+"""What the names of the pass log's files begin with."""
 _SAMPLE_FILE = "probe.mkv"
 _SOUND_FILE = "sound.mp4"
 _LEAST_SOUND = 24_000
@@ -209,6 +210,7 @@ async def _fit(work: Work, target: int, extra: Options) -> tuple[str | None, int
                 {"b:v": int(rate), **_pass(coder, 1)},
                 size=work.size,
                 share=work.share(0.3),
+                writes=_pass_log(coder),
             )
         )
         work.search_time += done.elapsed
@@ -228,6 +230,7 @@ async def _fit(work: Work, target: int, extra: Options) -> tuple[str | None, int
             sound=work.sound,
             share=work.share(0.6),
             extra=extra,
+            reads=_pass_log(coder),
         )
         try:
             done = await job.run(command)
@@ -274,10 +277,19 @@ def _next_rate(tried: list[tuple[float, int]], target: int, others: float) -> fl
 
 
 def _pass(coder: Coder, number: int) -> Options:
-    """Return the options of the first or second pass; the notes lie in the attempt's folder,
-    where every command runs."""
+    """Return the options of the first or second pass; the pass log lies in the folder where the
+    command runs."""
     if coder.passes == "ffmpeg":
-        return {"pass": number, "passlogfile": _NOTES}
+        return {"pass": number, "passlogfile": _STATISTICS}
     if coder.passes == "x265":
-        return {"x265-params": f"pass={number}:stats={_NOTES}.log"}
+        return {"x265-params": f"pass={number}:stats={_STATISTICS}.log"}
     return {}
+
+
+def _pass_log(coder: Coder) -> tuple[str, ...]:
+    """Return the names of the files that the first pass writes and the second one reads."""
+    if coder.passes == "ffmpeg":
+        return f"{_STATISTICS}-0.log", f"{_STATISTICS}-0.log.mbtree"
+    if coder.passes == "x265":
+        return f"{_STATISTICS}.log", f"{_STATISTICS}.log.cutree"
+    return ()

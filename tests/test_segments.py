@@ -1,4 +1,4 @@
-"""Films encoded in chunks and joined: no picture lost, doubled or moved."""
+"""Films encoded in segments and joined: no picture lost, doubled or moved."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from twisted.trial.unittest import TestCase
 
 from tests import media_harness as media
 from vidproc.ffmpeg.media import MediaInfo, VideoStream
-from vidproc.operations import chunks, filters
+from vidproc.operations import filters, segments
 
 
 def film(**fields: Any) -> MediaInfo:
@@ -25,12 +25,12 @@ def film(**fields: Any) -> MediaInfo:
 
 
 class DivideTests(TestCase):
-    """Into how many chunks a film is cut, and where."""
+    """Into how many segments a film is cut, and where."""
 
     def count(self, source: MediaInfo | None = None, **wanted: Any) -> int:
-        part = filters.Segment(wanted.get("start", 0.0), wanted.get("length", 20.0))
+        part = filters.Clip(wanted.get("start", 0.0), wanted.get("length", 20.0))
         size = wanted.get("size", (640, 360))
-        return len(chunks.divide(source or film(), part, size, wanted.get("threads", 4)))
+        return len(segments.divide(source or film(), part, size, wanted.get("threads", 4)))
 
     def test_as_many_as_threads_of_four_seconds_or_more(self) -> None:
         """But at most eight, and fewer of large pictures."""
@@ -50,9 +50,9 @@ class DivideTests(TestCase):
         self.assertEqual(self.count(film(video={"duration": None})), 1)
         self.assertEqual(self.count(film(video={"frame_rate": 4.0})), 1)
 
-    def test_chunks_touch_and_fill_the_part(self) -> None:
+    def test_segments_touch_and_fill_the_part(self) -> None:
         """The last one goes on to the part's end, where only sound may be left."""
-        parts = chunks.divide(film(), filters.Segment(50.0, 20.0), (64, 64), 2)
+        parts = segments.divide(film(), filters.Clip(50.0, 20.0), (64, 64), 2)
         self.assertEqual([(p.start, p.end) for p in parts], [(0.0, 5.0), (5.0, 20.0)])
 
 
@@ -62,17 +62,17 @@ class WebMTests(TestCase):
     timeout = 120
 
     def setUp(self) -> None:
-        self.patch(chunks, "LEAST", 0.4)
+        self.patch(segments, "LEAST", 0.4)
         self.folder = media.scratch(self)
 
     def both(self, clip: Path, start: float, length: float) -> tuple[media.Result, media.Result]:
-        """Return the same WebM made in chunks and made as a whole."""
+        """Return the same WebM made in segments and made as a whole."""
         fields = {"start_time": start, "duration": length, "width": 128, "quality": 20}
         results = []
         for name, most in (("cut", 8), ("whole", 1)):
             folder = self.folder / name
             folder.mkdir()
-            self.patch(chunks, "MOST", most)
+            self.patch(segments, "MOST", most)
             results.append(media.process(clip, "webm", fields, folder))
         cut, whole = results
         self.assertEqual((len(cut.commands), len(whole.commands)), (3, 1))
@@ -107,7 +107,7 @@ class WebMTests(TestCase):
         self.assert_same(*self.both(clip, 0.517, 2.2))
 
     def test_interlaced(self) -> None:
-        """The deinterlacer sees the pictures before a chunk."""
+        """The deinterlacer sees the pictures before a segment."""
         clip = media.synthesise(
             self.folder / "tff.mp4",
             *("-vf", "interlace,setfield=tff", "-flags", "+ildct+ilme", "-x264opts", "tff=1"),
@@ -118,7 +118,7 @@ class WebMTests(TestCase):
         self.assert_same(*self.both(clip, 0.0, 2.0))
 
     def test_colours_are_tagged_alike(self) -> None:
-        """The chunks' container knows them too."""
+        """The segments' container knows them too."""
         clip = media.synthesise(
             self.folder / "tags.mp4",
             *("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"),
@@ -132,7 +132,7 @@ class WebMTests(TestCase):
             self.assertEqual(getattr(cut, tag), getattr(whole, tag), tag)
         self.assertEqual(cut.color_matrix, "bt709")
 
-    def test_a_chunk_without_a_picture(self) -> None:
+    def test_a_segment_without_a_picture(self) -> None:
         """A film that stands still for long is made as a whole after all."""
         clip = media.synthesise(
             self.folder / "still.mp4",
@@ -141,9 +141,9 @@ class WebMTests(TestCase):
             seconds=1.1,
         )
         fields = {"start_time": 0, "duration": 4, "width": 128}
-        self.patch(chunks, "_LEAST_RATE", 1.0)
+        self.patch(segments, "_LEAST_RATE", 1.0)
         result = media.process(clip, "webm", fields, self.folder)
-        self.assertEqual(len(result.commands), 3)  # two chunks, one of which failed, and the whole
+        self.assertEqual(len(result.commands), 3)  # two segments, then the whole
         self.assertEqual(len(media.times(result.path)), 25)
 
 

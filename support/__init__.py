@@ -1,0 +1,1 @@
+"""What tests and benchmarks share: it runs the product's real parts. It is not installed."""

@@ -1,0 +1,165 @@
+"""A job on the real runner and the real sandbox, for code that waits for each command."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import DeferredList
+from twisted.python.failure import Failure
+
+from support.blocking import private_reactor, wait_for
+from vidproc.ffmpeg.binary import FFmpeg, find_ffmpeg
+from vidproc.ffmpeg.command import SOURCE, Command, CommandStopped, Completed, Workspace
+from vidproc.ffmpeg.media import MediaInfo
+from vidproc.ffmpeg.probe import parse_probe, probe_command
+from vidproc.ffmpeg.sandbox import Sandbox, find_layers
+from vidproc.operations.base import Operation, Product
+from vidproc.runners.interface import Runner
+from vidproc.runners.local import LocalRunner
+
+
+@cache
+def bundled_ffmpeg() -> FFmpeg:
+    """Return the bundled FFmpeg and what it can do."""
+    return find_ffmpeg()
+
+
+@cache
+def sandbox() -> Sandbox:
+    """Return the sandbox of the server, with all layers that this machine has."""
+    return Sandbox(address_space=16 << 30, file_size=16 << 30, layers=find_layers("auto"))
+
+
+def path_of_key(key: str) -> Path:
+    """Return the path of a key: here keys are absolute paths without their first slash."""
+    return Path("/", key)
+
+
+def key_of_path(path: Path) -> str:
+    """Return the key of a path."""
+    return str(path.absolute()).lstrip("/")
+
+
+def local_runner(
+    ffmpeg: FFmpeg | None = None, path_of: Callable[[str], Path] = path_of_key
+) -> LocalRunner:
+    """Return a runner on the reactor that `wait_for` turns."""
+    return LocalRunner(private_reactor(), ffmpeg or bundled_ffmpeg(), sandbox(), path_of)
+
+
+def run_probe(path: Path, *, verify: bool = False, runner: Runner | None = None) -> bytes:
+    """Return what the service's own probe prints about a file."""
+    workspace = Workspace(key_of_path(path), key_of_path(path.absolute().parent))
+    running = (runner or local_runner()).start(
+        probe_command(verify=verify), workspace, 1, lambda _: None
+    )
+    return wait_for(running.result).stdout
+
+
+def probe(path: Path, *, verify: bool = False, runner: Runner | None = None) -> MediaInfo:
+    """Return what the service's own probe finds in a file; raises what `parse_probe` raises."""
+    return parse_probe(run_probe(path, verify=verify, runner=runner), path.stat().st_size)
+
+
+class RealJob:
+    """An operation's job: a file, a folder, and commands that really run.
+
+    `commands` are those that ran and `times` the seconds that each took; of commands that ran
+    together the first has the time of all. With `cpu_clock` a time is CPU time over the threads,
+    for a machine that is busy with other things.
+    """
+
+    def __init__(
+        self,
+        source: Path,
+        folder: Path,
+        parameters: Any,
+        *,
+        ffmpeg: FFmpeg | None = None,
+        capabilities: Any = None,
+        media: MediaInfo | None = None,
+        threads: int = 2,
+        cpu_clock: bool = False,
+        runner: Runner | None = None,
+    ) -> None:
+        self.runner: Runner = runner or local_runner(ffmpeg)
+        self.media = probe(source, runner=runner) if media is None else media
+        self.parameters = parameters
+        self.capabilities: Any = capabilities or self.runner.capabilities
+        self.threads = threads
+        self.warnings: list[str] = []
+        self.commands: list[Command] = []
+        self.times: list[float] = []
+        self._source = source.absolute()
+        self._folder = folder.absolute()
+        self._cpu_clock = cpu_clock
+
+    async def run(self, command: Command) -> Completed:
+        """Run a command; raises `CommandFailed`. Nothing is awaited: it has ended on return."""
+        return (await self.run_together([command]))[0]
+
+    async def run_together(self, commands: Sequence[Command]) -> list[Completed]:
+        """Run commands at once; the first that fails has the others stopped."""
+        workspace = Workspace(key_of_path(self._source), key_of_path(self._folder))
+        for command in commands:
+            self.commands.append(command)
+            for name, contents in command.files:
+                self.path_of(name).write_bytes(contents)
+        start = self._now()
+        running = [
+            self.runner.start(command, workspace, self.threads, lambda _: None)
+            for command in commands
+        ]
+
+        def stop_the_others(failure: Failure) -> Failure:
+            for each in running:
+                each.stop()
+            return failure
+
+        for each in running:
+            each.result.addErrback(stop_the_others)
+        ended: Any = wait_for(DeferredList([each.result for each in running], consumeErrors=True))
+        self.times += [self._now() - start, *(0.0 for _ in commands[1:])]
+        errors = [found.value for succeeded, found in ended if not succeeded]
+        for error in errors:
+            if not isinstance(error, CommandStopped):
+                raise error
+        return [found for _, found in ended]
+
+    def _now(self) -> float:
+        if not self._cpu_clock:
+            return time.monotonic()
+        used = os.times()
+        return (used.children_user + used.children_system) / self.threads
+
+    def warn(self, sentence: str) -> None:
+        """Keep the sentence."""
+        self.warnings.append(sentence)
+
+    def path_of(self, name: str) -> Path:
+        """Return the path of a command's file."""
+        return self._source if name == SOURCE else self._folder / name
+
+    def size_of(self, name: str) -> int:
+        """Return a file's bytes."""
+        return self.path_of(name).stat().st_size
+
+    def read(self, name: str) -> bytes:
+        """Return a file's contents."""
+        return self.path_of(name).read_bytes()
+
+
+def run_operation(operation: Operation[Any], job: Any) -> Product:
+    """Drive an operation's coroutine to its end; every await in it must finish at once."""
+    coroutine = operation.run(job)
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        product: Product = done.value
+        return product
+    raise RuntimeError("the operation waited for something that is no command")
