@@ -308,6 +308,24 @@ class ResumableUploadTests(ProtocolTestCase):
         self.assertEqual(client.answer(), {"status": "partial", "offset": 600})
         self.assertEqual(self.send_part(client, 600, 1000)["status"], "accepted")
 
+    def test_a_checksum_that_comes_with_a_later_part_is_checked(self) -> None:
+        """A client that was stopped knows it only after it has read its file again."""
+        client = self.server.connect()
+        self.send_part(client, 0, 300)
+        answer = self.send_part(client, 300, 1000, sha256=hashlib.sha256(b"other").hexdigest())
+        self.assertEqual(self.code(answer), 422)
+        self.assertEqual(list((self.server.storage.root / "uploads").iterdir()), [])
+
+    def test_another_checksum_than_before_is_422_and_costs_nothing(self) -> None:
+        """The upload goes on with the right one."""
+        right = hashlib.sha256(self.film).hexdigest()
+        client = self.server.connect()
+        self.send_part(client, 0, 300, sha256=right)
+        other = hashlib.sha256(b"other").hexdigest()
+        answer = self.send_part(client, 300, 1000, sha256=other)
+        self.assertEqual(self.code(answer), 422)
+        self.assertEqual(self.send_part(client, 300, 1000)["status"], "accepted")
+
     def test_a_wrong_offset_is_409_with_the_right_one(self) -> None:
         """So the client needs no further question."""
         client = self.server.connect()

@@ -140,7 +140,10 @@ class StoreTests(SynchronousTestCase):
         self.store.claim_next("dead", 1.0, 2.0)
         plain = self.admit(make_task("192.0.2.2"))
         resumable = self.admit(make_task("192.0.2.3", upload_id="u"))
-        self.assertEqual([t.task_id for t in self.store.recover(1000.0)], [running.task_id])
+        recovery = self.store.recover(1000.0)
+        self.assertEqual([t.task_id for t in recovery.interrupted], [running.task_id])
+        self.assertEqual(recovery.broken, [resumable.task_id])
+        self.assertEqual(recovery.forgotten, [plain.task_id])
         states = {
             task.task_id: self.store.get(task.task_id) for task in (running, plain, resumable)
         }
@@ -150,28 +153,61 @@ class StoreTests(SynchronousTestCase):
         self.assertEqual((again.state, again.owner, again.failures), (State.QUEUED, None, 0))
         self.assertIs(parked.state, State.PARTIAL)
 
-    def crash(self, task: Task, lived: float) -> Task:
-        """Claim the task, let its server die `lived` seconds later, and recover."""
-        claimed = self.store.claim_next("dead", 1000.0, 1000.0 + LEASE)
-        assert claimed is not None
-        self.store.renew_leases("dead", 1000.0 + lived + LEASE)
-        return self.store.recover(5000.0)[0]
+    def crash(self, lived: float, now: float = 5000.0) -> list[Task]:
+        """Claim what there is, let the server die `lived` seconds later, and recover."""
+        while self.store.claim_next("dead", 1000.0 + now, 1000.0 + now + LEASE) is not None:
+            pass
+        self.store.renew_leases("dead", 1000.0 + now + lived + LEASE)
+        return self.store.recover(now).interrupted
 
-    def test_a_task_that_brings_the_server_down_three_times_fails(self) -> None:
+    def test_a_task_that_brings_the_server_down_alone_ten_times_fails(self) -> None:
         """With the reason; it does not take the server along for good."""
-        task = self.queued(input_key="inputs/a")
-        self.assertIs(self.crash(task, 5.0).state, State.QUEUED)
-        self.assertIs(self.crash(task, 5.0).state, State.QUEUED)
-        failed = self.crash(task, 5.0)
+        self.queued(input_key="inputs/a")
+        now = 5000.0
+        for number in range(1, 10):
+            (task,) = self.crash(5.0, now)
+            self.assertEqual((task.state, task.crashes_alone), (State.QUEUED, number))
+            now = max(now, task.not_before or 0)
+        (failed,) = self.crash(5.0, now)
         assert failed.failure is not None
         self.assertEqual((failed.state, failed.failure.code), (State.FAILED, 500))
         self.assertEqual(self.store.known_keys(), set())
 
+    def test_crashes_in_which_others_ran_are_no_verdict(self) -> None:
+        """However many: nobody knows whose fault they were."""
+        for peer in ("192.0.2.1", "192.0.2.2"):
+            self.queued(peer)
+        now = 5000.0
+        for _ in range(20):
+            tasks = self.crash(5.0, now)
+            now = max(now, *(task.not_before or 0 for task in tasks))
+            self.assertEqual({task.state for task in tasks}, {State.QUEUED})
+        self.assertEqual([task.crashes for task in tasks], [20, 20])
+
+    def test_after_three_crashes_a_task_pauses_and_then_runs_alone(self) -> None:
+        """The pause doubles from 5 s; others do not wait for it."""
+        self.queued("192.0.2.1")
+        for pause in (None, None, 5.0, 10.0, 20.0):
+            (task,) = self.crash(5.0, 9000.0)
+            given = None if task.not_before is None else task.not_before - 9000.0
+            self.assertEqual(given, pause)
+            self.store.update(task.task_id, not_before=None)
+        self.store.update(task.task_id, not_before=9020.0)
+        other = self.queued("192.0.2.2")
+        claimed = self.store.claim_next("me", 9019.0, 9099.0)
+        assert claimed is not None
+        self.assertEqual(claimed.task_id, other.task_id)
+        self.assertIsNone(self.store.claim_next("me", 9021.0, 9099.0, alone=False))
+        claimed = self.store.claim_next("me", 9021.0, 9099.0, alone=True)
+        assert claimed is not None
+        self.assertEqual(claimed.task_id, task.task_id)
+
     def test_a_long_encode_is_not_blamed_for_the_servers_end(self) -> None:
         """A power cut after an hour is nobody's fault."""
-        task = self.queued()
-        for _ in range(5):
-            self.assertIs(self.crash(task, 3600.0).state, State.QUEUED)
+        self.queued()
+        for _ in range(15):
+            (task,) = self.crash(3600.0)
+            self.assertEqual((task.state, task.crashes, task.not_before), (State.QUEUED, 0, None))
 
     def test_rows_without_files_are_forgotten_after_their_time(self) -> None:
         """Those with a result stay, and so do tasks that have not ended."""
@@ -206,6 +242,12 @@ class StoreTests(SynchronousTestCase):
         claimed = store.claim_next("me", 1.0, 2.0)
         assert claimed is not None
         self.assertEqual((claimed.task_id, claimed.crashes), ("a", 0))
+        copy = sqlite3.connect(path.with_name("old.sqlite.before-1"))
+        self.addCleanup(copy.close)
+        self.assertEqual(copy.execute("PRAGMA user_version").fetchone(), (1,))
+        self.assertEqual(
+            copy.execute("SELECT task_id, state FROM tasks").fetchall(), [("a", "queued")]
+        )
 
     def test_an_address_keeps_only_so_many_broken_uploads(self) -> None:
         """Those that broke off longest ago are forgotten, and their ids returned."""
@@ -252,6 +294,16 @@ class StoreTests(SynchronousTestCase):
             db.execute("PRAGMA user_version = 999")
         db.close()
         self.assertRaises(SchemaTooNew, TaskStore(self.path).open)
+
+    def test_a_token_lists_its_own_tasks_newest_first(self) -> None:
+        """As many as asked for; uploads are no tasks yet."""
+        mine = [self.queued(f"192.0.2.{n}", principal="ann") for n in range(3)]
+        self.queued("192.0.2.8", principal="bob")
+        self.admit(make_task("192.0.2.9", principal="ann"))
+        self.assertEqual(
+            [task.task_id for task in self.store.list_own("ann", 2)],
+            [mine[2].task_id, mine[1].task_id],
+        )
 
     def test_known_keys_are_inputs_results_and_broken_uploads(self) -> None:
         """What is not among them is an orphan."""

@@ -84,12 +84,17 @@ class Options(usage.Options):
             sys.exit(1)
 
     def postOptions(self) -> None:
+        from vidproc.files import ownership
         from vidproc.frontends.access import Tokens
 
         self["ports"] = [endpoint_description(text) for text in self["ports"] or [DEFAULT_PORT]]
         # twistd changes its directory when it daemonizes.
         for name in ("data-dir", "log-dir"):
             self[name] = Path(self[name]).expanduser().absolute()
+        try:
+            ownership.check(self["data-dir"])
+        except (ownership.NotADataFolder, OSError) as error:
+            raise usage.UsageError(f"--data-dir: {error}") from None
         for name in ("storage-limit", "max-upload"):
             self._convert(name, parse_size)
         for name in (

@@ -32,7 +32,8 @@ from vidproc.app.private_files import everything_below, keep_private, tighten
 from vidproc.app.stopping import Deadline, Patience
 from vidproc.ffmpeg.binary import FFmpegUnusable, find_ffmpeg
 from vidproc.ffmpeg.sandbox import Sandbox, SandboxIncomplete, find_layers, missing_layers
-from vidproc.files.data_folder import DataFolder, DataFolderInUse
+from vidproc.files.data_folder import DataFolder, DataFolderInUse, input_key, upload_key
+from vidproc.files.ownership import NotADataFolder
 from vidproc.files.threads import WorkerThreads
 from vidproc.frontends.access import Tokens
 from vidproc.frontends.mmp.factory import MMPFactory
@@ -167,6 +168,7 @@ class VidprocService(Service):
         except (
             DataFolderInUse,
             FFmpegUnusable,
+            NotADataFolder,
             SandboxIncomplete,
             SchemaTooNew,
             OSError,
@@ -250,15 +252,23 @@ class VidprocService(Service):
 
     def _recover(self) -> None:
         """Make store and disk agree after whatever ended the last run."""
-        for task in self._store.recover(self._reactor.seconds()):
+        recovery = self._store.recover(self._reactor.seconds())
+        for task in recovery.interrupted:
             self.log.info(
                 "task {task_id} was interrupted; it is {state} now",
                 task_id=task.task_id,
                 state=task.state,
             )
-        orphans = self._data_folder.remove_orphans(self._store.known_keys())
-        for key in orphans:
-            self.log.info("{key} belonged to nothing; removed", key=key)
+        for task_id in recovery.broken:
+            # It was whole, and had its final name, but the store did not know yet.
+            self._data_folder.take_back(input_key(task_id), upload_key(task_id))
+        removed, moved = self._data_folder.sort_out(
+            self._store.known_keys(), self._store.task_ids() | set(recovery.forgotten)
+        )
+        for key in removed:
+            self.log.info("{key} was left over; removed", key=key)
+        for key in moved:
+            self.log.warn("{key} belongs to no task; moved to orphans", key=key)
         self._data_folder.measure()
 
     def _tell_start(self, cores: int) -> None:

@@ -8,7 +8,8 @@ disk and are meant for a thread.
     uploads/<task id>           what has arrived of an upload so far
     work/<task id>/<attempt>/   where one attempt works
     results/<task id>.<kind>    what can be downloaded
-    tasks.sqlite, lock
+    orphans/<folder>-<name>     what no row of the store knew at a start
+    tasks.sqlite, lock, and the marker (`vidproc.files.ownership`)
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ import shutil
 from pathlib import Path
 
 from vidproc.errors import ErrorCode, ServiceError
+from vidproc.files import ownership
+from vidproc.files.ownership import FOLDERS, ORPHANS
 from vidproc.units import format_size
-
-FOLDERS = ("inputs", "uploads", "work", "results")
 
 FREE_SPACE_RESERVE = 64 << 20
 """Bytes of the file system that are never promised to anybody."""
+
+_NO_LINKS = (errno.EPERM, errno.EACCES, errno.EMLINK, errno.EXDEV, errno.ENOSYS, errno.ENOTSUP)
 
 _SHARE = 2  # one address gets at most the free room divided by this
 
@@ -71,7 +74,11 @@ class DataFolder:
         self._reserved: dict[str, tuple[str, int]] = {}
 
     def open(self) -> None:
-        """Make the folders and take the lock. Raises `DataFolderInUse` or `OSError`."""
+        """Make the folders and take the lock.
+
+        Raises `DataFolderInUse`, `NotADataFolder` or `OSError`.
+        """
+        ownership.check(self.root)
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -84,8 +91,9 @@ class DataFolder:
             raise DataFolderInUse(
                 f"another vidproc works on {self.root}; stop it or choose another --data-dir"
             ) from None
-        for name in FOLDERS:
+        for name in (*FOLDERS, ORPHANS):
             (self.root / name).mkdir(exist_ok=True, mode=0o700)
+        ownership.mark(self.root)
 
     def close(self) -> None:
         """Give the lock back."""
@@ -121,6 +129,20 @@ class DataFolder:
         self.path(source).replace(self.path(target))
         self._sync_folder(self.path(target).parent)
 
+    def duplicate(self, source: str, target: str) -> None:
+        """Make `target` a second name for the file `source`, or a copy where links can't be had.
+
+        Neither file may be written to afterwards.
+        """
+        try:
+            os.link(self.path(source), self.path(target))
+        except FileExistsError:
+            raise
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            shutil.copyfile(self.path(source), self.path(target))
+
     def take_back(self, source: str, target: str) -> None:
         """Undo a `publish`; what was not published is left as it is."""
         if self.path(source).exists():
@@ -145,19 +167,36 @@ class DataFolder:
             else:
                 path.unlink(missing_ok=True)
 
-    def remove_orphans(self, known: set[str]) -> list[str]:
-        """Remove every stored file and folder whose key is not in `known`; return their keys.
+    def sort_out(self, known: set[str], task_ids: set[str]) -> tuple[list[str], list[str]]:
+        """Clear away the files whose keys are not in `known`; for the start only.
 
-        For the start only, when nothing is under way. Everything in ``work`` is an orphan then.
+        What a known task has left (`task_ids`), and all of ``work``, is removed. The rest belongs
+        to tasks of which the store knows nothing, because it was lost perhaps: that is moved to
+        ``orphans``. Returns the keys of what was removed and of what was moved.
         """
-        gone = []
+        removed, moved = [], []
         for folder in FOLDERS:
             for path in sorted((self.root / folder).iterdir()):
                 key = f"{folder}/{path.name}"
-                if key not in known:
+                if key in known:
+                    continue
+                if folder == "work" or path.name.partition(".")[0] in task_ids:
                     self.remove(key)
-                    gone.append(key)
-        return gone
+                    removed.append(key)
+                else:
+                    path.replace(self.root / ORPHANS / f"{folder}-{path.name}")
+                    moved.append(key)
+        if moved:
+            self._sync_folder(self.root / ORPHANS)
+        return removed, moved
+
+    def orphans(self) -> list[tuple[str, int]]:
+        """Return key and bytes of each orphan, the oldest first."""
+        found = []
+        for path in (self.root / ORPHANS).iterdir():
+            status = path.stat()
+            found.append((status.st_mtime, f"{ORPHANS}/{path.name}", status.st_size))
+        return [(key, size) for _, key, size in sorted(found)]
 
     # --- how much it holds -------------------------------------------------------------------
 

@@ -320,14 +320,20 @@ class Attempt:
         return None
 
     def _publish(self, product: Product) -> tuple[str, int, str]:
+        source_key = self._workspace.key_of(product.file)
+        if product.file == SOURCE:
+            # The input stays until the store says that the task has ended: a crash before then
+            # must find it.
+            source_key = f"{self.folder_key}/{SOURCE}"
+            self._data_folder.duplicate(self._workspace.source_key, source_key)
         digest = hashlib.sha256()
-        path = self._path(product.file)
+        path = self._data_folder.path(source_key)
         with path.open("rb") as file:
             while data := file.read(1 << 20):
                 digest.update(data)
         key = result_key(self.task.task_id, product.media_type)
         size = path.stat().st_size
-        self._data_folder.publish(self._workspace.key_of(product.file), key)
+        self._data_folder.publish(source_key, key)
         return key, size, digest.hexdigest()
 
     def _explain(self, error: CommandFailed) -> Exception:

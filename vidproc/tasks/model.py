@@ -73,7 +73,8 @@ class Task(msgspec.Struct, kw_only=True):
     `parked_at` is when a resumable upload broke off.
     Keys name files relative to the data folder. `owner` is the server that works on it until
     `lease_until`; `attempt` counts how often work began (last at `attempt_at`), `failures` how
-    often it ended by itself, `crashes` how often the server ended soon after it began.
+    often it ended by itself, `crashes` how often the server crashed soon after it began, and
+    `crashes_alone` how often nothing else ran then. No attempt begins before `not_before`.
     """
 
     task_id: str
@@ -108,3 +109,5 @@ class Task(msgspec.Struct, kw_only=True):
     attempt_at: float | None = None
     failures: int = 0
     crashes: int = 0
+    crashes_alone: int = 0
+    not_before: float | None = None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from twisted.internet.defer import Deferred, ensureDeferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import deferLater
 
 from vidproc.errors import ErrorCode, ServiceError
@@ -27,7 +27,7 @@ from vidproc.runners.interface import Runner
 from vidproc.tasks.execution import Attempt, AttemptStopped, Outcome
 from vidproc.tasks.model import TERMINAL, Failure, InvalidTransition, State, Task
 from vidproc.tasks.settings import Settings
-from vidproc.tasks.store import LEASE, TaskStore
+from vidproc.tasks.store import LEASE, SUSPECT_AFTER, TaskStore
 from vidproc.tasks.uploads import explain_write_error
 from vidproc.tasks.views import TaskView, view_of_ended
 from vidproc.tasks.watches import Watches
@@ -41,6 +41,8 @@ RETRY_DELAY = 1.0
 SHORTAGE_DELAY = 5.0
 """Seconds to wait when no process could be started for lack of descriptors or memory. That is no
 failure of the task: it is tried for as long as it takes."""
+SUSPECT_PATIENCE = 600.0
+"""Seconds for which a task that must run alone lets others go first."""
 MAX_FAILURES = 3
 """Attempts that may end in a fault of ours before the task fails."""
 _STORE_RETRY = 2.0
@@ -103,6 +105,7 @@ class Queue:
         self._filling = False
         self._fill_again = False
         self._stopping = False
+        self._wake: IDelayedCall | None = None
 
     # --- what it holds -------------------------------------------------------------------------
 
@@ -173,7 +176,7 @@ class Queue:
 
     async def stop(self) -> None:
         """Stop the running attempts and put them back into the queue."""
-        self._stopping = True
+        self.refuse_new()
         for attempt in self._attempts():
             attempt.stop(_STOPPING)
         for entry in list(self._entries.values()):
@@ -183,6 +186,8 @@ class Queue:
     def refuse_new(self) -> None:
         """Begin no further attempt."""
         self._stopping = True
+        if self._wake is not None and self._wake.active():
+            self._wake.cancel()
 
     def set_concurrency(self, wanted: int) -> None:
         """Run so many attempts at a time from now on; those running go on."""
@@ -194,11 +199,13 @@ class Queue:
         attempts = self._attempts()
         if self._beside is not None or len(attempts) < self.concurrency:
             return None
+        if any(suspect(attempt.task) for attempt in attempts):
+            return None
         now = self._reactor.seconds()
         if any(now - attempt.started_at < LONG for attempt in attempts):
             return None
         waiting = (e for e in self._entries.values() if e.task.state is State.QUEUED)
-        return next((entry.task for entry in waiting if entry.short), None)
+        return next((e.task for e in waiting if e.short and not suspect(e.task)), None)
 
     def let_by(self, task: Task) -> None:
         """Begin a waiting task now, one more than `concurrency`."""
@@ -252,7 +259,21 @@ class Queue:
         entry = self._entries.get(task_id)
         return entry is not None and entry.attempt is not None
 
+    def _wake_for_paused(self, now: float) -> None:
+        """Look again when the first task that pauses after crashes may be tried."""
+        due = [task.not_before for task in self._waiting() if task.not_before is not None]
+        later = [moment for moment in due if moment > now]
+        if later and (self._wake is None or not self._wake.active()):
+            self._wake = self._reactor.callLater(min(later) - now, self._fill)
+
     def _has_place(self) -> bool:
+        if any(suspect(attempt.task) for attempt in self._attempts()):
+            return False
+        patience_ends = self._reactor.seconds() - SUSPECT_PATIENCE
+        if self.running and any(
+            suspect(task) and (task.not_before or 0) < patience_ends for task in self._waiting()
+        ):
+            return False
         beside = self._beside is not None and self._runs(self._beside)
         return self.running - beside < self.concurrency
 
@@ -260,9 +281,15 @@ class Queue:
         """Begin the oldest waiting task, or `only` that one; return whether there was one."""
         now = self._reactor.seconds()
         task = await self._store_thread.call(
-            self._store.claim_next, self._owner, now, now + LEASE, only
+            self._store.claim_next,
+            self._owner,
+            now,
+            now + LEASE,
+            only,
+            alone=self.running == 0,
         )
         if task is None:
+            self._wake_for_paused(now)
             return False
         if self._stopping:
             await self._move_surely(task.task_id, State.QUEUED, _FREE)
@@ -527,6 +554,11 @@ class Queue:
             task = self.get(task_id)
             if task is not None and task.state is State.QUEUED:
                 self.watches.changed(task_id)
+
+
+def suspect(task: Task) -> bool:
+    """Return whether the server crashed so often during this task that it must run alone."""
+    return task.crashes >= SUSPECT_AFTER
 
 
 def _failure_of(error: ServiceError) -> Failure:

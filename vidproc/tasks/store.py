@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -34,8 +34,23 @@ _ACTIVE = ", ".join(f"'{state}'" for state in sorted(ACTIVE))
 LEASE = 60.0
 """Seconds for which a running task belongs to its server; renewed while it runs."""
 EARLY = 600.0
-"""Seconds of an attempt within which the server's end counts against the task."""
-MAX_CRASHES = 3
+"""Seconds of an attempt within which a crash of the server counts for the task."""
+SUSPECT_AFTER = 3
+"""Crashes of the server after which a task that ran then is tried alone, and after a pause."""
+CRASH_PAUSE = 5.0
+"""Seconds of that pause at first; it doubles with each further crash, up to `LONGEST_PAUSE`."""
+LONGEST_PAUSE = 3600.0
+MAX_CRASHES_ALONE = 10
+"""Crashes in which nothing else ran: then the task is taken to be the reason, and fails."""
+
+
+class Recovery(NamedTuple):
+    """What a start found: tasks that were being worked on, as they are now; ids of uploads that
+    wait for their client now; and ids of those that are forgotten."""
+
+    interrupted: list[Task]
+    broken: list[str]
+    forgotten: list[str]
 
 
 class SchemaTooNew(Exception):
@@ -109,10 +124,24 @@ class TaskStore:
                 f"{self._path} has schema {version} and this vidproc knows {len(scripts)}; "
                 "use the newer vidproc, or another --data-dir"
             )
+        if 0 < version < len(scripts):
+            self._copy_before_migration(version)
         for number, script in enumerate(scripts[version:], version + 1):
             self._db.executescript(
                 f"BEGIN IMMEDIATE;\n{script.read_text()}\nPRAGMA user_version = {number};\nCOMMIT;"
             )
+
+    def _copy_before_migration(self, version: int) -> None:
+        """Keep the database as it is, beside it; whole or not at all."""
+        path = self._path.with_name(f"{self._path.name}.before-{version}")
+        new = path.with_name(f"{path.name}.new")
+        new.unlink(missing_ok=True)
+        copy = sqlite3.connect(new)
+        try:
+            self._db.backup(copy)
+        finally:
+            copy.close()
+        new.replace(path)
 
     # --- admission ---------------------------------------------------------------------------
 
@@ -131,8 +160,10 @@ class TaskStore:
                 [_to_column(name, getattr(task, name)) for name in _COLUMNS],
             )
 
-    def resume(self, task_id: str, tasks_per_peer: int, queue_size: int) -> Task:
-        """Move a broken upload back to `UPLOADING`.
+    def resume(
+        self, task_id: str, tasks_per_peer: int, queue_size: int, sha256: str | None = None
+    ) -> Task:
+        """Move a broken upload back to `UPLOADING`, and remember the file's `sha256` if given.
 
         Raises as `admit` does, `KeyError` when it was forgotten meanwhile, `InvalidTransition`
         when it is not broken any more.
@@ -142,7 +173,8 @@ class TaskStore:
             if task is None:
                 raise KeyError(task_id)
             self._require_slot(db, task.peer, tasks_per_peer, queue_size)
-            return self._move(db, task, State.UPLOADING, {})
+            promised = {} if sha256 is None else {"upload_sha256": sha256}
+            return self._move(db, task, State.UPLOADING, promised)
 
     @staticmethod
     def _require_slot(
@@ -208,6 +240,10 @@ class TaskStore:
         )
         return [_from_row(row) for row in rows]
 
+    def task_ids(self) -> set[str]:
+        """Return the ids of all tasks that the store knows, uploads too."""
+        return {row["task_id"] for row in self._db.execute("SELECT task_id FROM tasks")}
+
     def known_keys(self) -> set[str]:
         """Return the keys of all files that some task needs."""
         keys = {upload_key(task.task_id) for task in self.in_states([State.PARTIAL])}
@@ -250,17 +286,25 @@ class TaskStore:
             self._set(db, task_id, fields)
 
     def claim_next(
-        self, owner: str, now: float, lease_until: float, only: str | None = None
+        self,
+        owner: str,
+        now: float,
+        lease_until: float,
+        only: str | None = None,
+        *,
+        alone: bool = True,
     ) -> Task | None:
         """Give the oldest queued task, or `only` that one, to `owner` and begin an attempt.
 
-        Returns None when none waits.
+        Those that pause after a crash are passed over, and unless nothing else runs (`alone`) those
+        that must run alone, too. Returns None when none waits.
         """
         with self._transaction() as db:
             row = db.execute(
                 "SELECT * FROM tasks WHERE state = 'queued' AND (? IS NULL OR task_id = ?)"
+                " AND (not_before IS NULL OR not_before <= ?) AND (? OR crashes < ?)"
                 " ORDER BY seq LIMIT 1",
-                (only, only),
+                (only, only, now, alone, SUSPECT_AFTER),
             ).fetchone()
             if row is None:
                 return None
@@ -286,37 +330,56 @@ class TaskStore:
                 (lease_until, owner),
             )
 
-    def recover(self, now: float) -> list[Task]:
-        """Put the tasks that a dead server worked on back into the queue; return them.
+    def recover(self, now: float) -> Recovery:
+        """Make the rows right after the server's end, however it ended.
 
-        For the start, under the data folder's lock: no other server is alive then. Uploads that
-        were under way are over; those that can be resumed wait for their client. A task during
-        whose first minutes the server ended `MAX_CRASHES` times is taken to be the reason, and
-        fails.
+        For the start, under the data folder's lock: no other server is alive then. What a dead
+        server worked on goes back into the queue. Uploads that were under way are over; those that
+        can be resumed wait for their client.
         """
         with self._transaction() as db:
-            db.execute("DELETE FROM tasks WHERE state = 'uploading' AND upload_id IS NULL")
-            db.execute(
-                "UPDATE tasks SET state = 'partial', parked_at = ? WHERE state = 'uploading'",
+            plain = db.execute(
+                "DELETE FROM tasks WHERE state = 'uploading' AND upload_id IS NULL"
+                " RETURNING task_id"
+            ).fetchall()
+            broken = db.execute(
+                "UPDATE tasks SET state = 'partial', parked_at = ? WHERE state = 'uploading'"
+                " RETURNING task_id",
                 (now,),
-            )
+            ).fetchall()
             rows = db.execute("SELECT * FROM tasks WHERE state = 'processing' ORDER BY seq")
-            interrupted = [_from_row(row) for row in rows.fetchall()]
-            return [self._take_back(db, task, now) for task in interrupted]
+            ran = [_from_row(row) for row in rows.fetchall()]
+            return Recovery(
+                interrupted=[self._take_back(db, task, now, alone=len(ran) == 1) for task in ran],
+                broken=[row["task_id"] for row in broken],
+                forgotten=[row["task_id"] for row in plain],
+            )
 
-    def _take_back(self, db: sqlite3.Connection, task: Task, now: float) -> Task:
+    def _take_back(self, db: sqlite3.Connection, task: Task, now: float, *, alone: bool) -> Task:
+        """Queue a task that ran when the server crashed.
+
+        A crash is no verdict on what ran then. But a file may be the reason: so after
+        `SUSPECT_AFTER` of them a task runs alone, which shows whether it is.
+        """
         # The lease was renewed until shortly before the end.
         lived = (task.lease_until or 0) - LEASE - (task.attempt_at or 0)
+        early = lived < EARLY
+        crashes = task.crashes + 1 if early else 0
+        crashes_alone = task.crashes_alone + alone if early else 0
+        pause = min(LONGEST_PAUSE, CRASH_PAUSE * 2 ** min(30, crashes - SUSPECT_AFTER))
         fields: dict[str, Any] = {
             "owner": None,
             "lease_until": None,
-            "crashes": task.crashes + 1 if lived < EARLY else 0,
+            "crashes": crashes,
+            "crashes_alone": crashes_alone,
+            "not_before": now + pause if crashes >= SUSPECT_AFTER else None,
         }
-        if fields["crashes"] < MAX_CRASHES:
+        if crashes_alone < MAX_CRASHES_ALONE:
             return self._move(db, task, State.QUEUED, fields)
         failure = Failure(
             code=int(ErrorCode.INTERNAL),
-            description=f"The server stopped {MAX_CRASHES} times while it worked on this file.",
+            description=f"The server stopped {MAX_CRASHES_ALONE} times while it worked on this"
+            " file alone.",
             solution="Send it in another format, or tell the server's operator the task id.",
         )
         return self._move(

@@ -12,6 +12,7 @@ import re
 import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredLock, ensureDeferred, fail
@@ -397,6 +398,13 @@ class Uploads:
                 "This upload_id was begun with another type, size or other parameters.",
                 "Send the same request again, or draw a new UUID for a new upload.",
             )
+        promised = known.upload_sha256
+        if None not in (promised, task.upload_sha256) and promised != task.upload_sha256:
+            raise ServiceError(
+                ErrorCode.INVALID_PARAMETER,
+                "This upload_id was begun with another sha256.",
+                "Send the same file again, or draw a new UUID for a new upload.",
+            )
         if known.state is State.UPLOADING:
             raise ServiceError(
                 ErrorCode.UNAVAILABLE,
@@ -407,13 +415,14 @@ class Uploads:
             return AcceptedTask(known.task_id)
         offset = await self._disk.call(self._data_folder.size, upload_key(known.task_id))
         self._require_offset(submission.offset, offset)
+        resume = partial(self._store.resume, sha256=task.upload_sha256)
         try:
-            await self._take_slot(known, size - offset, self._store.resume, known.task_id)
+            resumed = await self._take_slot(known, size - offset, resume, known.task_id)
         except KeyError:  # forgotten meanwhile
             self._require_offset(submission.offset, 0)
             await self._take_slot(task, size, self._store.admit, task)
             return self._begin(task, 0)
-        return self._begin(known, offset)
+        return self._begin(resumed or known, offset)
 
     @staticmethod
     def _require_offset(given: int, right: int) -> None:

@@ -1,0 +1,157 @@
+"""The data folder: whose it is, and what a start finds in it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from vidproc.files import ownership
+from vidproc.files.data_folder import FOLDERS, DataFolder
+from vidproc.files.ownership import MARKER, NotADataFolder
+
+
+class OwnershipTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.root = Path(self.mktemp())
+        self.root.mkdir()
+
+    def open(self) -> None:
+        folder = DataFolder(self.root, 1 << 30)
+        folder.open()
+        folder.close()
+
+    def assertRefused(self, *words: str) -> None:
+        before = sorted(path for path in self.root.rglob("*"))
+        error = self.assertRaises(NotADataFolder, self.open)
+        for word in (str(self.root), *words):
+            self.assertIn(word, str(error))
+        self.assertEqual(sorted(path for path in self.root.rglob("*")), before)
+
+    def test_a_new_folder_is_marked_with_its_format(self) -> None:
+        """And opened again."""
+        self.open()
+        self.assertIn("format 1", (self.root / MARKER).read_text())
+        self.open()
+
+    def test_a_folder_that_is_not_there_is_made(self) -> None:
+        """With those above it."""
+        self.root = self.root / "a" / "b"
+        self.open()
+        self.assertTrue((self.root / MARKER).is_file())
+
+    def test_a_file_systems_own_folder_counts_as_nothing(self) -> None:
+        """The root of a fresh volume holds one."""
+        (self.root / "lost+found").mkdir()
+        self.open()
+        self.assertTrue((self.root / "lost+found").is_dir())
+
+    def test_a_folder_with_anything_else_in_it_is_refused_and_left_alone(self) -> None:
+        """Names like ours do not make it ours."""
+        for name in ("holiday.mp4", "inputs", "results", "tasks.sqlite", "orphans"):
+            self.root = Path(self.mktemp())
+            (self.root / name).mkdir(parents=True)
+            (self.root / name / "film.mp4").write_bytes(b"precious")
+            self.assertRefused(name, "--data-dir")
+
+    def test_a_folder_of_an_earlier_version_is_recognised_and_marked(self) -> None:
+        """Whether or not its store is still there."""
+        for name in FOLDERS:
+            (self.root / name).mkdir()
+        (self.root / "lock").touch()
+        self.open()
+        self.assertTrue((self.root / MARKER).is_file())
+
+    def test_a_folder_of_an_earlier_version_with_a_strangers_file_is_refused(self) -> None:
+        """It may be a stranger's after all."""
+        for name in FOLDERS:
+            (self.root / name).mkdir()
+        (self.root / "lock").touch()
+        (self.root / "thesis.tex").touch()
+        self.assertRefused("thesis.tex")
+
+    def test_a_newer_format_is_refused(self) -> None:
+        """Better no start than a folder that this version misreads."""
+        self.open()
+        text = (self.root / MARKER).read_text()
+        (self.root / MARKER).write_text(text.replace("format 1", "format 2"))
+        self.assertRefused("format 2")
+
+    def test_a_marker_that_says_nothing_is_refused(self) -> None:
+        """Whatever it holds."""
+        for content in (b"", b"\xff\xfe", b"format 1\n", os.urandom(100)):
+            (self.root / MARKER).write_bytes(content)
+            self.assertRefused(MARKER)
+
+    def test_a_file_is_no_folder(self) -> None:
+        """It says so in one sentence."""
+        self.root = self.root / "film.mp4"
+        self.root.touch()
+        error = self.assertRaises(NotADataFolder, ownership.check, self.root)
+        self.assertIn("not a folder", str(error))
+
+
+class SortOutTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.folder = DataFolder(Path(self.mktemp()), 1 << 30)
+        self.folder.open()
+        self.addCleanup(self.folder.close)
+
+    def put(self, key: str, content: bytes = b"film") -> Path:
+        path = self.folder.path(key)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        return path
+
+    def test_what_a_known_task_left_is_removed(self) -> None:
+        """Its input after its end, a result that the store does not know."""
+        for key in ("inputs/a", "uploads/a", "results/a.mp4", "work/a/1", "work/b/1"):
+            self.put(key)
+        kept = self.put("inputs/b")
+        removed, moved = self.folder.sort_out({"inputs/b"}, {"a", "b"})
+        self.assertEqual(removed, ["inputs/a", "uploads/a", "work/a", "work/b", "results/a.mp4"])
+        self.assertEqual(moved, [])
+        self.assertTrue(kept.exists())
+
+    def test_what_no_task_has_left_is_moved_to_orphans(self) -> None:
+        """A lost store costs no film."""
+        self.put("inputs/a", b"one")
+        self.put("uploads/a", b"two")
+        self.put("results/a.mp4", b"three")
+        removed, moved = self.folder.sort_out(set(), set())
+        self.assertEqual((removed, moved), ([], ["inputs/a", "uploads/a", "results/a.mp4"]))
+        found = {key: self.folder.path(key).read_bytes() for key, _ in self.folder.orphans()}
+        self.assertEqual(
+            found,
+            {
+                "orphans/inputs-a": b"one",
+                "orphans/uploads-a": b"two",
+                "orphans/results-a.mp4": b"three",
+            },
+        )
+        self.assertEqual(self.folder.measure(), 11 + (self.folder.root / MARKER).stat().st_size)
+
+    def test_orphans_are_listed_oldest_first(self) -> None:
+        """With their bytes."""
+        for age, name in ((10, "b"), (30, "a"), (20, "c")):
+            path = self.put(f"orphans/{name}", b"x" * age)
+            os.utime(path, (1e9 - age, 1e9 - age))
+        self.assertEqual(
+            self.folder.orphans(), [("orphans/a", 30), ("orphans/c", 20), ("orphans/b", 10)]
+        )
+
+    def test_a_second_name_outlives_the_first(self) -> None:
+        """Where links can't be had, it is a copy."""
+        for refuse in (False, True):
+            source = self.put("inputs/s", b"content")
+            if refuse:
+
+                def link(*arguments: object) -> None:
+                    raise PermissionError(1, "Operation not permitted")
+
+                self.patch(os, "link", link)
+            target = f"work/second-{refuse}"
+            self.folder.duplicate("inputs/s", target)
+            source.unlink()
+            self.assertEqual(self.folder.path(target).read_bytes(), b"content")

@@ -1,0 +1,85 @@
+"""Whose a folder is: the marker of a data folder, and what may lie in one.
+
+A server removes what it does not know from its data folder. So it must not take a stranger's
+folder for one.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from vidproc.text import escape
+
+FORMAT = 1
+"""Number of the layout that this version writes."""
+MARKER = "vidproc-data"
+"""Name of the marker file."""
+
+FOLDERS = ("inputs", "uploads", "work", "results")
+ORPHANS = "orphans"
+
+_TEXT = "This is a data folder of vidproc.\nformat {format}\n"
+_MARKED = re.compile(r"\AThis is a data folder of vidproc\.\nformat (\d{1,9})\n\Z")
+_OURS = re.compile(
+    r"lock|vidproc-data\.new|tasks\.sqlite(-wal|-shm|-journal)?|tasks\.sqlite\.before-\d+(\.new)?"
+)
+_NOBODYS = frozenset({"lost+found"})  # what a file system makes by itself
+_BEFORE_MARKERS = frozenset({*FOLDERS, "lock"})
+
+
+class NotADataFolder(Exception):
+    """The folder belongs to something else, or to a newer vidproc. The text says what to do."""
+
+
+def check(root: Path) -> None:
+    """Return if `root` is a data folder, empty, or not there; touches nothing.
+
+    Folders of versions without markers are recognised by what they hold. Raises `NotADataFolder`,
+    or `OSError` when it can't be read.
+    """
+    try:
+        names = {path.name for path in root.iterdir()} - _NOBODYS
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        raise NotADataFolder(
+            f"{root} is not a folder; name one for vidproc alone with --data-dir"
+        ) from None
+    if MARKER in names:
+        _check_format(root)
+        return
+    foreign = sorted(name for name in names - {*FOLDERS, ORPHANS} if _OURS.fullmatch(name) is None)
+    if not foreign and (not names or names >= _BEFORE_MARKERS):
+        return
+    example = escape(foreign[0] if foreign else min(names))
+    raise NotADataFolder(
+        f"{root} is not a data folder of vidproc: it holds {example!r}."
+        " Name an empty folder, or a new one, with --data-dir"
+    )
+
+
+def _check_format(root: Path) -> None:
+    try:
+        match = _MARKED.match((root / MARKER).read_text(encoding="ascii"))
+    except UnicodeDecodeError:
+        match = None
+    if match is None:
+        raise NotADataFolder(
+            f"the marker {MARKER} in {root} can't be read;"
+            f" if this is vidproc's data folder, remove that file and start again"
+        )
+    if int(match[1]) > FORMAT:
+        raise NotADataFolder(
+            f"{root} has format {match[1]} and this vidproc knows {FORMAT};"
+            " use the newer vidproc, or another --data-dir"
+        )
+
+
+def mark(root: Path) -> None:
+    """Write the marker, unless it is there; for a folder that `check` has let pass."""
+    path = root / MARKER
+    if not path.exists():
+        new = root / f"{MARKER}.new"
+        new.write_text(_TEXT.format(format=FORMAT), encoding="ascii")
+        new.replace(path)
