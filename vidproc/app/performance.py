@@ -18,6 +18,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 
+from vidproc.app.clock_watch import ClockWatch
 from vidproc.files.data_folder import DataFolder
 from vidproc.files.threads import WorkerThreads, when_fired
 from vidproc.frontends.mmp.factory import MMPFactory
@@ -89,6 +90,7 @@ class PerformanceService(Service):
         data_folder: DataFolder,
         disk: WorkerThreads,
         cores: int,
+        clock_watch: ClockWatch | None = None,
     ) -> None:
         self._reactor = reactor
         self._tasks = tasks
@@ -98,6 +100,7 @@ class PerformanceService(Service):
         self._data_folder = data_folder
         self._disk = disk
         self._cores = cores
+        self._clock_watch = clock_watch
         self._base = tasks.queue.concurrency
         self._process = psutil.Process()
         self._last: Counters | None = None
@@ -126,6 +129,8 @@ class PerformanceService(Service):
         ]
         if self._reactor.seconds() >= self._next_line:
             self._next_line = self._reactor.seconds() + INTERVAL - TURN / 2
+            if self._clock_watch is not None:
+                parts.append(self._clock_watch.check)
             parts += [self._measure_and_rebalance, self._queue.renew_leases]
             parts += [self._tasks.upkeep, self._measure_disk]
         for part in parts:

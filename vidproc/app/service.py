@@ -26,10 +26,12 @@ from twisted.python.failure import Failure
 
 from vidproc import __version__
 from vidproc.app import stopping, twistd_log
+from vidproc.app.clock_watch import ClockWatch
 from vidproc.app.logs import TopicLogs
 from vidproc.app.performance import PerformanceService, usable_cores
 from vidproc.app.private_files import everything_below, keep_private, tighten
 from vidproc.app.stopping import Deadline, Patience
+from vidproc.clock import SteadyClock
 from vidproc.ffmpeg.binary import FFmpegUnusable, find_ffmpeg
 from vidproc.ffmpeg.sandbox import Sandbox, SandboxIncomplete, find_layers, missing_layers
 from vidproc.files.data_folder import DataFolder, DataFolderInUse, input_key, upload_key
@@ -142,6 +144,8 @@ class VidprocService(Service):
             from twisted.internet import reactor
 
             self._reactor = reactor
+        self._clock = SteadyClock()
+        self._clock.install(self._reactor)
         for description in self.config.endpoints:
             self._listen(description)
 
@@ -233,6 +237,7 @@ class VidprocService(Service):
             self._data_folder,
             self._disk,
             cores,
+            ClockWatch(self._clock, self._store, self._store_thread),
         )
         self._store_thread.start()
         self._lookup_thread.start()
@@ -252,6 +257,11 @@ class VidprocService(Service):
 
     def _recover(self) -> None:
         """Make store and disk agree after whatever ended the last run."""
+        if offset := self._store.adopt_dates(self._reactor.seconds()):
+            self.log.info(
+                "the clock was set by {offset:+.0f} s in the last run; the tasks' dates were moved",
+                offset=offset,
+            )
         recovery = self._store.recover(self._reactor.seconds())
         for task in recovery.interrupted:
             self.log.info(

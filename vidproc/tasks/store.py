@@ -143,6 +143,38 @@ class TaskStore:
             copy.close()
         new.replace(path)
 
+    # --- dates -------------------------------------------------------------------------------
+
+    def note_clock_offset(self, offset: float) -> None:
+        """Note by how many seconds the wall clock is ahead of the one that our dates are from."""
+        with self._transaction() as db:
+            db.execute("CREATE TABLE IF NOT EXISTS clock (offset REAL NOT NULL)")
+            db.execute("DELETE FROM clock")
+            db.execute("INSERT INTO clock VALUES (?)", (offset,))
+
+    def adopt_dates(self, now: float) -> float:
+        """Move all dates by the noted offset, and those that lie in the future to `now`.
+
+        For the start. Returns the offset in seconds, 0 if the clock was not set meanwhile.
+        """
+        dates = [name for name in _COLUMNS if name.endswith("_at")]
+        moved = ", ".join(
+            f"{name} = {name} + :offset" for name in (*dates, "lease_until", "not_before")
+        )
+        believed = ", ".join(f"{name} = min({name}, :now)" for name in dates)
+        late = " OR ".join(f"{name} > :now" for name in dates)
+        with self._transaction() as db:
+            db.execute("CREATE TABLE IF NOT EXISTS clock (offset REAL NOT NULL)")
+            row = db.execute("SELECT offset FROM clock").fetchone()
+            offset = 0.0 if row is None else float(row[0])
+            if abs(offset) < 1:  # set and set back
+                offset = 0.0
+            else:
+                db.execute(f"UPDATE tasks SET {moved}", {"offset": offset})  # noqa: S608
+                db.execute("DELETE FROM clock")
+            db.execute(f"UPDATE tasks SET {believed} WHERE {late}", {"now": now})  # noqa: S608
+        return offset
+
     # --- admission ---------------------------------------------------------------------------
 
     def admit(self, task: Task, tasks_per_peer: int, queue_size: int) -> None:

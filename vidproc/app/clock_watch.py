@@ -1,0 +1,39 @@
+"""Notices that somebody has set the clock, so that tasks keep their times over a restart."""
+
+from __future__ import annotations
+
+from vidproc.clock import SteadyClock
+from vidproc.files.threads import WorkerThreads
+from vidproc.tasks.store import TaskStore
+from vidproc.topics import Topic, TopicLogger
+
+STEP = 2.0
+"""Seconds that count as a step of the clock."""
+
+
+class ClockWatch:
+    """Compares the wall clock with the steady one.
+
+    The dates in the store are those of the steady clock. The next start reads the wall clock again,
+    and moves the dates by what was noted here.
+    """
+
+    log = TopicLogger(Topic.SERVICE)
+
+    def __init__(self, clock: SteadyClock, store: TaskStore, store_thread: WorkerThreads) -> None:
+        self._clock = clock
+        self._store = store
+        self._store_thread = store_thread
+        self._noted = 0.0
+
+    async def check(self) -> None:
+        """Note a step of the clock in the store. Raises `sqlite3.Error`."""
+        offset = self._clock.offset
+        if abs(offset - self._noted) < STEP:
+            return
+        await self._store_thread.call(self._store.note_clock_offset, offset)
+        self.log.warn(
+            "the clock was set by {step:+.0f} s; timeouts and retention count real time",
+            step=offset - self._noted,
+        )
+        self._noted = offset
