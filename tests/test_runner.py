@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
@@ -30,6 +33,7 @@ from vidproc.ffmpeg.command import (
 )
 from vidproc.ffmpeg.progress import ProgressParser
 from vidproc.ffmpeg.sandbox import Sandbox
+from vidproc.runners.admission import Admission, Place, memory_budget
 from vidproc.runners.failures import kind_of_end
 from vidproc.runners.local import LocalRunner
 from vidproc.runners.watchdog import Watchdog
@@ -127,6 +131,58 @@ class WatchdogTests(SynchronousTestCase):
         self.assertFalse(self.watchdog.stalled(131.0))
 
 
+class AdmissionTests(SynchronousTestCase):
+    """Who may begin, and when."""
+
+    def setUp(self) -> None:
+        self.admission = Admission(100)
+        self.begun: list[int] = []
+
+    def enter(self, memory: int) -> Place:
+        place = Place(memory, lambda: self.begun.append(memory))
+        self.admission.enter(place)
+        return place
+
+    def test_what_fits_together_runs_together(self) -> None:
+        self.enter(40)
+        self.enter(60)
+        self.enter(1)
+        self.assertEqual((self.begun, self.admission.waiting), ([40, 60], 1))
+
+    def test_nobody_overtakes(self) -> None:
+        """A large one would wait for ever behind a stream of small ones."""
+        first = self.enter(50)
+        self.enter(80)
+        self.enter(10)
+        self.assertEqual(self.begun, [50])
+        self.admission.leave(first)
+        self.assertEqual(self.begun, [50, 80, 10])
+
+    def test_what_needs_more_than_there_is_runs_alone(self) -> None:
+        giant = self.enter(500)
+        self.enter(1)
+        self.assertEqual(self.begun, [500])
+        self.admission.leave(giant)
+        self.assertEqual(self.begun, [500, 1])
+        self.enter(500)
+        self.assertEqual(self.admission.waiting, 1)
+
+    def test_who_leaves_while_waiting_makes_way(self) -> None:
+        self.enter(60)
+        waiting = self.enter(60)
+        self.enter(40)
+        self.admission.leave(waiting)
+        self.assertEqual((self.begun, self.admission.memory), ([60, 40], 100))
+
+    def test_the_limit_of_a_container_counts(self) -> None:
+        limit = Path(self.mktemp())
+        limit.write_text("max\n")
+        whole = memory_budget((limit, Path("/nonexistent")))
+        self.assertEqual(whole, int(psutil.virtual_memory().total * 0.75))
+        limit.write_text("1048576\n")
+        self.assertEqual(memory_budget((limit,)), 786432)
+
+
 class FailureTests(SynchronousTestCase):
     """Why a program failed, from how it ended and what it said."""
 
@@ -168,11 +224,20 @@ class LocalRunnerTests(TestCase):
         self.progress: list[Progress] = []
 
     def runner(
-        self, ffmpeg: FFmpeg | None = None, stall_timeout: float = 300.0, **limits: int
+        self,
+        ffmpeg: FFmpeg | None = None,
+        stall_timeout: float = 300.0,
+        budget: int = 1 << 40,
+        **limits: int,
     ) -> LocalRunner:
         sandbox = Sandbox(**{"address_space": 4 << 30, "file_size": 1 << 30, **limits})
         return LocalRunner(
-            reactor, ffmpeg or self.ffmpeg, sandbox, lambda key: self.root / key, stall_timeout
+            reactor,
+            ffmpeg or self.ffmpeg,
+            sandbox,
+            lambda key: self.root / key,
+            stall_timeout,
+            budget=budget,
         )
 
     def start(self, runner: LocalRunner, command: Command):
@@ -274,6 +339,41 @@ class LocalRunnerTests(TestCase):
         error = await self.assertFailure(running.result, CommandFailed)
         self.assertIs(error.kind, FailureKind.STALLED)
         self.assertGreater(len(self.progress), 1)
+
+    async def test_a_command_waits_until_there_is_memory_for_it(self) -> None:
+        """It has no process until then, and a stop ends the wait at once."""
+        runner = self.runner(budget=1 << 30)
+        first, second, third = (
+            self.start(runner, replace(make_command(seconds), memory=600 << 20))
+            for seconds in (100000, 1, 1)
+        )
+        self.assertEqual((second.pid, third.pid), (None, None))
+        third.stop()
+        self.failureResultOf(third.result, CommandStopped)
+        first.stop()
+        await self.assertFailure(first.result, CommandStopped)
+        await second.result
+        self.assertEqual(runner.running, set())
+
+    async def test_what_a_command_may_take_follows_what_it_needs(self) -> None:
+        """Not the machine's memory, but some more than it says."""
+        if not Path("/proc/self/limits").exists():
+            raise SkipTest("needs /proc")
+        found = []
+        for memory in (64 << 20, 256 << 20, 1 << 40):
+            running = self.start(
+                self.runner(address_space=1 << 42), replace(make_command(100000), memory=memory)
+            )
+            self.progress.clear()
+            while not self.progress:  # FFmpeg itself runs once it reports
+                await deferLater(reactor, 0.02)
+            limits = Path(f"/proc/{running.pid}/limits").read_text()
+            found.append(int(re.search(r"address space +(\d+)", limits)[1]))  # type: ignore[index]
+            running.stop()
+            await self.assertFailure(running.result, CommandStopped)
+        self.assertEqual(found[1] - found[0], 2 * (192 << 20))
+        self.assertLess(found[0], 100 << 30)
+        self.assertEqual(found[2], 2 * (1 << 40) + found[0] - (128 << 20))
 
     async def test_a_process_killed_from_outside_says_so(self) -> None:
         """The kernel does it when it is short of memory."""

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from vidproc.ffmpeg.command import (
 )
 from vidproc.ffmpeg.progress import ProgressParser
 from vidproc.ffmpeg.sandbox import Sandbox
+from vidproc.runners.admission import Admission, Place, memory_budget
 from vidproc.runners.failures import is_shortage, kind_of_end
 from vidproc.runners.watchdog import Watchdog
 from vidproc.topics import Topic, TopicLogger
@@ -40,6 +42,10 @@ GIVE_UP = 10.0
 """Seconds after SIGKILL until a process that can't be reaped (stuck in the kernel) is given up."""
 STALL_CHECK = 10.0
 """Seconds between two looks of the watchdog, at most."""
+_ADDRESSES = 1 << 30
+_ADDRESSES_PER_CORE = 576 << 20
+"""Bytes of addresses that a program takes besides the memory that it uses. Measured on two cores:
+1.6 GB at most, with SVT-AV1."""
 _DESCRIPTORS = 12
 """Descriptors that starting a process takes: two for each pipe, and some for the child itself,
 which can't tell us what it lacks."""
@@ -73,8 +79,10 @@ class LocalRunner:
         path_of_key: Callable[[str], Path],
         stall_timeout: float = 300.0,
         now: Callable[[], float] = time.monotonic,
+        budget: int | None = None,
     ) -> None:
         self._reactor = reactor
+        self._admission = Admission(memory_budget() if budget is None else budget)
         self._now = now
         self._ffmpeg = ffmpeg
         self._sandbox = sandbox
@@ -90,19 +98,35 @@ class LocalRunner:
     def start(
         self, command: Command, workspace: Workspace, threads: int, on_progress: OnProgress
     ) -> LocalCommand:
-        """Start a command in a child process of its own."""
+        """Start a command in a child process of its own, once there is memory for it."""
         threads = max(1, min(threads, math.ceil(command.cpus)))
         running = LocalCommand(
             self._reactor, self._now, command, threads, on_progress, self._stall_timeout
         )
-        self.running.add(running)
-        running.when_ended(self._ended)
         argv = command.resolve(lambda name: str(self._path_of_key(workspace.key_of(name))), threads)
         cwd = str(self._path_of_key(workspace.folder_key))
         reads = [str(self._path_of_key(workspace.key_of(name))) for name in command.inputs]
         program = self._program(command, argv)
-        running.spawn(self._sandbox.wrap(program, reads, cwd), cwd)
+        sandbox = replace(self._sandbox, address_space=self._address_space(command))
+        place = Place(command.memory, lambda: running.spawn(sandbox.wrap(program, reads, cwd), cwd))
+        self.running.add(running)
+
+        def ended() -> None:
+            self.running.discard(running)
+            self._admission.leave(place)
+
+        running.when_ended(ended)
+        self._admission.enter(place)
         return running
+
+    def _address_space(self, command: Command) -> int:
+        """Return the bytes of addresses that a command may use.
+
+        They are more than the memory that it needs: the C library sets a range aside for each
+        of up to eight arenas a core, and each thread has a stack.
+        """
+        wanted = 2 * command.memory + _ADDRESSES + _ADDRESSES_PER_CORE * (os.cpu_count() or 1)
+        return min(self._sandbox.address_space, wanted)
 
     def _program(self, command: Command, argv: list[str]) -> list[str]:
         if command.program == "ffmpeg":
@@ -110,9 +134,6 @@ class LocalRunner:
         from vidproc.ffmpeg.probe import PROBE_CHILD
 
         return [sys.executable, "-I", "-B", PROBE_CHILD, *argv]
-
-    def _ended(self, running: LocalCommand) -> None:
-        self.running.discard(running)
 
 
 def ffmpeg_argv(
@@ -155,7 +176,7 @@ class LocalCommand(ProcessProtocol):
         self.peak_memory = 0
         self._reactor = reactor
         self._on_progress = on_progress
-        self._on_ended: Callable[[LocalCommand], None] = lambda _: None
+        self._on_ended: Callable[[], None] = lambda: None
         self._stall_timeout = stall_timeout
         self._now = now
         self._started_at = now()
@@ -170,12 +191,14 @@ class LocalCommand(ProcessProtocol):
         self._exited = False
         self._over = False
 
-    def when_ended(self, callback: Callable[[LocalCommand], None]) -> None:
+    def when_ended(self, callback: Callable[[], None]) -> None:
         """Call `callback` once, just before `result` fires."""
         self._on_ended = callback
 
     def spawn(self, argv: list[str], cwd: str) -> None:
         """Start the process; a spawn that raises fails `result`."""
+        self._started_at = self._now()
+        self._watchdog = Watchdog(self._stall_timeout, self._started_at)
         pipes: dict[int, int | str] = {1: "r", 2: "r"}
         if self.command.program == "ffmpeg":
             pipes[_PROGRESS_FD] = "r"
@@ -204,6 +227,9 @@ class LocalCommand(ProcessProtocol):
         if self._over or self._stopping:
             return
         self._stopping = True
+        if self.pid is None:  # it waits for memory
+            self._finish(CommandStopped("stopped on request"))
+            return
         self._signal(signal.SIGTERM)
         self._timer = self._reactor.callLater(TERMINATE_GRACE, self._kill)
 
@@ -314,7 +340,7 @@ class LocalCommand(ProcessProtocol):
         for call in (self._timer, self._next_check):
             if call is not None and call.active():
                 call.cancel()
-        self._on_ended(self)
+        self._on_ended()
         if isinstance(outcome, Completed):
             self.result.callback(outcome)
         else:

@@ -174,8 +174,14 @@ def score_command(
         stage=stage,
         duration=samples.seconds * (rate or PAIRING_RATE) / PAIRING_RATE,
         share=share,
-        memory=encoding_memory(size) + len(samples.starts) * 24 * size[0] * size[1],
+        memory=_memory(media, size, best) + len(samples.starts) * 24 * size[0] * size[1],
     )
+
+
+def _memory(media: MediaInfo, size: Size, best: bool) -> int:
+    video = media.video
+    decoded = (video.width, video.height) if video is not None else size
+    return encoding_memory(size, decoded, *((size,) if best else ()))
 
 
 def _numbered(stream: Any) -> Any:
