@@ -130,7 +130,9 @@ class SortOutTests(SynchronousTestCase):
                 "orphans/results-a.mp4": b"three",
             },
         )
-        self.assertEqual(self.folder.measure(), 11 + (self.folder.root / MARKER).stat().st_size)
+        self.assertEqual(
+            self.folder.space.measure(), 11 + (self.folder.root / MARKER).stat().st_size
+        )
 
     def test_orphans_are_listed_oldest_first(self) -> None:
         """With their bytes."""

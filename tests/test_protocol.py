@@ -197,7 +197,7 @@ class UploadTests(ProtocolTestCase):
         client = rig.connect()
         client.send(message(UPLOAD, bytes(2000), "mp4"))
         self.assertEqual(self.code(client.answer()), 507)
-        self.assertEqual(rig.storage.reserved, 0)
+        self.assertEqual(rig.storage.space.reserved, 0)
 
     def test_a_store_on_a_full_disk_is_507(self) -> None:
         """Not a fault of ours: there is no room for the upload's row."""
@@ -228,10 +228,10 @@ class UploadTests(ProtocolTestCase):
         rig = self.rig()
         client = rig.connect()
         client.send(message(UPLOAD, bytes(100), "mp4")[:-50])
-        self.assertGreater(rig.storage.reserved, 0)
+        self.assertGreater(rig.storage.space.reserved, 0)
         client.lose()
         self.assertEqual(list((rig.storage.root / "uploads").iterdir()), [])
-        self.assertEqual(rig.storage.reserved, 0)
+        self.assertEqual(rig.storage.space.reserved, 0)
 
     def test_a_lagging_disk_pauses_the_client(self) -> None:
         """Reading goes on when the disk has caught up; nothing is lost."""
@@ -307,6 +307,33 @@ class ResumableUploadTests(ProtocolTestCase):
         client.send(message({"action": "upload_status", "upload_id": self.upload_id}))
         self.assertEqual(client.answer(), {"status": "partial", "offset": 600})
         self.assertEqual(self.send_part(client, 600, 1000)["status"], "accepted")
+
+    def test_a_second_broken_upload_of_an_address_leaves_the_first(self) -> None:
+        """Two people behind one router both go on where they were."""
+        other = {**self.request, "upload_id": str(uuid4())}
+        for request, size in ((self.request, 600), (other, 700)):
+            client = self.server.connect()
+            client.send(message(request, self.film, "mp4")[: size - 1000])
+            client.lose()
+        client = self.server.connect()
+        for request, size in ((self.request, 600), (other, 700)):
+            client.send(message({"action": "upload_status", "upload_id": request["upload_id"]}))
+            self.assertEqual(client.answer(), {"status": "partial", "offset": size})
+
+    def test_a_refused_upload_leaves_no_trace(self) -> None:
+        """Neither a new one, nor a broken one that is refused when it wants to go on."""
+        client = self.server.connect()
+        self.send_part(client, 0, 300)
+        self.server.storage.space.limit = self.server.storage.space.measure()
+        new = {**UPLOAD, "upload_id": str(uuid4()), "size": 1000}
+        client.send(message(new, self.film, "mp4"))
+        self.assertEqual(self.code(client.answer()), 507)
+        self.assertEqual(self.code(self.send_part(client, 300, 1000)), 507)
+        client.send(message({"action": "upload_status", "upload_id": new["upload_id"]}))
+        self.assertEqual(self.code(client.answer()), 404)
+        self.server.storage.space.limit = 1 << 40
+        self.assertEqual(self.send_part(client, 300, 1000)["status"], "accepted")
+        self.assertEqual(self.server.tasks.uploads.active, 0)
 
     def test_a_checksum_that_comes_with_a_later_part_is_checked(self) -> None:
         """A client that was stopped knows it only after it has read its file again."""

@@ -92,7 +92,7 @@ class QueueTests(SchedulerTestCase):
         task_id = self.submit(rig)
         self.finish_all(rig)
         self.assertEqual(self.leftovers(rig), [])
-        self.assertEqual(rig.storage.reserved, 0)
+        self.assertEqual(rig.storage.space.reserved, 0)
         self.assertEqual(os.listdir(rig.storage.root / "results"), [f"{task_id}.gif"])
         self.submit(rig)
 
@@ -313,7 +313,7 @@ class FaultTests(SchedulerTestCase):
         task_id = self.submit(rig, "198.51.100.1")
         self.finish_all(rig)
         self.assertIs(self.state(rig, task_id), State.COMPLETED)
-        self.assertEqual(rig.storage.reserved, 0)
+        self.assertEqual(rig.storage.space.reserved, 0)
         self.assertEqual(self.leftovers(rig), [])
 
     def watch(self, rig: Rig, task_id: str, listener: Any) -> None:
@@ -495,7 +495,7 @@ class StopTests(SchedulerTestCase):
         again = Rig(root)
         self.addCleanup(again.close)
         again.tasks.start(again.store.in_states([State.QUEUED]))
-        self.assertGreater(again.storage.reserved, 0)
+        self.assertGreater(again.storage.space.reserved, 0)
         self.finish_all(again)
         self.assertIs(self.state(again, task_id), State.COMPLETED)
         finished = again.store.get(task_id)
@@ -558,23 +558,114 @@ class PruneTests(SchedulerTestCase):
         rig.store.update(task_id, output_size=size)
         return rig.storage.path(task.output_key)
 
-    def test_an_upload_that_needs_room_gets_that_of_old_results(self) -> None:
-        """Instead of 507; the results' tasks expire."""
-        rig = self.rig()
-        old = self.finished(rig)
-        big = self.result_of(rig, old, 16 << 20)
-        rig.storage.limit = rig.storage.measure() + (1 << 20)
-        task_id = self.submit(rig, payload=bytes(1000))
+    def crowd(self, rig: Rig, free: int = 0) -> None:
+        """Leave `free` bytes."""
+        rig.storage.space.limit = rig.storage.space.measure() + free
+
+    def begin(self, rig: Rig, size: int, peer: str = "192.0.2.9") -> UploadSession:
+        submission = Submission("extract_audio", {}, "mp4", payload_size=size)
+        session = self.run_coroutine(rig.tasks.admit(submission, Caller(peer)))
+        assert isinstance(session, UploadSession)
+        return session
+
+    def refuse(self, rig: Rig, size: int) -> None:
+        submission = Submission("extract_audio", {}, "mp4", payload_size=size)
+        admitting = ensureDeferred(rig.tasks.admit(submission, Caller("192.0.2.9")))
+        refused = self.failureResultOf(admitting, ServiceError)
+        self.assertEqual(refused.value.code, 507)
+
+    def test_a_claim_takes_no_result_that_nobody_has_fetched(self) -> None:
+        """Its bytes do, as they come, the oldest first; the tasks of those expire."""
+        rig = self.rig(min_retention=0.0)
+        old = self.finished(rig, "192.0.2.1")
+        self.result_of(rig, old, 20 << 20)
+        rig.clock.advance(10)
+        newer = self.finished(rig, "192.0.2.2")
+        self.result_of(rig, newer, 40 << 20)
+        self.crowd(rig)
+        session = self.begin(rig, 4 << 20)
+        self.assertIs(self.state(rig, old), State.COMPLETED)
+        self.run_coroutine(session.abort())
+        self.assertIs(self.state(rig, old), State.COMPLETED)
+
+        session = self.begin(rig, 4 << 20)
+        session.write(bytes(1 << 20))
         self.assertIs(self.state(rig, old), State.EXPIRED)
-        self.assertIs(self.state(rig, task_id), State.PROCESSING)
-        self.assertFalse(big.exists())
+        self.assertIs(self.state(rig, newer), State.COMPLETED)
+        session.write(bytes(3 << 20))
+        self.assertIsInstance(self.successResultOf(session.finish()), AcceptedTask)
+
+    def test_a_small_upload_that_is_whole_at_once_makes_its_space_first(self) -> None:
+        """The limit holds whatever way the bytes come."""
+        rig = self.rig(min_retention=0.0)
+        old = self.finished(rig)
+        self.result_of(rig, old, 16 << 20)
+        self.crowd(rig)
+        self.submit(rig, "192.0.2.9", payload=bytes(1000))
+        self.assertIs(self.state(rig, old), State.EXPIRED)
+        self.assertLessEqual(rig.storage.space.measure(), rig.storage.space.limit)
+
+    def test_a_young_result_that_nobody_has_fetched_goes_for_nobody(self) -> None:
+        """The upload gets 507 before a byte; an hour later it may come."""
+        rig = self.rig(min_retention=3600.0)
+        young = self.finished(rig)
+        self.result_of(rig, young, 20 << 20)
+        self.crowd(rig)
+        rig.clock.advance(3599)
+        self.refuse(rig, 1 << 20)
+        self.assertIs(self.state(rig, young), State.COMPLETED)
+        rig.clock.advance(1)
+        self.begin(rig, 1 << 20).write(b"film")
+        self.assertIs(self.state(rig, young), State.EXPIRED)
+
+    def test_a_shorter_retention_wins_over_the_minimum(self) -> None:
+        """What is past its retention is past it."""
+        rig = self.rig(min_retention=3600.0, retention=10.0)
+        old = self.finished(rig)
+        self.result_of(rig, old, 20 << 20)
+        self.crowd(rig)
+        rig.clock.advance(10)
+        self.begin(rig, 1 << 20)
+        self.assertIs(self.state(rig, old), State.EXPIRED)
+
+    def test_a_claim_takes_orphans_and_then_what_was_fetched(self) -> None:
+        """Those are missed by nobody."""
+        rig = self.rig()
+        old = self.finished(rig, "192.0.2.1")
+        self.result_of(rig, old, 20 << 20)
+        rig.tasks.note_downloaded(old)
+        young = self.finished(rig, "192.0.2.2")
+        self.result_of(rig, young, 20 << 20)
+        orphan = rig.storage.path("orphans/inputs-x")
+        orphan.write_bytes(bytes(8 << 20))
+        self.crowd(rig)
+        self.run_coroutine(self.begin(rig, 1 << 20).abort())
+        self.assertFalse(orphan.exists())
+        self.assertIs(self.state(rig, old), State.COMPLETED)
+        self.run_coroutine(self.begin(rig, 5 << 20).abort())
+        self.assertIs(self.state(rig, old), State.EXPIRED)
+        self.assertIs(self.state(rig, young), State.COMPLETED)
+
+    def test_an_upload_whose_space_was_taken_meanwhile_is_told(self) -> None:
+        """507, as soon as it is known."""
+        rig = self.rig(min_retention=0.0)
+        old = self.finished(rig)
+        self.result_of(rig, old, 20 << 20)
+        self.crowd(rig)
+        session = self.begin(rig, 4 << 20)
+        self.run_coroutine(rig.tasks.cancel(old, Caller("192.0.2.1")))
+        self.crowd(rig)
+        broken: list[ServiceError] = []
+        session.on_broken = broken.append
+        session.write(b"film")
+        self.assertEqual([error.code for error in broken], [507])
 
     def test_nothing_is_given_up_for_what_does_not_fit_anyway(self) -> None:
         """A request that claims the whole disk and more costs nobody their result."""
         rig = self.rig(max_upload=1 << 60)
         old = self.finished(rig)
         huge = Submission("gif", GIF, "mp4", payload_size=1 << 39)
-        rig.storage.limit = 1 << 39
+        rig.storage.space.limit = 1 << 39
         refused = self.failureResultOf(
             ensureDeferred(rig.tasks.admit(huge, Caller("192.0.2.1"))), ServiceError
         )
@@ -585,18 +676,18 @@ class PruneTests(SchedulerTestCase):
     def test_an_address_gets_at_most_half_of_the_free_room(self) -> None:
         """So that a few requests can't hold everything."""
         rig = self.rig()
-        rig.storage.limit = rig.storage.used + 1000
-        rig.storage.reserve("a", 500, "192.0.2.1")
-        self.assertRaises(ServiceError, rig.storage.reserve, "b", 1, "192.0.2.1")
-        rig.storage.reserve("c", 250, "192.0.2.2")
-        rig.storage.reserve("a", 250, "192.0.2.1")
-        self.assertEqual(rig.storage.reserved, 500)
+        rig.storage.space.limit = rig.storage.space.used + 1000
+        rig.storage.space.reserve("a", 500, "192.0.2.1")
+        self.assertRaises(ServiceError, rig.storage.space.reserve, "b", 1, "192.0.2.1")
+        rig.storage.space.reserve("c", 250, "192.0.2.2")
+        rig.storage.space.reserve("a", 250, "192.0.2.1")
+        self.assertEqual(rig.storage.space.reserved, 500)
 
     def test_downloaded_results_go_first_when_room_is_short(self) -> None:
         """And no more of them than it takes."""
         rig = self.rig()
         first, second = self.finished(rig, "192.0.2.1"), self.finished(rig, "192.0.2.2")
         rig.tasks.note_downloaded(second)
-        rig.storage.limit = rig.storage.used
-        self.assertEqual(self.run_coroutine(rig.tasks.results.prune(1)), [second])
+        self.run_coroutine(rig.tasks.results.make_space(1, unfetched=True))
+        self.assertIs(self.state(rig, second), State.EXPIRED)
         self.assertIs(self.state(rig, first), State.COMPLETED)

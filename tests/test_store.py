@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from vidproc.errors import ServiceError
 from vidproc.tasks.model import Failure, InvalidTransition, State, Task, new_task_id
-from vidproc.tasks.store import LEASE, SchemaTooNew, TaskStore
+from vidproc.tasks.store import LEASE, MOST_PARTIAL, SchemaTooNew, TaskStore
 
 
 def make_task(peer: str = "192.0.2.1", **fields: object) -> Task:
@@ -99,8 +99,8 @@ class StoreTests(SynchronousTestCase):
 
     def test_a_full_queue_is_refused_with_503(self) -> None:
         """The limit counts uploads under way too, for each of them will wait."""
-        self.admit(make_task("192.0.2.1"), queue_size=2)
-        self.admit(make_task("192.0.2.2"), queue_size=2)
+        self.queued("192.0.2.1")
+        self.queued("192.0.2.2")
         refused = self.assertRaises(ServiceError, self.admit, make_task("192.0.2.3"), queue_size=2)
         self.assertEqual(refused.code, 503)
 
@@ -249,25 +249,56 @@ class StoreTests(SynchronousTestCase):
             copy.execute("SELECT task_id, state FROM tasks").fetchall(), [("a", "queued")]
         )
 
-    def test_an_address_keeps_only_so_many_broken_uploads(self) -> None:
-        """Those that broke off longest ago are forgotten, and their ids returned."""
-        first = self.admit(make_task(upload_id="1"))
-        self.assertEqual(self.store.park(first.task_id, 1.0, keep=1), [])
-        second = self.admit(make_task(upload_id="2"))
-        self.assertEqual(self.store.park(second.task_id, 2.0, keep=1), [first.task_id])
-        self.assertIsNone(self.store.get(first.task_id))
+    def park(
+        self, task: Task, now: float, received: int = 10, own: int = 100, budget: int = 1000
+    ) -> list[str]:
+        return self.store.park(task.task_id, now, received, own_budget=own, budget=budget)
 
-    def test_the_upload_that_has_just_broken_off_is_kept(self) -> None:
-        """Though another one was begun later."""
-        older = self.admit(make_task(upload_id="1"))
-        newer = self.admit(make_task(upload_id="2"), tasks_per_peer=2)
-        self.store.park(newer.task_id, 1.0, keep=1)
-        self.assertEqual(self.store.park(older.task_id, 2.0, keep=1), [newer.task_id])
+    def test_an_address_keeps_several_broken_uploads_within_a_budget(self) -> None:
+        """Those that broke off longest ago are forgotten, and their ids returned."""
+        tasks = [self.admit(make_task(upload_id=str(n)), tasks_per_peer=9) for n in range(4)]
+        self.assertEqual(self.park(tasks[1], 1.0, 40), [])
+        self.assertEqual(self.park(tasks[0], 2.0, 40), [])
+        self.assertEqual(self.park(tasks[2], 3.0, 40), [tasks[1].task_id])
+        self.assertEqual(self.park(tasks[3], 4.0, 200), [tasks[2].task_id, tasks[0].task_id])
+
+    def test_an_address_keeps_so_many_broken_uploads_at_most(self) -> None:
+        """However small they are."""
+        for number in range(MOST_PARTIAL):
+            task = self.admit(make_task(upload_id=str(number)))
+            self.assertEqual(self.park(task, float(number), 1), [])
+        task = self.admit(make_task(upload_id="more"))
+        self.assertEqual(len(self.park(task, 99.0, 1)), 1)
+
+    def test_a_broken_upload_costs_no_other_address_its_own(self) -> None:
+        """Where all of them fill their budget, the new one is forgotten."""
+        first = self.admit(make_task("192.0.2.1", upload_id="1"))
+        self.assertEqual(self.park(first, 1.0, 90, own=100, budget=100), [])
+        second = self.admit(make_task("192.0.2.2", upload_id="2"))
+        self.assertEqual(self.park(second, 2.0, 90, own=100, budget=100), [second.task_id])
+        self.assertIsNotNone(self.store.get(first.task_id))
+
+    def test_nothing_is_kept_of_an_upload_without_a_byte(self) -> None:
+        """There is nothing to go on with."""
+        task = self.admit(make_task(upload_id="1"))
+        self.assertEqual(self.park(task, 1.0, 0), [task.task_id])
+        self.assertIsNone(self.store.get(task.task_id))
+
+    def test_uploads_under_way_do_not_fill_the_queue(self) -> None:
+        """A hundred slow ones must not turn everybody else away."""
+        for number in range(5):
+            self.store.admit(make_task(f"192.0.2.{number}"), 1, 2)
+        for number in range(5, 7):
+            task = make_task(f"192.0.2.{number}")
+            self.store.admit(task, 1, 2)
+            self.store.move(task.task_id, State.QUEUED)
+        refused = self.assertRaises(ServiceError, self.store.admit, make_task("192.0.2.8"), 1, 2)
+        self.assertEqual(refused.code, 503)
 
     def test_the_time_to_resume_counts_from_the_break(self) -> None:
         """However long ago the upload was begun."""
         task = self.admit(make_task(upload_id="1", created_at=1.0))
-        self.store.park(task.task_id, 1000.0, keep=1)
+        self.park(task, 1000.0)
         self.assertEqual(self.store.delete_parked(999.0), [])
         self.assertEqual(self.store.delete_parked(1001.0), [task.task_id])
 
@@ -280,7 +311,7 @@ class StoreTests(SynchronousTestCase):
     def test_a_broken_upload_needs_a_slot_to_go_on(self) -> None:
         """It held none while it was broken."""
         broken = self.admit(make_task(upload_id="1"))
-        self.store.park(broken.task_id, 1.0, keep=1)
+        self.park(broken, 1.0)
         other = self.admit(make_task())
         refused = self.assertRaises(ServiceError, self.store.resume, broken.task_id, 1, 100)
         self.assertEqual(refused.code, 429)
@@ -310,5 +341,5 @@ class StoreTests(SynchronousTestCase):
         task = self.admit(make_task("192.0.2.1"))
         self.store.move(task.task_id, State.QUEUED, input_key="inputs/a")
         broken = self.admit(make_task("192.0.2.2", upload_id="1"))
-        self.store.park(broken.task_id, 1.0, keep=1)
+        self.park(broken, 1.0)
         self.assertEqual(self.store.known_keys(), {"inputs/a", f"uploads/{broken.task_id}"})

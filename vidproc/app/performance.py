@@ -32,6 +32,9 @@ TURN = 1.0
 INTERVAL = 10.0
 """Seconds between two lines of figures, and between two rounds of rebalancing and pruning."""
 
+COUNT_INTERVAL = 3600.0
+"""Seconds between two counts of everything in the data folder."""
+
 BUSY = 0.85
 """Share of the machine's CPU time at which FFmpeg counts as using all that it can."""
 IDLE = 0.05
@@ -106,6 +109,7 @@ class PerformanceService(Service):
         self._last: Counters | None = None
         self._last_turn: Counters | None = None
         self._next_line = 0.0
+        self._next_count = reactor.seconds() + COUNT_INTERVAL
         self._peak_memory = 0
         self._loop = LoopingCall(self._tick)
         self._loop.clock = reactor
@@ -182,7 +186,12 @@ class PerformanceService(Service):
             )
 
     async def _measure_disk(self) -> None:
-        await self._disk.call(self._data_folder.measure)
+        measure = self._data_folder.space.measure_growing
+        if self._reactor.seconds() >= self._next_count:
+            # Now and then all of it, for whatever else may have changed the folder.
+            self._next_count = self._reactor.seconds() + COUNT_INTERVAL
+            measure = self._data_folder.space.measure  # type: ignore[assignment]
+        await self._disk.call(measure)
 
     # --- measuring -----------------------------------------------------------------------------
 
@@ -250,9 +259,9 @@ class PerformanceService(Service):
             mem_service=figures.service_memory / (1 << 20),
             mem_ffmpeg=figures.ffmpeg_memory / (1 << 20),
             mem_available=figures.available_memory / (1 << 20),
-            disk_used=self._data_folder.used / (1 << 20),
-            disk_reserved=self._data_folder.reserved / (1 << 20),
-            disk_free=self._data_folder.free() / (1 << 20),
+            disk_used=self._data_folder.space.used / (1 << 20),
+            disk_reserved=self._data_folder.space.reserved / (1 << 20),
+            disk_free=self._data_folder.space.free() / (1 << 20),
             packets=figures.packets_in,
             bytes_in=figures.bytes_in,
             bytes_out=figures.bytes_out,

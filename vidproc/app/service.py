@@ -279,7 +279,7 @@ class VidprocService(Service):
             self.log.info("{key} was left over; removed", key=key)
         for key in moved:
             self.log.warn("{key} belongs to no task; moved to orphans", key=key)
-        self._data_folder.measure()
+        self._data_folder.space.measure()
 
     def _tell_start(self, cores: int) -> None:
         self.log.info(

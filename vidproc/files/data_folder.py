@@ -1,4 +1,4 @@
-"""The data folder: keys, durable moves, and how much it holds.
+"""The data folder: keys and durable moves.
 
 A key is a path relative to the data folder, such as ``results/<task id>.mp4``; nothing above this
 module sees an absolute path of a stored file. All methods but those marked otherwise touch the
@@ -20,17 +20,11 @@ import os
 import shutil
 from pathlib import Path
 
-from vidproc.errors import ErrorCode, ServiceError
 from vidproc.files import ownership
 from vidproc.files.ownership import FOLDERS, ORPHANS
-from vidproc.units import format_size
-
-FREE_SPACE_RESERVE = 64 << 20
-"""Bytes of the file system that are never promised to anybody."""
+from vidproc.files.space import Space
 
 _NO_LINKS = (errno.EPERM, errno.EACCES, errno.EMLINK, errno.EXDEV, errno.ENOSYS, errno.ENOTSUP)
-
-_SHARE = 2  # one address gets at most the free room divided by this
 
 
 class DataFolderInUse(Exception):
@@ -67,11 +61,8 @@ class DataFolder:
 
     def __init__(self, root: Path, limit: int) -> None:
         self.root = root
-        self.limit = limit
+        self.space = Space(root, limit)
         self._lock: int | None = None
-        self._used = 0
-        self._under_way = 0
-        self._reserved: dict[str, tuple[str, int]] = {}
 
     def open(self) -> None:
         """Make the folders and take the lock.
@@ -197,90 +188,3 @@ class DataFolder:
             status = path.stat()
             found.append((status.st_mtime, f"{ORPHANS}/{path.name}", status.st_size))
         return [(key, size) for _, key, size in sorted(found)]
-
-    # --- how much it holds -------------------------------------------------------------------
-
-    def measure(self) -> int:
-        """Count the bytes that the folder holds, remember and return them.
-
-        What uploads and attempts under way have written counts apart: it was promised to them.
-        """
-        total = under_way = 0
-        promised = set(self._reserved)
-        for folder, _, files in os.walk(self.root):
-            for name in files:
-                path = Path(folder) / name
-                try:
-                    size = path.stat().st_size
-                except FileNotFoundError:
-                    continue  # it was removed between the listing and the look
-                kind, *rest = path.relative_to(self.root).parts
-                if kind in ("uploads", "work") and rest and rest[0] in promised:
-                    under_way += size
-                else:
-                    total += size
-        self._used, self._under_way = total, under_way
-        return total
-
-    @property
-    def used(self) -> int:
-        """Bytes held, without those of uploads and attempts under way, when last measured."""
-        return self._used
-
-    @property
-    def reserved(self) -> int:
-        """Bytes promised to uploads and tasks under way. Does not touch the disk."""
-        return sum(size for _, size in self._reserved.values())
-
-    def free(self) -> int:
-        """Return the bytes that may still be promised to somebody."""
-        on_disk = shutil.disk_usage(self.root).free - FREE_SPACE_RESERVE
-        promised = self.reserved
-        landed = min(self._under_way, promised)  # the file system has taken these off already
-        return min(self.limit - self._used - promised, on_disk - (promised - landed))
-
-    def reserve(self, task_id: str, size: int, peer: str) -> None:
-        """Promise `size` bytes to a task of the address `peer`, in place of what it had.
-
-        An address gets at most half of what is free without it, so that a few of them can't hold
-        everything. Raises `ServiceError` 507 when the bytes can't be had. A quick look at the file
-        system; may be called in the reactor thread.
-        """
-        others = sum(
-            held
-            for other, (owner, held) in self._reserved.items()
-            if owner == peer and other != task_id
-        )
-        free = self.free() + others + self._reserved.get(task_id, ("", 0))[1]
-        if size + others > free // _SHARE:
-            raise ServiceError(
-                ErrorCode.NO_SPACE,
-                f"The server has no room for {format_size(size)} now.",
-                "Try again later, send a smaller file, or ask the server's operator for room.",
-            )
-        self._reserved[task_id] = (peer, size)
-
-    def restore(self, task_id: str, size: int, peer: str) -> None:
-        """Promise again what a task had before a restart, without asking whether it fits."""
-        self._reserved[task_id] = (peer, size)
-
-    @staticmethod
-    def room_for(size: int) -> int:
-        """Return the bytes that must be free for `reserve` to promise `size`."""
-        return size * _SHARE
-
-    def release(self, task_id: str) -> None:
-        """Take back what was promised to a task. Does not touch the disk."""
-        self._reserved.pop(task_id, None)
-
-    def stored(self, task_id: str, size: int) -> None:
-        """Note that `size` of the bytes promised to a task are held now."""
-        self._used += size
-        self._under_way = max(0, self._under_way - size)
-        if task_id in self._reserved:
-            peer, promised = self._reserved[task_id]
-            self._reserved[task_id] = (peer, max(0, promised - size))
-
-    def removed(self, size: int) -> None:
-        """Note that `size` bytes are held no more. Does not touch the disk."""
-        self._used = max(0, self._used - size)

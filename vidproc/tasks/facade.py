@@ -70,7 +70,7 @@ class Tasks:
             store,
             store_thread,
             on_accepted=self.queue.enqueue,
-            make_room=self.results.prune,
+            results=self.results,
         )
 
     # --- uploads -------------------------------------------------------------------------------

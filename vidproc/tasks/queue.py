@@ -169,7 +169,7 @@ class Queue:
                 self._surely(self._refuse(task, error))
                 continue
             estimate = entry.operation.estimate_size(entry.parameters, task.input_size)
-            self._data_folder.restore(task.task_id, estimate, task.peer)
+            self._data_folder.space.restore(task.task_id, estimate, task.peer)
         if left:
             self.log.info("{count} tasks were left from before", count=len(left))
         self._fill()
@@ -460,7 +460,7 @@ class Queue:
         return State.QUEUED, {}
 
     def _completed(self, task: Task, outcome: Outcome) -> dict[str, Any]:
-        self._data_folder.stored(task.task_id, outcome.output_size)
+        self._data_folder.space.stored(task.task_id, outcome.output_size)
         self.log.info(
             "task {task_id} completed: {size} bytes after {elapsed:.1f} s",
             task_id=task.task_id,
@@ -533,7 +533,7 @@ class Queue:
             self._tell_waiting()
 
     def _forget(self, task_id: str) -> None:
-        self._data_folder.release(task_id)
+        self._data_folder.space.release(task_id)
         entry = self._entries.pop(task_id, None)
         if entry is not None:
             entry.attempt = None
@@ -546,7 +546,7 @@ class Queue:
         except OSError:
             self.log.failure("{key} can't be removed", key=key)
         else:
-            self._data_folder.removed(size or 0)
+            self._data_folder.space.removed(size or 0)
 
     def _tell_waiting(self) -> None:
         """Tell whoever watches a queued task that it moved up."""

@@ -18,6 +18,9 @@ from vidproc.tasks.store import TaskStore
 from vidproc.tasks.views import not_completed
 from vidproc.topics import Topic, TopicLogger
 
+BATCH = 100
+"""Results that are looked at together."""
+
 
 @dataclass(slots=True)
 class Result:
@@ -102,27 +105,63 @@ class Results:
             await self._remove_file(task)
             await self._store_thread.call(self._store.update, task.task_id, output_key=None)
 
-    async def prune(self, wanted: int = 0) -> list[str]:
-        """Remove results past their retention, and others until `wanted` bytes are free.
+    async def prune(self) -> list[str]:
+        """Remove results past their retention; return the ids of their tasks.
 
-        Results that are being downloaded stay. Returns the ids of the tasks that expired.
+        Results that are being downloaded stay.
         """
-        now = self._reactor.seconds()
-        kept = await self._store_thread.call(self._store.results)
-        # Fetched ones first, then the oldest: what nobody has seen yet is missed the most.
-        kept.sort(key=lambda t: (t.downloaded_at is None, t.completed_at or 0))
+        before = self._reactor.seconds() - self._settings.retention
         expired = []
-        for number, task in enumerate(kept):
-            too_old = (task.completed_at or 0) + self._settings.retention <= now
-            if not too_old:
-                # Nothing is given up for what does not fit anyway.
-                most = sum(t.output_size or 0 for t in kept[number:] if not self._downloading(t))
-                if not self._data_folder.free() < wanted <= self._data_folder.free() + most:
-                    continue
-            if not self._downloading(task) and await self._expire(task):
-                expired.append(task.task_id)
-                self.log.info("task {task_id}: its result was pruned", task_id=task.task_id)
+        while batch := await self._store_thread.call(self._store.expired, before, BATCH):
+            gone = [t.task_id for t in batch if not self._downloading(t) and await self._expire(t)]
+            expired += gone
+            if len(gone) < BATCH:
+                break
         return expired
+
+    async def evictable(self, *, unfetched: bool) -> int:
+        """Return the bytes that `make_space` could free."""
+        orphans = await self._disk.call(self._data_folder.orphans)
+        size = sum(size for _, size in orphans)
+        for fetched, before in self._evictable(unfetched=unfetched):
+            size += await self._store_thread.call(
+                self._store.evictable_size, fetched=fetched, before=before
+            )
+        return size
+
+    async def make_space(self, lacking: int, *, unfetched: bool) -> None:
+        """Free `lacking` bytes: orphans first, then results that were fetched, oldest first.
+
+        With `unfetched` also results that nobody fetched, unless they are younger than the minimum
+        retention. Removes nothing if that would not do.
+        """
+        if lacking <= 0 or await self.evictable(unfetched=unfetched) < lacking:
+            return
+        for key, size in await self._disk.call(self._data_folder.orphans):
+            if lacking <= 0:
+                return
+            await self._disk.call(self._data_folder.remove, key)
+            self._data_folder.space.removed(size)
+            lacking -= size
+            self.log.warn("{key} was removed to make space", key=key)
+        for fetched, before in self._evictable(unfetched=unfetched):
+            while lacking > 0:
+                batch = await self._store_thread.call(
+                    self._store.evictable, fetched=fetched, before=before, most=BATCH
+                )
+                before_batch = lacking
+                for task in batch:
+                    if lacking > 0 and not self._downloading(task) and await self._expire(task):
+                        lacking -= task.output_size or 0
+                if lacking == before_batch:
+                    break
+
+    def _evictable(self, *, unfetched: bool) -> list[tuple[bool, float]]:
+        """Return what `TaskStore.evictable` is to be asked for, in this order."""
+        now = self._reactor.seconds()
+        settings = self._settings
+        age = min(settings.retention, settings.min_retention) if unfetched else settings.retention
+        return [(True, now), (False, now - age)]
 
     def _downloading(self, task: Task) -> bool:
         return bool(self._downloads.get(task.task_id))
@@ -140,6 +179,7 @@ class Results:
             # answers 410 as well, and is put right the next time.
             self.log.warn("task {task_id}: {error}", task_id=task.task_id, error=str(error))
         await self._remove_file(task)
+        self.log.info("task {task_id}: its result was removed", task_id=task.task_id)
         return True
 
     async def _remove_file(self, task: Task) -> None:
@@ -148,7 +188,7 @@ class Results:
         except OSError:
             self.log.failure("{key} can't be removed", key=task.output_key)
         else:
-            self._data_folder.removed(task.output_size or 0)
+            self._data_folder.space.removed(task.output_size or 0)
 
     def _download_ended(self, task_id: str) -> None:
         left = self._downloads.get(task_id, 1) - 1

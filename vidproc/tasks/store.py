@@ -31,6 +31,12 @@ _COLUMNS = Task.__struct_fields__
 _ACTIVE = ", ".join(f"'{state}'" for state in sorted(ACTIVE))
 
 
+_KEPT = "state = 'completed' AND output_key IS NOT NULL"
+_FETCHED = (
+    "CASE WHEN ? THEN downloaded_at IS NOT NULL"
+    " ELSE downloaded_at IS NULL AND completed_at <= ? END"
+)
+
 LEASE = 60.0
 """Seconds for which a running task belongs to its server; renewed while it runs."""
 EARLY = 600.0
@@ -40,6 +46,8 @@ SUSPECT_AFTER = 3
 CRASH_PAUSE = 5.0
 """Seconds of that pause at first; it doubles with each further crash, up to `LONGEST_PAUSE`."""
 LONGEST_PAUSE = 3600.0
+MOST_PARTIAL = 16
+"""Partial uploads that an address may keep."""
 MAX_CRASHES_ALONE = 10
 """Crashes in which nothing else ran: then the task is taken to be the reason, and fails."""
 
@@ -220,9 +228,7 @@ class TaskStore:
                 f"Your address already has {tasks} uploading, queued or processing.",
                 "Wait until it has ended, or cancel it, then send this one again.",
             )
-        waiting = db.execute(
-            "SELECT count(*) FROM tasks WHERE state IN ('uploading', 'queued')"
-        ).fetchone()[0]
+        waiting = db.execute("SELECT count(*) FROM tasks WHERE state = 'queued'").fetchone()[0]
         if waiting >= queue_size:
             raise ServiceError(
                 ErrorCode.UNAVAILABLE,
@@ -264,13 +270,33 @@ class TaskStore:
         query = f"SELECT * FROM tasks WHERE state IN ({marks}) ORDER BY seq"  # noqa: S608
         return [_from_row(row) for row in self._db.execute(query, names)]
 
-    def results(self) -> list[Task]:
-        """Return the tasks whose results are kept, oldest first."""
+    def expired(self, before: float, most: int) -> list[Task]:
+        """Return tasks that completed before that time and whose results are kept, oldest first."""
         rows = self._db.execute(
-            "SELECT * FROM tasks WHERE state = 'completed' AND output_key IS NOT NULL"
-            " ORDER BY completed_at"
+            f"SELECT * FROM tasks WHERE {_KEPT} AND completed_at <= ?"  # noqa: S608 - our own text
+            " ORDER BY completed_at LIMIT ?",
+            (before, most),
         )
         return [_from_row(row) for row in rows]
+
+    def evictable(self, *, fetched: bool, before: float, most: int) -> list[Task]:
+        """Return tasks whose results may go to make space, oldest first.
+
+        Those that were fetched whole, or those that nobody fetched and that completed before that
+        time.
+        """
+        rows = self._db.execute(
+            f"SELECT * FROM tasks WHERE {_KEPT} AND {_FETCHED}"  # noqa: S608 - our own text
+            " ORDER BY completed_at LIMIT ?",
+            (fetched, before, most),
+        )
+        return [_from_row(row) for row in rows]
+
+    def evictable_size(self, *, fetched: bool, before: float) -> int:
+        """Return the bytes of all that `evictable` would list."""
+        query = f"SELECT coalesce(sum(output_size), 0) FROM tasks WHERE {_KEPT} AND {_FETCHED}"  # noqa: S608
+        size: int = self._db.execute(query, (fetched, before)).fetchone()[0]
+        return size
 
     def task_ids(self) -> set[str]:
         """Return the ids of all tasks that the store knows, uploads too."""
@@ -430,24 +456,48 @@ class TaskStore:
                 (before,),
             ).rowcount
 
-    def park(self, task_id: str, now: float, keep: int) -> list[str]:
-        """Move a broken upload to `PARTIAL`; forget those of its peer that broke off longest ago.
+    def park(
+        self, task_id: str, now: float, received: int, *, own_budget: int, budget: int
+    ) -> list[str]:
+        """Move a broken upload, of which `received` bytes are kept, to `PARTIAL`.
 
-        Keeps `keep` of them, this one always. Returns the ids of those forgotten; their files are
-        for the caller to remove. Does nothing to a task that is not `UPLOADING`.
+        Forgets those of its peer that broke off longest ago, beyond `own_budget` bytes or
+        `MOST_PARTIAL` uploads; this one, when all partial uploads together exceed `budget`, or
+        nothing of it has arrived. Never another peer's. Returns the ids of those forgotten; their
+        files are for the caller to remove. Does nothing to a task that is not `UPLOADING`.
         """
         with self._transaction() as db:
             task = self._get(db, task_id)
             if task is None or task.state is not State.UPLOADING:
                 return []
-            self._move(db, task, State.PARTIAL, {"parked_at": now})
+            self._move(db, task, State.PARTIAL, {"parked_at": now, "received": received})
+            others = db.execute(
+                "SELECT coalesce(sum(received), 0) FROM tasks"
+                " WHERE state = 'partial' AND task_id != ?",
+                (task_id,),
+            ).fetchone()[0]
+            forgotten = []
+            if received == 0 or others + received > budget:
+                forgotten.append(task_id)
             rows = db.execute(
-                "DELETE FROM tasks WHERE task_id IN (SELECT task_id FROM tasks"
-                " WHERE peer = ? AND state = 'partial' AND task_id != ?"
-                " ORDER BY parked_at DESC, seq DESC LIMIT -1 OFFSET ?) RETURNING task_id",
-                (task.peer, task_id, keep - 1),
-            )
-            return [row["task_id"] for row in rows.fetchall()]
+                "SELECT task_id, received FROM tasks WHERE peer = ? AND state = 'partial'"
+                " AND task_id != ? ORDER BY parked_at DESC, seq DESC",
+                (task.peer, task_id),
+            ).fetchall()
+            kept, number = received, 1
+            for row in rows:
+                kept, number = kept + row["received"], number + 1
+                if kept > own_budget or number > MOST_PARTIAL:
+                    forgotten.append(row["task_id"])
+            db.executemany("DELETE FROM tasks WHERE task_id = ?", [(old,) for old in forgotten])
+            return forgotten
+
+    def park_again(self, task: Task) -> None:
+        """Move an upload that was refused before a byte came back to what it was: no trace."""
+        with self._transaction() as db:
+            now = self._get(db, task.task_id)
+            if now is not None and now.state is State.UPLOADING:
+                self._move(db, now, State.PARTIAL, {"parked_at": task.parked_at})
 
     def delete_parked(self, before: float) -> list[str]:
         """Forget the uploads that broke off before that time; return their ids."""

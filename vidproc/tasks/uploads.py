@@ -20,17 +20,26 @@ from twisted.python.failure import Failure
 
 from vidproc.errors import ErrorCode, ServiceError
 from vidproc.files.data_folder import DataFolder, input_key, upload_key
+from vidproc.files.space import no_space
 from vidproc.files.splice import Spliced, splice_into
 from vidproc.files.threads import WorkerThreads, when_fired
 from vidproc.files.transfer import FileWriter, keep_large_blocks
 from vidproc.operations.parameters import parse_parameters
 from vidproc.operations.registry import get_operation
 from vidproc.tasks.model import State, Task, new_task_id
+from vidproc.tasks.results import Results
 from vidproc.tasks.settings import Caller, Settings
 from vidproc.tasks.store import TaskStore
 from vidproc.text import escape
 from vidproc.topics import Topic, TopicLogger
 from vidproc.units import format_size
+
+ALLOWANCE_AHEAD = 4 << 20
+"""Bytes by which the space made for an upload is ahead of what has come, where it can be."""
+ALLOWANCE_STEP = 32 << 20
+"""Bytes for which space is made at a time while they come."""
+PARTIAL_SHARE = 4
+"""All partial uploads together keep at most the capacity divided by this; an address half of it."""
 
 _RETRY = 5.0
 """Seconds after which an upload that could not be forgotten is tried again."""
@@ -73,7 +82,8 @@ class PartialUpload:
 class UploadSession:
     """One connection's part of an upload. Feed it by `write`, end it by `finish` or `abort`.
 
-    `on_pause` and `on_resume` are called when the disk lags and when it has caught up;
+    `on_pause` and `on_resume` are called when the disk lags or space has to be made, and when the
+    upload may go on;
     `on_broken` when the session can't go on (a disk error, or a newer connection took over).
     """
 
@@ -81,14 +91,18 @@ class UploadSession:
         self.task = task
         self.size = size
         self.received = writer.written
+        self.allowed = size
+        """Bytes of the file that may have come before more space must be made."""
+        self.making_space = False
+        self._held_by: set[str] = set()
         self.on_pause: Callable[[], None] = lambda: None
         self.on_resume: Callable[[], None] = lambda: None
         self.on_broken: Callable[[ServiceError], None] = lambda _: None
         self.writer = writer
         self._uploads = uploads
         self._over: Deferred[Any] | None = None
-        writer.on_lag = lambda: self.on_pause()
-        writer.on_caught_up = lambda: self.on_resume()
+        writer.on_lag = lambda: self.hold("disk", True)
+        writer.on_caught_up = lambda: self.hold("disk", False)
         writer.on_error = self._write_failed
 
     @property
@@ -102,6 +116,7 @@ class UploadSession:
             return
         self.received += len(data)
         self.writer.write(data)
+        self._uploads.check_allowance(self)
 
     def take_from(self, transport: Any, size: int) -> Deferred[Spliced]:
         """Take up to `size` bytes of the payload from the transport's socket, past the reactor.
@@ -111,9 +126,23 @@ class UploadSession:
 
         def count(spliced: Spliced) -> Spliced:
             self.received += spliced.size
+            self._uploads.check_allowance(self)
             return spliced
 
+        size = min(size, max(1, self.allowed - self.received))
         return splice_into(self.writer, transport, size).addCallback(count)
+
+    @property
+    def wants_space(self) -> bool:
+        """Whether its bytes come near what it may bring."""
+        return self.allowed < self.size and self.received + ALLOWANCE_AHEAD > self.allowed
+
+    def hold(self, reason: str, held: bool) -> None:
+        """Ask whoever feeds the session to pause, for one more reason, or one fewer."""
+        before = bool(self._held_by)
+        (self._held_by.add if held else self._held_by.discard)(reason)
+        if bool(self._held_by) != before:
+            (self.on_pause if held else self.on_resume)()
 
     def finish(self) -> Deferred[AcceptedTask | PartialUpload]:
         """The payload is whole. Fires with what became of it, or fails with `ServiceError`."""
@@ -176,8 +205,8 @@ def explain_write_error(error: BaseException | None) -> ServiceError:
 class Uploads:
     """Admits uploads and turns them into queued tasks.
 
-    `on_accepted` is called with the queued task before the client is told; `make_room` is awaited
-    when an upload does not fit, with the bytes that are wanted.
+    `on_accepted` is called with the queued task before the client is told; `results` can make
+    space.
     """
 
     log = TopicLogger(Topic.UPLOADS)
@@ -192,7 +221,7 @@ class Uploads:
         store: TaskStore,
         store_thread: WorkerThreads,
         on_accepted: Callable[[Task], None],
-        make_room: Callable[[int], Awaitable[object]],
+        results: Results,
     ) -> None:
         self._reactor = reactor
         self._settings = settings
@@ -202,7 +231,8 @@ class Uploads:
         self._store = store
         self._store_thread = store_thread
         self._on_accepted = on_accepted
-        self._make_room = make_room
+        self._results = results
+        self._space = data_folder.space
         self._sessions: set[UploadSession] = set()
         self._by_upload_id: dict[str, UploadSession] = {}
         self._locks: dict[str, DeferredLock] = {}
@@ -221,8 +251,8 @@ class Uploads:
         """
         task, size = self._check(submission, caller)
         if submission.upload_id is None:
-            await self._take_slot(task, size, self._store.admit, task)
-            return self._begin(task, 0)
+            _, allowed = await self._take_slot(task, size, self._store.admit, task)
+            return self._begin(task, 0, allowed)
         # Two connections with one upload_id must not interleave here.
         return await self._locked(
             submission.upload_id, lambda: self._admit_resumable(submission, task, size, caller)
@@ -328,8 +358,11 @@ class Uploads:
 
     async def _take_slot(
         self, task: Task, size: int, method: Callable[..., Any], first: Any
-    ) -> Task | None:
-        """Take a slot by a `method` of the store, then room for `size` bytes and the output."""
+    ) -> tuple[Task, int]:
+        """Take a slot by a `method` of the store, then space for `size` bytes and the output.
+
+        Returns the task, and how many of the `size` bytes may come before more space is made.
+        """
         try:
             taken: Task | None = await self._store_thread.call(
                 method, first, self._settings.tasks_per_ip, self._settings.queue_size
@@ -337,19 +370,71 @@ class Uploads:
         except sqlite3.Error as error:
             self.log.error("an upload can't be admitted: {error}", error=str(error))
             raise explain_write_error(error) from error
-        wanted = size + estimate_output(task)
         try:
-            try:
-                self._data_folder.reserve(task.task_id, wanted, task.peer)
-            except ServiceError:
-                await self._make_room(self._data_folder.room_for(wanted))
-                self._data_folder.reserve(task.task_id, wanted, task.peer)
+            allowed = await self._claim_space(task, size)
         except BaseException:
-            await self._undo_surely(task)
+            # Refused before a byte came: no trace of it is left.
+            self._space.release(task.task_id)
+            await self._surely(self._forget if taken is None else self._park_again, task)
             raise
-        return taken
+        return taken or task, allowed
 
-    def _begin(self, task: Task, offset: int) -> UploadSession:
+    async def _claim_space(self, task: Task, size: int) -> int:
+        """Reserve space for an upload's bytes and its output; return the bytes that may come.
+
+        A claim costs nobody a result that was not fetched: what such results would have to go for
+        is reserved when the bytes are there, by `_allow_more`. Raises `ServiceError` 507.
+        """
+        wanted = size + estimate_output(task)
+        lacking = self._space.lacking(task.task_id, wanted, task.peer)
+        if lacking:
+            await self._results.make_space(lacking, unfetched=False)
+            lacking = self._space.lacking(task.task_id, wanted, task.peer)
+        if not lacking:
+            self._space.reserve(task.task_id, wanted, task.peer)
+            return size
+        if lacking > await self._results.evictable(unfetched=True):
+            raise no_space(wanted)
+        affordable = self._space.affordable(task.task_id, task.peer)
+        self._space.reserve(task.task_id, affordable, task.peer)
+        return min(size, affordable)
+
+    def check_allowance(self, session: UploadSession) -> None:
+        """Make space for more of an upload whose bytes come near what it may bring."""
+        if not session.making_space and session.wants_space:
+            session.making_space = True
+            session.hold("space", True)
+            ensureDeferred(self._allow_more(session))
+
+    async def _allow_more(self, session: UploadSession) -> None:
+        refusal: ServiceError | None = None
+        try:
+            await self._take_step(session)
+        except ServiceError as error:
+            refusal = error
+        except Exception:
+            self.log.failure("no space can be made for {id}", id=session.task.task_id)
+            refusal = no_space(ALLOWANCE_STEP)
+        session.making_space = False
+        session.hold("space", False)
+        if session.over:
+            return
+        if refusal is not None:
+            session.on_broken(refusal)
+        else:
+            self.check_allowance(session)
+
+    async def _take_step(self, session: UploadSession) -> None:
+        """Make space for the next bytes of an upload; raises `ServiceError` 507."""
+        task = session.task
+        step = min(session.size - session.allowed, ALLOWANCE_STEP)
+        wanted = self._space.reserved_for(task.task_id) + step
+        lacking = self._space.lacking(task.task_id, wanted, task.peer)
+        await self._results.make_space(lacking, unfetched=True)
+        self._space.reserve(task.task_id, wanted, task.peer)
+        session.allowed += step
+
+    def _begin(self, task: Task, offset: int, allowed: int) -> UploadSession:
         size = task.input_size
         writer = FileWriter(
             self._disk,
@@ -359,6 +444,7 @@ class Uploads:
             writers=self._writers,
         )
         session = UploadSession(self, task, size, writer)
+        session.allowed = offset + allowed
         self._sessions.add(session)
         if task.upload_id is not None:
             self._by_upload_id[task.upload_id] = session
@@ -384,8 +470,8 @@ class Uploads:
         known = await self._store_thread.call(self._store.by_upload_id, task.upload_id)
         if known is None:
             self._require_offset(submission.offset, 0)
-            await self._take_slot(task, size, self._store.admit, task)
-            return self._begin(task, 0)
+            _, allowed = await self._take_slot(task, size, self._store.admit, task)
+            return self._begin(task, 0, allowed)
         if not caller.owns(known, self._settings.owner_only):
             raise ServiceError(
                 ErrorCode.CONFLICT,
@@ -417,12 +503,12 @@ class Uploads:
         self._require_offset(submission.offset, offset)
         resume = partial(self._store.resume, sha256=task.upload_sha256)
         try:
-            resumed = await self._take_slot(known, size - offset, resume, known.task_id)
+            resumed, allowed = await self._take_slot(known, size - offset, resume, known.task_id)
         except KeyError:  # forgotten meanwhile
             self._require_offset(submission.offset, 0)
-            await self._take_slot(task, size, self._store.admit, task)
-            return self._begin(task, 0)
-        return self._begin(resumed or known, offset)
+            _, allowed = await self._take_slot(task, size, self._store.admit, task)
+            return self._begin(task, 0, allowed)
+        return self._begin(resumed, offset, allowed)
 
     @staticmethod
     def _require_offset(given: int, right: int) -> None:
@@ -449,6 +535,15 @@ class Uploads:
     async def finish_session(self, session: UploadSession) -> AcceptedTask | PartialUpload:
         """Make what a session received safe; called by `UploadSession.finish`."""
         task = session.task
+        try:
+            # A small upload may be whole before there was time to make space for it.
+            while session.allowed < session.received:
+                await self._take_step(session)
+        except ServiceError:
+            await session.writer.close()
+            await self._undo_surely(task)
+            self._end(session)
+            raise
         try:
             if session.received < session.size:
                 await session.writer.finish(digest=False)
@@ -484,7 +579,7 @@ class Uploads:
             raise
         finally:
             self._end(session)
-        self._data_folder.stored(task.task_id, session.size)
+        self._data_folder.space.stored(task.task_id, session.size)
         self._on_accepted(queued)
         self.log.info(
             "task {task_id} accepted: {type}, {size} bytes, peer {peer}",
@@ -521,13 +616,13 @@ class Uploads:
 
     async def _undo_surely(self, task: Task) -> None:
         """Give an upload's slot and room back; what arrived of a resumable one stays."""
-        self._data_folder.release(task.task_id)
+        self._data_folder.space.release(task.task_id)
         undo = self._forget if task.upload_id is None else self._park
         await self._surely(undo, task)
 
     async def _forget_surely(self, task: Task) -> None:
         """Give an upload's slot and room back, and forget what arrived."""
-        self._data_folder.release(task.task_id)
+        self._data_folder.space.release(task.task_id)
         await self._surely(self._forget, task)
 
     async def _surely(self, undo: Callable[[Task], Awaitable[None]], task: Task) -> None:
@@ -539,11 +634,22 @@ class Uploads:
             self._reactor.callLater(_RETRY, lambda: ensureDeferred(self._surely(undo, task)))
 
     async def _park(self, task: Task) -> None:
+        received = await self._disk.call(self._data_folder.size, upload_key(task.task_id))
+        budget = self._space.capacity() // PARTIAL_SHARE
         forgotten = await self._store_thread.call(
-            self._store.park, task.task_id, self._reactor.seconds(), self._settings.tasks_per_ip
+            self._store.park,
+            task.task_id,
+            self._reactor.seconds(),
+            received,
+            own_budget=budget // 2,
+            budget=budget,
         )
+        self._space.parked(received)
         for old in forgotten:
             await self._disk.call(self._data_folder.remove, upload_key(old))
+
+    async def _park_again(self, task: Task) -> None:
+        await self._store_thread.call(self._store.park_again, task)
 
     async def _forget(self, task: Task) -> None:
         if await self._store_thread.call(self._store.delete_upload, task.task_id):
