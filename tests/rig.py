@@ -32,10 +32,12 @@ from vidproc.ffmpeg.command import (
     Workspace,
 )
 from vidproc.files.data_folder import DataFolder
-from vidproc.frontends.access import Tokens
-from vidproc.frontends.mmp.factory import MMPFactory
+from vidproc.frontends.gate import Gate
+from vidproc.frontends.interface import Backend
+from vidproc.frontends.mmp.frontend import MMPFactory
 from vidproc.frontends.mmp.protocol import MMPServerProtocol
-from vidproc.frontends.mmp.reports import ServerInfo
+from vidproc.frontends.server_info import ServerInfo
+from vidproc.frontends.tokens import Tokens
 from vidproc.mmp.codec import NEED_DATA, Decoder, MessageEnded, PayloadChunk, encode_head
 from vidproc.tasks.facade import Tasks
 from vidproc.tasks.settings import Settings
@@ -148,7 +150,7 @@ class Rig:
         settings: Settings | None = None,
         limit: int = 1 << 40,
         tokens: Tokens | None = None,
-        **factory: Any,
+        **gate: Any,
     ) -> None:
         self.clock = Clock()
         self.clock.advance(1_700_000_000)
@@ -171,8 +173,10 @@ class Rig:
             runner=self.runner,
             cores=2,
         )
-        self.factory = MMPFactory(
+        self.gate = Gate(self.clock, tokens=tokens, **gate)
+        self.backend = Backend(
             self.clock,
+            self.gate,
             self.tasks,
             self.disk,
             lambda: ServerInfo(
@@ -183,9 +187,8 @@ class Rig:
                 self.tasks.queue.running,
                 2,
             ),
-            tokens=tokens,
-            **factory,
         )
+        self.factory = MMPFactory(self.backend)
 
     def close(self) -> None:
         self.store.close()
@@ -200,7 +203,9 @@ class Client:
 
     def __init__(self, factory: MMPFactory, host: str) -> None:
         self.transport = Transport(peerAddress=IPv4Address("TCP", host, 40000))
-        self.protocol: MMPServerProtocol = factory.buildProtocol(None)
+        protocol = factory.buildProtocol(None)
+        assert protocol is not None
+        self.protocol: MMPServerProtocol = protocol
         self.transport.protocol = self.protocol
         self.protocol.makeConnection(self.transport)
         self._decoder = Decoder()

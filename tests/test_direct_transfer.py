@@ -505,7 +505,7 @@ class UploadTests:
         stored = self.rig.storage.path(input_key(accepted["task_id"])).read_bytes()
         self.assertEqual(hashlib.sha256(stored).digest(), hashlib.sha256(data).digest())
         self.assertEqual(self.turns_taken > 0, self.direct)
-        self.assertGreaterEqual(self.rig.factory.traffic.received, SIZE)
+        self.assertGreaterEqual(self.rig.gate.traffic.received, SIZE)
 
     async def test_an_upload_that_breaks_goes_on_where_it_stood(self: Any) -> None:
         """What its file holds is what upload_status says."""
@@ -514,9 +514,9 @@ class UploadTests:
         request = {**UPLOAD, "upload_id": upload_id, "size": SIZE}
         client = await self.connect(self.port)
         client.transport.write(message(request, data, "mp4")[: SIZE // 2])
-        await self.until(lambda: self.rig.factory.traffic.received >= SIZE // 2)
+        await self.until(lambda: self.rig.gate.traffic.received >= SIZE // 2)
         await self.disconnect(client)
-        await self.until(lambda: not self.rig.factory.connections)
+        await self.until(lambda: not self.rig.gate.connections)
         client = await self.connect(self.port)
         client.transport.write(message({"action": "upload_status", "upload_id": upload_id}))
         (status,) = await self.answers(client, 1)
@@ -575,7 +575,7 @@ class UploadTests:
     async def test_a_limit_on_uploads_holds(self: Any) -> None:
         """Whichever way the bytes take."""
         rate = 100e6
-        self.rig.factory.throttle.limit(rate)
+        self.rig.gate.throttle.limit(rate)
         client = await self.connect(self.port)
         client.transport.write(message(UPLOAD, bytes(SIZE), "mp4"))
         seconds = 0.0
@@ -601,8 +601,8 @@ class DirectUploadTests(UploadTests, _OnLoopback):
     async def test_a_disk_that_stalls_excuses_the_silence(self) -> None:
         """The connection is not cut off while a thread waits for our disk."""
         client = await self.connect(self.port)
-        await self.until(lambda: self.rig.factory.connections)
-        (protocol,) = self.rig.factory._protocols
+        await self.until(lambda: self.rig.gate.connections)
+        (protocol,) = self.rig.gate._welcome
         begin, rest = message(UPLOAD, bytes(SIZE), "mp4")[:1000], bytes(SIZE)
         client.transport.write(begin)
         await self.until(lambda: protocol._session is not None)

@@ -52,9 +52,7 @@ class PerformanceTests(SynchronousTestCase):
         self.addCleanup(self.rig.close)
         self.lines: list[str] = []
         rig = self.rig
-        self.service = MadeUp(
-            rig.clock, rig.tasks, rig.runner, rig.factory, rig.storage, rig.disk, 2
-        )
+        self.service = MadeUp(rig.clock, rig.tasks, rig.runner, rig.gate, rig.storage, rig.disk, 2)
 
         def observe(event: Any) -> None:
             if "Performance" in str(event.get("log_namespace")) or "MadeUp" in str(
@@ -144,13 +142,13 @@ class PerformanceTests(SynchronousTestCase):
         self.submit("192.0.2.1")
         self.service.ffmpeg, self.service.service, self.service.bytes_in = 0.5, 0.5, 500e6
         self.rig.clock.pump([1.0] * 3)
-        rate = self.rig.factory.throttle.rate
+        rate = self.rig.gate.throttle.rate
         assert rate is not None
         self.assertLess(rate, 500e6)
         for _ in range(30):
-            self.service.bytes_in = self.rig.factory.throttle.rate or 500e6
+            self.service.bytes_in = self.rig.gate.throttle.rate or 500e6
             self.rig.clock.advance(1.0)
-        self.assertEqual(self.rig.factory.throttle.rate, LEAST_RATE)
+        self.assertEqual(self.rig.gate.throttle.rate, LEAST_RATE)
         self.assertTrue(any("uploads limited to" in line for line in self.lines))
 
     def test_what_the_host_takes_back_is_not_idle(self) -> None:
@@ -159,7 +157,7 @@ class PerformanceTests(SynchronousTestCase):
         self.service.ffmpeg, self.service.service, self.service.bytes_in = 0.5, 0.35, 500e6
         self.service.stolen = 0.15
         self.rig.clock.pump([1.0] * 3)
-        self.assertIsNotNone(self.rig.factory.throttle.rate)
+        self.assertIsNotNone(self.rig.gate.throttle.rate)
 
     def test_uploads_are_free_when_video_has_what_it_needs(self) -> None:
         """FFmpeg at its aim, CPU time idle, or no task at all."""
@@ -168,13 +166,13 @@ class PerformanceTests(SynchronousTestCase):
         for ffmpeg, service in ((0.9, 0.1), (0.3, 0.3)):
             self.service.ffmpeg, self.service.service = ffmpeg, service
             self.rig.clock.pump([1.0] * 5)
-            self.assertIsNone(self.rig.factory.throttle.rate)
+            self.assertIsNone(self.rig.gate.throttle.rate)
         self.service.ffmpeg, self.service.service = 0.4, 0.6
         self.rig.clock.pump([1.0] * 5)
-        self.assertIsNotNone(self.rig.factory.throttle.rate)
+        self.assertIsNotNone(self.rig.gate.throttle.rate)
         self.rig.runner.running[0].fail()
         self.rig.clock.advance(1.0)
-        self.assertIsNone(self.rig.factory.throttle.rate)
+        self.assertIsNone(self.rig.gate.throttle.rate)
 
     def test_a_limit_is_lifted_when_uploads_bring_little(self) -> None:
         """It rises from turn to turn until it is far above what comes."""
@@ -183,11 +181,11 @@ class PerformanceTests(SynchronousTestCase):
         self.rig.clock.pump([1.0] * 5)
         self.service.ffmpeg, self.service.service, self.service.bytes_in = 0.95, 0.05, 1e6
         self.rig.clock.pump([1.0] * 40)
-        self.assertIsNone(self.rig.factory.throttle.rate)
+        self.assertIsNone(self.rig.gate.throttle.rate)
 
     def test_an_upload_that_is_ahead_of_its_share_pauses(self) -> None:
         """And goes on when its time has come."""
-        self.rig.factory.throttle.limit(LEAST_RATE)
+        self.rig.gate.throttle.limit(LEAST_RATE)
         client = self.rig.connect("192.0.2.50")
         data = message(UPLOAD, bytes(int(4 * LEAST_RATE)), "mp4")
         client.send(data[: int(LEAST_RATE)])
@@ -199,7 +197,7 @@ class PerformanceTests(SynchronousTestCase):
     def test_a_refused_upload_that_is_thrown_away_pauses_as_well(self) -> None:
         """Its bytes cost as much to read."""
         self.submit("192.0.2.50", FILM)
-        self.rig.factory.throttle.limit(LEAST_RATE)
+        self.rig.gate.throttle.limit(LEAST_RATE)
         client = self.rig.connect("192.0.2.50")
         data = message(UPLOAD, bytes(int(4 * LEAST_RATE)), "mp4")
         client.send(data[:1000])

@@ -18,9 +18,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.rig import ByHand, Client, Rig, complete_step, message
 from vidproc.errors import ServiceError
 from vidproc.files.transfer import HIGH_WATER
-from vidproc.frontends.access import Tokens, peer_key
 from vidproc.frontends.mmp.protocol import DISCARD_TIME, LINGER_TIME
+from vidproc.frontends.peers import peer_key
 from vidproc.frontends.throttle import LEAST_RATE
+from vidproc.frontends.tokens import Tokens
 from vidproc.tasks.settings import Settings
 
 GIF = {"start_time": 0, "duration": 1}
@@ -50,7 +51,7 @@ class ProtocolTestCase(SynchronousTestCase):
 
 def rig_turns(client: Client) -> None:
     """Let the connection have all the turns that it waits for."""
-    client.protocol.factory.clock.pump([0.0] * 10)
+    client.protocol.clock.pump([0.0] * 10)
 
 
 class RequestTests(ProtocolTestCase):
@@ -653,8 +654,8 @@ class ConnectionTests(ProtocolTestCase):
         """An upload waits for its share as long as it takes."""
         rig = self.rig(idle_timeout=60.0)
         client = rig.connect()
-        rig.factory.throttle.limit(LEAST_RATE)
-        rig.factory.throttle.take(int(200 * LEAST_RATE))
+        rig.gate.throttle.limit(LEAST_RATE)
+        rig.gate.throttle.take(int(200 * LEAST_RATE))
         data = message(UPLOAD, bytes(100), "mp4")
         client.send(data[:-60])
         client.send(data[-60:-50])
@@ -757,7 +758,7 @@ class ConnectionTests(ProtocolTestCase):
         rig = self.rig()
         idle, busy = rig.connect(), rig.connect()
         busy.send(message(UPLOAD, bytes(100), "mp4")[:-50])
-        drained = rig.factory.drain(30.0)
+        drained = rig.gate.drain(30.0)
         self.assertTrue(idle.transport.ended)
         self.assertFalse(busy.transport.ended)
         idle.lose()
@@ -818,7 +819,7 @@ class AnyBytesTests(ProtocolTestCase):
             for answer, _, _ in client.answers():
                 self.assertNotEqual(answer.get("error", {}).get("code"), 500)
             client.lose()
-            self.assertEqual(rig.factory.connections, 0)
+            self.assertEqual(rig.gate.connections, 0)
             self.assertEqual(rig.tasks.uploads.active, 0)
         finally:
             globalLogPublisher.removeObserver(observe)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.python import usage
 
+from vidproc.frontends.registry import FRONTENDS, ListedFrontend
 from vidproc.units import parse_duration, parse_size
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 BACKLOG = 1024
 """Connections that may wait to be accepted; Twisted's 50 make a burst of more wait a second."""
-DEFAULT_PORT = "tcp:9999:interface=127.0.0.1"
 
 
 class Options(usage.Options):
@@ -59,14 +59,7 @@ class Options(usage.Options):
 
     def __init__(self) -> None:
         super().__init__()
-        self["ports"] = []
-
-    def opt_port(self, value: str) -> None:
-        """An endpoint string (tcp:, ssl:, systemd:, haproxy:...) or a bare port number on the
-        loopback; may be given more than once. [default: tcp:9999:interface=127.0.0.1]"""
-        self["ports"].append(value)
-
-    opt_p = opt_port
+        self["endpoints"] = {listed.name: [] for listed in FRONTENDS}
 
     def opt_version(self) -> None:
         """Show the version and exit."""
@@ -85,9 +78,15 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         from vidproc.files import ownership
-        from vidproc.frontends.access import Tokens
+        from vidproc.frontends.tokens import Tokens
 
-        self["ports"] = [endpoint_description(text) for text in self["ports"] or [DEFAULT_PORT]]
+        self["endpoints"] = {
+            listed.name: [
+                endpoint_description(text, listed.option)
+                for text in self["endpoints"][listed.name] or listed.default
+            ]
+            for listed in FRONTENDS
+        }
         # twistd changes its directory when it daemonizes.
         for name in ("data-dir", "log-dir"):
             self[name] = Path(self[name]).expanduser().absolute()
@@ -131,7 +130,7 @@ class Options(usage.Options):
             self._convert("ffmpeg", _checked_ffmpeg)
         if self["token-file"] is not None:
             try:
-                self["tokens"] = Tokens.read(Path(self["token-file"]).expanduser())
+                self["tokens"] = Tokens.read(Path(self["token-file"]).expanduser().absolute())
             except (OSError, ValueError) as error:
                 raise usage.UsageError(f"--token-file: {error}") from None
         else:
@@ -144,6 +143,22 @@ class Options(usage.Options):
             raise usage.UsageError(f"--{name}: {error}") from None
 
 
+def _add_endpoints(listed: ListedFrontend) -> None:
+    """Give `Options` the option that names a frontend's endpoints."""
+
+    def add(self: Options, value: str) -> None:
+        self["endpoints"][listed.name].append(value)
+
+    add.__doc__ = listed.help
+    setattr(Options, f"opt_{listed.option}", add)
+    if listed.short is not None:
+        setattr(Options, f"opt_{listed.short}", add)
+
+
+for _listed in FRONTENDS:
+    _add_endpoints(_listed)
+
+
 def whole_number(text: str, least: int, most: int = 1_000_000) -> int:
     """Return the number in `text`; raises `ValueError` saying what is allowed."""
     if re.fullmatch(r"\d{1,9}", text, re.ASCII) and least <= int(text) <= most:
@@ -151,11 +166,11 @@ def whole_number(text: str, least: int, most: int = 1_000_000) -> int:
     raise ValueError(f"{text!r} is not a whole number from {least} to {most}")
 
 
-def endpoint_description(text: str) -> str:
-    """Return a Twisted endpoint description; raises `usage.UsageError` for what is none."""
+def endpoint_description(text: str, option: str = "port") -> str:
+    """Return a Twisted endpoint description. Raises `usage.UsageError` if the string is not one."""
     if re.fullmatch(r"\d+", text, re.ASCII):
         if int(text) > 65535:
-            raise usage.UsageError(f"--port: {text} is no port; use 0 to 65535")
+            raise usage.UsageError(f"--{option}: {text} is no port; use 0 to 65535")
         return f"tcp:{text}:interface=127.0.0.1:backlog={BACKLOG}"
     from twisted.internet.endpoints import serverFromString
 
@@ -164,7 +179,7 @@ def endpoint_description(text: str) -> str:
     except Exception as error:
         # Its parsers raise whatever comes up: ValueError, TypeError, a certificate's errors.
         raise usage.UsageError(
-            f"--port: {text!r} can't be used ({type(error).__name__}: {error}); write a port"
+            f"--{option}: {text!r} can't be used ({type(error).__name__}: {error}); write a port"
             " number or an endpoint such as tcp:9999:interface=0.0.0.0"
         ) from None
     if re.match(r"(tcp|tcp4|tcp6|ssl):", text) and ":backlog=" not in text:
@@ -202,7 +217,7 @@ def makeService(options: Options) -> IService:
     )
     return VidprocService(
         Config(
-            endpoints=options["ports"],
+            endpoints=options["endpoints"],
             data_dir=options["data-dir"],
             log_dir=options["log-dir"],
             storage_limit=options["storage-limit"],

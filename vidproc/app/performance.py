@@ -21,7 +21,7 @@ from twisted.internet.task import LoopingCall
 from vidproc.app.clock_watch import ClockWatch
 from vidproc.files.data_folder import DataFolder
 from vidproc.files.threads import WorkerThreads, when_fired
-from vidproc.frontends.mmp.factory import MMPFactory
+from vidproc.frontends.gate import Gate
 from vidproc.frontends.throttle import LEAST_RATE
 from vidproc.runners.interface import Runner
 from vidproc.tasks.facade import Tasks
@@ -89,7 +89,7 @@ class PerformanceService(Service):
         reactor: Any,
         tasks: Tasks,
         runner: Runner,
-        factory: MMPFactory,
+        gate: Gate,
         data_folder: DataFolder,
         disk: WorkerThreads,
         cores: int,
@@ -99,7 +99,7 @@ class PerformanceService(Service):
         self._tasks = tasks
         self._queue = tasks.queue
         self._runner = runner
-        self._factory = factory
+        self._gate = gate
         self._data_folder = data_folder
         self._disk = disk
         self._cores = cores
@@ -150,7 +150,7 @@ class PerformanceService(Service):
 
         Nobody is short of it while some is idle; and uploads that bring little are not the reason.
         """
-        throttle = self._factory.throttle
+        throttle = self._gate.throttle
         if not self._queue.running:
             self._last_turn = None
             self._set_limit(None, "no task runs")
@@ -173,7 +173,7 @@ class PerformanceService(Service):
             self._set_limit(None if free else faster, f"FFmpeg has {share:.0%} of the CPU")
 
     def _set_limit(self, rate: float | None, reason: str) -> None:
-        throttle = self._factory.throttle
+        throttle = self._gate.throttle
         before = throttle.rate
         throttle.limit(rate)
         if throttle.rate != before:
@@ -216,9 +216,9 @@ class PerformanceService(Service):
             + ended.ru_stime
             + sum(running.cpu_time for running in self._runner.running),
             service_cpu=ours.ru_utime + ours.ru_stime,
-            packets_in=self._factory.traffic.packets_received(),
-            bytes_in=self._factory.traffic.received,
-            bytes_out=self._factory.traffic.sent,
+            packets_in=self._gate.traffic.packets_received(),
+            bytes_in=self._gate.traffic.received,
+            bytes_out=self._gate.traffic.sent,
         )
 
     def _figures(self, before: Counters, now: Counters) -> Figures:
@@ -265,8 +265,8 @@ class PerformanceService(Service):
             packets=figures.packets_in,
             bytes_in=figures.bytes_in,
             bytes_out=figures.bytes_out,
-            connections=self._factory.connections,
-            peers=self._factory.peers,
+            connections=self._gate.connections,
+            peers=self._gate.peers,
             uploads=self._tasks.uploads.active,
             watches=len(self._queue.watches),
             queued=self._queue.queued,

@@ -19,16 +19,14 @@ from typing import Any
 import psutil
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
-from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IAddress, IListeningPort
-from twisted.internet.protocol import Factory
-from twisted.python.failure import Failure
+from twisted.internet.interfaces import IListeningPort
 
 from vidproc import __version__
 from vidproc.app import stopping, twistd_log
 from vidproc.app.clock_watch import ClockWatch
 from vidproc.app.logs import TopicLogs
 from vidproc.app.performance import PerformanceService, usable_cores
+from vidproc.app.ports import CannotListen, Ports, reload_or_log
 from vidproc.app.private_files import everything_below, keep_private, tighten
 from vidproc.app.stopping import Deadline, Patience
 from vidproc.clock import SteadyClock
@@ -37,9 +35,10 @@ from vidproc.ffmpeg.sandbox import Sandbox, SandboxIncomplete, find_layers, miss
 from vidproc.files.data_folder import DataFolder, DataFolderInUse, input_key, upload_key
 from vidproc.files.ownership import NotADataFolder
 from vidproc.files.threads import WorkerThreads
-from vidproc.frontends.access import Tokens
-from vidproc.frontends.mmp.factory import MMPFactory
-from vidproc.frontends.mmp.reports import ServerInfo
+from vidproc.frontends.gate import Gate
+from vidproc.frontends.interface import Backend
+from vidproc.frontends.server_info import ServerInfo
+from vidproc.frontends.tokens import Tokens
 from vidproc.runners.local import LocalRunner
 from vidproc.tasks.facade import Tasks
 from vidproc.tasks.model import State
@@ -60,7 +59,8 @@ FILES_BESIDE = 256
 class Config:
     """Everything that the options say. Sizes in bytes, times in seconds, paths absolute."""
 
-    endpoints: Sequence[str]
+    endpoints: Mapping[str, Sequence[str]]
+    """Twisted endpoint descriptions, by the name of the frontend that serves them."""
     data_dir: Path
     log_dir: Path
     storage_limit: int
@@ -99,18 +99,6 @@ def _show_in_one_line() -> None:
     sys.excepthook = show
 
 
-class _Door(Factory):
-    """Stands at the ports from before the parts exist, for ports may need privileges to open."""
-
-    noisy = False
-
-    def __init__(self) -> None:
-        self.inner: MMPFactory | None = None
-
-    def buildProtocol(self, addr: IAddress | None) -> Any:
-        return None if self.inner is None else self.inner.buildProtocol(addr)
-
-
 class VidprocService(Service):
     """The whole server as one service."""
 
@@ -120,8 +108,7 @@ class VidprocService(Service):
     def __init__(self, config: Config, reactor: Any = None) -> None:
         self.config = config
         self._reactor = reactor
-        self._door = _Door()
-        self._ports: list[IListeningPort] = []
+        self._ports = Ports(config.endpoints)
         self._patience: Patience | None = None
         self._deadline = Deadline(self._give_up)
         self._pid_file: Path | None = None
@@ -146,25 +133,19 @@ class VidprocService(Service):
             self._reactor = reactor
         self._clock = SteadyClock()
         self._clock.install(self._reactor)
-        for description in self.config.endpoints:
-            self._listen(description)
-
-    def _listen(self, description: str) -> None:
-        outcome: list[Any] = []
-        listening = serverFromString(self._reactor, description).listen(self._door)
-        listening.addBoth(outcome.append)
-        if outcome and isinstance(outcome[0], Failure):
-            raise CannotStart(f"can't listen on {description}: {outcome[0].getErrorMessage()}")
-        self._ports += outcome
+        try:
+            self._ports.listen(self._reactor)
+        except CannotListen as error:
+            raise CannotStart(str(error)) from None
 
     @property
     def ports(self) -> list[IListeningPort]:
         """The ports that are open."""
-        return list(self._ports)
+        return self._ports.open
 
     def startService(self) -> None:
         """Build and start everything. Raises `CannotStart` before the server is up."""
-        if not self._ports:
+        if not self._ports.open:
             self.privilegedStartService()
         super().startService()
         try:
@@ -219,11 +200,8 @@ class VidprocService(Service):
             cores=cores,
         )
         self._ffmpeg = ffmpeg
-        self._factory = MMPFactory(
+        self._gate = Gate(
             self._reactor,
-            self._tasks,
-            self._disk,
-            self._server_info,
             tokens=config.tokens,
             idle_timeout=config.idle_timeout,
             max_connections=min(config.max_connections, max(16, files - FILES_BESIDE)),
@@ -233,7 +211,7 @@ class VidprocService(Service):
             self._reactor,
             self._tasks,
             self._runner,
-            self._factory,
+            self._gate,
             self._data_folder,
             self._disk,
             cores,
@@ -245,7 +223,10 @@ class VidprocService(Service):
         self._writers.start()
         self._tasks.start(self._store.in_states([State.QUEUED]))
         self._performance.startService()
-        self._door.inner = self._factory
+        self._ports.serve(
+            Backend(self._reactor, self._gate, self._tasks, self._disk, self._server_info)
+        )
+        signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reload))
         self._tell_start(cores)
         if files - FILES_BESIDE < config.max_connections:
             self.log.warn(
@@ -285,7 +266,7 @@ class VidprocService(Service):
         self.log.info(
             "vidproc {version} serves {ports}; FFmpeg {ffmpeg}, {cores} cores, data in {data}",
             version=__version__,
-            ports=", ".join(_readable(port.getHost()) for port in self._ports),
+            ports=", ".join(_readable(port.getHost()) for port in self.ports),
             ffmpeg=self._ffmpeg.version,
             cores=cores,
             data=str(self.config.data_dir),
@@ -311,6 +292,12 @@ class VidprocService(Service):
             concurrency=self._tasks.queue.concurrency,
         )
 
+    def _reload(self) -> None:
+        """SIGHUP: read again what an operator may have changed."""
+        if self._gate.tokens.needed:
+            reload_or_log(self.log, "the token file", self._gate.tokens.reload)
+        self._ports.reload()
+
     def stopService(self) -> Deferred[None]:
         """Stop in order; the Deferred fires when everything has really ended."""
         super().stopService()
@@ -327,7 +314,7 @@ class VidprocService(Service):
     def _hurry(self) -> None:
         """A second signal: wait for nobody. What is cut off now goes on at the next start."""
         self.log.info("stopping at once")
-        self._factory.abort_all()
+        self._gate.abort_all()
         for running in list(self._runner.running):
             running.kill()
         if self._patience is not None:
@@ -343,13 +330,15 @@ class VidprocService(Service):
 
     async def _stop(self, patience: Patience) -> None:
         self.log.info("stopping")
-        for port in self._ports:
-            await patience.wait_for("a port", maybeDeferred(port.stopListening))
+        for closing in self._ports.stop_listening():
+            await patience.wait_for("a port", closing)
         self._tasks.refuse_new()
         tasks_stop = ensureDeferred(self._tasks.stop())
-        transfers_end = self._factory.drain(self.config.grace)
+        transfers_end = self._gate.drain(self.config.grace)
         await patience.wait_for("running tasks", tasks_stop)
         await patience.wait_for("transfers", transfers_end)
+        for ending in self._ports.stop():
+            await patience.wait_for("a frontend", ending)
         await patience.wait_for("uploads", ensureDeferred(self._tasks.uploads.abort_all()))
         await patience.wait_for("upkeep", maybeDeferred(self._performance.stopService))
         patience.cancel()

@@ -7,8 +7,8 @@ when a client sends ahead of its answers; nothing is written to a client that do
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from twisted.internet.defer import ensureDeferred
 from twisted.internet.interfaces import (
@@ -27,8 +27,10 @@ from vidproc.errors import ErrorCode, ServiceError
 from vidproc.files.sendfile import Sender, make_sender
 from vidproc.files.splice import Spliced, can_splice
 from vidproc.files.transfer import READ_SIZE, TransferStopped
-from vidproc.frontends.access import peer_key
+from vidproc.frontends.interface import Backend
 from vidproc.frontends.mmp.reports import describe_server, status_report
+from vidproc.frontends.peers import peer_key
+from vidproc.frontends.refusals import TurnedAway
 from vidproc.mmp import messages
 from vidproc.mmp.codec import (
     NEED_DATA,
@@ -50,9 +52,6 @@ from vidproc.tasks.uploads import (
 from vidproc.tasks.views import TaskView
 from vidproc.tasks.watches import Subscription
 from vidproc.topics import Topic, TopicLogger
-
-if TYPE_CHECKING:
-    from vidproc.frontends.mmp.factory import MMPFactory
 
 MAX_READ_AHEAD = 64 << 10
 """Bytes that a client may send ahead of the answer that it waits for, beyond one read."""
@@ -78,18 +77,18 @@ STALL_FACTOR = 2
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
 class MMPServerProtocol(Protocol):
-    """Serves one connection; made by `MMPFactory`."""
+    """Serves one connection. Implements `vidproc.frontends.gate.Connection`."""
 
     log = TopicLogger(Topic.CONNECTIONS)
 
-    factory: MMPFactory
     transport: Any
 
-    def __init__(self, factory: MMPFactory) -> None:
-        self.factory = factory
+    def __init__(self, backend: Backend) -> None:
         self.peer: str | None = None
-        self._tasks = factory.tasks
-        self._clock = factory.clock
+        self._backend = backend
+        self._gate = backend.gate
+        self._tasks = backend.tasks
+        self.clock = backend.reactor
         self._decoder = Decoder()
         self._busy = False
         self._closing = False
@@ -123,10 +122,11 @@ class MMPServerProtocol(Protocol):
             self.transport.setTcpNoDelay(True)
             self.transport.setTcpKeepAlive(True)
         self.transport.registerProducer(self, True)
-        self._moved_at = self._clock.seconds()
-        self._window_end = self._moved_at + self.factory.idle_timeout
-        self._look_again(self.factory.idle_timeout)
-        self._refuse_connection(self.factory.connected(self))
+        self._moved_at = self.clock.seconds()
+        self._window_end = self._moved_at + self._gate.idle_timeout
+        self._look_again(self._gate.idle_timeout)
+        if not self._passes(lambda: self._gate.connected(self)):
+            return
         proxied = isinstance(self.transport, ProtocolWrapper) and not ISSLTransport.providedBy(
             self.transport
         )
@@ -136,15 +136,23 @@ class MMPServerProtocol(Protocol):
     def _meet(self) -> None:
         """Learn who the client is; behind a proxy that is known when its first bytes are here."""
         self.peer = peer_key(self.transport.getPeer())
-        self._refuse_connection(self.factory.met(self, self.peer))
+        peer = self.peer
+        self._passes(lambda: self._gate.met(self, peer))
 
-    def _refuse_connection(self, refusal: ServiceError | None) -> None:
-        if refusal is not None and not self._closing:
+    def _passes(self, step: Callable[[], None]) -> bool:
+        """Take a step through the gate; end the connection when it is refused there."""
+        try:
+            step()
+        except TurnedAway:
+            self._closing = True
+            self.abort()
+        except ServiceError as refusal:
             self._send(messages.error_answer(refusal))
             self._end_connection()
+        return not self._closing
 
     def dataReceived(self, data: bytes) -> None:
-        if self.peer is None:
+        if self.peer is None and not self._closing:
             self._meet()
         self._took(len(data))
         if self._closing:
@@ -157,21 +165,21 @@ class MMPServerProtocol(Protocol):
     def _took(self, size: int) -> None:
         """Note bytes from the client; a payload that is ahead of its share pauses, one that is
         thrown away too: it costs as much to read."""
-        self._moved_at = self._clock.seconds()
+        self._moved_at = self.clock.seconds()
         self._received += size
-        self.factory.count_received(size)
+        self._gate.traffic.received += size
         payload = self._session is not None or self._decoder.payload_remaining > 0
         if (payload or self._closing) and self._throttle_timer is None:
-            wait = self.factory.throttle.take(size)
+            wait = self._gate.throttle.take(size)
             if wait > 0:
                 fast = size >= DIRECT_FROM
-                self._throttle_timer = self._clock.callLater(wait, self._unthrottle, fast)
+                self._throttle_timer = self.clock.callLater(wait, self._unthrottle, fast)
                 self._adjust_reading()
 
     def _unthrottle(self, fast: bool) -> None:
         self._throttle_timer = None
         self._expected = 0.0  # the pause was ours
-        self._moved_at = self._clock.seconds()
+        self._moved_at = self.clock.seconds()
         if fast:
             self._take_directly()
         self._adjust_reading()
@@ -201,7 +209,7 @@ class MMPServerProtocol(Protocol):
         if self._session is not None:
             session, self._session = self._session, None
             session.abort()
-        self.factory.disconnected(self)
+        self._gate.disconnected(self)
 
     # --- requests ------------------------------------------------------------------------------
 
@@ -232,7 +240,7 @@ class MMPServerProtocol(Protocol):
 
     def _pump_later(self) -> None:
         if self._turn is None:
-            self._turn = self._clock.callLater(0, self._next_turn)
+            self._turn = self.clock.callLater(0, self._next_turn)
 
     def _next_turn(self) -> None:
         self._turn = None
@@ -254,7 +262,7 @@ class MMPServerProtocol(Protocol):
         """
         running = self._head_timer is not None and self._head_timer.active()
         if self._decoder.in_head and not running:
-            self._head_timer = self._clock.callLater(HEAD_TIME, self._head_late)
+            self._head_timer = self.clock.callLater(HEAD_TIME, self._head_late)
         elif running and not self._decoder.in_head:
             assert self._head_timer is not None
             self._head_timer.cancel()
@@ -272,16 +280,15 @@ class MMPServerProtocol(Protocol):
         self._request = None
         try:
             request = self._request = messages.parse_request(head.json)
-            principal = self.factory.tokens.check(request.token)
+            caller = self._gate.caller(self.peer, request.token)
         except ServiceError as error:
             self._send(messages.error_answer(error, messages.request_id(head.json)))
             self._discard_payload(head.payload_size)
             return
-        caller = Caller(self.peer, principal)
         self._serve(self._handle(request, head, caller), head.payload_size)
 
     def _end_request(self) -> None:
-        self.factory.traffic.sample(self.transport)
+        self._gate.traffic.sample(self.transport)
         if self._deadline is not None and self._deadline.active():
             self._deadline.cancel()
         if self._session is not None:
@@ -297,7 +304,7 @@ class MMPServerProtocol(Protocol):
             if isinstance(failure.value, ServiceError):
                 error = failure.value
             else:
-                error = self.factory.fault(failure)
+                error = self._gate.fault(failure)
             self._send(messages.error_answer(error, self._request_id()))
             self._session = None
             self._discard_payload(payload_size)
@@ -335,7 +342,7 @@ class MMPServerProtocol(Protocol):
                 self._send_upload_result(known)
             case messages.Info():
                 self._send(
-                    describe_server(self.factory.server_info(), request), detail=request.detail
+                    describe_server(self._backend.server_info(), request), detail=request.detail
                 )
         if self._session is None:
             self._discard_payload(head.payload_size)
@@ -432,7 +439,7 @@ class MMPServerProtocol(Protocol):
         self._taking = True
         self._adjust_reading()
         size = self._decoder.payload_remaining
-        rate = self.factory.throttle.rate
+        rate = self._gate.throttle.rate
         if rate is not None:
             size = min(size, max(DIRECT_FROM, int(rate * DIRECT_SHARE)))
         taking = session.take_from(self.transport, size)
@@ -455,7 +462,7 @@ class MMPServerProtocol(Protocol):
         A client that writes its whole request before it reads would see a reset, not the answer.
         """
         if size and not (self._deadline is not None and self._deadline.active()):
-            self._deadline = self._clock.callLater(DISCARD_TIME, self._abort)
+            self._deadline = self.clock.callLater(DISCARD_TIME, self.abort)
 
     # --- downloads -----------------------------------------------------------------------------
 
@@ -488,7 +495,7 @@ class MMPServerProtocol(Protocol):
         )
         self._send(answer, result.media_type, result.size - request.offset)
         self._sender = make_sender(
-            self.factory.disk,
+            self._backend.disk,
             result.fd,
             request.offset,
             result.size,
@@ -507,14 +514,14 @@ class MMPServerProtocol(Protocol):
                 task_id=request.task_id,
                 error=error,
             )
-            self._abort()
+            self.abort()
             raise TransferStopped from error
         finally:
             self._sender = None
 
     def _sent(self, size: int) -> None:
-        self._moved_at = self._clock.seconds()
-        self.factory.count_sent(size)
+        self._moved_at = self.clock.seconds()
+        self._gate.traffic.sent += size
 
     # --- watching ------------------------------------------------------------------------------
 
@@ -548,7 +555,7 @@ class MMPServerProtocol(Protocol):
         watch.end()
         if self._watch is watch:
             self._watch = None
-        error = self.factory.fault(Failure())
+        error = self._gate.fault(Failure())
         self._send(messages.error_answer(error, self._request_id()))
         self._end_connection()
 
@@ -572,7 +579,7 @@ class MMPServerProtocol(Protocol):
     ) -> None:
         if not self._lost:
             data = messages.encode_answer(answer, media_type, payload_size, detail=detail)
-            self.factory.count_sent(len(data))
+            self._gate.traffic.sent += len(data)
             self.transport.write(data)
 
     def pauseProducing(self) -> None:
@@ -584,7 +591,7 @@ class MMPServerProtocol(Protocol):
     def resumeProducing(self) -> None:
         """The client reads again."""
         self._write_blocked = False
-        self._moved_at = self._clock.seconds()
+        self._moved_at = self.clock.seconds()
         if self._sender is not None:
             self._sender.resumeProducing()
         if self._watch is not None:
@@ -667,7 +674,7 @@ class MMPServerProtocol(Protocol):
         return self._sender is not None or self._session is not None
 
     def _close_if_draining(self) -> None:
-        if self.factory.draining and not self.transferring and not self._busy:
+        if self._gate.draining and not self.transferring and not self._busy:
             self.close()
 
     def _end_connection(self) -> None:
@@ -694,22 +701,23 @@ class MMPServerProtocol(Protocol):
             self.transport.loseWriteConnection()
         if self._deadline is not None and self._deadline.active():
             self._deadline.cancel()
-        self._deadline = self._clock.callLater(LINGER_TIME, self._abort)
+        self._deadline = self.clock.callLater(LINGER_TIME, self.abort)
 
-    def _abort(self) -> None:
+    def abort(self) -> None:
+        """Cut the connection off."""
         if not self._lost:
             self.transport.abortConnection()
 
     def _restart_idle_timer(self) -> None:
-        self._moved_at = self._clock.seconds()
+        self._moved_at = self.clock.seconds()
 
     def _check_idle(self) -> None:
         """Cut a connection off that has said or taken nothing for an idle timeout.
 
         While we work for it, or wait for the disk ourselves, its silence is no fault.
         """
-        timeout = self.factory.idle_timeout
-        now = self._clock.seconds()
+        timeout = self._gate.idle_timeout
+        now = self.clock.seconds()
         if now > self._idle_check_at + CLOCK_JUMP:
             # The clock was set, or the machine slept: that was nobody's silence.
             self._moved_at, self._expected = now, 0.0
@@ -722,7 +730,7 @@ class MMPServerProtocol(Protocol):
         if now >= silence_ends:
             self.log.info("peer {peer}: idle, cut off", peer=self.peer)
             if self._decoder.idle or blocked:
-                self._abort()
+                self.abort()
             else:
                 self._cut_off(f"Nothing came for {timeout:.0f} s within a request.")
             return
@@ -739,8 +747,8 @@ class MMPServerProtocol(Protocol):
         self._look_again(max(min(silence_ends, self._window_end) - now, 0.01))
 
     def _look_again(self, seconds: float) -> None:
-        self._idle_check_at = self._clock.seconds() + seconds
-        self._idle_timer = self._clock.callLater(seconds, self._check_idle)
+        self._idle_check_at = self.clock.seconds() + seconds
+        self._idle_timer = self.clock.callLater(seconds, self._check_idle)
 
 
 class _Watch:
@@ -787,7 +795,7 @@ class _Watch:
         if self._timer is not None and self._timer.active():
             self._timer.reset(self._request.interval)
         else:
-            self._timer = self._protocol.factory.clock.callLater(self._request.interval, self._tick)
+            self._timer = self._protocol.clock.callLater(self._request.interval, self._tick)
 
     def _tick(self) -> None:
         view = self._subscription.current() if self._subscription is not None else None

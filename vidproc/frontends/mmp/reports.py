@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import msgspec
 
 from vidproc import __version__
+from vidproc.frontends.server_info import ServerInfo
 from vidproc.mmp import messages
 from vidproc.operations.parameters import PARAMETERS, describe_parameters
-from vidproc.tasks.settings import Settings
 from vidproc.tasks.views import TaskView
 from vidproc.units import iso_utc
-
-
-@dataclass(frozen=True, slots=True)
-class ServerInfo:
-    """What `info` tells beside the operations."""
-
-    settings: Settings
-    ffmpeg_version: str
-    sandbox: tuple[str, ...]
-    queued: int
-    running: int
-    concurrency: int
 
 
 def status_report(

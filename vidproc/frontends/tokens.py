@@ -1,41 +1,24 @@
-"""Who a connection is: the address as slots count it, and the token's owner."""
+"""Tokens: who may ask, by name."""
 
 from __future__ import annotations
 
 import hmac
-from ipaddress import IPv6Address, ip_address
 from pathlib import Path
-from typing import Any
 
 from vidproc.errors import ErrorCode, ServiceError
-
-
-def peer_key(address: Any) -> str:
-    """Return what one client's connections have in common: an IPv4 address or an IPv6 /64.
-
-    `address` is what a transport's ``getPeer`` returns; with a ``haproxy:`` endpoint that is the
-    proxied address.
-    """
-    host = getattr(address, "host", None)
-    if host is None:
-        return "local"  # a UNIX socket
-    try:
-        ip = ip_address(host.partition("%")[0])
-    except ValueError:
-        return str(host)
-    if isinstance(ip, IPv6Address):
-        if ip.ipv4_mapped is not None:
-            return str(ip.ipv4_mapped)
-        network = int(ip) >> 64 << 64
-        return f"{IPv6Address(network)}/64"
-    return str(ip)
 
 
 class Tokens:
     """The tokens that requests need, by their owner's name. None are needed when empty."""
 
-    def __init__(self, tokens: dict[str, str] | None = None) -> None:
+    def __init__(self, tokens: dict[str, str] | None = None, path: Path | None = None) -> None:
         self._tokens = tokens or {}
+        self._path = path
+
+    @property
+    def needed(self) -> bool:
+        """Whether requests need a token."""
+        return bool(self._tokens)
 
     @classmethod
     def read(cls, path: Path) -> Tokens:
@@ -53,7 +36,15 @@ class Tokens:
             tokens[words[0]] = words[1]
         if not tokens:
             raise ValueError(f"{path} holds no token; write a name and a token on a line")
-        return cls(tokens)
+        return cls(tokens, path)
+
+    def reload(self) -> None:
+        """Read the file again, if the tokens came from one.
+
+        Raises as `read` does; the tokens stay as they were then.
+        """
+        if self._path is not None:
+            self._tokens = self.read(self._path)._tokens
 
     def check(self, token: str | None) -> str | None:
         """Return the name of the token's owner, None when no tokens are used.
@@ -62,7 +53,7 @@ class Tokens:
         """
         if not self._tokens:
             return None
-        given = (token or "").encode()
+        given = (token or "").encode(errors="surrogatepass")
         found = None
         for name, known in self._tokens.items():
             if hmac.compare_digest(known.encode(), given):

@@ -1,0 +1,95 @@
+"""The server's ports, and the frontends that serve them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory
+from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
+
+from vidproc.frontends import registry
+from vidproc.frontends.interface import Backend, Frontend
+from vidproc.topics import Topic, TopicLogger
+
+
+class CannotListen(Exception):
+    """A port can't be opened. The text says which and why."""
+
+
+class _UntilServed(Factory):
+    """Stands at the ports of a frontend from before it exists, for ports may need privileges to
+    open. Connections are closed until then."""
+
+    noisy = False
+    served_by: IProtocolFactory | None = None
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        if self.served_by is None:
+            return None
+        return self.served_by.buildProtocol(addr)  # type: ignore[arg-type]  # as Factory says
+
+
+class Ports:
+    """All ports of the server, by the names of their frontends. Each frontend that is named in
+    `endpoints` runs."""
+
+    log = TopicLogger(Topic.SERVICE)
+
+    def __init__(self, endpoints: Mapping[str, Sequence[str]]) -> None:
+        self._endpoints = {name: texts for name, texts in endpoints.items() if texts}
+        self._factories = {name: _UntilServed() for name in self._endpoints}
+        self._open: list[IListeningPort] = []
+        self._frontends: dict[str, Frontend] = {}
+
+    @property
+    def open(self) -> list[IListeningPort]:
+        """The ports that are open."""
+        return list(self._open)
+
+    def listen(self, reactor: Any) -> None:
+        """Open the ports. Raises `CannotListen`."""
+        for name, descriptions in self._endpoints.items():
+            for description in descriptions:
+                outcome: list[Any] = []
+                listening = serverFromString(reactor, description).listen(self._factories[name])
+                listening.addBoth(outcome.append)
+                if outcome and isinstance(outcome[0], Failure):
+                    raise CannotListen(
+                        f"can't listen on {description}: {outcome[0].getErrorMessage()}"
+                    )
+                self._open += outcome
+
+    def serve(self, backend: Backend) -> None:
+        """Make the frontends and let them have their ports' connections."""
+        for listed in registry.FRONTENDS:
+            if listed.name in self._endpoints:
+                frontend = self._frontends[listed.name] = listed.load(backend)
+                frontend.start()
+                self._factories[listed.name].served_by = frontend.factory
+
+    def reload(self) -> None:
+        """Let the frontends read again what may have changed; what is wrong is logged."""
+        for name, frontend in self._frontends.items():
+            reload_or_log(self.log, f"the {name} frontend", frontend.reload)
+
+    def stop_listening(self) -> list[Deferred[Any]]:
+        """Close the ports."""
+        return [maybeDeferred(port.stopListening) for port in self._open]
+
+    def stop(self) -> list[Deferred[Any]]:
+        """End the frontends, when their connections have ended."""
+        return [maybeDeferred(frontend.stop) for frontend in self._frontends.values()]
+
+
+def reload_or_log(log: TopicLogger, what: str, reload: Callable[[], None]) -> None:
+    """Call `reload`; if it raises `OSError` or `ValueError`, log it: `what` stays as it was."""
+    try:
+        reload()
+    except (OSError, ValueError) as error:
+        log.error("{what} stays as it was: {error}", what=what, error=str(error))
+    else:
+        log.info("{what} was read again", what=what)

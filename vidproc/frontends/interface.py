@@ -1,0 +1,51 @@
+"""What a frontend is, and what it stands on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IProtocolFactory
+
+from vidproc.files.threads import WorkerThreads
+from vidproc.frontends.gate import Gate
+from vidproc.frontends.server_info import ServerInfo
+from vidproc.tasks.facade import Tasks
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """What a frontend stands on: the gate, the tasks, threads for files, and what `info` tells."""
+
+    reactor: Any
+    gate: Gate
+    tasks: Tasks
+    disk: WorkerThreads
+    server_info: Callable[[], ServerInfo]
+
+
+class Frontend(Protocol):
+    """One protocol that clients speak. Made at the start by the function that
+    `vidproc.frontends.registry` names.
+
+    It passes each connection through the gate (`Gate.connected`, `met`, `disconnected`), which
+    drains and aborts them at a stop; so a frontend has to end by itself only what is no connection.
+    """
+
+    factory: IProtocolFactory
+    """Serves the frontend's ports."""
+
+    def start(self) -> None:
+        """Begin; called before the first connection."""
+        ...
+
+    def reload(self) -> None:
+        """Read again what may have changed on the disk. Raises `OSError` or `ValueError` with a
+        sentence that says what is wrong; everything stays as it was then."""
+        ...
+
+    def stop(self) -> Deferred[None] | None:
+        """End what is no connection; called when the last connection has ended."""
+        ...

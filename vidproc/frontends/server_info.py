@@ -1,0 +1,19 @@
+"""What a frontend can tell of the server, beside the operations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vidproc.tasks.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """The server as it is now: its limits, its FFmpeg, the sandbox's layers, its load."""
+
+    settings: Settings
+    ffmpeg_version: str
+    sandbox: tuple[str, ...]
+    queued: int
+    running: int
+    concurrency: int
