@@ -33,8 +33,8 @@ from vidproc.errors import ServiceError  # noqa: E402
 from vidproc.ffmpeg.binary import find_ffmpeg  # noqa: E402
 from vidproc.ffmpeg.media import MediaInfo  # noqa: E402
 from vidproc.operations.compress.operation import CompressOperation  # noqa: E402
-from vidproc.operations.filters import scaled  # noqa: E402
 from vidproc.operations.parameters import Compress  # noqa: E402
+from vidproc.operations.sizes import scaled  # noqa: E402
 
 FFMPEG = find_ffmpeg().path
 CURVE = (19, 23, 27, 31)

@@ -21,7 +21,7 @@ import psutil
 
 from benchmarks.load import connect, long_film, mmp_upload, run_streams
 from benchmarks.memory import SlowDiskServer, place_film, place_result
-from tests.server_process import PlainClient, ServerProcess, receive, send
+from support.server_process import PlainClient, ServerProcess, receive, send
 from vidproc.units import format_size, parse_size
 
 UPLOADS = 10

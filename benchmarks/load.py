@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.server_process import receive
+from support.server_process import receive
 from vidproc.ffmpeg.binary import find_ffmpeg
 from vidproc.mmp.codec import encode_head
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks.load import long_film, mmp_upload, raise_file_limit, run_streams
-from tests.server_process import PlainClient, ServerProcess, receive, send
+from support.server_process import PlainClient, ServerProcess, receive, send
 from vidproc.files.data_folder import input_key, result_key
 from vidproc.mmp.codec import encode_head
 from vidproc.tasks.model import State, Task, new_task_id

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from support.job import RealJob, probe, run_operation
-from tests.server_process import PlainClient, ServerProcess, receive, send
+from support.server_process import PlainClient, ServerProcess, receive, send
 from vidproc.app.performance import usable_cores
 from vidproc.ffmpeg.binary import find_ffmpeg
 from vidproc.operations.parameters import parse_parameters

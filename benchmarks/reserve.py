@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 
 from benchmarks.memory import peak_memory
-from tests.server_process import PlainClient, ServerProcess, receive, send
+from support.server_process import PlainClient, ServerProcess, receive, send
 from vidproc.app.performance import usable_cores
 from vidproc.mmp.codec import encode_head
 from vidproc.units import format_size

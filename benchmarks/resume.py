@@ -25,7 +25,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from tests.server_process import PlainClient, ServerProcess, receive
+from support.server_process import PlainClient, ServerProcess, receive
 from vidproc.files.data_folder import upload_key
 from vidproc.mmp.codec import encode_head
 from vidproc.units import format_size, parse_size

@@ -37,7 +37,7 @@ from typing import Any
 
 import psutil
 
-from tests.server_process import PlainClient, ServerProcess, receive, send, wait_for
+from support.server_process import PlainClient, ServerProcess, receive, send, wait_for
 from vidproc.mmp.codec import encode_head
 
 MEDIA = Path(__file__).parent.parent / "tests" / "media"

@@ -33,7 +33,7 @@ from benchmarks.load import (
     send_file,
 )
 from benchmarks.memory import place_result
-from tests.server_process import PlainClient, ServerProcess, wait_for
+from support.server_process import PlainClient, ServerProcess, wait_for
 from vidproc.files.data_folder import result_key
 from vidproc.units import format_size, parse_size
 

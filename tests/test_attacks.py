@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 from twisted.trial.unittest import SkipTest, TestCase
 
-from tests.server_process import PlainClient, ServerProcess, receive, send, wait_for
+from support.server_process import PlainClient, ServerProcess, receive, send, wait_for
 from vidproc.files.data_folder import result_key
 from vidproc.mmp.codec import encode_head
 from vidproc.tasks.model import State, Task, new_task_id

@@ -22,7 +22,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.server_process import ServerProcess
+from support.server_process import ServerProcess
 from tests.test_client_cli import COMMAND, SessionCase, _Collector
 from tests.test_client_protocol import TASK, Peer, ScriptedServer, ServerCase, refusal, status
 from vidproc.client import cli, resume

@@ -24,8 +24,8 @@ from typing import Any
 import psutil
 from twisted.trial.unittest import SkipTest, TestCase
 
+from support.server_process import PlainClient, ServerProcess, receive, send, wait_for
 from tests.crashing_server import SAID
-from tests.server_process import PlainClient, ServerProcess, receive, send, wait_for
 from vidproc.ffmpeg.binary import find_ffmpeg
 from vidproc.mmp.codec import encode_head
 

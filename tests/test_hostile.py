@@ -31,7 +31,7 @@ from typing import Any
 import psutil
 from twisted.trial.unittest import SkipTest, TestCase
 
-from tests.server_process import PlainClient, ServerProcess, receive, send, wait_for
+from support.server_process import PlainClient, ServerProcess, receive, send, wait_for
 from vidproc.ffmpeg.binary import find_ffmpeg
 
 MEDIA = Path(__file__).parent / "media"

@@ -12,7 +12,7 @@ from twisted.trial.unittest import TestCase
 
 from tests import media_harness as media
 from vidproc.ffmpeg.media import MediaInfo, VideoStream
-from vidproc.operations import filters, segments
+from vidproc.operations import clips, segments
 
 
 def film(**fields: Any) -> MediaInfo:
@@ -28,7 +28,7 @@ class DivideTests(TestCase):
     """Into how many segments a film is cut, and where."""
 
     def count(self, source: MediaInfo | None = None, **wanted: Any) -> int:
-        part = filters.Clip(wanted.get("start", 0.0), wanted.get("length", 20.0))
+        part = clips.Clip(wanted.get("start", 0.0), wanted.get("length", 20.0))
         size = wanted.get("size", (640, 360))
         return len(segments.divide(source or film(), part, size, wanted.get("threads", 4)))
 
@@ -52,7 +52,7 @@ class DivideTests(TestCase):
 
     def test_segments_touch_and_fill_the_part(self) -> None:
         """The last one goes on to the part's end, where only sound may be left."""
-        parts = segments.divide(film(), filters.Clip(50.0, 20.0), (64, 64), 2)
+        parts = segments.divide(film(), clips.Clip(50.0, 20.0), (64, 64), 2)
         self.assertEqual([(p.start, p.end) for p in parts], [(0.0, 5.0), (5.0, 20.0)])
 
 

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import psutil
 from twisted.trial.unittest import SkipTest, TestCase
 
-from tests.server_process import PlainClient, ServerProcess, receive, send, wait_for
+from support.server_process import PlainClient, ServerProcess, receive, send, wait_for
 
 MEDIA = Path(__file__).parent / "media"
 CLIP = MEDIA / "flower-540p-aac.mp4"

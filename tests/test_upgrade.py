@@ -15,7 +15,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import TestCase
 
-from tests.server_process import PlainClient, ServerProcess
+from support.server_process import PlainClient, ServerProcess
 
 ARCHIVE = Path(__file__).parent / "data" / "data-folder-0.1.0.tar.xz"
 UPLOAD_ID = "11111111-2222-4333-8444-555555555555"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vidproc.ffmpeg.capabilities import Capabilities
 from vidproc.ffmpeg.media import MediaInfo
-from vidproc.operations import filters
+from vidproc.operations import frames, sizes
 from vidproc.operations.base import Operation, Plan
 from vidproc.operations.parameters import AspectRatio, Fit
 from vidproc.operations.resolution import reshaped
@@ -17,12 +17,12 @@ class AspectRatioOperation(Operation[AspectRatio]):
 
     def plan(self, media: MediaInfo, parameters: AspectRatio, capabilities: Capabilities) -> Plan:
         """Return one encode. Raises `ServiceError` 415 without video."""
-        shown = filters.require_video(media).displayed_size
+        shown = frames.require_video(media).displayed_size
         width, height = parameters.ratio()
         exact = canvas(shown, width / height, parameters.fit)
-        size = filters.limited((filters.even(exact[0]), filters.even(exact[1])))
+        size = sizes.limited((sizes.even(exact[0]), sizes.even(exact[1])))
         warnings = []
-        if max(exact) > filters.MAX_SIDE + 1:
+        if max(exact) > sizes.MAX_SIDE + 1:
             warnings.append(
                 f"A frame of {exact[0]:.0f}x{exact[1]:.0f} would be too large: "
                 f"it was made {size[0]}x{size[1]}."
@@ -34,7 +34,7 @@ class AspectRatioOperation(Operation[AspectRatio]):
         return max(2 * source_size, 4 << 20)
 
 
-def canvas(shown: filters.Size, ratio: float, fit: Fit) -> tuple[float, float]:
+def canvas(shown: sizes.Size, ratio: float, fit: Fit) -> tuple[float, float]:
     """Return the (width, height) that has the shape `ratio` = width / height.
 
     A crop cuts `shown` down to the shape; padding and stretching grow it, so no detail is lost.

@@ -10,7 +10,7 @@ from vidproc.errors import ErrorCode, ServiceError
 from vidproc.ffmpeg.capabilities import Capabilities
 from vidproc.ffmpeg.command import THREADS, ffmpeg_command, output_file
 from vidproc.ffmpeg.media import AudioStream, MediaInfo
-from vidproc.operations import filters
+from vidproc.operations import audio, delivery, frames, reading
 from vidproc.operations.base import Expectation, Operation, Plan, Product, require_encoder
 from vidproc.operations.languages import same_language
 from vidproc.operations.parameters import ExtractAudio
@@ -33,10 +33,10 @@ class ExtractAudioOperation(Operation[ExtractAudio]):
         """Return one encode. Raises `ServiceError` 415 without sound, 422 without that track."""
         require_encoder(capabilities, "libmp3lame")
         track = choose_track(media, parameters.track)
-        warnings = filters.ending_warnings(media)
+        warnings = frames.ending_warnings(media)
         if parameters.track is None and len(media.audio) > 1:
             warnings.append(
-                f"Audio track {filters.track_number(media, track)} of {len(media.audio)} was "
+                f"Audio track {audio.track_number(media, track)} of {len(media.audio)} was "
                 f"taken: {describe_tracks(media)}."
             )
         if track.channels > 2:
@@ -44,7 +44,7 @@ class ExtractAudioOperation(Operation[ExtractAudio]):
         options, sentences = _encoding(track, parameters.bitrate)
         warnings.extend(sentences)
 
-        node = filters.source(media)
+        node = reading.source(media)
         sound = node[str(track.index)]
         sound = sound.filter("aresample", **{"async": 1, "min_hard_comp": 0.04})
         streams = [sound.filter("aformat", channel_layouts="stereo|mono")]
@@ -63,7 +63,7 @@ class ExtractAudioOperation(Operation[ExtractAudio]):
             threads=THREADS,
             id3v2_version=3,
             map_chapters=-1,
-            **filters.clean_metadata(media),
+            **delivery.clean_metadata(media),
             **options,
         )
         command = ffmpeg_command(
@@ -77,7 +77,7 @@ class ExtractAudioOperation(Operation[ExtractAudio]):
             video=False,
             audio=True,
             duration=track.duration,
-            tolerance=max(1.0, filters.tolerance(media)),
+            tolerance=max(1.0, delivery.tolerance(media)),
         )
         return Plan([command], Product(_RESULT, "mp3", expectation), warnings)
 

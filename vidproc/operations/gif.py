@@ -13,7 +13,7 @@ from vidproc.errors import ErrorCode, ServiceError
 from vidproc.ffmpeg.capabilities import Capabilities
 from vidproc.ffmpeg.command import THREADS, Command, ffmpeg_command, input_file, output_file
 from vidproc.ffmpeg.media import MediaInfo
-from vidproc.operations import filters
+from vidproc.operations import clips, delivery, frames, reading, sizes
 from vidproc.operations.base import (
     SHORT_CLIP,
     Expectation,
@@ -68,7 +68,7 @@ RECIPES = (
 class Look:
     """What one attempt makes: size in pixels, pictures per second, colours."""
 
-    size: filters.Size
+    size: sizes.Size
     fps: float
     colours: int = 256
 
@@ -152,10 +152,10 @@ class GifOperation(Operation[Gif]):
 
     def _wish(
         self, media: MediaInfo, parameters: Gif, capabilities: Capabilities
-    ) -> tuple[filters.Clip, Look]:
+    ) -> tuple[clips.Clip, Look]:
         require_encoder(capabilities, "gif")
-        shown = filters.require_video(media).displayed_size
-        part = filters.clip(media, parameters.start, parameters.length, sound=False)
+        shown = frames.require_video(media).displayed_size
+        part = clips.clip(media, parameters.start, parameters.length, sound=False)
         return part, Look(sized(shown, min(parameters.width, shown[0])), float(parameters.fps))
 
 
@@ -222,22 +222,22 @@ def reduced(full: Look, part: float) -> Look:
     return Look(sized(full.size, max(_LEAST_WIDTH, int(width))), fewest, 64)
 
 
-def sized(shown: filters.Size, width: int) -> filters.Size:
+def sized(shown: sizes.Size, width: int) -> sizes.Size:
     """Return `width` pixels and the height that keeps the shape; GIF takes odd numbers."""
     return width, max(1, round(width * shown[1] / shown[0]))
 
 
-def frames(look: Look, part: filters.Clip) -> int:
-    """Return how many pictures the GIF has."""
+def frame_count(look: Look, part: clips.Clip) -> int:
+    """Return how many frames the GIF has."""
     return max(1, round(part.length * look.fps))
 
 
-def guess_size(look: Look, part: filters.Clip) -> float:
+def guess_size(look: Look, part: clips.Clip) -> float:
     """Return the bytes that such a GIF of ordinary filmed pictures has."""
-    return look.size[0] * look.size[1] * frames(look, part) * _BYTES_PER_PIXEL
+    return look.size[0] * look.size[1] * frame_count(look, part) * _BYTES_PER_PIXEL
 
 
-def _refuse_giant(look: Look, part: filters.Clip) -> None:
+def _refuse_giant(look: Look, part: clips.Clip) -> None:
     guess = guess_size(look, part)
     if guess > LARGEST_GUESS:
         raise ServiceError(
@@ -257,32 +257,30 @@ def _too_small(most: int, smallest: int) -> ServiceError:
     )
 
 
-def _product(
-    media: MediaInfo, part: filters.Clip, look: Look, name: str, recipe: Recipe
-) -> Product:
+def _product(media: MediaInfo, part: clips.Clip, look: Look, name: str, recipe: Recipe) -> Product:
     expectation = Expectation(
         video=True,
         audio=False,
         size=look.size,
-        duration=frames(look, part) / look.fps,
-        tolerance=max(filters.tolerance(media), 2 / look.fps),
+        duration=frame_count(look, part) / look.fps,
+        tolerance=max(delivery.tolerance(media), 2 / look.fps),
     )
     details = {"fps": round(look.fps, 3), "colours": look.colours, "palette": recipe.name}
     return Product(name, "gif", expectation, details)
 
 
-def _warnings(media: MediaInfo, capabilities: Capabilities, part: filters.Clip) -> list[str]:
-    return [*part.warnings, *filters.picture_warnings(media, capabilities)]
+def _warnings(media: MediaInfo, capabilities: Capabilities, part: clips.Clip) -> list[str]:
+    return [*part.warnings, *frames.picture_warnings(media, capabilities)]
 
 
-async def _first(job: Job[Gif], part: filters.Clip, look: Look, share: float) -> tuple[Recipe, str]:
+async def _first(job: Job[Gif], part: clips.Clip, look: Look, share: float) -> tuple[Recipe, str]:
     """Make the GIF by the recipe that suits it best; return that and the file's name.
 
     A short one is made by every recipe at once; for a long one a sample decides.
     """
     recipe, name = RECIPES[0], "attempt-1.gif"
     if "ssim" in job.capabilities.filters:
-        count = frames(look, part)
+        count = frame_count(look, part)
         whole = count <= _TRIAL_FRAMES and _buffered(look, part) <= BUFFER
         sample = part if whole else replace(part, length=min(count, _SAMPLE_FRAMES) / look.fps)
         if _buffered(look, sample) <= BUFFER:
@@ -300,7 +298,7 @@ async def _first(job: Job[Gif], part: filters.Clip, look: Look, share: float) ->
 
 
 def _trial(
-    media: MediaInfo, capabilities: Capabilities, part: filters.Clip, look: Look, share: float
+    media: MediaInfo, capabilities: Capabilities, part: clips.Clip, look: Look, share: float
 ) -> Command:
     """Return a command that makes a GIF by each recipe and prints how near each one is."""
     split = _pictures(media, capabilities, part, look).split()
@@ -359,14 +357,14 @@ def choose_recipe(scores: dict[str, float], sizes: dict[str, int]) -> Recipe:
     return next(each for each in near if sizes[each.name] <= 1.02 * fewest)
 
 
-def _buffered(look: Look, part: filters.Clip) -> int:
+def _buffered(look: Look, part: clips.Clip) -> int:
     """Return the bytes of the pictures that wait in memory until the palette is ready."""
-    return frames(look, part) * look.size[0] * look.size[1] * 4
+    return frame_count(look, part) * look.size[0] * look.size[1] * 4
 
 
-def _needs(media: MediaInfo, part: filters.Clip, look: Look) -> dict[str, Any]:
-    shown = filters.require_video(media).displayed_size
-    memory = filters.encoding_memory(look.size, look.size, shown)
+def _needs(media: MediaInfo, part: clips.Clip, look: Look) -> dict[str, Any]:
+    shown = frames.require_video(media).displayed_size
+    memory = delivery.encoding_memory(look.size, look.size, shown)
     return {
         "duration": part.length,
         "cpus": 2.0,
@@ -377,7 +375,7 @@ def _needs(media: MediaInfo, part: filters.Clip, look: Look) -> dict[str, Any]:
 def _commands(
     media: MediaInfo,
     capabilities: Capabilities,
-    part: filters.Clip,
+    part: clips.Clip,
     look: Look,
     recipe: Recipe,
     name: str,
@@ -401,13 +399,13 @@ def _commands(
     yield ffmpeg_command(graph, stage="encoding", share=share * 0.6, **needs)
 
 
-def _pictures(media: MediaInfo, capabilities: Capabilities, part: filters.Clip, look: Look) -> Any:
+def _pictures(media: MediaInfo, capabilities: Capabilities, part: clips.Clip, look: Look) -> Any:
     """Return exactly the pictures of the GIF, evenly spaced.
 
     Reading begins a little earlier, so that the first one is the picture that is on the screen
     at the start, not the next one to come.
     """
-    video = filters.require_video(media)
+    video = frames.require_video(media)
     slow = not video.constant_rate or not video.frame_rate
     lead = _LEAD_SLOW if slow or not video.frame_rate else 2 / video.frame_rate
     skipped = min(math.ceil(lead * look.fps), math.floor(part.start * look.fps + 1e-6))
@@ -415,12 +413,14 @@ def _pictures(media: MediaInfo, capabilities: Capabilities, part: filters.Clip, 
 
     def sample(stream: Any) -> Any:
         stream = stream.filter("fps", fps=rate(look.fps), start_time=-_ROUNDING)
-        stream = stream.filter("trim", start_frame=skipped, end_frame=skipped + frames(look, part))
+        stream = stream.filter(
+            "trim", start_frame=skipped, end_frame=skipped + frame_count(look, part)
+        )
         return stream.filter("setpts", "PTS-STARTPTS")
 
     start = max(0.0, part.start - before)
-    node = filters.source(media, start=start, duration=part.length + before)
-    return filters.picture(node, media, capabilities, look.size, pixel_format="bgra", sample=sample)
+    node = reading.source(media, start=start, duration=part.length + before)
+    return frames.picture(node, media, capabilities, look.size, pixel_format="bgra", sample=sample)
 
 
 def rate(fps: float) -> str:

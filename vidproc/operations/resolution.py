@@ -5,7 +5,7 @@ from __future__ import annotations
 from vidproc.ffmpeg.capabilities import Capabilities
 from vidproc.ffmpeg.command import ffmpeg_command
 from vidproc.ffmpeg.media import MediaInfo
-from vidproc.operations import filters
+from vidproc.operations import audio, delivery, frames, reading, sizes
 from vidproc.operations.base import Expectation, Operation, Plan, Product, require_encoder
 from vidproc.operations.parameters import Fit, Resolution
 
@@ -19,9 +19,9 @@ class ResolutionOperation(Operation[Resolution]):
 
     def plan(self, media: MediaInfo, parameters: Resolution, capabilities: Capabilities) -> Plan:
         """Return one encode. Raises `ServiceError` 415 without video."""
-        filters.require_video(media)
+        frames.require_video(media)
         asked = parameters.width, parameters.height
-        size = filters.even(asked[0]), filters.even(asked[1])
+        size = sizes.even(asked[0]), sizes.even(asked[1])
         warnings = []
         if size != asked:
             warnings.append(
@@ -29,7 +29,7 @@ class ResolutionOperation(Operation[Resolution]):
                 f"{size[0]}x{size[1]}."
             )
         drawn = drawn_size(media, size, parameters.fit)
-        warnings += filters.upscale_warning(filters.require_video(media).displayed_size, drawn)
+        warnings += sizes.upscale_warning(frames.require_video(media).displayed_size, drawn)
         return reshaped(media, capabilities, size, parameters.fit, warnings)
 
     def estimate_size(self, parameters: Resolution, source_size: int) -> int:
@@ -37,18 +37,18 @@ class ResolutionOperation(Operation[Resolution]):
         return max(2 * source_size, 4 << 20)
 
 
-def drawn_size(media: MediaInfo, size: filters.Size, fit: Fit) -> filters.Size:
+def drawn_size(media: MediaInfo, size: sizes.Size, fit: Fit) -> sizes.Size:
     """Return the pixels that the whole picture takes when it is fitted into `size`."""
-    shown = filters.require_video(media).displayed_size
+    shown = frames.require_video(media).displayed_size
     if fit == "stretch":
         return size
-    return filters.inside(shown, size) if fit == "pad" else filters.around(shown, size)
+    return sizes.inside(shown, size) if fit == "pad" else sizes.around(shown, size)
 
 
 def reshaped(
     media: MediaInfo,
     capabilities: Capabilities,
-    size: filters.Size,
+    size: sizes.Size,
     fit: Fit,
     warnings: list[str],
 ) -> Plan:
@@ -57,23 +57,23 @@ def reshaped(
     `warnings` holds what is to be told of the size already.
     """
     require_encoder(capabilities, "libx264")
-    video = filters.require_video(media)
+    video = frames.require_video(media)
     shown = video.displayed_size
-    sound = filters.choose_sound(media, "mp4")
-    subtitles = filters.kept_subtitles(media)
-    node = filters.source(media)
-    graph = filters.deliver(
+    sound = audio.choose_sound(media, "mp4")
+    subtitles = delivery.kept_subtitles(media)
+    node = reading.source(media)
+    graph = delivery.deliver(
         node,
         media,
-        filters.fit_picture(node, media, capabilities, size, fit),
-        filters.Delivery(_RESULT, "mp4", filters.x264(), sound, subtitles),
+        frames.fit_picture(node, media, capabilities, size, fit),
+        delivery.Delivery(_RESULT, "mp4", delivery.x264(), sound, subtitles),
     )
-    duration = filters.film_duration(media, sound)
+    duration = delivery.film_duration(media, sound)
     command = ffmpeg_command(
         graph,
         stage="encoding",
         duration=duration,
-        memory=filters.encoding_memory(size, drawn_size(media, size, fit), shown),
+        memory=delivery.encoding_memory(size, drawn_size(media, size, fit), shown),
     )
     return Plan(
         commands=[command],
@@ -85,13 +85,13 @@ def reshaped(
                 audio=sound is not None,
                 size=size,
                 duration=duration,
-                tolerance=filters.tolerance(media),
+                tolerance=delivery.tolerance(media),
             ),
         ),
         warnings=[
             *warnings,
-            *filters.picture_warnings(media, capabilities),
-            *filters.sound_warnings(media, sound),
-            *filters.subtitle_warnings(media, subtitles),
+            *frames.picture_warnings(media, capabilities),
+            *audio.sound_warnings(media, sound),
+            *delivery.subtitle_warnings(media, subtitles),
         ],
     )

@@ -25,7 +25,7 @@ from vidproc.ffmpeg.command import (
     output_file,
 )
 from vidproc.ffmpeg.media import MediaInfo
-from vidproc.operations import filters
+from vidproc.operations import clips, frames, reading, sizes
 from vidproc.operations.base import Job
 
 LEAST = 4.0
@@ -65,15 +65,15 @@ class Segment:
 
 def divide(
     media: MediaInfo,
-    clip: filters.Clip,
-    size: filters.Size,
+    clip: clips.Clip,
+    size: sizes.Size,
     threads: int,
 ) -> list[Segment]:
     """Return the segments into which a clip, at `size`, is cut for `threads` threads.
 
     One alone says that it is better not cut.
     """
-    video = filters.require_video(media)
+    video = frames.require_video(media)
     length = clip.length
     if video.duration is not None:
         length = min(length, video.duration - clip.start)
@@ -97,7 +97,7 @@ def divide(
 
 def encode(
     media: MediaInfo,
-    clip: filters.Clip,
+    clip: clips.Clip,
     cut: Sequence[Segment],
     picture: Callable[[Any, Callable[[Any], Any]], Any],
     options: dict[str, Any],
@@ -107,20 +107,20 @@ def encode(
     """Return the commands, to be run at once, that make all segments of the clip.
 
     `picture` returns the picture at its size from an input node and a function that chooses
-    pictures (`sample` of `filters.picture`); `options` are the encoder's; `memory` in bytes
+    pictures (`sample` of `frames.picture`); `options` are the encoder's; `memory` in bytes
     is one segment's, `share` (0 to 1) that of all of them in the task.
     """
-    begin = round(clip.start + filters.require_video(media).start_time, 6)
-    begin = begin if begin > filters.NO_SEEK else 0.0
+    begin = round(clip.start + frames.require_video(media).start_time, 6)
+    begin = begin if begin > reading.NO_SEEK else 0.0
     commands = []
     for segment in cut:
         at = round(max(begin, begin + segment.start - _LEAD), 6)
         place: dict[str, Any] = {}
         if at:
             # Together they shift all inputs' times by the same, to the microsecond.
-            place = {"ss": filters.seconds(at), "itsoffset": filters.seconds(at - begin)}
+            place = {"ss": reading.seconds(at), "itsoffset": reading.seconds(at - begin)}
         node = ffmpeg.input(
-            input_file(SOURCE), **filters.SAFE_INPUT, threads=f"{THREADS}+1", **place
+            input_file(SOURCE), **reading.SAFE_INPUT, threads=f"{THREADS}+1", **place
         )
         graph = ffmpeg.output(
             picture(node, partial(_exactly, segment)),
@@ -167,9 +167,9 @@ async def make(job: Job[Any], commands: Sequence[Command]) -> bool:
 
 def _exactly(segment: Segment, stream: Any) -> Any:
     """Keep a segment's pictures and count their times from its start; the film's first is at 0."""
-    ends: dict[str, Any] = {"end": filters.seconds(segment.end)}
+    ends: dict[str, Any] = {"end": reading.seconds(segment.end)}
     if segment.start:
-        ends["start"] = filters.seconds(segment.start)
+        ends["start"] = reading.seconds(segment.start)
     stream = stream.filter("trim", **ends).filter("settb", f"1/{_TICKS}")
     if not segment.start:
         return stream.filter("setpts", "if(eq(N,0),0,PTS)")
@@ -184,7 +184,7 @@ def listing(cut: Sequence[Segment]) -> bytes:
         lines += [
             f"file {segment.file}",
             "inpoint 0",
-            f"duration {filters.seconds(segment.length)}",
+            f"duration {reading.seconds(segment.length)}",
         ]
     return "\n".join([*lines, ""]).encode()
 

@@ -9,7 +9,7 @@ from typing import Any
 from vidproc.ffmpeg.capabilities import Capabilities
 from vidproc.ffmpeg.command import Command, ffmpeg_command
 from vidproc.ffmpeg.media import MediaInfo
-from vidproc.operations import filters, segments
+from vidproc.operations import audio, clips, delivery, frames, reading, segments, sizes
 from vidproc.operations.base import (
     SHORT_CLIP,
     Expectation,
@@ -45,34 +45,34 @@ class WebMOperation(Operation[WebM]):
 
         Raises `ServiceError` 415 without video, 422 past the end.
         """
-        video = filters.require_video(media)
+        video = frames.require_video(media)
         shown = video.displayed_size
-        clip = filters.clip(media, parameters.start, parameters.length, sound=True)
+        clip = clips.clip(media, parameters.start, parameters.length, sound=True)
         warnings = list(clip.warnings)
         wanted = parameters.width or shown[0]
-        size = filters.limited(filters.scaled(shown, wanted / shown[0]))
+        size = sizes.limited(sizes.scaled(shown, wanted / shown[0]))
         if parameters.width is not None and size[0] != parameters.width:
             warnings.append(f"The width of {parameters.width} became {size[0]}.")
         options = encoder(parameters, size, capabilities)
 
         sound = _sound(media, clip)
-        subtitles = filters.kept_subtitles(media)
-        node = filters.source(media, start=clip.start, duration=clip.length)
-        memory = filters.encoding_memory(size, size, shown)
+        subtitles = delivery.kept_subtitles(media)
+        node = reading.source(media, start=clip.start, duration=clip.length)
+        memory = delivery.encoding_memory(size, size, shown)
         # SVT-AV1 uses all cores by itself.
         cores = threads if parameters.codec == "vp9" else 1
         cut = segments.divide(media, clip, size, cores)
 
         def picture(source: Any, sample: Callable[[Any], Any]) -> Any:
-            return filters.picture(source, media, capabilities, size, sample=sample)
+            return frames.picture(source, media, capabilities, size, sample=sample)
 
-        def delivery(stream: Any, options: dict[str, Any], **rest: Any) -> Command:
+        def delivered(stream: Any, options: dict[str, Any], **rest: Any) -> Command:
             extra = _exact_cut(clip, bool(subtitles))
-            graph = filters.deliver(
+            graph = delivery.deliver(
                 node,
                 media,
                 stream,
-                filters.Delivery(
+                delivery.Delivery(
                     _RESULT, "webm", options, sound, subtitles, whole=False, extra=extra
                 ),
             )
@@ -81,13 +81,13 @@ class WebMOperation(Operation[WebM]):
         if len(cut) == 1:
             options = encoder(parameters, size, capabilities)
             commands: list[Command | tuple[Command, ...]] = [
-                delivery(picture(node, _from_zero), options, stage="encoding", memory=memory)
+                delivered(picture(node, _from_zero), options, stage="encoding", memory=memory)
             ]
         else:
             options = encoder(parameters, size, capabilities, cores=cut[0].cores)
             commands = [
                 segments.encode(media, clip, cut, picture, options, memory, share=_ENCODING),
-                delivery(
+                delivered(
                     segments.joined(),
                     {"c:v": "copy"},
                     stage="joining",
@@ -96,16 +96,16 @@ class WebMOperation(Operation[WebM]):
                     reads=tuple(each.file for each in cut),
                 ),
             ]
-        warnings.extend(filters.upscale_warning(shown, size))
-        warnings.extend(filters.picture_warnings(media, capabilities))
-        warnings.extend(filters.sound_warnings(media, sound))
-        warnings.extend(filters.subtitle_warnings(media, subtitles))
+        warnings.extend(sizes.upscale_warning(shown, size))
+        warnings.extend(frames.picture_warnings(media, capabilities))
+        warnings.extend(audio.sound_warnings(media, sound))
+        warnings.extend(delivery.subtitle_warnings(media, subtitles))
         expectation = Expectation(
             video=True,
             audio=sound is not None,
             size=size,
             duration=clip.length,
-            tolerance=filters.tolerance(media),
+            tolerance=delivery.tolerance(media),
         )
         details = {"chunks": len(cut)} if len(cut) > 1 else {}
         return Plan(commands, Product(_RESULT, "webm", expectation, details), warnings)
@@ -129,28 +129,28 @@ class WebMOperation(Operation[WebM]):
         return max(1 << 20, min(int(parameters.length * 1_000_000), 2 * source_size))
 
 
-def _sound(media: MediaInfo, clip: filters.Clip) -> filters.Sound | None:
+def _sound(media: MediaInfo, clip: clips.Clip) -> audio.Sound | None:
     """Return the sound of a part of the film, None when it has none there."""
     track = media.main_audio()
     if track is None:
         return None
-    video = filters.require_video(media)
+    video = frames.require_video(media)
     start = clip.start + video.start_time
     if track.duration is not None and start >= track.start_time + track.duration:
         return None
     if start + clip.length <= track.start_time:
         return None
     # Packets can only be taken over from the film's own start: others do not begin where asked.
-    return filters.choose_sound(media, "webm", cut=start > filters.NO_SEEK)
+    return audio.choose_sound(media, "webm", cut=start > reading.NO_SEEK)
 
 
-def _exact_cut(clip: filters.Clip, subtitles: bool) -> dict[str, Any]:
+def _exact_cut(clip: clips.Clip, subtitles: bool) -> dict[str, Any]:
     """Return output options that leave nothing outside of the part.
 
     The input's -t counts from the first picture after the cut, which may be one too many; its
     -ss lets earlier subtitles through; and the last of these may stay on longer than the film.
     """
-    length = filters.seconds(clip.length)
+    length = reading.seconds(clip.length)
     options: dict[str, Any] = {"t": length}
     if subtitles:
         options["ss"] = 0
@@ -165,7 +165,7 @@ def _from_zero(stream: Any) -> Any:
 
 
 def encoder(
-    parameters: WebM, size: filters.Size, capabilities: Capabilities, cores: int | None = None
+    parameters: WebM, size: sizes.Size, capabilities: Capabilities, cores: int | None = None
 ) -> dict[str, Any]:
     """Return the encoder's output options, for as many `cores` as it can use or for so many."""
     options: dict[str, Any] = {"pix_fmt": "yuv420p", "crf": parameters.quality}

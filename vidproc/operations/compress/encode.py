@@ -16,23 +16,21 @@ import ffmpeg
 from vidproc.ffmpeg.capabilities import Capabilities
 from vidproc.ffmpeg.command import THREADS, Command, ffmpeg_command, output_file
 from vidproc.ffmpeg.media import AudioStream, MediaInfo, VideoStream
+from vidproc.operations.audio import Sound, aac_rate, choose_sound
 from vidproc.operations.base import require_encoder
 from vidproc.operations.compress.scoring import KEY_INTERVAL, Samples, sampled_picture
 from vidproc.operations.compress.search import Curve
-from vidproc.operations.filters import (
+from vidproc.operations.delivery import (
     Delivery,
-    Size,
-    Sound,
-    aac_rate,
-    choose_sound,
     clean_metadata,
     deliver,
     encoding_memory,
     kept_subtitles,
-    picture,
     rate_options,
-    source,
 )
+from vidproc.operations.frames import picture
+from vidproc.operations.reading import source
+from vidproc.operations.sizes import Size
 
 Codec = Literal["h264", "hevc", "av1"]
 Preset = Literal["fast", "balanced", "small"]

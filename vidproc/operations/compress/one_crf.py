@@ -16,7 +16,7 @@ from vidproc.operations.compress.scoring import Samples, film_bytes, spread, who
 from vidproc.operations.compress.search import GIVES_WAY_TO, MAX_PROBES, Choice, Point, Search
 from vidproc.operations.compress.untouched import untouched
 from vidproc.operations.compress.work import SPARSE, Work
-from vidproc.operations.filters import require_video
+from vidproc.operations.frames import require_video
 
 SHORT = 60.0
 """Seconds below which a search may take longer than the encode."""

@@ -18,7 +18,10 @@ import ffmpeg
 from vidproc.ffmpeg.capabilities import Capabilities
 from vidproc.ffmpeg.command import THREADS, Command, Completed, ffmpeg_command, input_file
 from vidproc.ffmpeg.media import MediaInfo
-from vidproc.operations.filters import Size, encoding_memory, picture, source
+from vidproc.operations.delivery import encoding_memory
+from vidproc.operations.frames import picture
+from vidproc.operations.reading import source
+from vidproc.operations.sizes import Size
 
 Metric = Literal["vmaf", "ssim"]
 

@@ -14,6 +14,7 @@ from typing import Any
 from vidproc.errors import ErrorCode, ServiceError
 from vidproc.ffmpeg.command import CommandFailed, FailureKind
 from vidproc.ffmpeg.media import MediaInfo
+from vidproc.operations.audio import Sound
 from vidproc.operations.base import Product
 from vidproc.operations.compress.encode import (
     Coder,
@@ -26,7 +27,8 @@ from vidproc.operations.compress.encode import (
 )
 from vidproc.operations.compress.scoring import Samples, film_bytes, spread, whole_film
 from vidproc.operations.compress.work import Work
-from vidproc.operations.filters import Size, Sound, require_video, scaled
+from vidproc.operations.frames import require_video
+from vidproc.operations.sizes import Size, scaled
 from vidproc.units import format_size
 
 _FILLED = 0.95

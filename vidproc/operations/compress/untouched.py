@@ -8,7 +8,7 @@ from vidproc.ffmpeg.command import SOURCE, CommandFailed
 from vidproc.operations.base import Expectation, Product
 from vidproc.operations.compress.encode import copy_command
 from vidproc.operations.compress.work import Work
-from vidproc.operations.filters import require_video
+from vidproc.operations.frames import require_video
 
 _CONTAINERS = {
     "mp4": ("mp4", "mp4"),

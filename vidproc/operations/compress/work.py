@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vidproc.ffmpeg.command import Command, CommandFailed, Completed, FailureKind
+from vidproc.operations.audio import Sound, sound_warnings
 from vidproc.operations.base import Expectation, Job, Product
 from vidproc.operations.compress.encode import (
     Coder,
@@ -24,18 +25,10 @@ from vidproc.operations.compress.scoring import (
     score_command,
 )
 from vidproc.operations.compress.search import Search
-from vidproc.operations.filters import (
-    Size,
-    Sound,
-    kept_subtitles,
-    limited,
-    picture_warnings,
-    require_video,
-    scaled,
-    sound_warnings,
-    subtitle_warnings,
-)
+from vidproc.operations.delivery import kept_subtitles, subtitle_warnings
+from vidproc.operations.frames import picture_warnings, require_video
 from vidproc.operations.parameters import Compress
+from vidproc.operations.sizes import Size, limited, scaled
 
 SIZE_RULE = 0.9
 """The part of the source's video bytes that compressed video may take."""

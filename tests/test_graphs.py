@@ -8,7 +8,7 @@ from twisted.trial.unittest import TestCase
 
 from vidproc.errors import ServiceError
 from vidproc.ffmpeg.media import AudioStream, MediaInfo, SubtitleStream, VideoStream
-from vidproc.operations import filters, gif
+from vidproc.operations import audio, clips, delivery, gif, reading, sizes
 from vidproc.operations.aspect_ratio import canvas
 from vidproc.operations.extract_audio import choose_track
 from vidproc.operations.languages import same_language
@@ -30,21 +30,21 @@ class SizeTests(TestCase):
     def test_even_numbers_stay_and_odd_ones_go_down(self) -> None:
         """A size in whole pixels never grows by being made even."""
         self.assertEqual(
-            [filters.even(n) for n in (1, 2, 3, 640, 641, 643)], [2, 2, 2, 640, 640, 642]
+            [sizes.even(n) for n in (1, 2, 3, 640, 641, 643)], [2, 2, 2, 640, 640, 642]
         )
-        self.assertEqual(filters.even(853.33), 854)
+        self.assertEqual(sizes.even(853.33), 854)
 
     def test_a_picture_fits_inside_without_one_pixel_bars(self) -> None:
         """Rounding never leaves a bar of a pixel or two."""
-        self.assertEqual(filters.inside((1920, 1080), (854, 480)), (854, 480))
-        self.assertEqual(filters.inside((1080, 1920), (1280, 720)), (404, 720))
-        self.assertEqual(filters.inside((1920, 1080), (640, 640)), (640, 360))
+        self.assertEqual(sizes.inside((1920, 1080), (854, 480)), (854, 480))
+        self.assertEqual(sizes.inside((1080, 1920), (1280, 720)), (404, 720))
+        self.assertEqual(sizes.inside((1920, 1080), (640, 640)), (640, 360))
 
     def test_a_picture_covers_the_frame_that_it_is_cropped_to(self) -> None:
         """No side of the scaled picture is shorter than the frame."""
         for shown in ((1920, 1080), (1080, 1920), (180, 144), (853, 481)):
             for target in ((640, 360), (320, 320), (200, 1000)):
-                outer = filters.around(shown, target)
+                outer = sizes.around(shown, target)
                 self.assertTrue(outer[0] >= target[0] and outer[1] >= target[1], (shown, target))
 
     def test_a_new_shape_grows_the_frame_and_a_crop_cuts_it(self) -> None:
@@ -57,48 +57,48 @@ class SizeTests(TestCase):
 
     def test_a_frame_beyond_the_limit_is_made_smaller_in_its_shape(self) -> None:
         """10:1 of a 4K film is still a picture that players open."""
-        self.assertEqual(filters.limited((21600, 2160)), (8192, 820))
+        self.assertEqual(sizes.limited((21600, 2160)), (8192, 820))
 
 
 class ClipTests(TestCase):
     def test_a_part_past_the_end_is_cut_with_a_warning(self) -> None:
         """The part ends where the film does, and the client is told."""
-        part = filters.clip(film(), 8.0, 5.0, sound=True)
+        part = clips.clip(film(), 8.0, 5.0, sound=True)
         self.assertEqual((part.start, part.length), (8.0, 2.0))
         self.assertIn("10.00 s", part.warnings[0])
 
     def test_a_part_inside_is_left_alone(self) -> None:
         """Nothing is said when nothing was changed."""
-        self.assertEqual(filters.clip(film(), 1.0, 9.0, sound=True).warnings, ())
+        self.assertEqual(clips.clip(film(), 1.0, 9.0, sound=True).warnings, ())
 
     def test_a_start_past_the_last_picture_is_refused_with_the_duration(self) -> None:
         """FFmpeg would make an empty file of it and report success."""
         for start in (9.99, 10.0, 11.0):
-            error = self.assertRaises(ServiceError, filters.clip, film(), start, 1.0, sound=True)
+            error = self.assertRaises(ServiceError, clips.clip, film(), start, 1.0, sound=True)
             self.assertEqual(error.code, 422)
             self.assertIn("10.00 s", error.description)
 
     def test_an_unknown_duration_is_taken_as_it_comes(self) -> None:
         """What can't be checked is left to the check of the result."""
         video = VideoStream(index=0, codec="h264", width=64, height=64)
-        part = filters.clip(film(video=video, duration=None), 5.0, 2.0, sound=True)
+        part = clips.clip(film(video=video, duration=None), 5.0, 2.0, sound=True)
         self.assertEqual(part.length, 2.0)
 
     def test_reading_starts_at_the_first_picture_not_at_the_first_sound(self) -> None:
         """Time 0 is the first picture shown."""
         video = VideoStream(index=0, codec="h264", width=64, height=64, start_time=0.4)
-        node = filters.source(film(video=video), start=1.0, duration=2.0)
+        node = reading.source(film(video=video), start=1.0, duration=2.0)
         self.assertEqual(node.node.kwargs["ss"], "1.4")
 
 
 class SoundTests(TestCase):
     def test_sound_is_copied_where_every_player_takes_it(self) -> None:
         """AAC goes into MP4 as it is, AC-3 does not."""
-        sound = filters.choose_sound(film(), "mp4")
+        sound = audio.choose_sound(film(), "mp4")
         assert sound is not None
         self.assertTrue(sound.copied)
         surround = AudioStream(index=1, codec="ac3", channels=6, sample_rate=48000)
-        sound = filters.choose_sound(film(audio=(surround,)), "mp4")
+        sound = audio.choose_sound(film(audio=(surround,)), "mp4")
         assert sound is not None
         self.assertEqual((sound.encoder, sound.channels, sound.bit_rate), ("aac", 6, 360_000))
 
@@ -106,7 +106,7 @@ class SoundTests(TestCase):
         """Packets do not begin where the picture is cut."""
         opus = AudioStream(index=1, codec="opus", channels=2, sample_rate=48000)
         for cut, encoder in ((False, "copy"), (True, "libopus")):
-            sound = filters.choose_sound(film(audio=(opus,)), "webm", cut=cut)
+            sound = audio.choose_sound(film(audio=(opus,)), "webm", cut=cut)
             assert sound is not None
             self.assertEqual(sound.encoder, encoder)
 
@@ -117,11 +117,11 @@ class SoundTests(TestCase):
             AudioStream(index=3, codec="aac", channels=2, language="deu", default=True),
         )
         media = film(audio=tracks)
-        sound = filters.choose_sound(media, "mp4")
+        sound = audio.choose_sound(media, "mp4")
         assert sound is not None
         self.assertEqual(sound.track.index, 3)
         self.assertEqual(
-            filters.sound_warnings(media, sound),
+            audio.sound_warnings(media, sound),
             ["Audio track 2 (deu) was kept; 1 other track was left out."],
         )
 
@@ -149,7 +149,7 @@ class SoundTests(TestCase):
 class DeliveryTests(TestCase):
     def test_only_harmless_tags_are_kept(self) -> None:
         """Where and with what a film was taken stays private."""
-        options = filters.clean_metadata(
+        options = delivery.clean_metadata(
             film(tags={"title": "T = 1", "copyright": "me", "artist": "A"})
         )
         self.assertEqual(options["map_metadata:g"], -1)
@@ -165,16 +165,16 @@ class DeliveryTests(TestCase):
                 SubtitleStream(index=3, codec="hdmv_pgs_subtitle", text=False),
             )
         )
-        kept = filters.kept_subtitles(media)
+        kept = delivery.kept_subtitles(media)
         self.assertEqual([stream.index for stream in kept], [2])
         self.assertEqual(
-            filters.subtitle_warnings(media, kept),
+            delivery.subtitle_warnings(media, kept),
             ["1 subtitle track was left out, for they are pictures, not text."],
         )
 
     def test_every_input_is_held_to_files_and_known_formats(self) -> None:
         """A playlist must not read another file, nor an address."""
-        options = filters.source(film()).node.kwargs
+        options = reading.source(film()).node.kwargs
         self.assertEqual(options["protocol_whitelist"], "file")
         formats = options["format_whitelist"].split(",")
         for bad in ("hls", "dash", "concat", "image2", "lavfi", "sdp", "rtsp", "subviewer", "tty"):

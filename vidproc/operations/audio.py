@@ -1,0 +1,127 @@
+"""The audio track of a result: which one, copied or encoded, and what was given up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from vidproc.ffmpeg.media import AudioStream, MediaInfo
+from vidproc.operations.frames import counted
+
+Container = Literal["mp4", "webm"]
+
+
+_COPYABLE: dict[Container, frozenset[str]] = {
+    # What every player takes from this container, which is less than it can hold.
+    "mp4": frozenset({"aac", "mp3"}),
+    "webm": frozenset({"opus", "vorbis"}),
+}
+
+
+_LAYOUTS: dict[str, str] = {
+    # What the encoders write without layouts that players do not know (5.1(side), PCE).
+    "aac": "mono|stereo|5.1",
+    "libopus": "mono|stereo|3.0|quad|5.0|5.1|6.1|7.1",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """The chosen audio track and what becomes of it.
+
+    `encoder` is ``copy`` or an encoder's name; `bit_rate` in bits per second, None when copied.
+    """
+
+    track: AudioStream
+    encoder: str
+    channels: int
+    bit_rate: int | None = None
+    sample_rate: int | None = None
+
+    @property
+    def copied(self) -> bool:
+        """Whether the packets are taken over as they are."""
+        return self.encoder == "copy"
+
+    def stream(self, node: Any) -> Any:
+        """Return the graph's audio stream, taken from the input `node`."""
+        stream = node[str(self.track.index)]
+        if self.copied:
+            return stream
+        # Silence where time stamps jump: encoders count samples and would run ahead of the picture.
+        stream = stream.filter("aresample", **{"async": 1, "min_hard_comp": 0.04})
+        return stream.filter("aformat", channel_layouts=_LAYOUTS[self.encoder])
+
+    def options(self) -> dict[str, Any]:
+        """Return the output options."""
+        options: dict[str, Any] = {"c:a": self.encoder}
+        if self.bit_rate is not None:
+            options["b:a"] = self.bit_rate
+        if self.sample_rate is not None:
+            options["ar"] = self.sample_rate
+        return options
+
+
+def choose_sound(
+    media: MediaInfo,
+    container: Container,
+    *,
+    cut: bool = False,
+    track: AudioStream | None = None,
+    bit_rate: int | None = None,
+) -> Sound | None:
+    """Return the track that belongs into `container` and how, None for a silent film.
+
+    `track` defaults to the one that a player would choose. It is copied when the container
+    holds it and no exact `cut` or `bit_rate` (bits per second) needs it encoded.
+    """
+    track = track or media.main_audio()
+    if track is None:
+        return None
+    if not cut and bit_rate is None and can_copy(track, container):
+        return Sound(track, "copy", track.channels)
+    if container == "mp4":
+        channels = 6 if track.channels >= 5 else min(2, track.channels or 2)
+        rate = 48000 if track.sample_rate > 48000 else None
+        return Sound(track, "aac", channels, bit_rate or aac_rate(channels), rate)
+    channels = min(8, track.channels or 2)
+    return Sound(track, "libopus", channels, bit_rate or opus_rate(channels))
+
+
+def can_copy(track: AudioStream, container: Container) -> bool:
+    """Whether players take the track from `container` as it is."""
+    if track.codec not in _COPYABLE[container] or not track.channels:
+        return False
+    # MPEG-2 and 2.5 layer 3 in MP4 stay silent in several players.
+    return track.codec != "mp3" or track.sample_rate >= 32000
+
+
+def aac_rate(channels: int) -> int:
+    """Return a transparent bit rate of FFmpeg's AAC encoder, in bits per second."""
+    return {1: 96_000, 2: 160_000}.get(channels, 72_000 * max(1, channels - 1))
+
+
+def opus_rate(channels: int) -> int:
+    """Return a transparent bit rate of Opus, in bits per second."""
+    return {1: 64_000, 2: 112_000}.get(channels, 48_000 * channels)
+
+
+def sound_warnings(media: MediaInfo, sound: Sound | None) -> list[str]:
+    """Return a sentence for each thing that was given up of the sound."""
+    sentences = []
+    if sound is not None and len(media.audio) > 1:
+        language = f" ({sound.track.language})" if sound.track.language else ""
+        sentences.append(
+            f"Audio track {track_number(media, sound.track)}{language} was kept; "
+            f"{counted(len(media.audio) - 1, 'other track')} left out."
+        )
+    if sound is not None and not sound.copied and sound.track.channels > sound.channels:
+        sentences.append(
+            f"The sound was mixed down from {sound.track.channels} to {sound.channels} channels."
+        )
+    return sentences
+
+
+def track_number(media: MediaInfo, track: AudioStream) -> int:
+    """Return the number of an audio track as people count: from 1, among the audio tracks."""
+    return 1 + [stream.index for stream in media.audio].index(track.index)

@@ -1,0 +1,233 @@
+"""The frames of a video, cleaned.
+
+What leaves `picture` or `fit_picture` is upright, progressive, SDR, in limited range and has square
+pixels, so that the operations only think about its size. Everything here is pure: it takes what the
+probe found and returns ffmpeg-python nodes and sentences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from vidproc.errors import ErrorCode, ServiceError
+from vidproc.ffmpeg.capabilities import Capabilities
+from vidproc.ffmpeg.media import MediaInfo, VideoStream
+from vidproc.operations.parameters import Fit
+from vidproc.operations.sizes import MAX_SIDE, Size, around, inside, scaled
+
+REFERENCE_WHITE = 203
+"""cd/m2: the HDR level that becomes SDR white or nearly so (ITU-R BT.2408, 3.2)."""
+
+
+_RGB = ("rgb", "bgr", "gbr", "argb", "abgr", "0rgb", "0bgr", "x2rgb", "x2bgr", "pal8", "bayer")
+
+
+_SCALER = "lanczos+accurate_rnd+full_chroma_int"
+
+
+_RGB_SCALER = "lanczos"  # colours at full resolution make a GIF of drawn edges 7 % larger
+
+
+def require_video(media: MediaInfo) -> VideoStream:
+    """Return the film's picture; raises `ServiceError` 415 when it has none that can be read."""
+    if media.video is None:
+        if media.unreadable_video:
+            raise ServiceError(
+                ErrorCode.UNSUPPORTED_MEDIA,
+                "The video is too damaged, or of an unknown kind: no picture could be decoded.",
+                "Check that it plays on your machine and was copied to its end, then send it "
+                "again; extract_audio can still take its sound.",
+            )
+        raise ServiceError(
+            ErrorCode.UNSUPPORTED_MEDIA,
+            "The file has no video: it holds only sound.",
+            "Send a file with a video stream, or use extract_audio for its sound.",
+        )
+    if media.video.dolby_vision_only:
+        raise ServiceError(
+            ErrorCode.UNSUPPORTED_MEDIA,
+            "The picture is Dolby Vision without a common layer (profile 5): its colours can't be "
+            "read here.",
+            "Export it as HDR10, HLG or standard range and send that; extract_audio can still take "
+            "its sound.",
+        )
+    return media.video
+
+
+def picture(
+    node: Any,
+    media: MediaInfo,
+    capabilities: Capabilities,
+    size: Size | None = None,
+    *,
+    pixel_format: str = "yuv420p",
+    sample: Callable[[Any], Any] | None = None,
+) -> Any:
+    """Return the film's picture, cleaned, at `size` (displayed pixels; default: the source's).
+
+    FFmpeg turns it upright itself. Sizes must be even unless `pixel_format` is RGB or 4:4:4.
+    `sample` chooses pictures (a frame rate, a part) where that is cheapest: before any scaling.
+    """
+    video = require_video(media)
+    width, height = size or scaled(video.displayed_size, 1.0)
+    stream = node[str(video.index)]
+    if video.interlaced:
+        stream = stream.filter("bwdif", mode="send_frame", deint="interlaced")
+    if any(video.crop):
+        left, top, right, bottom = video.displayed_crop
+        stream = stream.filter(
+            "crop", f"iw-{left + right}", f"ih-{top + bottom}", left, top, exact=1
+        )
+    if sample is not None:
+        stream = sample(stream)
+    rgb = is_rgb(video.pixel_format)
+    converts = "zscale" in capabilities.filters and "tonemap" in capabilities.filters
+    if (video.hdr or wide_gamut(video)) and converts:
+        stream = stream.filter(
+            "scale",
+            width,
+            height,
+            flags=_SCALER,
+            **({"out_color_matrix": "bt2020", "out_range": "tv"} if rgb else {}),
+        )
+        stream = _to_sdr(stream.filter("format", "yuv444p10le"), video, rgb)
+    else:
+        if not rgb and video.color_matrix is None:
+            # Players guess an untagged matrix by the size, and the size may change here.
+            stream = stream.filter("setparams", colorspace=guessed_matrix(video))
+        options: dict[str, Any] = {"out_range": "tv"}
+        if video.full_range and not rgb:
+            options["in_range"] = "pc"
+        if rgb:
+            options["out_color_matrix"] = "bt709"
+        if is_rgb(pixel_format):
+            options = {k: v for k, v in options.items() if k == "in_range"}
+        if _one_off(video, (width, height)):
+            stream = stream.filter("crop", width, height, 0, 0, exact=1)
+        flags = _RGB_SCALER if is_rgb(pixel_format) else _SCALER
+        stream = stream.filter("scale", width, height, flags=flags, **options)
+    return stream.filter("format", pixel_format).filter("setsar", 1)
+
+
+def _one_off(video: VideoStream, size: Size) -> bool:
+    """Whether `size` only lacks the source's odd column or row: cutting it keeps the rest sharp."""
+    if video.sample_aspect_ratio != (1, 1):
+        return False
+    lacking = [have - want for have, want in zip(video.displayed_size, size, strict=True)]
+    return lacking != [0, 0] and all(0 <= lack <= 1 for lack in lacking)
+
+
+def _to_sdr(stream: Any, video: VideoStream, rgb: bool) -> Any:
+    """Map HDR or wide-gamut pictures to BT.709."""
+    given = {
+        "tin": video.color_transfer or "bt709",
+        "pin": video.color_primaries or "bt2020",
+        "min": "bt2020nc" if rgb or video.color_matrix in (None, "gbr") else video.color_matrix,
+        "rin": "full" if video.full_range and not rgb else "limited",
+    }
+    if given["tin"] in ("smpte428", "bt1361e"):  # zscale knows neither
+        given["tin"] = "bt709"
+    if given["min"] == "smpte2085":
+        given["min"] = "bt2020nc"
+    target = {"p": "bt709", "t": "bt709", "m": "bt709", "r": "limited"}
+    if not video.hdr:
+        return stream.filter("zscale", **given, **target)
+    # Mobius leaves what is darker than half of the reference white as it is and rolls off the
+    # lights up to 1,000 cd/m2; reference white becomes 90 % signal.
+    stream = stream.filter("zscale", **given, t="linear", npl=REFERENCE_WHITE)
+    stream = stream.filter("format", "gbrpf32le").filter("zscale", p="bt709")
+    stream = stream.filter("tonemap", "mobius", param=0.5, peak=5, desat=0)
+    return stream.filter("zscale", **target)
+
+
+def is_rgb(pixel_format: str | None) -> bool:
+    """Whether a pixel format holds red, green and blue, not luma and chroma."""
+    return pixel_format is not None and pixel_format.startswith(_RGB)
+
+
+def wide_gamut(video: VideoStream) -> bool:
+    """Whether the colours are of BT.2020 or P3 without HDR."""
+    return not video.hdr and video.color_primaries in ("bt2020", "smpte431", "smpte432")
+
+
+def guessed_matrix(video: VideoStream) -> str:
+    """Return the colour matrix that players assume for an untagged picture of this size."""
+    if video.width >= 1280 or video.height > 576:
+        return "bt709"
+    return "bt470bg" if video.height == 576 else "smpte170m"
+
+
+def fit_picture(
+    node: Any, media: MediaInfo, capabilities: Capabilities, target: Size, fit: Fit
+) -> Any:
+    """Return the clean picture in a frame of exactly `target` pixels (even numbers).
+
+    `pad` keeps all of it between black bars, `crop` fills the frame and cuts what sticks out,
+    `stretch` changes its shape.
+    """
+    shown = require_video(media).displayed_size
+    if fit == "pad":
+        inner = inside(shown, target)
+        stream = picture(node, media, capabilities, inner)
+        if inner == target:
+            return stream
+        x, y = ((outer - part) // 4 * 2 for outer, part in zip(target, inner, strict=True))
+        return stream.filter("pad", *target, x, y, color="black")
+    if fit == "crop":
+        outer = around(shown, target)
+        if max(outer) > 2 * MAX_SIDE:
+            raise ServiceError(
+                ErrorCode.INVALID_PARAMETER,
+                f"A picture of {shown[0]}x{shown[1]} can't be cropped to {target[0]}x{target[1]}: "
+                "too little of it would be left.",
+                "Choose a shape nearer to the source's, or fit pad. Example: --fit pad",
+            )
+        stream = picture(node, media, capabilities, outer)
+        if outer == target:
+            return stream
+        x, y = ((whole - part) // 4 * 2 for whole, part in zip(outer, target, strict=True))
+        return stream.filter("crop", *target, x, y)
+    return picture(node, media, capabilities, target)
+
+
+def picture_warnings(media: MediaInfo, capabilities: Capabilities) -> list[str]:
+    """Return a sentence for each thing that `picture` changes or leaves out."""
+    video = require_video(media)
+    sentences = []
+    converts = "zscale" in capabilities.filters and "tonemap" in capabilities.filters
+    if video.hdr:
+        name = "PQ" if video.color_transfer == "smpte2084" else "HLG"
+        sentences.append(
+            f"The HDR picture ({name}) was mapped to standard dynamic range."
+            if converts
+            else f"The HDR picture ({name}) looks washed out: this server's FFmpeg can't map it."
+        )
+    elif wide_gamut(video) and converts:
+        sentences.append("The wide colour gamut was mapped to BT.709.")
+    if video.interlaced:
+        sentences.append("The interlaced picture was made progressive.")
+    if media.other_videos:
+        sentences.append(
+            f"Only the first video stream was used; {counted(media.other_videos, 'other')} "
+            "left out."
+        )
+    sentences.extend(ending_warnings(media))
+    return sentences
+
+
+def ending_warnings(media: MediaInfo) -> list[str]:
+    """Return a sentence when the file ends before its header says."""
+    if not media.ends_early:
+        return []
+    if media.duration is None or media.claimed_duration is None:
+        return ["The source is damaged or ends early; the result holds what could be read."]
+    return [
+        f"The source ends early: {media.duration:.1f} of the {media.claimed_duration:.1f} "
+        "seconds it claims could be read."
+    ]
+
+
+def counted(number: int, noun: str) -> str:
+    """Return ``1 other was`` or ``2 others were``."""
+    return f"{number} {noun} was" if number == 1 else f"{number} {noun}s were"

@@ -1,0 +1,84 @@
+"""Reading a task's file: FFmpeg's input with everything that makes it safe, and seeking in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import ffmpeg
+
+from vidproc.ffmpeg.command import SOURCE, THREADS, input_file
+from vidproc.ffmpeg.media import MediaInfo
+from vidproc.ffmpeg.probe import ANALYZE_DURATION, FORMATS, MAX_PIXELS, MAX_STREAMS, PROBE_SIZE
+
+NO_SEEK = 0.02
+"""Seconds: a start nearer to the container's is taken for it; encoders' delays look like one."""
+
+
+_UNINDEXED = frozenset({"mpegts", "mpeg"})
+"""Containers in which FFmpeg seeks to any picture and shows none before the next key picture."""
+
+
+_LONGEST_GROUP = 10.0
+"""Seconds from one key picture to the next at most; encoders seldom make them longer."""
+
+
+SAFE_INPUT: dict[str, Any] = {
+    "protocol_whitelist": "file",
+    "format_whitelist": FORMATS,
+    "max_streams": MAX_STREAMS,
+    "max_pixels": MAX_PIXELS,
+    "probesize": PROBE_SIZE,
+    "analyzeduration": ANALYZE_DURATION,
+}
+"""Options of every input that came from outside."""
+
+
+def source(
+    media: MediaInfo,
+    *,
+    name: str = SOURCE,
+    start: float | None = None,
+    duration: float | None = None,
+) -> Any:
+    """Return the input node of the task's file, or of another file `name` of the attempt.
+
+    `start` and `duration` are seconds; 0 is the first picture shown, which may come later than
+    the container's start. Both None reads everything and keeps the streams' offsets.
+    """
+    options: dict[str, Any] = {**SAFE_INPUT, "threads": THREADS}
+    lead = 0.0
+    if start is not None or duration is not None:
+        offset = media.video.start_time if media.video is not None else 0.0
+        at = (start or 0.0) + max(0.0, offset)
+        if at > NO_SEEK:
+            if media.container in _UNINDEXED:
+                lead = _LONGEST_GROUP if at > _LONGEST_GROUP + NO_SEEK else at
+            if at > lead:
+                options["ss"] = seconds(at - lead)
+        if duration is not None:
+            options["t"] = seconds(duration + lead)
+    node = ffmpeg.input(input_file(name), **options)
+    return _Later(node, media, lead) if lead else node
+
+
+@dataclass(frozen=True, slots=True)
+class _Later:
+    """An input node whose picture and sound begin `lead` seconds into what is read."""
+
+    node: Any
+    media: MediaInfo
+    lead: float
+
+    def __getitem__(self, index: str) -> Any:
+        stream = self.node[index]
+        if any(subtitle.index == int(index) for subtitle in self.media.subtitles):
+            return stream  # there is no text in these containers that could be kept
+        kind = "a" if any(track.index == int(index) for track in self.media.audio) else ""
+        stream = stream.filter(f"{kind}trim", start=seconds(self.lead))
+        return stream.filter(f"{kind}setpts", f"PTS-{seconds(self.lead)}/TB")
+
+
+def seconds(value: float) -> str:
+    """Return seconds as FFmpeg reads them, to the microsecond."""
+    return f"{value:.6f}".rstrip("0").rstrip(".")
