@@ -76,6 +76,7 @@ class StubCommand:
     def __init__(self, runner: StubRunner, command: Command, path_of: Callable[[str], Path]):
         self.command = command
         self.threads = 1
+        self.workspace = Workspace("", "")
         self.result: Deferred[Completed] = Deferred()
         self.stops = 0
         self.peak_memory = 0
@@ -128,6 +129,7 @@ class StubRunner:
     ) -> StubCommand:
         running = StubCommand(self, command, lambda name: self._path_of_key(workspace.key_of(name)))
         running.threads = threads
+        running.workspace = workspace
         running.on_progress = on_progress  # type: ignore[attr-defined]
         self.running.append(running)
         return running

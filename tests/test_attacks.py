@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import socket
+import subprocess
 import threading
 import time
 import uuid
@@ -20,6 +21,7 @@ import psutil
 from twisted.trial.unittest import SkipTest, TestCase
 
 from support.server_process import PlainClient, ServerProcess, receive, send, wait_for
+from vidproc.ffmpeg.binary import find_ffmpeg
 from vidproc.files.data_folder import result_key
 from vidproc.mmp.codec import encode_head
 from vidproc.tasks.model import State, Task, new_task_id
@@ -248,6 +250,52 @@ class AttackTests(TestCase):
             connection.sendall(encode_head(request, "mp4", 40 << 20))
         other = PlainClient(server.port, next_address())
         self.assertEqual(other.upload(CLIP, "extract_audio", {}).get("status"), "accepted")
+
+    def test_small_files_that_grow_do_not_pass_the_storage_limit(self) -> None:
+        """Ten minutes of silence are 60 KB of FLAC and 24 MB of MP3: the second one waits."""
+        folder = Path(self.mktemp())
+        server = ServerProcess(folder, "--storage-limit=40M")
+        self.addCleanup(server.start().stop)
+        silence = server.root / "silence.flac"
+        subprocess.run(
+            [find_ffmpeg().path, "-v", "error", "-nostdin", "-f", "lavfi", "-i", "anullsrc",
+             "-t", "600", str(silence)],
+            check=True,
+        )  # fmt: skip
+        stranger = PlainClient(server.port, next_address())
+        kept = stranger.upload(CLIP, "extract_audio", {})["task_id"]
+        self.assertEqual(stranger.wait(kept)["status"], "completed")
+
+        def held() -> int:
+            folders = ("inputs", "uploads", "work", "results")
+            paths = [path for name in folders for path in (server.data_dir / name).rglob("*")]
+            return sum(path.stat().st_size for path in paths if path.is_file())
+
+        clients = [PlainClient(server.port, next_address()) for _ in range(2)]
+        tasks = [
+            client.upload(silence, "extract_audio", {"bitrate": 320_000})["task_id"]
+            for client in clients
+        ]
+        most = 0
+
+        def one_waits() -> bool:
+            nonlocal most
+            try:
+                most = max(most, held())
+            except FileNotFoundError:
+                pass  # it was moved between the listing and the look
+            found = [clients[n].status(tasks[n]) for n in range(2)]
+            waits = any(status["stage"] == "waiting for storage" for status in found)
+            return waits and any(status["status"] == "completed" for status in found)
+
+        wait_for(one_waits)
+        self.assertLess(most, 40 << 20)
+        self.assertEqual(stranger.status(kept)["status"], "completed")
+        done = next(n for n in range(2) if clients[n].status(tasks[n])["status"] == "completed")
+        clients[done].request({"action": "cancel", "task_id": tasks[done]})
+        status = clients[1 - done].wait(tasks[1 - done])
+        self.assertEqual(status["status"], "completed", status)
+        self.assertEqual(stranger.status(kept)["status"], "completed")
 
     # --- answers -------------------------------------------------------------------------------
 

@@ -405,6 +405,87 @@ class FaultTests(SchedulerTestCase):
         self.assert_the_queue_moves(again)
 
 
+class SpaceTests(SchedulerTestCase):
+    """What a task writes is bounded by what is reserved for it."""
+
+    def begin(self, rig: Rig, peer: str = "192.0.2.1") -> str:
+        """Begin a gif task, probed."""
+        task_id = self.submit(rig, peer)
+        complete_step(rig.runner.running[-1])
+        return task_id
+
+    def test_the_output_is_reserved_again_when_the_source_is_known(self) -> None:
+        """Nothing of a film is known from its request alone."""
+        rig = self.rig()
+        task_id = self.submit(rig)
+        guess = rig.storage.space.reserved_for(task_id)
+        complete_step(rig.runner.running[0])
+        self.assertGreater(rig.storage.space.reserved_for(task_id), guess)
+
+    def test_a_task_whose_output_does_not_fit_now_waits_and_says_so(self) -> None:
+        """It goes on when there is space, and has failed at nothing."""
+        rig = self.rig()
+        task_id = self.submit(rig)
+        rig.storage.space.limit = rig.storage.space.measure() + (4 << 20)
+        self.patch(rig.storage.space, "capacity", lambda: 1 << 40)
+        complete_step(rig.runner.running[0])
+        view = self.view(rig, task_id)
+        self.assertEqual((view.task.state, view.stage), (State.QUEUED, "waiting for storage"))
+        self.assertEqual((view.task.failures, rig.storage.space.reserved), (0, 0))
+        self.run_coroutine(rig.tasks.queue.look_for_space())
+        self.assertEqual(rig.runner.running, [])
+        rig.storage.space.limit = 1 << 40
+        self.run_coroutine(rig.tasks.queue.look_for_space())
+        self.finish_all(rig)
+        self.assertIs(self.state(rig, task_id), State.COMPLETED)
+
+    def test_a_task_that_waits_for_space_does_not_hold_up_the_others(self) -> None:
+        """Those that fit go on."""
+        rig = self.rig(max_concurrent=1)
+        waiting = self.submit(rig)
+        rig.storage.space.limit = rig.storage.space.measure() + (4 << 20)
+        self.patch(rig.storage.space, "capacity", lambda: 1 << 40)
+        complete_step(rig.runner.running[0])
+        rig.storage.space.limit = 1 << 40
+        other = self.submit(rig, "192.0.2.2")
+        self.assertIs(self.state(rig, other), State.PROCESSING)
+        self.assertIs(self.state(rig, waiting), State.QUEUED)
+
+    def test_what_can_never_fit_is_507(self) -> None:
+        """Whatever went to make space."""
+        rig = self.rig()
+        task_id = self.submit(rig)
+        rig.storage.space.limit = rig.storage.space.measure() + (4 << 20)
+        complete_step(rig.runner.running[0])
+        failure = self.view(rig, task_id).task.failure
+        assert failure is not None
+        self.assertEqual(failure.code, 507)
+
+    def test_an_attempt_that_outgrows_its_space_is_stopped_and_gets_twice_as_much(self) -> None:
+        """However many files it writes."""
+        rig = self.rig()
+        task_id = self.begin(rig)
+        reserved = rig.storage.space.reserved_for(task_id)
+        folder = rig.storage.path(f"work/{task_id}/1")
+        for name in ("a", "b"):
+            with (folder / name).open("wb") as file:
+                file.truncate(reserved * 3 // 4)
+        self.run_coroutine(rig.tasks.queue.check_growth())
+        self.assertEqual(rig.runner.running[0].command.program, "probe")
+        complete_step(rig.runner.running[0])
+        self.assertEqual(rig.storage.space.reserved_for(task_id), 2 * reserved)
+        self.finish_all(rig)
+        view = self.view(rig, task_id)
+        self.assertEqual((view.task.state, view.task.failures), (State.COMPLETED, 0))
+
+    def test_each_file_is_bounded_by_what_is_left(self) -> None:
+        """By the kernel, at every moment; commands that run at once share it."""
+        rig = self.rig()
+        task_id = self.begin(rig)
+        reserved = rig.storage.space.reserved_for(task_id)
+        self.assertEqual(rig.runner.running[0].workspace.space, reserved)
+
+
 class CancelTests(SchedulerTestCase):
     def cancel(self, rig: Rig, task_id: str) -> Any:
         from twisted.internet.defer import ensureDeferred

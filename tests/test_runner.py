@@ -190,7 +190,7 @@ class FailureTests(SynchronousTestCase):
         for number, kind in (
             (signal.SIGKILL, FailureKind.KILLED),
             (signal.SIGSEGV, FailureKind.CRASHED),
-            (signal.SIGXFSZ, FailureKind.SPACE),
+            (signal.SIGXFSZ, FailureKind.OUTGROWN),
             (signal.SIGXCPU, FailureKind.TIMED_OUT),
         ):
             self.assertIs(kind_of_end(None, number, ""), kind)
@@ -319,7 +319,7 @@ class LocalRunnerTests(TestCase):
         runner = self.runner(file_size=20_000)
         command = make_command(20, "-c:v", "ffv1")
         error = await self.assertFailure(self.start(runner, command).result, CommandFailed)
-        self.assertIs(error.kind, FailureKind.SPACE, f"{error} {error.stderr_tail[-800:]}")
+        self.assertIs(error.kind, FailureKind.OUTGROWN, f"{error} {error.stderr_tail[-800:]}")
         self.assertLessEqual((self.root / "work" / "out.mkv").stat().st_size, 20_000)
 
     async def test_an_ffmpeg_whose_input_falls_silent_is_stopped(self) -> None:

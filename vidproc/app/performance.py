@@ -130,6 +130,8 @@ class PerformanceService(Service):
         parts: list[Callable[[], Awaitable[None]]] = [
             self._keep_cpu_for_video,
             self._let_short_tasks_by,
+            self._queue.check_growth,
+            self._queue.look_for_space,
         ]
         if self._reactor.seconds() >= self._next_line:
             self._next_line = self._reactor.seconds() + INTERVAL - TURN / 2

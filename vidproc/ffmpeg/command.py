@@ -137,7 +137,9 @@ class FailureKind(StrEnum):
     KILLED = "killed"
     """A signal from outside ended the program; most often the kernel was short of memory."""
     SPACE = "space"
-    """There was no free space for what it writes."""
+    """The disk had no space for what it writes."""
+    OUTGROWN = "outgrown"
+    """It wrote more than the space that was given to it."""
     STALLED = "stalled"
     """It made no progress and used no CPU time, and was stopped."""
     TIMED_OUT = "timed out"
@@ -200,10 +202,14 @@ def ffmpeg_command(graph: Any, *, stage: str, **rest: Any) -> Command:
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """Where a command's files are: storage keys of the task's input and of the attempt's folder."""
+    """Where a command's files are: storage keys of the task's input and of the attempt's folder.
+
+    `space` is the most bytes that each file it writes may have, None for no limit of its own.
+    """
 
     source_key: str
     folder_key: str
+    space: int | None = None
 
     def key_of(self, name: str) -> str:
         """Return the storage key of a command's file."""

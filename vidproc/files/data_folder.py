@@ -22,7 +22,7 @@ from pathlib import Path
 
 from vidproc.files import ownership
 from vidproc.files.ownership import FOLDERS, ORPHANS
-from vidproc.files.space import Space
+from vidproc.files.space import Space, size_below
 
 _NO_LINKS = (errno.EPERM, errno.EACCES, errno.EMLINK, errno.EXDEV, errno.ENOSYS, errno.ENOTSUP)
 
@@ -102,6 +102,10 @@ class DataFolder:
             return self.path(key).stat().st_size
         except FileNotFoundError:
             return 0
+
+    def size_below(self, key: str) -> int:
+        """Return the bytes of a file, or of all files below a folder."""
+        return size_below(self.path(key))
 
     def make_folder(self, key: str) -> None:
         """Make a folder and those above it."""

@@ -36,7 +36,7 @@ class Space:
     def measure(self) -> int:
         """Count everything that the folder holds; return the bytes. For a thread."""
         self._held = sum(
-            _size_below(path) for path in self.root.iterdir() if path.name not in _GROWING
+            size_below(path) for path in self.root.iterdir() if path.name not in _GROWING
         )
         self.measure_growing()
         return self.used
@@ -51,9 +51,9 @@ class Space:
         for folder in _GROWING:
             for path in _entries(self.root / folder):
                 if path.name in reserved:
-                    under_way += _size_below(path)
+                    under_way += size_below(path)
                 else:
-                    parked += _size_below(path)
+                    parked += size_below(path)
         self._parked, self._under_way = parked, under_way
 
     @property
@@ -167,7 +167,7 @@ def _entries(folder: Path) -> list[Path]:
         return []
 
 
-def _size_below(path: Path) -> int:
+def size_below(path: Path) -> int:
     """Return the bytes of a file, or of all files below a folder; 0 for what has just gone."""
     total = 0
     try:
@@ -175,7 +175,7 @@ def _size_below(path: Path) -> int:
             return path.stat().st_size
         for folder, _, files in os.walk(path):
             for name in files:
-                total += _size_below(Path(folder) / name)
+                total += size_below(Path(folder) / name)
     except FileNotFoundError:
         pass
     return total

@@ -21,6 +21,10 @@ P = TypeVar("P", bound=Parameters)
 
 SHORT_SOURCE = 16 << 20
 """Bytes of a source up to which the operations on all of it count as short."""
+_BITS_PER_PIXEL = 0.2
+"""Bits for each pixel that CRF 20 takes of busy filmed video; most takes half of that."""
+_AUDIO_RATE = 320_000
+"""Bits per second of an audio track, at most."""
 SHORT_CLIP = 30.0
 """Seconds of a clip up to which making it counts as short."""
 
@@ -106,6 +110,14 @@ class Operation(Generic[P]):
         """Return a guess of the output's bytes from its request alone, to reserve space by."""
         return source_size
 
+    def estimate_output(self, media: MediaInfo, parameters: P) -> int:
+        """Return the bytes that all files of an attempt may take together, generously.
+
+        A guess that is too low costs an attempt: it is stopped there, and the next one has twice
+        the space.
+        """
+        return filmed_bytes(media) + max(2 * media.size, 4 << 20)
+
     def is_short(self, parameters: P, source_size: int) -> bool:
         """Return whether the work is likely to be over within a minute.
 
@@ -116,6 +128,24 @@ class Operation(Generic[P]):
     async def run(self, job: Job[P]) -> Product:
         """Do it: run the plan's commands one after another and return the product."""
         return await follow(job, self.plan(job.media, job.parameters, job.capabilities))
+
+
+def filmed_bytes(
+    media: MediaInfo, size: tuple[float, float] | None = None, length: float | None = None
+) -> int:
+    """Return the bytes that an H.264 video of good quality may take, with its audio.
+
+    Of all of `media` unless `length` (seconds) says less, at `size` (pixels) or the source's.
+    """
+    seconds = media.duration or 0.0
+    if length is not None:
+        seconds = min(length, seconds) if seconds else length
+    rate = float(_AUDIO_RATE * len(media.audio))
+    if media.video is not None:
+        width, height = size or media.video.displayed_size
+        frames = min(media.video.frame_rate or 30.0, 60.0)
+        rate += width * height * frames * _BITS_PER_PIXEL
+    return int(seconds * rate / 8)
 
 
 async def follow(job: Job[P], plan: Plan) -> Product:

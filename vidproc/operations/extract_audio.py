@@ -81,6 +81,14 @@ class ExtractAudioOperation(Operation[ExtractAudio]):
         )
         return Plan([command], Product(_RESULT, "mp3", expectation), warnings)
 
+    def estimate_output(self, media: MediaInfo, parameters: ExtractAudio) -> int:
+        """Return the bytes of the MP3 at the rate asked for, or at the highest there is."""
+        rate = max(parameters.bitrate or 0, _MPEG1_RATES[-1] * 1000)
+        seconds = media.duration
+        if seconds is None:  # an odd file: at the lowest rate that speech has
+            seconds = media.size * 8 / 16_000
+        return int(seconds * rate / 8 * 1.02) + (256 << 10)
+
     def is_short(self, parameters: ExtractAudio, source_size: int) -> bool:
         """Return whether the work is likely to be over within a minute: sound is quick."""
         return source_size <= _SHORT_SOURCE

@@ -100,6 +100,13 @@ class GifOperation(Operation[Gif]):
             warnings=_warnings(media, capabilities, part),
         )
 
+    def estimate_output(self, media: MediaInfo, parameters: Gif) -> int:
+        """Return the bytes of the GIFs that are tried, of which one is kept."""
+        if parameters.max_size is not None:
+            # The first trial may be far above the size that the last one keeps to.
+            return 4 * self.estimate_size(parameters, media.size) + (8 << 20)
+        return 6 * self.estimate_size(parameters, media.size) + (8 << 20)
+
     def is_short(self, parameters: Gif, source_size: int) -> bool:
         """Return whether the clip is short, however long the source is."""
         return parameters.length <= SHORT_CLIP

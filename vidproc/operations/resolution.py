@@ -6,7 +6,14 @@ from vidproc.ffmpeg.capabilities import Capabilities
 from vidproc.ffmpeg.command import ffmpeg_command
 from vidproc.ffmpeg.media import MediaInfo
 from vidproc.operations import audio, delivery, frames, reading, sizes
-from vidproc.operations.base import Expectation, Operation, Plan, Product, require_encoder
+from vidproc.operations.base import (
+    Expectation,
+    Operation,
+    Plan,
+    Product,
+    filmed_bytes,
+    require_encoder,
+)
 from vidproc.operations.parameters import Fit, Resolution
 
 _RESULT = "result.mp4"
@@ -31,6 +38,11 @@ class ResolutionOperation(Operation[Resolution]):
         drawn = drawn_size(media, size, parameters.fit)
         warnings += sizes.upscale_warning(frames.require_video(media).displayed_size, drawn)
         return reshaped(media, capabilities, size, parameters.fit, warnings)
+
+    def estimate_output(self, media: MediaInfo, parameters: Resolution) -> int:
+        """Return the bytes of the video at its new size."""
+        size = (float(parameters.width), float(parameters.height))
+        return filmed_bytes(media, size) + max(2 * media.size, 4 << 20)
 
     def estimate_size(self, parameters: Resolution, source_size: int) -> int:
         """Return a guess of the output's bytes: a high rate at the new size, or the source's."""

@@ -17,6 +17,7 @@ from vidproc.operations.base import (
     Operation,
     Plan,
     Product,
+    filmed_bytes,
     follow,
     require_encoder,
 )
@@ -119,6 +120,11 @@ class WebMOperation(Operation[WebM]):
         if await segments.make(job, encoding):
             return await follow(job, replace(plan, commands=joining))
         return await follow(job, self.plan(job.media, job.parameters, job.capabilities))
+
+    def estimate_output(self, media: MediaInfo, parameters: WebM) -> int:
+        """Return the bytes of the segments and of the file that they are joined to."""
+        filmed = filmed_bytes(media, length=parameters.length)
+        return 2 * max(filmed, self.estimate_size(parameters, media.size)) + (4 << 20)
 
     def is_short(self, parameters: WebM, source_size: int) -> bool:
         """Return whether the clip is short, however long the source is."""

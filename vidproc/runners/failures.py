@@ -21,11 +21,11 @@ _SIGNALS = {
     signal.SIGINT: FailureKind.KILLED,
     signal.SIGHUP: FailureKind.KILLED,
     signal.SIGXCPU: FailureKind.TIMED_OUT,
-    signal.SIGXFSZ: FailureKind.SPACE,
+    signal.SIGXFSZ: FailureKind.OUTGROWN,
 }
 _SAID = (
     ("No space left on device", FailureKind.SPACE),
-    ("File too large", FailureKind.SPACE),
+    ("File too large", FailureKind.OUTGROWN),
     ("Disk quota exceeded", FailureKind.SPACE),
     ("Cannot allocate memory", FailureKind.MEMORY),
     ("Memory allocation error", FailureKind.MEMORY),

@@ -107,7 +107,12 @@ class LocalRunner:
         cwd = str(self._path_of_key(workspace.folder_key))
         reads = [str(self._path_of_key(workspace.key_of(name))) for name in command.inputs]
         program = self._program(command, argv)
-        sandbox = replace(self._sandbox, address_space=self._address_space(command))
+        most = self._sandbox.file_size
+        sandbox = replace(
+            self._sandbox,
+            address_space=self._address_space(command),
+            file_size=most if workspace.space is None else min(most, workspace.space),
+        )
         place = Place(command.memory, lambda: running.spawn(sandbox.wrap(program, reads, cwd), cwd))
         self.running.add(running)
 

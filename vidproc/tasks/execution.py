@@ -7,7 +7,8 @@ and checked. It knows neither the queue nor the store: it returns an `Outcome` o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,14 @@ class AttemptStopped(Exception):
         self.reason = reason
 
 
+class Outgrown(Exception):
+    """What the attempt wrote passed the space reserved for it, `reserved` bytes."""
+
+    def __init__(self, reserved: int) -> None:
+        super().__init__(f"it wrote more than the {reserved} bytes reserved for it")
+        self.reserved = reserved
+
+
 class Outcome(msgspec.Struct, kw_only=True, frozen=True):
     """A finished attempt's result, published; sizes in bytes."""
 
@@ -90,6 +99,7 @@ class Attempt:
         threads: int,
         started_at: float,
         on_change: Callable[[], None],
+        reserve: Callable[[int], Awaitable[int]],
     ) -> None:
         self.task = task
         self.parameters = parameters
@@ -107,6 +117,9 @@ class Attempt:
         self._disk = disk
         self._runner = runner
         self._on_change = on_change
+        self._reserve = reserve
+        self._reserved: int | None = None
+        self._outgrown = False
         self.stop_reason: str | None = None
         self._pause: Deferred[None] | None = None
         self._done_share = 0.0
@@ -141,6 +154,9 @@ class Attempt:
         await self._disk.call(self._data_folder.make_folder, self.folder_key)
         self.media = await self._probe(SOURCE, verify=False)
         self.input = self.media.summary()
+        self._reserved = await self._reserve(
+            self._operation.estimate_output(self.media, self.parameters)
+        )
         self._set_stage("preparing")
         try:
             product = await self._operation.run(self)
@@ -175,6 +191,8 @@ class Attempt:
             for name, contents in command.files:
                 await self._disk.call(self._path(name).write_bytes, contents)
                 self._check_stopped()
+        workspace = await self._bounded_workspace(len(commands))
+        self._check_stopped()
         self.speed = None
         latest: dict[int, Progress] = {}
 
@@ -183,7 +201,7 @@ class Attempt:
             self._progressed([(commands[n], each) for n, each in latest.items()])
 
         self._running = running = [
-            self._runner.start(command, self._workspace, self.threads, partial(progressed, number))
+            self._runner.start(command, workspace, self.threads, partial(progressed, number))
             for number, command in enumerate(commands)
         ]
 
@@ -198,6 +216,8 @@ class Attempt:
             ended: Any = await DeferredList([each.result for each in running], consumeErrors=True)
         finally:
             self._running = []
+        if self._outgrown and self.stop_reason is None:
+            raise Outgrown(self._reserved or 0)
         errors = [found.value for succeeded, found in ended if not succeeded]
         for error in errors:
             if not isinstance(error, CommandStopped):
@@ -229,6 +249,28 @@ class Attempt:
         """Return the contents of a small file that a command of this attempt wrote."""
         with self._path(name).open("rb") as file:
             return file.read(_MAX_READ)
+
+    # --- space --------------------------------------------------------------------------------
+
+    async def _bounded_workspace(self, commands: int) -> Workspace:
+        """Return the workspace with what is left of the reserved space, for commands run at once.
+
+        The limit is one of single files; `check_growth` sees to all of them together.
+        """
+        if self._reserved is None:
+            return self._workspace
+        left = self._reserved - await self._disk.call(self._data_folder.size_below, self.folder_key)
+        return replace(self._workspace, space=max(1, left // commands))
+
+    async def check_growth(self) -> None:
+        """Stop the attempt if its folder has passed the space reserved for it."""
+        if self._reserved is None or not self._running or self._outgrown:
+            return
+        grown = await self._disk.call(self._data_folder.size_below, self.folder_key)
+        if grown > self._reserved:
+            self._outgrown = True
+            for running in self._running:
+                running.stop()
 
     # --- the steps ----------------------------------------------------------------------------
 
@@ -350,6 +392,8 @@ class Attempt:
         )
         if error.kind in (FailureKind.REFUSED, FailureKind.OURS):
             return error
+        if error.kind is FailureKind.OUTGROWN:
+            return Outgrown(self._reserved or 0)
         if error.kind is FailureKind.SPACE:
             return ServiceError(
                 ErrorCode.NO_SPACE,

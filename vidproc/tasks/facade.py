@@ -50,6 +50,7 @@ class Tasks:
         self._store = store
         self._store_thread = store_thread
         self._lookup_thread = lookup_thread
+        self.results = Results(reactor, settings, data_folder, disk, store, store_thread)
         self.queue = Queue(
             reactor,
             settings,
@@ -57,10 +58,10 @@ class Tasks:
             disk=disk,
             store=store,
             store_thread=store_thread,
+            results=self.results,
             runner=runner,
             cores=cores,
         )
-        self.results = Results(reactor, settings, data_folder, disk, store, store_thread)
         self.uploads = Uploads(
             reactor,
             settings,

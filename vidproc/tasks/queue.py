@@ -18,21 +18,23 @@ from twisted.internet.task import deferLater
 
 from vidproc.errors import ErrorCode, ServiceError
 from vidproc.files.data_folder import DataFolder, work_key
+from vidproc.files.space import no_space
 from vidproc.files.threads import WorkerThreads, when_fired
 from vidproc.operations.base import Operation
 from vidproc.operations.parameters import Parameters, parse_parameters
 from vidproc.operations.registry import get_operation
 from vidproc.runners.failures import is_shortage
 from vidproc.runners.interface import Runner
-from vidproc.tasks.execution import Attempt, AttemptStopped, Outcome
+from vidproc.tasks.execution import Attempt, AttemptStopped, Outcome, Outgrown
 from vidproc.tasks.model import TERMINAL, Failure, InvalidTransition, State, Task
+from vidproc.tasks.results import Results
 from vidproc.tasks.settings import Settings
 from vidproc.tasks.store import LEASE, SUSPECT_AFTER, TaskStore
 from vidproc.tasks.uploads import explain_write_error
 from vidproc.tasks.views import TaskView, view_of_ended
 from vidproc.tasks.watches import Watches
 from vidproc.topics import Topic, TopicLogger
-from vidproc.units import format_duration
+from vidproc.units import format_duration, format_size
 
 LONG = 15.0
 """Seconds after which a running task counts as long."""
@@ -61,6 +63,10 @@ class _Entry:
     operation: Operation[Any]
     parameters: Parameters
     attempt: Attempt | None = None
+    needs: int = 0
+    """Bytes that an attempt has outgrown, doubled: what the next one reserves at least."""
+    waits_for: int = 0
+    """Bytes that were not free when an attempt began; 0 when it waits for nothing."""
     ended: Deferred[None] | None = None
 
     @property
@@ -86,6 +92,7 @@ class Queue:
         disk: WorkerThreads,
         store: TaskStore,
         store_thread: WorkerThreads,
+        results: Results,
         runner: Runner,
         cores: int,
     ) -> None:
@@ -95,6 +102,8 @@ class Queue:
         self._owner = secrets.token_hex(8)
         self._reactor = reactor
         self._data_folder = data_folder
+        self._space = data_folder.space
+        self._results = results
         self._disk = disk
         self._store = store
         self._store_thread = store_thread
@@ -123,7 +132,8 @@ class Queue:
         if attempt is None:
             queued = [other.task_id for other in self._waiting()]
             position = queued.index(task_id) + 1 if task_id in queued else None
-            return TaskView(task, "queued", queue_position=position, warnings=tuple(task.warnings))
+            stage = "waiting for storage" if entry.waits_for else "queued"
+            return TaskView(task, stage, queue_position=position, warnings=tuple(task.warnings))
         elapsed = self._reactor.seconds() - attempt.started_at
         progress = attempt.progress
         eta = elapsed * (1 - progress) / progress if progress > 0.02 else None
@@ -287,6 +297,7 @@ class Queue:
             now + LEASE,
             only,
             alone=self.running == 0,
+            but=[task_id for task_id, entry in self._entries.items() if entry.waits_for],
         )
         if task is None:
             self._wake_for_paused(now)
@@ -318,6 +329,7 @@ class Queue:
             threads=max(min(self._cores, 2), -(-self._cores // side_by_side)),
             started_at=self._reactor.seconds(),
             on_change=lambda: self.watches.changed(task.task_id),
+            reserve=lambda size: self._reserve(entry, size),
         )
 
     def _surely(self, work: Any) -> Deferred[None]:
@@ -346,14 +358,23 @@ class Queue:
     async def _attempt_and_move(self, entry: _Entry, attempt: Attempt) -> None:
         task = entry.task
         timer = self._reactor.callLater(self.settings.job_timeout, attempt.stop, _TIMED_OUT)
+        paused = False
         try:
             self._announce(entry, attempt)
             to, fields = await self._perform(task, attempt)
+        except _SpaceLacks as lack:
+            self._wait_for_space(entry, lack.size)
+            to, fields = self._interrupted(attempt)
+        except Outgrown as outgrown:
+            self.log.info("task {task_id}: {outgrown}", task_id=task.task_id, outgrown=outgrown)
+            entry.needs = 2 * max(outgrown.reserved, 1 << 20)
+            to, fields = self._interrupted(attempt)
         except Exception as fault:
             to, fields = self._fault(task, attempt, fault)
+            paused = to is State.QUEUED
         if timer.active():
             timer.cancel()
-        if to is State.QUEUED and not self._stopping:
+        if paused and not self._stopping:
             # What hindered us may pass.
             failures = fields.get("failures")
             delay = RETRY_DELAY * failures if failures else SHORTAGE_DELAY
@@ -478,6 +499,57 @@ class Queue:
                 self.log.failure("task {task_id} can't be stored; trying again", task_id=task_id)
                 await deferLater(self._reactor, _STORE_RETRY)
 
+    # --- space ---------------------------------------------------------------------------------
+
+    async def _reserve(self, entry: _Entry, estimate: int) -> int:
+        """Reserve what an attempt may write, now that the source is known; return the bytes.
+
+        Raises `ServiceError` 507 when it can never be had, `_SpaceLacks` when not now.
+        """
+        task = entry.task
+        size = max(estimate, entry.needs)
+        if self._space.reserve_output(task.task_id, size, task.peer):
+            return size
+        lacking = size - self._space.free() - self._space.reserved_for(task.task_id)
+        await self._results.make_space(lacking, unfetched=True)
+        if self._space.reserve_output(task.task_id, size, task.peer):
+            return size
+        if size + task.input_size > self._space.capacity():
+            raise no_space(size)
+        raise _SpaceLacks(size)
+
+    def _wait_for_space(self, entry: _Entry, size: int) -> None:
+        """Let a task wait until `size` bytes are free; meanwhile nothing is reserved for it."""
+        self.log.info(
+            "task {task_id} waits for {size} of free space",
+            task_id=entry.task.task_id,
+            size=format_size(size),
+        )
+        entry.waits_for = size
+        self._space.release(entry.task.task_id)
+
+    async def look_for_space(self) -> None:
+        """Let tasks go on that wait for space, when there is some; for upkeep."""
+        waiting = [entry for entry in self._entries.values() if entry.waits_for]
+        for entry in waiting:
+            lacking = entry.waits_for - self._space.free()
+            await self._results.make_space(lacking, unfetched=True)
+            if entry.waits_for <= self._space.free():
+                entry.waits_for = 0
+                self._fill()
+                return  # it reserves first; the others are looked at next time
+        if waiting and self.running == 0:
+            # Inputs that wait may hold the space that all of them wait for.
+            inputs = sum(entry.task.input_size for entry in self._entries.values())
+            first = waiting[0]
+            if inputs + first.waits_for > self._space.capacity():
+                await self._refuse(first.task, no_space(first.waits_for))
+
+    async def check_growth(self) -> None:
+        """Stop attempts that write more than was reserved for them."""
+        for attempt in self._attempts():
+            await attempt.check_growth()
+
     # --- the end of a task ---------------------------------------------------------------------
 
     async def cancel(self, task_id: str) -> None:
@@ -554,6 +626,14 @@ class Queue:
             task = self.get(task_id)
             if task is not None and task.state is State.QUEUED:
                 self.watches.changed(task_id)
+
+
+class _SpaceLacks(Exception):
+    """`size` bytes for an attempt's files can't be had now."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size
 
 
 def suspect(task: Task) -> bool:

@@ -14,7 +14,7 @@ is on the disk when it returns, for `accepted` is a promise.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -351,18 +351,20 @@ class TaskStore:
         only: str | None = None,
         *,
         alone: bool = True,
+        but: Collection[str] = (),
     ) -> Task | None:
         """Give the oldest queued task, or `only` that one, to `owner` and begin an attempt.
 
-        Those that pause after a crash are passed over, and unless nothing else runs (`alone`) those
-        that must run alone, too. Returns None when none waits.
+        Those whose ids are in `but` or that pause after a crash are passed over, and unless nothing
+        else runs (`alone`) those that must run alone, too. Returns None when none waits.
         """
         with self._transaction() as db:
             row = db.execute(
                 "SELECT * FROM tasks WHERE state = 'queued' AND (? IS NULL OR task_id = ?)"
                 " AND (not_before IS NULL OR not_before <= ?) AND (? OR crashes < ?)"
+                " AND task_id NOT IN (SELECT value FROM json_each(?))"
                 " ORDER BY seq LIMIT 1",
-                (only, only, now, alone, SUSPECT_AFTER),
+                (only, only, now, alone, SUSPECT_AFTER, msgspec.json.encode(list(but)).decode()),
             ).fetchone()
             if row is None:
                 return None
