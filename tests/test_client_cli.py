@@ -226,6 +226,7 @@ class UsageTests(CommandLineCase):
         self.assertIn("input file is missing", self.usage("--type compress")[0])
         self.assertIn("--fps does not go with", self.usage("--status x --fps 3")[0])
         self.assertIn("--output does not go with", self.usage("--status x --output y")[0])
+        self.assertIn("--force does not go with", self.usage("--watch x --force")[0])
         self.assertIn("--detach does not go with", self.usage("--watch x --detach")[0])
         self.assertIn("needs the id", self.usage("--watch ''")[0])
 
@@ -256,6 +257,21 @@ class UsageTests(CommandLineCase):
         path.write_text("# nothing\n")
         lines = self.usage(f"--server-info --token-file {shlex.quote(str(path))}")
         self.assertIn("no token", lines[0])
+
+    def test_a_token_leaves_the_machine_only_encrypted(self) -> None:
+        """Unless one insists."""
+        path = self.folder / "token"
+        path.write_text("s3cret\n")
+        line = f"--server-info --token-file {shlex.quote(str(path))}"
+        for host in ("video.example", "192.0.2.1", "2001:db8::1", "localhost.example"):
+            first, second = self.usage(f"{line} --host {host}")
+            self.assertIn("unencrypted", first)
+            self.assertIn("--insecure", second)
+            for allowed in ("--tls", "--insecure"):
+                options = self.parse(f"{line} --host {host} {allowed}")
+                self.assertEqual(options.token, "s3cret")
+        for host in ("localhost", "127.0.0.1", "127.1.2.3", "[::1]"):
+            self.assertEqual(self.parse(f"{line} --host {host}").token, "s3cret")
 
     def test_a_ca_file_must_hold_a_certificate(self) -> None:
         """A wrong file is found before connecting."""
@@ -441,6 +457,33 @@ class ProcessTests(SessionCase):
         self.server.plan = [status("completed")]
         self.assertEqual(await self.run_command(f"{self.gif} --output {other}"), 0)
         self.assertTrue((other / "film_processed.gif").exists())
+
+    async def test_a_default_name_that_is_taken_stays_what_it_is(self) -> None:
+        """The result takes the next free one; `--force` and `--output` replace."""
+        mine = self.folder / "film_processed.gif"
+        mine.write_bytes(b"mine")
+        for name in ("film_processed_2.gif", "film_processed_3.gif"):
+            self.server.plan = [status("completed")]
+            self.assertEqual(await self.run_command(self.gif), 0)
+            self.assertEqual((self.folder / name).read_bytes(), self.server.result)
+            self.assertIn(name, self.printed)
+        self.assertEqual(mine.read_bytes(), b"mine")
+        self.server.plan = [status("completed")]
+        self.assertEqual(await self.run_command(f"{self.gif} --force"), 0)
+        self.assertEqual(mine.read_bytes(), self.server.result)
+        mine.write_bytes(b"mine")
+        self.server.plan = [status("completed")]
+        self.assertEqual(await self.run_command(f"{self.gif} --output {mine}"), 0)
+        self.assertEqual(mine.read_bytes(), self.server.result)
+
+    async def test_a_hostile_server_names_no_program(self) -> None:
+        """What is no kind of media is called `.bin`."""
+        for number, kind in enumerate(("sh", "desktop", "EXE", "html", "svg", "py"), 1):
+            self.server.kind = kind
+            self.server.plan = [status("completed")]
+            self.assertEqual(await self.run_command(self.gif), 0)
+            suffix = "" if number == 1 else f"_{number}"
+            self.assertTrue((self.folder / f"film_processed{suffix}.bin").exists(), kind)
 
     async def test_warnings_are_told(self) -> None:
         """Whatever the server had to change is said in its own words, made printable."""

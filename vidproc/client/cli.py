@@ -6,6 +6,7 @@ Imports nothing heavy: Twisted, rich and msgspec come in only when there is work
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import os
 import re
 import sys
@@ -102,6 +103,8 @@ class Options:
     check_interval: float = 60.0
     max_wait_time: float = 3600.0
     detach: bool = False
+    force: bool = False
+    insecure: bool = False
     tls: bool = False
     ca: Path | None = None
     token: str | None = field(default=None, repr=False)
@@ -154,6 +157,8 @@ def parse_command_line(argv: Sequence[str] | None = None) -> Options:
         "check_interval": _interval(given.check_interval, "--check-interval", 60),
         "max_wait_time": _interval(given.max_wait_time, "--max-wait-time", 3600, zero=True),
         "detach": given.detach,
+        "force": given.force,
+        "insecure": given.insecure,
         "tls": given.tls,
         "log_dir": Path(given.log_dir),
         **_credentials(given),
@@ -210,6 +215,11 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="end as soon as the server has accepted the task; fetch the result later",
     )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace a result of an earlier run instead of taking the next free name",
+    )
     parser.add_argument("--version", action="version", version=f"vidproc {__version__}")
 
     group = parser.add_argument_group("parameters of the types")
@@ -238,6 +248,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--token-file", metavar="FILE", help='its first line is a token, or "name token"'
+    )
+
+    group.add_argument(
+        "--insecure", action="store_true", help="send the token to another host without --tls"
     )
 
     group = parser.add_argument_group("waiting and logging")
@@ -338,6 +352,11 @@ def _refuse_for_other_actions(given: argparse.Namespace, action: str) -> None:
         raise UsageError(
             f"--detach does not go with {command}; it is for processing an INPUT",
             f"Example: {EXAMPLES['compress']} --detach",
+        )
+    if given.force and action != "download":
+        raise UsageError(
+            f"--force does not go with {command}; it is for INPUT or --download",
+            "Example: vidproc --download ID --force",
         )
     if given.output is not None and action != "download":
         raise UsageError(
@@ -662,7 +681,22 @@ def _credentials(given: argparse.Namespace) -> dict[str, Any]:
     if given.token_file is not None:
         token_file = Path(given.token_file)
         token = _token(token_file)
+        host = _host(given.host)
+        if not (given.tls or given.insecure or _is_loopback(host)):
+            raise UsageError(
+                f"The token would travel to {host} unencrypted, for everybody on the way to read",
+                "Add --tls, or --insecure if the network can be trusted.",
+            )
     return {"ca": ca, "token_file": token_file, "token": token}
+
+
+def _is_loopback(host: str) -> bool:
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _read(path: Path, option: str) -> bytes:

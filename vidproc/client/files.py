@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 from pathlib import Path
 from typing import BinaryIO
 
+from vidproc.client.kinds import safe_kind
 from vidproc.client.protocol import MEDIA_TYPE, Answer, ResultNotWritten
 from vidproc.mmp.errors import RemoteProtocolError
 
@@ -110,8 +112,7 @@ class PartFile:
             self.restart()
         self.size = size
         self.sha256 = str(answer.fields.get("sha256") or "").lower()
-        kind = answer.media_type.lower()
-        self.media_type = kind if MEDIA_TYPE.fullmatch(kind) else "bin"
+        self.media_type = safe_kind(answer.media_type)
 
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes; raises `ResultNotWritten`."""
@@ -137,11 +138,12 @@ class PartFile:
         self._hash = hashlib.sha256()
         self.offset = 0
 
-    def finish(self, target: Path) -> None:
-        """Check size and checksum, bring it all to the disk and give it its name.
+    def finish(self, target: Path, *, replace: bool = True) -> Path:
+        """Check size and checksum, bring it all to the disk and give it its name; return that.
 
-        May take time: call it in a thread. Raises `ChecksumMismatch` and `ResultNotWritten`;
-        nothing has the target's name then.
+        Without `replace` a file that has the name keeps it, and the result gets the next free one:
+        ``film_processed_2.mp4``. May take time: call it in a thread. Raises `ChecksumMismatch` and
+        `ResultNotWritten`; nothing has the target's name then.
         """
         assert self._file is not None
         if self.offset != self.size:
@@ -152,10 +154,14 @@ class PartFile:
             os.fsync(self._file.fileno())
             self._file.close()
             self._file = None
-            self.path.replace(target)
+            if replace:
+                self.path.replace(target)
+            else:
+                target = _move_to_free_name(self.path, target)
             sync_folder(target.parent)
         except OSError as error:
             raise _not_written(error) from None
+        return target
 
     def close(self, *, discard: bool = False) -> None:
         """Close the file; with `discard`, or when nothing is in it, remove it."""
@@ -168,6 +174,26 @@ class PartFile:
                 self.path.unlink()
             except OSError:
                 pass  # a leftover of 0 bytes, or one that the next run overwrites
+
+
+def _move_to_free_name(path: Path, wanted: Path) -> Path:
+    """Give the file `path` the name `wanted`, or the next that is free. Raises `OSError`."""
+    for number in itertools.count(1):
+        target = wanted if number == 1 else wanted.with_stem(f"{wanted.stem}_{number}")
+        try:
+            # A link fails where a name is taken, even if it was taken this very moment.
+            os.link(path, target)
+        except FileExistsError:
+            continue
+        except OSError:
+            # This file system has no links.
+            if os.path.lexists(target):
+                continue
+            path.replace(target)
+        else:
+            path.unlink()
+        return target
+    raise AssertionError("unreachable")
 
 
 def _not_written(error: OSError) -> ResultNotWritten:

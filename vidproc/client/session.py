@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -295,7 +296,8 @@ class Session:
                         raise
                     raise ChecksumMismatch("what was there does not fit") from None
                 target = output or folder / f"{stem}.{part.media_type}"
-                await self._in_thread(lambda: part.finish(target))  # noqa: B023
+                replace = output is not None or self.options.force
+                target = await self._in_thread(partial(part.finish, target, replace=replace))
             except ChecksumMismatch as problem:
                 self._log.warning("download of %s: %s", task_id, problem)
                 part.close(discard=True)
@@ -429,6 +431,8 @@ class Session:
             words += ["--port", str(options.port)]
         if options.tls:
             words += ["--tls"]
+        if options.insecure:
+            words += ["--insecure"]
         if options.ca is not None:
             words += ["--ca", str(options.ca)]
         if options.token_file is not None:
