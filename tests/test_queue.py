@@ -11,12 +11,16 @@ from typing import Any
 from twisted.internet.defer import ensureDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.rig import CLIP, Rig, StubCommand, complete_step, probe_answer
+from tests.rig import CLIP, Rig, StubCommand, StubRunner, complete_step, probe_answer
 from vidproc.errors import ServiceError
 from vidproc.ffmpeg.command import CommandStopped, FailureKind, Progress
+from vidproc.files.space import Space
 from vidproc.operations import segments
+from vidproc.tasks import endings, queue
+from vidproc.tasks.endings import SHORTAGE_DELAY
+from vidproc.tasks.execution import Attempt
 from vidproc.tasks.model import State
-from vidproc.tasks.queue import SHORTAGE_DELAY
+from vidproc.tasks.queue import Queue
 from vidproc.tasks.settings import Caller, Settings
 from vidproc.tasks.uploads import AcceptedTask, Submission, UploadSession
 from vidproc.tasks.views import TaskView
@@ -360,24 +364,121 @@ class FaultTests(SchedulerTestCase):
 
     def test_a_fault_between_claim_and_end_frees_the_place(self) -> None:
         """Whichever step has it, the task fails with a reference and the next one runs."""
-        for step in ("_new_attempt", "_announce", "_perform", "_completed"):
+
+        def fault(*arguments: Any) -> Any:
+            raise RuntimeError("a bug")
+
+        steps: list[tuple[Any, str]] = [
+            (Queue, "_new_attempt"),
+            (Queue, "_announce"),
+            (queue, "ending_of"),
+            (Attempt, "perform"),
+            (endings, "_completed"),
+            (Space, "stored"),
+            (StubRunner, "start"),
+        ]
+        for place, step in steps:
             rig = self.rig(max_concurrent=1)
-            real = getattr(rig.tasks.queue, step)
-
-            def fault(*arguments: Any) -> Any:
-                raise RuntimeError("a bug")
-
-            setattr(rig.tasks.queue, step, fault)
+            seen: list[TaskView] = []
             task_id = self.submit(rig)
-            for delay in range(1, 5):
+            self.watch(rig, task_id, seen.append)
+            self.submit(rig, "192.0.2.7")
+            patch = self.patch(place, step, fault)
+            for delay in range(1, 8):
                 self.finish_all(rig)
                 rig.clock.advance(delay)
-            failure = self.view(rig, task_id).task.failure
-            assert failure is not None, step
-            self.assertEqual(failure.code, 500)
+            patch.restore()
+            failed = [row.failure for row in rig.store.in_states([State.FAILED])]
+            self.assertTrue(failed, step)
+            for failure in failed:
+                assert failure is not None
+                self.assertEqual(failure.code, 500)
+            self.assertEqual([view.terminal for view in seen].count(True), 1, step)
             self.assertTrue(self.flushLoggedErrors(RuntimeError))
-            setattr(rig.tasks.queue, step, real)
             self.assert_the_queue_moves(rig)
+
+    def test_a_runner_that_fails_within_several_commands_leaves_none_of_them(self) -> None:
+        """Those that had started are stopped, and have ended, before the task goes on."""
+        self.patch(segments, "LEAST", 0.5)
+        rig = self.rig()
+        rig.runner.stops_at_once = False
+        submission = Submission("webm", GIF, "mp4", payload_size=4)
+        session = self.run_coroutine(rig.tasks.admit(submission, Caller("192.0.2.1")))
+        session.write(b"film")
+        task_id = self.successResultOf(session.finish()).task_id
+        start, started = rig.runner.start, []
+
+        def once(*arguments: Any) -> Any:
+            if started:
+                raise RuntimeError("a bug")
+            started.append(start(*arguments))
+            return started[0]
+
+        rig.runner.start = once  # type: ignore[method-assign]
+        complete_step(rig.runner.running[0])
+        self.assertEqual(started[0].stops, 1)
+        self.assertIs(self.state(rig, task_id), State.PROCESSING)
+        started[0].end(CommandStopped())
+        self.assertIs(self.state(rig, task_id), State.QUEUED)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    def test_a_task_that_waits_for_its_next_try_says_why_and_holds_no_place(self) -> None:
+        """Others run meanwhile; then it is tried again."""
+        rig = self.rig(max_concurrent=1)
+        task_id = self.submit(rig)
+        rig.runner.running[0].fail(FailureKind.REFUSED)
+        view = self.view(rig, task_id)
+        self.assertEqual((view.task.state, view.queue_position), (State.QUEUED, 1))
+        self.assertIn("short of processes", view.wait_reason or "")
+        other = self.submit(rig, "192.0.2.7")
+        self.finish_all(rig)
+        self.assertIs(self.state(rig, other), State.COMPLETED)
+        rig.clock.advance(SHORTAGE_DELAY)
+        view = self.view(rig, task_id)
+        self.assertEqual((view.task.state, view.wait_reason), (State.PROCESSING, None))
+        self.finish_all(rig)
+        self.assertIs(self.state(rig, task_id), State.COMPLETED)
+
+    def test_a_listener_may_cancel_the_task_that_it_hears_of(self) -> None:
+        """From within the change itself, at whichever change."""
+        for number in range(4):
+            rig = self.rig(max_concurrent=1)
+            self.submit(rig, "192.0.2.7")
+            task_id = self.submit(rig)
+            seen: list[TaskView] = []
+            cancels: list[Any] = []
+
+            def listener(
+                view: TaskView,
+                rig: Rig = rig,
+                number: int = number,
+                seen: list[TaskView] = seen,
+                cancels: list[Any] = cancels,
+            ) -> None:
+                seen.append(view)
+                if len(seen) == number + 1:
+                    caller = Caller("192.0.2.1")
+                    cancels.append(ensureDeferred(rig.tasks.cancel(view.task.task_id, caller)))
+
+            self.watch(rig, task_id, listener)
+            self.finish_all(rig)
+            self.assertIs(self.successResultOf(cancels[0]), State.CANCELLED)
+            self.assertEqual([view.terminal for view in seen].count(True), 1)
+            self.assert_the_queue_moves(rig)
+
+    def test_a_cancel_ends_a_task_whose_row_has_gone(self) -> None:
+        """And whoever watches it learns that it has ended."""
+        rig = self.rig(max_concurrent=1)
+        self.submit(rig, "192.0.2.7")
+        task_id = self.submit(rig)
+        seen: list[TaskView] = []
+        self.watch(rig, task_id, seen.append)
+        rig.store._db.execute("DELETE FROM tasks WHERE task_id = ?", (task_id,))
+        self.failureResultOf(ensureDeferred(rig.tasks.cancel(task_id, Caller("192.0.2.1"))))
+        self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
+        self.assertTrue(seen[-1].terminal)
+        self.finish_all(rig)
+        self.assert_the_queue_moves(rig)
 
     def test_a_task_whose_row_has_gone_leaves_the_queue(self) -> None:
         """Nothing waits for a task that nobody can end."""
@@ -431,6 +532,7 @@ class SpaceTests(SchedulerTestCase):
         complete_step(rig.runner.running[0])
         view = self.view(rig, task_id)
         self.assertEqual((view.task.state, view.stage), (State.QUEUED, "waiting for storage"))
+        self.assertIn("of storage", view.wait_reason or "")
         self.assertEqual((view.task.failures, rig.storage.space.reserved), (0, 0))
         self.run_coroutine(rig.tasks.queue.look_for_space())
         self.assertEqual(rig.runner.running, [])

@@ -240,7 +240,8 @@ class DownloadStarts(Answer, kw_only=True):
 class StatusReport(Answer, kw_only=True, omit_defaults=False):
     """How a task stands. Times are ISO 8601 in UTC; `progress` is 0 to 1; `eta` is in seconds.
 
-    All keys are always there, null when there is nothing to tell; only `id` is left out then.
+    All keys are always there, null when there is nothing to tell; only `id` and `wait_reason` are
+    left out then.
     """
 
     status: str
@@ -258,6 +259,7 @@ class StatusReport(Answer, kw_only=True, omit_defaults=False):
     solution: str | None
     warning_count: int
     speed: float | None = None
+    wait_reason: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class StatusDetail(StatusReport, kw_only=True, omit_defaults=False):

@@ -9,14 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from twisted.internet.defer import CancelledError, Deferred, DeferredList
-from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
+from twisted.internet.defer import DeferredList
 from twisted.python.failure import Failure as DeferredFailure
 
 from vidproc.errors import ErrorCode, ServiceError
@@ -47,10 +46,18 @@ _MAX_WARNINGS = 50
 _MAX_READ = 16 << 20
 
 
+class StopReason(StrEnum):
+    """Why an attempt is stopped from outside."""
+
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed out"
+    STOPPING = "stopping"
+
+
 class AttemptStopped(Exception):
     """The attempt was stopped from outside, for `reason`; its process has ended."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: StopReason | None) -> None:
         super().__init__(reason)
         self.reason = reason
 
@@ -120,36 +127,31 @@ class Attempt:
         self._reserve = reserve
         self._reserved: int | None = None
         self._outgrown = False
-        self.stop_reason: str | None = None
-        self._pause: Deferred[None] | None = None
+        self.stop_reason: StopReason | None = None
         self._done_share = 0.0
         self.folder_key = attempt_key(task.task_id, task.attempt)
         self._workspace = Workspace(task.input_key or "", self.folder_key)
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: StopReason) -> None:
         """Stop the attempt; `perform` then raises `AttemptStopped` when its process has ended."""
         if self.stop_reason is None:
             self.stop_reason = reason
-            for running in self._running:
-                running.stop()
-            if self._pause is not None:
-                self._pause.cancel()
+            self._stop_commands()
 
-    async def pause(self, reactor: IReactorTime, seconds: float) -> None:
-        """Wait before the task is tried again; a stop ends the wait."""
-        if self.stop_reason is None:
-            self._pause = deferLater(reactor, seconds)
+    def _stop_commands(self) -> None:
+        for running in list(self._running):
             try:
-                await self._pause
-            except CancelledError:
-                pass
-            finally:
-                self._pause = None
+                running.stop()
+            except Exception:
+                self.log.failure(
+                    "task {task_id}: a command can't be stopped", task_id=self.task.task_id
+                )
 
     async def perform(self) -> Outcome:
         """Do the task; return what came of it.
 
-        Raises `ServiceError` when it can't be done, `AttemptStopped` after `stop`, `OSError`.
+        Raises `ServiceError` when it can't be done, `AttemptStopped` after `stop`, `Outgrown`,
+        `OSError`, and what `reserve` raises.
         """
         await self._disk.call(self._data_folder.make_folder, self.folder_key)
         self.media = await self._probe(SOURCE, verify=False)
@@ -200,22 +202,31 @@ class Attempt:
             latest[number] = progress
             self._progressed([(commands[n], each) for n, each in latest.items()])
 
-        self._running = running = [
-            self._runner.start(command, workspace, self.threads, partial(progressed, number))
-            for number, command in enumerate(commands)
-        ]
+        running: list[RunningCommand] = []
+        fault: Exception | None = None
+        try:
+            for number, command in enumerate(commands):
+                running.append(
+                    self._runner.start(
+                        command, workspace, self.threads, partial(progressed, number)
+                    )
+                )
+                self._running.append(running[-1])
+        except Exception as raised:
+            fault = raised  # raised again when those that did start have ended
 
         def stop_the_others(failure: DeferredFailure) -> DeferredFailure:
-            for each in running:
-                each.stop()
+            self._stop_commands()
             return failure
 
         for each in running:
             each.result.addErrback(stop_the_others)
-        try:
-            ended: Any = await DeferredList([each.result for each in running], consumeErrors=True)
-        finally:
-            self._running = []
+        if fault is not None:
+            self._stop_commands()
+        ended: Any = await DeferredList([each.result for each in running], consumeErrors=True)
+        self._running.clear()
+        if fault is not None:
+            raise fault
         if self._outgrown and self.stop_reason is None:
             raise Outgrown(self._reserved or 0)
         errors = [found.value for succeeded, found in ended if not succeeded]
@@ -223,7 +234,7 @@ class Attempt:
             if not isinstance(error, CommandStopped):
                 raise error
         if errors:
-            raise AttemptStopped(self.stop_reason or "stopped")
+            raise AttemptStopped(self.stop_reason)
         self._check_stopped()
         self._done_share = min(0.99, self._done_share + sum(c.share for c in commands))
         self.progress = max(self.progress, self._done_share)
@@ -269,8 +280,7 @@ class Attempt:
         grown = await self._disk.call(self._data_folder.size_below, self.folder_key)
         if grown > self._reserved:
             self._outgrown = True
-            for running in self._running:
-                running.stop()
+            self._stop_commands()
 
     # --- the steps ----------------------------------------------------------------------------
 

@@ -170,6 +170,9 @@ class Tasks:
         task = self.queue.get(task_id)
         if task is None:
             task = await self._lookup_thread.call(self._store.look_up, task_id)
+            if task is not None and task.state in (State.QUEUED, State.PROCESSING):
+                # It moves just now. What the store thread says next, the queue knows, too.
+                task = await self._store_thread.call(self._store.get, task_id)
         # A task may have been queued or have ended while the store was asked.
         task = self.queue.get(task_id) or task
         if (

@@ -1,4 +1,4 @@
-"""The queue: which task is worked on when, and what becomes of each attempt.
+"""The queue: which task is worked on when.
 
 Whatever happens between taking a task and ending it gives its place back: an attempt runs inside
 `_see_through`, which catches everything, and nothing that is told to others (`Watches`) can raise.
@@ -9,24 +9,26 @@ from __future__ import annotations
 import secrets
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import deferLater
 
-from vidproc.errors import ErrorCode, ServiceError
+from vidproc.errors import ServiceError
 from vidproc.files.data_folder import DataFolder, work_key
 from vidproc.files.space import no_space
 from vidproc.files.threads import WorkerThreads, when_fired
 from vidproc.operations.base import Operation
 from vidproc.operations.parameters import Parameters, parse_parameters
 from vidproc.operations.registry import get_operation
-from vidproc.runners.failures import is_shortage
 from vidproc.runners.interface import Runner
-from vidproc.tasks.execution import Attempt, AttemptStopped, Outcome, Outgrown
-from vidproc.tasks.model import TERMINAL, Failure, InvalidTransition, State, Task
+from vidproc.tasks.endings import Ending, ending_of, failure_of, fault_with_reference
+from vidproc.tasks.execution import Attempt, StopReason
+from vidproc.tasks.model import TERMINAL, InvalidTransition, State, Task
+from vidproc.tasks.output_space import reserve_output
 from vidproc.tasks.results import Results
 from vidproc.tasks.settings import Settings
 from vidproc.tasks.store import LEASE, SUSPECT_AFTER, TaskStore
@@ -34,30 +36,21 @@ from vidproc.tasks.uploads import explain_write_error
 from vidproc.tasks.views import TaskView, view_of_ended
 from vidproc.tasks.watches import Watches
 from vidproc.topics import Topic, TopicLogger
-from vidproc.units import format_duration, format_size
 
 LONG = 15.0
 """Seconds after which a running task counts as long."""
-RETRY_DELAY = 1.0
-"""Seconds to wait after a first fault of ours, twice as long after the second."""
-SHORTAGE_DELAY = 5.0
-"""Seconds to wait when no process could be started for lack of descriptors or memory. That is no
-failure of the task: it is tried for as long as it takes."""
 SUSPECT_PATIENCE = 600.0
 """Seconds for which a task that must run alone lets others go first."""
-MAX_FAILURES = 3
-"""Attempts that may end in a fault of ours before the task fails."""
 _STORE_RETRY = 2.0
 _FREE: dict[str, Any] = {"owner": None, "lease_until": None}
-
-_CANCELLED = "cancelled"
-_TIMED_OUT = "timed out"
-_STOPPING = "stopping"
 
 
 @dataclass(slots=True)
 class _Entry:
-    """A task in memory, with what its request means, and the attempt under way."""
+    """A task in memory, with what its request means, and the attempt under way.
+
+    `ended` fires when the attempt has given its place back.
+    """
 
     task: Task
     operation: Operation[Any]
@@ -67,7 +60,8 @@ class _Entry:
     """Bytes that an attempt has outgrown, doubled: what the next one reserves at least."""
     waits_for: int = 0
     """Bytes that were not free when an attempt began; 0 when it waits for nothing."""
-    ended: Deferred[None] | None = None
+    ended: Deferred[None] = field(default_factory=Deferred)
+    wait_reason: str | None = None
 
     @property
     def short(self) -> bool:
@@ -111,7 +105,7 @@ class Queue:
         self._cores = cores
         self._entries: dict[str, _Entry] = {}
         self._beside: str | None = None
-        self._filling = False
+        self._filling: Deferred[None] | None = None
         self._fill_again = False
         self._stopping = False
         self._wake: IDelayedCall | None = None
@@ -132,8 +126,13 @@ class Queue:
         if attempt is None:
             queued = [other.task_id for other in self._waiting()]
             position = queued.index(task_id) + 1 if task_id in queued else None
-            stage = "waiting for storage" if entry.waits_for else "queued"
-            return TaskView(task, stage, queue_position=position, warnings=tuple(task.warnings))
+            return TaskView(
+                task,
+                "waiting for storage" if entry.waits_for else "queued",
+                queue_position=position,
+                wait_reason=entry.wait_reason,
+                warnings=tuple(task.warnings),
+            )
         elapsed = self._reactor.seconds() - attempt.started_at
         progress = attempt.progress
         eta = elapsed * (1 - progress) / progress if progress > 0.02 else None
@@ -179,7 +178,7 @@ class Queue:
                 self._surely(self._refuse(task, error))
                 continue
             estimate = entry.operation.estimate_size(entry.parameters, task.input_size)
-            self._data_folder.space.restore(task.task_id, estimate, task.peer)
+            self._space.restore(task.task_id, estimate, task.peer)
         if left:
             self.log.info("{count} tasks were left from before", count=len(left))
         self._fill()
@@ -188,9 +187,11 @@ class Queue:
         """Stop the running attempts and put them back into the queue."""
         self.refuse_new()
         for attempt in self._attempts():
-            attempt.stop(_STOPPING)
+            attempt.stop(StopReason.STOPPING)
+        if self._filling is not None:  # a claim that is under way puts its task back
+            await when_fired(self._filling)
         for entry in list(self._entries.values()):
-            if entry.attempt is not None and entry.ended is not None:
+            if entry.attempt is not None:
                 await when_fired(entry.ended)
 
     def refuse_new(self) -> None:
@@ -232,9 +233,13 @@ class Queue:
     # --- taking tasks --------------------------------------------------------------------------
 
     def enqueue(self, task: Task) -> None:
-        """Take in a task that has just been accepted."""
-        self._take_in(task)
-        self._fill()
+        """Take in a task that has just been accepted. Raises nothing: it is a promise by now."""
+        try:
+            self._take_in(task)
+        except Exception:
+            self._surely(self._refuse(task, fault_with_reference("task {task_id}: refused", task)))
+        else:
+            self._fill()
 
     def _take_in(self, task: Task) -> _Entry:
         parameters, _ = parse_parameters(task.type, task.parameters)
@@ -245,35 +250,41 @@ class Queue:
     def _fill(self) -> None:
         """Begin attempts until `concurrency` run or nothing waits."""
         self._fill_again = True
-        if not self._filling:
-            self._filling = True
+        if self._filling is None:
+            self._filling = Deferred()
             self._surely(self._fill_all())
 
     async def _fill_all(self) -> None:
         try:
             while self._fill_again and not self._stopping:
                 self._fill_again = False
-                if self._beside is not None and not self._runs(self._beside):
-                    await self._claim(self._beside)
-                    if self._beside is not None and not self._runs(self._beside):
-                        self._beside = None  # cancelled meanwhile
-                while self._has_place() and self.queued > 0 and await self._claim():
-                    pass
+                await self._fill_places()
         except Exception:
             self.log.failure("the queue can't go on; trying again")
             self._reactor.callLater(_STORE_RETRY, self._fill)
-        finally:
-            self._filling = False
+        filled, self._filling = self._filling, None
+        if filled is not None:
+            filled.callback(None)
+
+    async def _fill_places(self) -> None:
+        if self._beside is not None and not self._runs(self._beside):
+            await self._claim(self._beside)
+            if self._beside is not None and not self._runs(self._beside):
+                self._beside = None  # cancelled meanwhile
+        while self._has_place() and self.queued > 0 and await self._claim():
+            pass
 
     def _runs(self, task_id: str) -> bool:
         entry = self._entries.get(task_id)
         return entry is not None and entry.attempt is not None
 
-    def _wake_for_paused(self, now: float) -> None:
-        """Look again when the first task that pauses after crashes may be tried."""
+    def _wake_for_delayed(self, now: float) -> None:
+        """Look again when the first task that waits for its next try may be tried."""
         due = [task.not_before for task in self._waiting() if task.not_before is not None]
         later = [moment for moment in due if moment > now]
-        if later and (self._wake is None or not self._wake.active()):
+        if later and not self._stopping:
+            if self._wake is not None and self._wake.active():
+                self._wake.cancel()
             self._wake = self._reactor.callLater(min(later) - now, self._fill)
 
     def _has_place(self) -> bool:
@@ -300,19 +311,19 @@ class Queue:
             but=[task_id for task_id, entry in self._entries.items() if entry.waits_for],
         )
         if task is None:
-            self._wake_for_paused(now)
+            self._wake_for_delayed(now)
             return False
         if self._stopping:
             await self._move_surely(task.task_id, State.QUEUED, _FREE)
             return False
         try:
             entry = self._entries.get(task.task_id) or self._take_in(task)
-            entry.task = task
+            entry.task, entry.wait_reason, entry.ended = task, None, Deferred()
             entry.attempt = attempt = self._new_attempt(entry)
         except Exception:
-            await self._refuse(task, self._reference("task {task_id} can't begin", task))
+            await self._refuse(task, fault_with_reference("task {task_id} can't begin", task))
         else:
-            entry.ended = self._surely(self._see_through(entry, attempt))
+            self._surely(self._see_through(entry, attempt))
         return True
 
     def _new_attempt(self, entry: _Entry) -> Attempt:
@@ -329,7 +340,9 @@ class Queue:
             threads=max(min(self._cores, 2), -(-self._cores // side_by_side)),
             started_at=self._reactor.seconds(),
             on_change=lambda: self.watches.changed(task.task_id),
-            reserve=lambda size: self._reserve(entry, size),
+            reserve=lambda size: reserve_output(
+                self._space, self._results, task, max(size, entry.needs)
+            ),
         )
 
     def _surely(self, work: Any) -> Deferred[None]:
@@ -342,61 +355,33 @@ class Queue:
 
     async def _see_through(self, entry: _Entry, attempt: Attempt) -> None:
         """See one attempt through, and give its place back whatever happens in it."""
-        task_id = entry.task.task_id
         try:
             await self._attempt_and_move(entry, attempt)
         except Exception:
-            # The row is not as it should be, or the end itself has a fault of ours.
-            self.log.failure("task {task_id}: its attempt has no end", task_id=task_id)
+            await self._put_right(entry.task)
         # Not in a `finally`: a coroutine that is thrown away with its reactor does nothing more.
         if entry.attempt is attempt:
-            self._forget(task_id)
-        if self._beside == task_id:
+            self._forget(entry.task.task_id)
+        if self._beside == entry.task.task_id:
             self._beside = None
+        entry.ended.callback(None)
         self._fill()
 
     async def _attempt_and_move(self, entry: _Entry, attempt: Attempt) -> None:
-        task = entry.task
-        timer = self._reactor.callLater(self.settings.job_timeout, attempt.stop, _TIMED_OUT)
-        paused = False
+        task, timeout = entry.task, self.settings.job_timeout
+        timer = self._reactor.callLater(timeout, attempt.stop, StopReason.TIMED_OUT)
         try:
             self._announce(entry, attempt)
-            to, fields = await self._perform(task, attempt)
-        except _SpaceLacks as lack:
-            self._wait_for_space(entry, lack.size)
-            to, fields = self._interrupted(attempt)
-        except Outgrown as outgrown:
-            self.log.info("task {task_id}: {outgrown}", task_id=task.task_id, outgrown=outgrown)
-            entry.needs = 2 * max(outgrown.reserved, 1 << 20)
-            to, fields = self._interrupted(attempt)
-        except Exception as fault:
-            to, fields = self._fault(task, attempt, fault)
-            paused = to is State.QUEUED
-        if timer.active():
-            timer.cancel()
-        if paused and not self._stopping:
-            # What hindered us may pass.
-            failures = fields.get("failures")
-            delay = RETRY_DELAY * failures if failures else SHORTAGE_DELAY
-            await attempt.pause(self._reactor, delay)
-            to, _ = self._interrupted(attempt)
-        if to in TERMINAL:
-            fields = {"completed_at": self._reactor.seconds(), "input_key": None, **fields}
-        try:
-            moved = await self._move_surely(task.task_id, to, {**_FREE, **fields})
-        except (TypeError, ValueError):  # a field that the store can't hold
-            error = self._reference("task {task_id} can't be stored", task)
-            to = State.FAILED
-            failed = {"failure": _failure_of(error), "completed_at": self._reactor.seconds()}
-            moved = await self._move_surely(
-                task.task_id, to, {**_FREE, **failed, "input_key": None}
-            )
-        await self._remove_file(work_key(task.task_id), 0)
-        if to in TERMINAL:
-            await self._leave(moved, task.input_key)
+            ending = await ending_of(attempt, timeout, lambda: self._stopping)
+        finally:
+            if timer.active():
+                timer.cancel()
+        if ending.state is State.COMPLETED:
+            self._space.stored(task.task_id, ending.fields["output_size"])
+        if ending.state in TERMINAL:
+            await self._end(task, ending)
         else:
-            entry.task, entry.attempt = moved, None
-            self.watches.changed(task.task_id)
+            await self._put_back(entry, ending)
 
     def _announce(self, entry: _Entry, attempt: Attempt) -> None:
         self.log.info(
@@ -409,86 +394,51 @@ class Queue:
         self._tell_waiting()
         self.watches.changed(entry.task.task_id)
 
-    async def _perform(self, task: Task, attempt: Attempt) -> tuple[State, dict[str, Any]]:
-        """Return the state that an attempt ends in, and the fields to set."""
+    async def _put_back(self, entry: _Entry, ending: Ending) -> None:
+        """Let a task wait for its next attempt."""
+        fields = {**_FREE, **ending.fields}
+        if ending.delay:
+            fields["not_before"] = self._reactor.seconds() + ending.delay
+        moved = await self._move_surely(entry.task.task_id, State.QUEUED, fields)
+        await self._remove_file(work_key(moved.task_id), 0)
+        entry.needs = max(entry.needs, ending.needs)
+        entry.waits_for = ending.waits_for
+        if entry.waits_for:  # for as long as it waits, nothing is reserved for it
+            self._space.release(moved.task_id)
+        entry.task, entry.attempt, entry.wait_reason = moved, None, ending.wait_reason
+        self.watches.changed(moved.task_id)
+
+    async def _end(self, task: Task, ending: Ending) -> None:
+        """End a task that is queued or processing."""
+        last = {**_FREE, "completed_at": self._reactor.seconds(), "input_key": None}
         try:
-            outcome = await attempt.perform()
-        except AttemptStopped:
-            error = ServiceError(
-                ErrorCode.TOO_LARGE,
-                f"The task took more than {format_duration(self.settings.job_timeout)}.",
-                "Send a shorter or smaller film.",
+            moved = await self._move_surely(task.task_id, ending.state, {**last, **ending.fields})
+        except (TypeError, ValueError):  # a field that the store can't hold
+            error = fault_with_reference("task {task_id} can't be stored", task)
+            moved = await self._move_surely(
+                task.task_id, State.FAILED, {**last, "failure": failure_of(error)}
             )
-        except ServiceError as refused:
-            error = refused
-        else:
-            return State.COMPLETED, self._completed(task, outcome)
-        if attempt.stop_reason in (_CANCELLED, _STOPPING) or self._stopping:
-            # A stop reaches FFmpeg in more ways than ours (systemd signals all of them): whatever
-            # it made of it is no failure of the task.
-            return self._interrupted(attempt)
-        return self._failed(task, attempt, error)
+        await self._remove_file(work_key(task.task_id), 0)
+        await self._leave(moved, task.input_key)
 
-    def _fault(
-        self, task: Task, attempt: Attempt, fault: Exception
-    ) -> tuple[State, dict[str, Any]]:
-        """Return what a fault of ours, the exception being handled, makes of a task."""
-        if attempt.stop_reason is not None or self._stopping:
-            return self._interrupted(attempt)
-        if is_shortage(fault):
-            self.log.warn(
-                "task {task_id} goes back to the queue: {fault}",
-                task_id=task.task_id,
-                fault=str(fault),
-            )
-            return State.QUEUED, {}
-        error = self._reference("task {task_id}: an attempt failed", task)
-        failures = task.failures + 1
-        if failures < MAX_FAILURES:
-            return State.QUEUED, {"failures": failures}
-        return self._failed(task, attempt, error)
+    async def _refuse(self, task: Task, error: ServiceError) -> None:
+        """Fail a task that can't be worked on."""
+        await self._end(task, Ending(State.FAILED, {"failure": failure_of(error)}))
 
-    def _reference(self, what: str, task: Task) -> ServiceError:
-        """Log the exception being handled under a reference; return what to tell the client."""
-        reference = secrets.token_hex(4)
-        self.log.failure(what + " (fault {reference})", task_id=task.task_id, reference=reference)
-        return ServiceError(
-            ErrorCode.INTERNAL,
-            f"The server failed at this task (reference {reference}).",
-            "Try again later; if it happens again, tell the server's operator the reference.",
-        )
-
-    def _failed(
-        self, task: Task, attempt: Attempt, error: ServiceError
-    ) -> tuple[State, dict[str, Any]]:
-        failure = _failure_of(error)
-        self.log.info(
-            "task {task_id} failed: {code} {description}",
-            task_id=task.task_id,
-            code=failure.code,
-            description=failure.description,
-        )
-        return State.FAILED, {
-            "failure": failure,
-            "input": attempt.input,
-            "warnings": attempt.warnings,
-        }
-
-    @staticmethod
-    def _interrupted(attempt: Attempt) -> tuple[State, dict[str, Any]]:
-        if attempt.stop_reason == _CANCELLED:
-            return State.CANCELLED, {}
-        return State.QUEUED, {}
-
-    def _completed(self, task: Task, outcome: Outcome) -> dict[str, Any]:
-        self._data_folder.space.stored(task.task_id, outcome.output_size)
-        self.log.info(
-            "task {task_id} completed: {size} bytes after {elapsed:.1f} s",
-            task_id=task.task_id,
-            size=outcome.output_size,
-            elapsed=self._reactor.seconds() - (task.started_at or 0),
-        )
-        return {name: getattr(outcome, name) for name in outcome.__struct_fields__}
+    async def _put_right(self, task: Task) -> None:
+        """Handle an exception that left a task without an end: end it, whatever its row says."""
+        error = fault_with_reference("task {task_id}: an attempt has no end", task)
+        try:
+            row = await self._store_thread.call(self._store.get, task.task_id)
+            if row is None:  # somebody else removed it
+                lost = {"state": State.FAILED, "failure": failure_of(error)}
+                await self._leave(msgspec.structs.replace(task, **lost), task.input_key)
+            elif row.state in TERMINAL:
+                await self._leave(row, task.input_key)
+            else:
+                await self._refuse(row, error)
+        except Exception:
+            self.log.failure("task {task_id} stays as it is", task_id=task.task_id)
 
     async def _move_surely(self, task_id: str, to: State, fields: dict[str, Any]) -> Task:
         """Move a task; a store that fails (a full disk) is tried again until it does not."""
@@ -501,33 +451,6 @@ class Queue:
 
     # --- space ---------------------------------------------------------------------------------
 
-    async def _reserve(self, entry: _Entry, estimate: int) -> int:
-        """Reserve what an attempt may write, now that the source is known; return the bytes.
-
-        Raises `ServiceError` 507 when it can never be had, `_SpaceLacks` when not now.
-        """
-        task = entry.task
-        size = max(estimate, entry.needs)
-        if self._space.reserve_output(task.task_id, size, task.peer):
-            return size
-        lacking = size - self._space.free() - self._space.reserved_for(task.task_id)
-        await self._results.make_space(lacking, unfetched=True)
-        if self._space.reserve_output(task.task_id, size, task.peer):
-            return size
-        if size + task.input_size > self._space.capacity():
-            raise no_space(size)
-        raise _SpaceLacks(size)
-
-    def _wait_for_space(self, entry: _Entry, size: int) -> None:
-        """Let a task wait until `size` bytes are free; meanwhile nothing is reserved for it."""
-        self.log.info(
-            "task {task_id} waits for {size} of free space",
-            task_id=entry.task.task_id,
-            size=format_size(size),
-        )
-        entry.waits_for = size
-        self._space.release(entry.task.task_id)
-
     async def look_for_space(self) -> None:
         """Let tasks go on that wait for space, when there is some; for upkeep."""
         waiting = [entry for entry in self._entries.values() if entry.waits_for]
@@ -535,7 +458,7 @@ class Queue:
             lacking = entry.waits_for - self._space.free()
             await self._results.make_space(lacking, unfetched=True)
             if entry.waits_for <= self._space.free():
-                entry.waits_for = 0
+                entry.waits_for, entry.wait_reason = 0, None
                 self._fill()
                 return  # it reserves first; the others are looked at next time
         if waiting and self.running == 0:
@@ -555,45 +478,39 @@ class Queue:
     async def cancel(self, task_id: str) -> None:
         """End a task if it is queued or processing. Raises `ServiceError` 507 or 500."""
         while (entry := self._entries.get(task_id)) is not None:
-            if entry.attempt is not None and entry.ended is not None:
-                ended = entry.ended
-                entry.attempt.stop(_CANCELLED)
-                await when_fired(ended)
-                continue
-            try:
-                task = await self._store_thread.call(
-                    self._store.move,
-                    task_id,
-                    State.CANCELLED,
-                    expected=State.QUEUED,
-                    completed_at=self._reactor.seconds(),
-                    input_key=None,
-                )
-            except InvalidTransition:
-                # It was claimed meanwhile: the claim's answer is on its way to us.
-                await deferLater(self._reactor, 0.01)
-            except sqlite3.Error as error:
-                self.log.error(
-                    "task {task_id} can't be cancelled: {error}", task_id=task_id, error=str(error)
-                )
-                raise explain_write_error(error) from error
+            if entry.attempt is not None:
+                entry.attempt.stop(StopReason.CANCELLED)
+                await when_fired(entry.ended)
             else:
-                await self._leave(task, entry.task.input_key)
+                await self._cancel_waiting(entry)
 
-    async def _refuse(self, task: Task, error: ServiceError) -> None:
-        """Fail a queued task that can't be worked on."""
-        failure = _failure_of(error)
-        moved = await self._move_surely(
-            task.task_id,
-            State.FAILED,
-            {
-                **_FREE,
-                "failure": failure,
-                "completed_at": self._reactor.seconds(),
-                "input_key": None,
-            },
-        )
-        await self._leave(moved, task.input_key)
+    async def _cancel_waiting(self, entry: _Entry) -> None:
+        task = entry.task
+        try:
+            moved = await self._store_thread.call(
+                self._store.move,
+                task.task_id,
+                State.CANCELLED,
+                expected=State.QUEUED,
+                completed_at=self._reactor.seconds(),
+                input_key=None,
+            )
+        except InvalidTransition as error:
+            if error.current is not State.PROCESSING:
+                await self._put_right(task)  # the row has ended without us
+            elif self._filling is not None:
+                await when_fired(self._filling)  # it was claimed meanwhile
+            else:
+                await deferLater(self._reactor, 0.01)
+        except KeyError:
+            await self._put_right(task)
+        except sqlite3.Error as error:
+            self.log.error(
+                "task {task_id} can't be cancelled: {error}", task_id=task.task_id, error=str(error)
+            )
+            raise explain_write_error(error) from error
+        else:
+            await self._leave(moved, task.input_key)
 
     async def _leave(self, task: Task, old_input_key: str | None) -> None:
         """A task has ended, and the store knows: clean up, then tell whoever watches."""
@@ -605,10 +522,12 @@ class Queue:
             self._tell_waiting()
 
     def _forget(self, task_id: str) -> None:
-        self._data_folder.space.release(task_id)
+        self._space.release(task_id)
         entry = self._entries.pop(task_id, None)
         if entry is not None:
             entry.attempt = None
+        if not self._entries and self._wake is not None and self._wake.active():
+            self._wake.cancel()
 
     async def _remove_file(self, key: str | None, size: int | None) -> None:
         if key is None:
@@ -618,7 +537,7 @@ class Queue:
         except OSError:
             self.log.failure("{key} can't be removed", key=key)
         else:
-            self._data_folder.space.removed(size or 0)
+            self._space.removed(size or 0)
 
     def _tell_waiting(self) -> None:
         """Tell whoever watches a queued task that it moved up."""
@@ -628,18 +547,6 @@ class Queue:
                 self.watches.changed(task_id)
 
 
-class _SpaceLacks(Exception):
-    """`size` bytes for an attempt's files can't be had now."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__(size)
-        self.size = size
-
-
 def suspect(task: Task) -> bool:
     """Return whether the server crashed so often during this task that it must run alone."""
     return task.crashes >= SUSPECT_AFTER
-
-
-def _failure_of(error: ServiceError) -> Failure:
-    return Failure(code=int(error.code), description=error.description, solution=error.solution)

@@ -12,7 +12,10 @@ from vidproc.tasks.model import ACTIVE, TERMINAL, State, Task
 @dataclass(frozen=True, slots=True)
 class TaskView:
     """A task at one moment. `progress` is 0 to 1, `eta` in seconds, `speed` times real time,
-    `queue_position` counts from 1."""
+    `queue_position` counts from 1.
+
+    `wait_reason` says in a sentence why a queued task waits although others may start.
+    """
 
     task: Task
     stage: str | None = None
@@ -20,6 +23,7 @@ class TaskView:
     eta: float | None = None
     speed: float | None = None
     queue_position: int | None = None
+    wait_reason: str | None = None
     warnings: tuple[str, ...] = ()
     input: dict[str, Any] = field(default_factory=dict)
 

@@ -34,6 +34,7 @@ def status_report(
         "eta": None if view.eta is None else round(view.eta, 1),
         "speed": None if view.speed is None else round(view.speed, 2),
         "queue_position": view.queue_position,
+        "wait_reason": view.wait_reason or msgspec.UNSET,
         "error": None if failure is None else failure.description,
         "error_code": None if failure is None else failure.code,
         "solution": None if failure is None else failure.solution,

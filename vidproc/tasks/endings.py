@@ -1,0 +1,160 @@
+"""What becomes of a task when an attempt at it has ended, however it ended."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from vidproc.errors import ErrorCode, ServiceError
+from vidproc.runners.failures import is_shortage
+from vidproc.tasks.execution import Attempt, AttemptStopped, Outcome, Outgrown, StopReason
+from vidproc.tasks.model import Failure, State, Task
+from vidproc.tasks.output_space import SpaceLacks
+from vidproc.topics import Topic, TopicLogger
+from vidproc.units import format_duration, format_size
+
+RETRY_DELAY = 1.0
+"""Seconds to wait after a first fault of ours, twice as long after the second."""
+SHORTAGE_DELAY = 5.0
+"""Seconds to wait when no process could be started for lack of descriptors or memory. That is no
+failure of the task: it is tried for as long as it takes."""
+MAX_FAILURES = 3
+"""Attempts that may end in a fault of ours before the task fails."""
+
+log = TopicLogger(Topic.TASKS, __name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The state that a task is to have, and the fields to set with it.
+
+    A task that goes back to the queue waits for `delay` seconds, or until `waits_for` bytes are
+    free; its next attempt reserves `needs` bytes at least. `wait_reason` tells its owner why.
+    """
+
+    state: State
+    fields: dict[str, Any] = field(default_factory=dict)
+    delay: float = 0.0
+    waits_for: int = 0
+    needs: int = 0
+    wait_reason: str | None = None
+
+
+async def ending_of(
+    attempt: Attempt, job_timeout: float, is_stopping: Callable[[], bool]
+) -> Ending:
+    """Do the work of an attempt and return what becomes of its task. Raises nothing.
+
+    `job_timeout` is in seconds, for the message alone; `is_stopping` tells whether the server is
+    going down, for then nothing that went wrong is the task's failure.
+    """
+    error: ServiceError
+    try:
+        return _completed(attempt.task, await attempt.perform())
+    except (SpaceLacks, Outgrown) as lack:
+        return _ending_of_lack(attempt, lack)
+    except AttemptStopped:
+        error = ServiceError(
+            ErrorCode.TOO_LARGE,
+            f"The task took more than {format_duration(job_timeout)}.",
+            "Send a shorter or smaller film.",
+        )
+    except ServiceError as refused:
+        error = refused
+    except Exception as fault:
+        return _ending_of_fault(attempt, fault, is_stopping)
+    if attempt.stop_reason in (StopReason.CANCELLED, StopReason.STOPPING) or is_stopping():
+        # A stop reaches FFmpeg in more ways than ours (systemd signals all of them): whatever
+        # it made of it is no failure of the task.
+        return _interrupted(attempt)
+    return _failed(attempt, error)
+
+
+def _completed(task: Task, outcome: Outcome) -> Ending:
+    log.info(
+        "task {task_id} completed: {size} bytes", task_id=task.task_id, size=outcome.output_size
+    )
+    return Ending(
+        State.COMPLETED, {name: getattr(outcome, name) for name in outcome.__struct_fields__}
+    )
+
+
+def _ending_of_lack(attempt: Attempt, lack: SpaceLacks | Outgrown) -> Ending:
+    """Return what a lack of space, which is no failure, makes of a task."""
+    task_id = attempt.task.task_id
+    if attempt.stop_reason is not None:
+        return _interrupted(attempt)
+    if isinstance(lack, Outgrown):
+        log.info("task {task_id}: {outgrown}", task_id=task_id, outgrown=str(lack))
+        return Ending(State.QUEUED, needs=2 * max(lack.reserved, 1 << 20))
+    size = format_size(lack.size)
+    log.info("task {task_id} waits for {size} of free space", task_id=task_id, size=size)
+    reason = f"The task needs {size} of storage, which is not free now."
+    return Ending(State.QUEUED, waits_for=lack.size, wait_reason=reason)
+
+
+def _ending_of_fault(attempt: Attempt, fault: Exception, is_stopping: Callable[[], bool]) -> Ending:
+    """Return what a fault of ours, the exception being handled, makes of a task."""
+    task = attempt.task
+    if attempt.stop_reason is not None or is_stopping():
+        return _interrupted(attempt)
+    if is_shortage(fault):
+        log.warn(
+            "task {task_id} goes back to the queue: {fault}",
+            task_id=task.task_id,
+            fault=str(fault),
+        )
+        return Ending(
+            State.QUEUED,
+            delay=SHORTAGE_DELAY,
+            wait_reason="The server is short of processes, open files or memory.",
+        )
+    error = fault_with_reference("task {task_id}: an attempt failed", task)
+    failures = task.failures + 1
+    if failures < MAX_FAILURES:
+        return Ending(
+            State.QUEUED,
+            {"failures": failures},
+            delay=RETRY_DELAY * failures,
+            wait_reason="An attempt failed through a fault of the server. It is tried again.",
+        )
+    return _failed(attempt, error)
+
+
+def _failed(attempt: Attempt, error: ServiceError) -> Ending:
+    failure = failure_of(error)
+    log.info(
+        "task {task_id} failed: {code} {description}",
+        task_id=attempt.task.task_id,
+        code=failure.code,
+        description=failure.description,
+    )
+    seen = {"input": attempt.input, "warnings": attempt.warnings}
+    return Ending(State.FAILED, {"failure": failure, **seen})
+
+
+def _interrupted(attempt: Attempt) -> Ending:
+    if attempt.stop_reason == StopReason.CANCELLED:
+        return Ending(State.CANCELLED)
+    return Ending(State.QUEUED)
+
+
+def failure_of(error: ServiceError) -> Failure:
+    """Return an error as a task's record keeps it."""
+    return Failure(code=int(error.code), description=error.description, solution=error.solution)
+
+
+def fault_with_reference(what: str, task: Task) -> ServiceError:
+    """Log the exception being handled under a reference; return what to tell the client.
+
+    `what` may name ``{task_id}``.
+    """
+    reference = secrets.token_hex(4)
+    log.failure(what + " (fault {reference})", task_id=task.task_id, reference=reference)
+    return ServiceError(
+        ErrorCode.INTERNAL,
+        f"The server failed at this task (reference {reference}).",
+        "Try again later; if it happens again, tell the server's operator the reference.",
+    )

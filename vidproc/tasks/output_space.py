@@ -1,0 +1,31 @@
+"""Space for what an attempt may write, reserved again when the source is known."""
+
+from __future__ import annotations
+
+from vidproc.files.space import Space, no_space
+from vidproc.tasks.model import Task
+from vidproc.tasks.results import Results
+
+
+class SpaceLacks(Exception):
+    """`size` bytes for an attempt's files can't be had now."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size
+
+
+async def reserve_output(space: Space, results: Results, task: Task, size: int) -> int:
+    """Reserve `size` bytes for what an attempt at `task` may write, and return them.
+
+    Raises `ServiceError` 507 when they can never be had, `SpaceLacks` when not now.
+    """
+    if space.reserve_output(task.task_id, size, task.peer):
+        return size
+    lacking = size - space.free() - space.reserved_for(task.task_id)
+    await results.make_space(lacking, unfetched=True)
+    if space.reserve_output(task.task_id, size, task.peer):
+        return size
+    if size + task.input_size > space.capacity():
+        raise no_space(size)
+    raise SpaceLacks(size)
