@@ -1,13 +1,15 @@
 """Everything goes wrong at once, for a while: does each accepted task end, and is nothing left?
 
 Clients from many addresses upload (at once, in resumable parts, slowly, cut off at any point),
-watch, download, cancel and send rubbish, while the server is killed, stopped and started again and
-its disk is filled to the last byte. In the end everything that was accepted must have ended, by a
+watch, download, cancel and send rubbish, while the server is killed (twice in a row, too), stopped
+and started again, its disk is filled to the last byte, its store is locked and its descriptors run
+out. In the end everything that was accepted must have ended, by a
 result, by a failure with a reason or by our own cancel, and nothing may be left over: no process,
 no descriptor, no file without a row, no row without its file, no slot.
 
-``python -m benchmarks.soak --minutes 15 --seed 1``. Prints a line each minute and the counts at the
-end; the exit status is 1 when anything was lost or left. Linux only.
+``python -m benchmarks.soak --minutes 15 --seed 1``; with ``--kills 200`` so many kills and no other
+harm. Prints a line each minute and the counts at the end; the exit status is 1 when anything was
+lost or left. Linux only.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ MEMORY_LIMIT = 150 << 20
 DESCRIPTOR_TOLERANCE = 8
 LAST_LIFE = 30.0
 """Seconds at the end in which the server lives on, so that leaks within one life can be seen."""
-END_TIMEOUT = 300.0
+END_TIMEOUT = 900.0
+"""Seconds for what was accepted to end: a task pauses after crashes, longer each time."""
 _INSIDE = "VIDPROC_SOAK_INSIDE"
 
 SHORT = {"start_time": 0, "duration": 0.3, "width": 96}
@@ -144,6 +147,7 @@ class Worker(threading.Thread):
             (self.cancel, 6),
             (self.watch, 8),
             (self.send_rubbish, 4),
+            (self.send_nested, 2),
         ]
         while not self.over.is_set():
             address = f"127.3.0.{self.chance.randrange(1, ADDRESSES + 1)}"
@@ -328,12 +332,35 @@ class Worker(threading.Thread):
             connection.settimeout(5)
             connection.recv(100)
 
+    def send_nested(self) -> None:
+        """What no answer could repeat; and a watch by somebody who does not read it."""
+        depth = self.chance.randrange(40, 5000)
+        nested = b'{"action":"upload","type":"compress","parameters":{"a":%b1%b}}' % (
+            b"[" * depth,
+            b"]" * depth,
+        )
+        with self.client.connect() as connection:
+            connection.sendall(encode_head(nested, "mp4", 10) + bytes(10))
+            code = receive(connection)[0]["error"]["code"]
+        if code != 400:
+            self.ledger.violate(f"JSON nested {depth} deep is answered {code}")
+        task_id = self.ledger.some_task(self.chance)
+        if task_id is not None:
+            with self.client.connect() as connection:
+                send(
+                    connection,
+                    {"action": "watch", "task_id": task_id, "interval": 0.1, "detail": True},
+                )
+                self.over.wait(self.chance.uniform(0, 1))
+
 
 class Soak:
     """The run: starts the server and the clients, does the server harm, and counts."""
 
-    def __init__(self, root: Path, minutes: float, seed: int) -> None:
+    def __init__(self, root: Path, minutes: float, seed: int, kills: int = 0) -> None:
         self.root = root
+        self.kills = kills
+        self.pause = (0.5, 3.5) if kills else (3.0, 15.0)
         self.seconds = minutes * 60
         self.seed = seed
         self.chance = random.Random(f"{seed}/harm")
@@ -367,11 +394,13 @@ class Soak:
         begin = time.monotonic()
         minute = 1
         last_harm = self.seconds - min(LAST_LIFE, self.seconds / 3)
-        next_harm = begin + self.chance.uniform(3, 15)
+        next_harm = begin + self.chance.uniform(*self.pause)
         while (now := time.monotonic()) < begin + self.seconds:
-            if now >= next_harm and now < begin + last_harm:
+            if now >= next_harm and (self.kills or now < begin + last_harm):
                 self._harm()
-                next_harm = time.monotonic() + self.chance.uniform(3, 15)
+                next_harm = time.monotonic() + self.chance.uniform(*self.pause)
+                if self.kills and self.ledger.counts["kills"] >= self.kills:
+                    break
             if now >= begin + 60 * minute:
                 self._tell(minute)
                 minute += 1
@@ -392,20 +421,26 @@ class Soak:
         self.descriptors = self._count_descriptors()
 
     def _harm(self) -> None:
-        kind = self.chance.choices(["kill", "stop", "fill", "fill and kill"], [4, 2, 2, 1])[0]
-        if kind.startswith("fill") and not self.small_disk:
+        kinds = {"kill": 4, "stop": 2, "fill": 2, "fill and kill": 1}
+        kinds |= {"kill twice": 2, "lock": 2, "descriptors": 2}
+        kind = self.chance.choices(list(kinds), list(kinds.values()))[0]
+        if self.kills or (kind.startswith("fill") and not self.small_disk):
             kind = "kill"
         self.ledger.count(f"harm: {kind}")
+        if kind in ("lock", "descriptors"):
+            self._lock_store() if kind == "lock" else self._use_up_descriptors()
+            return
+        if kind == "kill twice":
+            self._kill()
+            self._start()
+            time.sleep(self.chance.uniform(0, 0.5))
+            kind = "kill"
         ballast = self.server.disk / "ballast"
         if kind.startswith("fill"):
             self._fill(ballast)
             time.sleep(self.chance.uniform(2, 6))
         if kind.endswith("kill"):
-            children = self.server.children()
-            self.server.kill()
-            _, alive = psutil.wait_procs(children, timeout=10)
-            if alive := [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]:
-                self.ledger.violate(f"children outlived a kill: {alive}")
+            self._kill()
         ballast.unlink(missing_ok=True)
         if kind == "stop":
             start = time.monotonic()
@@ -414,6 +449,32 @@ class Soak:
                 self.ledger.violate(f"a stop took {time.monotonic() - start:.0f} s")
         if kind != "fill":
             self._start()
+
+    def _kill(self) -> None:
+        children = self.server.children()
+        self.server.kill()
+        self.ledger.count("kills")
+        _, alive = psutil.wait_procs(children, timeout=10)
+        if alive := [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]:
+            self.ledger.violate(f"children outlived a kill: {alive}")
+
+    def _lock_store(self) -> None:
+        """Hold the store's write lock for longer than the server waits for it."""
+        store = sqlite3.connect(self.server.data_dir / "tasks.sqlite", timeout=30)
+        try:
+            store.execute("BEGIN IMMEDIATE")
+            time.sleep(self.chance.uniform(1, 14))
+        finally:
+            store.rollback()
+            store.close()
+
+    def _use_up_descriptors(self) -> None:
+        """Let the server open nothing more for a while."""
+        process = psutil.Process(self.server.pid)
+        before = process.rlimit(psutil.RLIMIT_NOFILE)
+        process.rlimit(psutil.RLIMIT_NOFILE, (process.num_fds(), before[1]))
+        time.sleep(self.chance.uniform(1, 6))
+        process.rlimit(psutil.RLIMIT_NOFILE, before)
 
     @staticmethod
     def _fill(ballast: Path) -> None:
@@ -494,7 +555,7 @@ class Soak:
                 ended["failed"] += 1
                 reason = re.sub(r"\([^)]*\)|\d[\d.]*", "#", status["error"])[:60]
                 self.ledger.count(f"failed: {status['error_code']} {reason}")
-                if status["error_code"] == 500 and "stopped 3 times" not in status["error"]:
+                if status["error_code"] == 500:
                     self.ledger.violate(f"task {task_id} failed by our fault: {status}")
             elif state == "cancelled" and accepted.cancelled:
                 ended["cancelled"] += 1
@@ -566,11 +627,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--seed", type=int, default=1, help="of what clients and harm do")
+    parser.add_argument(
+        "--kills", type=int, default=0, help="end after so many kills, and only kill"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the server's logs")
     options = parser.parse_args()
     enter_namespace()
     root = Path(tempfile.mkdtemp(prefix="vidproc-soak-"))
-    soak = Soak(root, options.minutes, options.seed)
+    soak = Soak(root, options.minutes, options.seed, options.kills)
     try:
         well = soak.run()
     finally:
