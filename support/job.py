@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet.defer import DeferredList
 from twisted.python.failure import Failure
@@ -21,6 +21,8 @@ from vidproc.ffmpeg.sandbox import Sandbox, find_layers
 from vidproc.operations.base import Operation, Product
 from vidproc.runners.interface import Runner
 from vidproc.runners.local import LocalRunner
+
+R = TypeVar("R")
 
 
 @cache
@@ -149,9 +151,9 @@ class RealJob:
         """Return a file's bytes."""
         return self.path_of(name).stat().st_size
 
-    def read(self, name: str) -> bytes:
-        """Return a file's contents."""
-        return self.path_of(name).read_bytes()
+    async def examine(self, name: str, function: Callable[[bytes], R]) -> R:
+        """Return what `function` makes of a file's contents."""
+        return function(self.path_of(name).read_bytes())
 
 
 def run_operation(operation: Operation[Any], job: Any) -> Product:

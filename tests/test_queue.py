@@ -11,7 +11,7 @@ from typing import Any
 from twisted.internet.defer import ensureDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.rig import CLIP, Rig, StubCommand, StubRunner, complete_step, probe_answer
+from tests.rig import CLIP, ByHand, Rig, StubCommand, StubRunner, complete_step, probe_answer
 from vidproc.errors import ServiceError
 from vidproc.ffmpeg.command import CommandStopped, FailureKind, Progress
 from vidproc.files.space import Space
@@ -874,3 +874,20 @@ class PruneTests(SchedulerTestCase):
         self.run_coroutine(rig.tasks.results.make_space(1, unfetched=True))
         self.assertIs(self.state(rig, second), State.EXPIRED)
         self.assertIs(self.state(rig, first), State.COMPLETED)
+
+
+class ExamineTests(SchedulerTestCase):
+    def test_what_commands_wrote_is_read_in_a_thread(self) -> None:
+        """Up to 16 MiB are read and looked through: the reactor must not wait for that."""
+        rig = self.rig()
+        task_id = self.submit(rig)
+        attempt = rig.tasks.queue._entries[task_id].attempt
+        assert attempt is not None
+        attempt._path("result.mp4").write_bytes(b"four")
+        attempt._disk = threads = ByHand()  # type: ignore[assignment]
+        looked: list[bytes] = []
+        done = ensureDeferred(attempt.examine("result.mp4", looked.append))
+        self.assertEqual(looked, [])
+        threads.run_all()
+        self.successResultOf(done)
+        self.assertEqual(looked, [b"four"])

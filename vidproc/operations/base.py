@@ -7,7 +7,7 @@ as it needs to; it still spawns nothing itself.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -18,6 +18,7 @@ from vidproc.ffmpeg.media import MediaInfo
 from vidproc.operations.parameters import Parameters
 
 P = TypeVar("P", bound=Parameters)
+R = TypeVar("R")
 
 SHORT_SOURCE = 16 << 20
 """Bytes of a source up to which the operations on all of it count as short."""
@@ -93,8 +94,11 @@ class Job(Protocol[P]):
     def size_of(self, name: str) -> int:
         """Return the bytes of a file that a command of this job wrote."""
 
-    def read(self, name: str) -> bytes:
-        """Return the contents of a small file (at most 16 MiB) that a command of this job wrote."""
+    def examine(self, name: str, function: Callable[[bytes], R]) -> Awaitable[R]:
+        """Return what `function` makes of a file that a command of this job wrote.
+
+        It gets at most the first 16 MiB, and may run in a thread.
+        """
 
 
 class Operation(Generic[P]):

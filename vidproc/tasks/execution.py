@@ -12,7 +12,7 @@ from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from twisted.internet.defer import DeferredList
@@ -41,6 +41,8 @@ from vidproc.tasks.model import Task
 from vidproc.text import escape
 from vidproc.topics import Topic, TopicLogger
 from vidproc.units import format_duration
+
+R = TypeVar("R")
 
 _MAX_WARNINGS = 50
 _MAX_READ = 16 << 20
@@ -256,10 +258,14 @@ class Attempt:
         """Return the bytes of a file that a command of this attempt wrote."""
         return self._data_folder.size(self._workspace.key_of(name))
 
-    def read(self, name: str) -> bytes:
-        """Return the contents of a small file that a command of this attempt wrote."""
-        with self._path(name).open("rb") as file:
-            return file.read(_MAX_READ)
+    async def examine(self, name: str, function: Callable[[bytes], R]) -> R:
+        """Return what `function`, in a thread, makes of a file that a command has written."""
+
+        def read() -> R:
+            with self._path(name).open("rb") as file:
+                return function(file.read(_MAX_READ))
+
+        return await self._disk.call(read)
 
     # --- space --------------------------------------------------------------------------------
 

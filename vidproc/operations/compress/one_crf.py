@@ -7,6 +7,7 @@ scored as a whole. One that missed is encoded again, until it is right or the tr
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from vidproc.ffmpeg.command import CommandFailed
@@ -132,12 +133,13 @@ async def _try_samples(work: Work, search: Search, samples: Samples) -> None:
         work.search_time += cost
         if score is None:
             return
-        size = film_bytes(
-            work.job.read(_TRIAL_FILE),
-            work.job.size_of(_TRIAL_FILE),
-            samples,
-            require_video(work.job.media).frames,
+        weigh = partial(
+            film_bytes,
+            size=work.job.size_of(_TRIAL_FILE),
+            samples=samples,
+            frames=require_video(work.job.media).frames,
         )
+        size = await work.job.examine(_TRIAL_FILE, weigh)
         below = _SAMPLES_BELOW if samples.starts else 0.0
         search.add(Point(crf, min(score + below, 100.0), size))
         allowed = time_limit(work.duration) * encoded.elapsed / samples.part

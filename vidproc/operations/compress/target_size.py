@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from vidproc.errors import ErrorCode, ServiceError
@@ -167,12 +168,17 @@ async def _bearable_bytes(work: Work) -> float:
     )
     work.probes += 1
     work.search_time += done.elapsed
-    return _whole_bytes(work, samples)
+    return await _whole_bytes(work, samples)
 
 
-def _whole_bytes(work: Work, samples: Samples) -> float:
-    frames = require_video(work.job.media).frames
-    return film_bytes(work.job.read(_SAMPLE_FILE), work.job.size_of(_SAMPLE_FILE), samples, frames)
+async def _whole_bytes(work: Work, samples: Samples) -> float:
+    weigh = partial(
+        film_bytes,
+        size=work.job.size_of(_SAMPLE_FILE),
+        samples=samples,
+        frames=require_video(work.job.media).frames,
+    )
+    return await work.job.examine(_SAMPLE_FILE, weigh)
 
 
 def _smallest_factor(size: Size) -> float:

@@ -1,0 +1,106 @@
+"""Reservations: the limit holds whatever is asked for."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from vidproc.errors import ServiceError
+from vidproc.files.space import Space
+
+LIMIT = 1000
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["reserve", "output", "stored", "parked", "release", "removed"]),
+        st.integers(0, 5),
+        st.integers(0, 1200),
+    ),
+    max_size=60,
+)
+
+
+class LimitTests(SynchronousTestCase):
+    @settings(derandomize=True, database=None, max_examples=300, deadline=None)
+    @given(STEPS)
+    def test_the_limit_holds_at_every_moment(self, steps: list[tuple[str, int, int]]) -> None:
+        """What is held and what is reserved never exceed it together.
+
+        In whatever order reservations are made, filled, broken off and given back.
+        """
+        with tempfile.TemporaryDirectory() as root:
+            space = Space(Path(root), LIMIT)
+            for step, number, size in steps:
+                task_id, peer = f"task-{number}", f"192.0.2.{number % 3}"
+                reserved = space.reserved_for(task_id)
+                if step == "reserve":
+                    fits = space.lacking(task_id, size, peer) == 0
+                    try:
+                        space.reserve(task_id, size, peer)
+                    except ServiceError as refused:
+                        self.assertEqual((refused.code, fits), (507, False))
+                        self.assertEqual(space.reserved_for(task_id), reserved)
+                    else:
+                        self.assertEqual((space.reserved_for(task_id), fits), (size, True))
+                elif step == "output":
+                    had = space.reserve_output(task_id, size, peer)
+                    self.assertEqual(space.reserved_for(task_id), size if had else reserved)
+                elif step == "stored":
+                    space.stored(task_id, min(size, reserved))
+                elif step == "parked":
+                    # An upload breaks off: its reservation is given back, its bytes stay.
+                    space.release(task_id)
+                    space.parked(min(size, reserved))
+                elif step == "release":
+                    space.release(task_id)
+                else:
+                    space.removed(size)
+                self.assertLessEqual(space.used + space.reserved, LIMIT)
+                self.assertGreaterEqual(min(space.used, space.reserved), 0)
+
+    @settings(derandomize=True, database=None, max_examples=200, deadline=None)
+    @given(st.lists(st.integers(1, LIMIT), min_size=1, max_size=20))
+    def test_an_address_never_gets_more_than_half_of_what_is_free(self, sizes: list[int]) -> None:
+        """However it cuts its claims: another address always gets something."""
+        with tempfile.TemporaryDirectory() as root:
+            space = Space(Path(root), LIMIT)
+            for number, size in enumerate(sizes):
+                try:
+                    space.reserve(f"task-{number}", size, "192.0.2.1")
+                except ServiceError:
+                    self.assertGreater(size, space.affordable("next", "192.0.2.1"))
+            self.assertLessEqual(space.reserved, LIMIT // 2)
+            space.reserve("another", LIMIT // 4, "192.0.2.2")
+
+    def test_what_is_affordable_can_be_reserved_and_a_byte_more_can_not(self) -> None:
+        with tempfile.TemporaryDirectory() as root:
+            space = Space(Path(root), LIMIT)
+            space.reserve("a", 300, "192.0.2.1")
+            most = space.affordable("b", "192.0.2.2")
+            self.assertRaises(ServiceError, space.reserve, "b", most + 1, "192.0.2.2")
+            space.reserve("b", most, "192.0.2.2")
+
+
+class CountTests(SynchronousTestCase):
+    def test_a_walk_counts_all_but_what_was_reserved(self) -> None:
+        """What uploads and attempts under way have written is part of their reservations."""
+        with tempfile.TemporaryDirectory() as root:
+            folder = Path(root)
+            for name, size in {
+                "inputs/a": 10,
+                "results/b.mp4": 20,
+                "orphans/c": 30,
+                "uploads/broken": 40,
+                "uploads/going": 50,
+                "work/going/1/x": 60,
+            }.items():
+                path = folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(bytes(size))
+            space = Space(folder, LIMIT)
+            space.restore("going", 200, "192.0.2.1")
+            self.assertEqual(space.measure(), 100)
+            self.assertEqual(space.free(), LIMIT - 100 - 200)
