@@ -17,6 +17,8 @@ SERVE_OPTIONS ?=
 BENCHES ?= transfer latency memory overhead reserve parallel mixed resume
 BENCH_OPTIONS ?= --quick
 SOAK_MINUTES ?= 15
+# The versions that were tested; empty: the newest that setup.cfg allows.
+CONSTRAINTS ?= constraints.txt
 
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
@@ -27,7 +29,7 @@ ifneq ($(shell cat '$(STAMP)' 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup venv demo serve test lint format soak clean
+.PHONY: help setup venv demo serve test bench lint format soak constraints clean
 
 help:
 	@echo 'make demo     send a real clip through all six operations; results in demo-output/'
@@ -38,11 +40,12 @@ help:
 	@echo 'make format   put the code in the house style'
 	@echo 'make soak     kill, cut and fill for SOAK_MINUTES (15), and count what was lost'
 	@echo 'make setup    only make the environment ($(VENV)) that the others use'
+	@echo 'make constraints  pin the newest versions that setup.cfg allows'
 	@echo 'make clean    remove the environment, caches and demo results'
 
 setup venv: $(STAMP)
 
-$(STAMP): setup.cfg pyproject.toml
+$(STAMP): setup.cfg pyproject.toml constraints.txt
 	@set -e; \
 	if ! '$(BIN)/python' -c '$(NEW_ENOUGH)' 2>/dev/null; then \
 	    found=; \
@@ -61,7 +64,8 @@ $(STAMP): setup.cfg pyproject.toml
 	fi; \
 	rm -f '$(STAMP)'; \
 	echo 'Installing vidproc and what it needs'; \
-	'$(BIN)/python' -m pip install --quiet --disable-pip-version-check -e '.[dev]'; \
+	'$(BIN)/python' -m pip install --quiet --disable-pip-version-check \
+	    --constraint '$(CONSTRAINTS)' -e '.[dev]'; \
 	'$(BIN)/python' -c 'from twisted.plugin import IPlugin, getPlugins; list(getPlugins(IPlugin))'; \
 	echo '$(CURDIR)' > '$(STAMP)'
 
@@ -97,6 +101,16 @@ format: $(STAMP)
 
 soak: $(STAMP)
 	'$(BIN)/python' -m benchmarks.soak --minutes $(SOAK_MINUTES)
+
+# The newest versions that setup.cfg allows, from an environment of their own.
+constraints:
+	@set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	touch "$$folder/none"; \
+	$(MAKE) --no-print-directory setup VENV="$$folder/venv" CONSTRAINTS="$$folder/none"; \
+	{ echo '# The versions that vidproc was tested with. `make constraints` refreshes them.'; \
+	  "$$folder/venv/bin/python" -m pip freeze --disable-pip-version-check --exclude-editable; \
+	} > "$$folder/constraints"; \
+	cp "$$folder/constraints" constraints.txt
 
 clean:
 	rm -rf '$(VENV)' demo-output build dist vidproc.egg-info _trial_temp* twisted/plugins/dropin.cache

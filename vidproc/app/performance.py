@@ -330,7 +330,7 @@ def _idle_cpu() -> float:
     if hasattr(os, "sched_getaffinity"):
         cores = [cores[n] for n in os.sched_getaffinity(0) if n < len(cores)]
     # Waiting for a disk is no work either.
-    return sum(core.idle + getattr(core, "iowait", 0.0) for core in cores)
+    return float(sum(core.idle + getattr(core, "iowait", 0.0) for core in cores))
 
 
 def usable_cores() -> int:

@@ -84,7 +84,8 @@ def observer_to(output: IO[Any] | LogFile) -> ILogObserver:
         if selected is not None:
             write(selected)
 
-    return observe
+    observer: ILogObserver = observe
+    return observer
 
 
 def wanted(event: LogEvent) -> bool:

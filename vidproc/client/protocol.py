@@ -514,7 +514,8 @@ class RetryPolicy:
 
     def pause(self, failures: int) -> float:
         """Return the seconds to wait after so many failures in a row, 1 at least."""
-        return min(self.cap, self.base * 2 ** (failures - 1)) * (1 - self.jitter() / 2)
+        longest = min(self.cap, self.base * 2.0 ** (failures - 1))
+        return float(longest * (1 - self.jitter() / 2))
 
 
 class Client:

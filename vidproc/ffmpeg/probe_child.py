@@ -251,7 +251,7 @@ def _tag(context: Any) -> str | None:
 
 def _depth(pixel_format: Any) -> int | None:
     try:
-        return max(component.bits for component in pixel_format.components)
+        return int(max(component.bits for component in pixel_format.components))
     except (AttributeError, ValueError):
         return None
 

@@ -31,6 +31,6 @@ class IngestThrottle:
         """Note that an upload brought `size` bytes; return the seconds until it may bring more."""
         if self.rate is None:
             return 0.0
-        now = self._clock.seconds()
+        now = float(self._clock.seconds())
         self._paid_until = max(self._paid_until, now - _TOLERANCE) + size / self.rate
         return max(0.0, self._paid_until - now)

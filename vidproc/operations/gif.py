@@ -76,7 +76,8 @@ class Look:
         """Return the guessed bytes as a part of those of the `full` look."""
         pixels = (self.size[0] * self.size[1]) / (full.size[0] * full.size[1])
         rate = self.fps / full.fps
-        return _COLOUR_COST[self.colours] * rate**_FPS_EXPONENT * pixels**_PIXELS_EXPONENT
+        cost = _COLOUR_COST[self.colours] * rate**_FPS_EXPONENT * pixels**_PIXELS_EXPONENT
+        return float(cost)
 
 
 class GifOperation(Operation[Gif]):

@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredLock, ensureDeferred, fail
 from twisted.python.failure import Failure
@@ -33,6 +33,8 @@ from vidproc.tasks.store import TaskStore
 from vidproc.text import escape
 from vidproc.topics import Topic, TopicLogger
 from vidproc.units import format_size
+
+T = TypeVar("T")
 
 ALLOWANCE_AHEAD = 4 << 20
 """Bytes by which the space made for an upload is ahead of what has come, where it can be."""
@@ -520,7 +522,7 @@ class Uploads:
                 offset=right,
             )
 
-    async def _locked(self, upload_id: str, work: Callable[[], Awaitable[Any]]) -> Any:
+    async def _locked(self, upload_id: str, work: Callable[[], Awaitable[T]]) -> T:
         lock = self._locks.setdefault(upload_id, DeferredLock())
         await lock.acquire()
         try:
