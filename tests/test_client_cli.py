@@ -38,6 +38,7 @@ from vidproc.client.session import (
 )
 from vidproc.operations.parameters import PARAMETERS
 
+LIST = f"--list --token-file {shlex.quote(__file__)}"
 COMMAND = [sys.executable, "-m", "vidproc.client"]
 
 
@@ -229,6 +230,15 @@ class UsageTests(CommandLineCase):
         self.assertIn("--force does not go with", self.usage("--watch x --force")[0])
         self.assertIn("--detach does not go with", self.usage("--watch x --detach")[0])
         self.assertIn("needs the id", self.usage("--watch ''")[0])
+        self.assertIn("do not go together", self.usage("--list --server-info")[0])
+        self.assertIn("--output does not go with --list", self.usage(f"{LIST} --output y")[0])
+
+    def test_a_list_needs_a_token(self) -> None:
+        """It is the token's own tasks that are listed."""
+        first, second = self.usage("--list")
+        self.assertIn("--list needs --token-file", first)
+        self.assertIn("--list --token-file", second)
+        self.assertEqual(self.parse(LIST).action, "list")
 
     def test_the_server_and_the_times_are_checked(self) -> None:
         """Wrong values say how to write right ones."""
@@ -665,6 +675,36 @@ class TaskCommandTests(SessionCase):
         """On standard output."""
         self.assertEqual(await self.run_command(f"--cancel {TASK}"), 0)
         self.assertEqual(self.printed, f"{TASK}: cancelled\n")
+
+    async def test_list_prints_a_line_for_each_task(self) -> None:
+        """The id comes first, for scripts; what the server says can't steer the terminal."""
+        self.server.tasks = [
+            {**status("processing", stage="encoding"), "created_at": "2026-01-02T03:04:05Z"},
+            {**status("failed"), "task_id": "short", "type": "compress\x1b"},
+            "nonsense",
+        ]
+        self.assertEqual(await self.run_command(LIST, token="s3cret"), 0)
+        self.assertEqual(
+            self.printed.splitlines(),
+            [
+                f"{TASK}  gif           2026-01-02T03:04:05Z  processing: encoding",
+                f"{'short':<32}  compress\\x1b  {'':<20}  failed",
+            ],
+        )
+        self.assertEqual(self.server.requests, [{"action": "list", "token": "s3cret"}])
+
+    async def test_an_empty_list_says_so(self) -> None:
+        """On standard error: no line is no task."""
+        for tasks in ([], None):
+            self.server.tasks = tasks  # type: ignore[assignment]
+            self.assertEqual(await self.run_command(LIST, token="s3cret"), 0)
+        self.assertEqual(self.printed, "")
+        self.assertEqual(self.errors.count("There are no tasks of this token."), 2)
+
+    async def test_a_list_that_the_server_refuses_exits_with_5(self) -> None:
+        """As a server without tokens does."""
+        self.assertEqual(await self.run_command(LIST), 5)
+        self.assertIn("Description of 401.", self.errors)
 
     async def test_server_info_prints_version_limits_and_operations(self) -> None:
         """Readable, one thing a line."""

@@ -129,6 +129,7 @@ class ScriptedServer(Factory):
             status("completed"),
         ]
         self.details: dict[str, Any] = {}
+        self.tasks: list[Any] = []
         self.result = b"result " * 1000
         self.kind = "gif"
         self.checksum = hashlib.sha256(self.result).hexdigest()
@@ -221,6 +222,12 @@ class ScriptedServer(Factory):
 
     def do_cancel(self, peer: Peer) -> None:
         peer.answer({"status": "cancelled"})
+
+    def do_list(self, peer: Peer) -> None:
+        if "token" in peer.fields:
+            peer.answer({"status": "ok", "tasks": self.tasks})
+        else:
+            peer.answer(refusal(401))
 
     def do_info(self, peer: Peer) -> None:
         peer.answer(
@@ -705,6 +712,48 @@ class DownloadTests(ServerCase):
         with self.assertRaises(ResultNotWritten):
             PartFile(self.folder, TASK).open()
         self.assertEqual(victim.read_bytes(), b"precious")
+
+    async def test_a_part_with_a_second_name_is_left_to_that_name(self) -> None:
+        """A run that was killed while it named its result: the result keeps its bytes."""
+        named = self.folder / "film_processed.gif"
+        named.write_bytes(b"x" * 5000)
+        os.link(named, self.folder / f".vidproc-{TASK}.part")
+        target = self.folder / "out.gif"
+        await self.fetch(self.part(), target)
+        self.assertEqual(named.read_bytes(), b"x" * 5000)
+        self.assertEqual(target.read_bytes(), self.server.result)
+        self.assertNotIn("offset", self.server.requests[0])
+
+    async def test_a_taken_name_is_kept_on_a_file_system_without_links(self) -> None:
+        """Also when it is taken in the moment between the look and the move."""
+        part = self.part()
+        target = self.folder / "out.gif"
+
+        def refuse(source: Path, name: Path) -> None:
+            if name == target:
+                target.write_bytes(b"mine")
+            raise PermissionError(1, "Operation not permitted")
+
+        self.patch(os, "link", refuse)
+        await self.client().download(TASK, part)
+        named = part.finish(target, replace=False)
+        self.assertEqual(target.read_bytes(), b"mine")
+        self.assertEqual(named, self.folder / "out_2.gif")
+        self.assertEqual(named.read_bytes(), self.server.result)
+
+    async def test_a_failed_move_leaves_no_empty_file(self) -> None:
+        """The name that it took is free again."""
+        part = self.part()
+
+        def refuse(*names: Any) -> None:
+            raise OSError(5, "Input/output error")
+
+        self.patch(os, "link", refuse)
+        self.patch(Path, "replace", refuse)
+        await self.client().download(TASK, part)
+        with self.assertRaises(ResultNotWritten):
+            part.finish(self.folder / "out.gif", replace=False)
+        self.assertEqual(list(self.folder.iterdir()), [part.path])
 
     async def test_a_full_disk_ends_the_download_with_a_sentence(self) -> None:
         """What the disk says is said; the part stays for later."""

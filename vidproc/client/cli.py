@@ -92,7 +92,7 @@ class Options:
     """What the command line asks for, checked. Times are in seconds."""
 
     action: str
-    """``process``, ``status``, ``watch``, ``download``, ``cancel`` or ``info``."""
+    """``process``, ``status``, ``watch``, ``download``, ``cancel``, ``list`` or ``info``."""
     task_id: str = ""
     input: Path | None = None
     type: str = ""
@@ -197,7 +197,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="vidproc",
         usage="vidproc INPUT --type TYPE [options]\n"
-        "       vidproc --status ID | --watch ID | --download ID | --cancel ID | --server-info",
+        "       vidproc --status ID | --watch ID | --download ID | --cancel ID\n"
+        "       vidproc --list | --server-info",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -233,6 +234,9 @@ def build_parser() -> argparse.ArgumentParser:
         ("cancel", "end a task and remove its files"),
     ):
         group.add_argument(f"--{name}", metavar="ID", help=text)
+    group.add_argument(
+        "--list", action="store_true", help="list the tasks of the token in --token-file"
+    )
     group.add_argument(
         "--server-info", action="store_true", help="show the server's version, limits, operations"
     )
@@ -287,7 +291,7 @@ def _add_parameters(group: argparse._ArgumentGroup) -> None:
         "preset": ("PRESET", "fast, balanced or small (balanced)"),
         "bitrate": ("BITS", "per second, 32k to 320k (a variable rate of high quality)"),
         "track": ("TRACK", "which audio track: a number from 1, or a language such as eng"),
-        "fps": ("N", "pictures per second, 1 to 50 (12)"),
+        "fps": ("N", "frames per second, 1 to 50 (12)"),
         "max_size": ("BYTES", "keep the GIF below this size, such as 2M"),
     }
     for name, (metavar, text) in texts.items():
@@ -309,9 +313,11 @@ def _action(parser: argparse.ArgumentParser, given: argparse.Namespace) -> str:
         for name in ("status", "watch", "download", "cancel")
         if getattr(given, name) is not None
     ]
+    if given.list:
+        asked.append("list")
     if given.server_info:
         asked.append("info")
-    options = ["--server-info" if name == "info" else f"--{name}" for name in asked]
+    options = [_command_of(name) for name in asked]
     if given.input is not None:
         if asked:
             raise UsageError(
@@ -336,12 +342,22 @@ def _action(parser: argparse.ArgumentParser, given: argparse.Namespace) -> str:
             f"{' and '.join(options)} do not go together: ask one thing at a time",
             "Example: vidproc --status ID",
         )
+    if asked == ["list"] and given.token_file is None:
+        raise UsageError(
+            "--list needs --token-file: a server keeps a list of tasks for each token",
+            "Example: vidproc --list --token-file token.txt",
+        )
     return asked[0]
+
+
+def _command_of(action: str) -> str:
+    """Return the option that asks for `action`."""
+    return "--server-info" if action == "info" else f"--{action}"
 
 
 def _refuse_for_other_actions(given: argparse.Namespace, action: str) -> None:
     """Name an option that makes no sense without an input, rather than ignoring it."""
-    command = "--server-info" if action == "info" else f"--{action}"
+    command = _command_of(action)
     for name in ("type", *OPTION_TYPES):
         if getattr(given, name) is not None:
             raise UsageError(
@@ -366,7 +382,7 @@ def _refuse_for_other_actions(given: argparse.Namespace, action: str) -> None:
 
 
 def _task_id(given: argparse.Namespace, action: str) -> str:
-    if action == "info":
+    if action in ("list", "info"):
         return ""
     task_id: str = getattr(given, action).strip()
     if not task_id or len(task_id) > 200 or not task_id.isprintable():

@@ -85,15 +85,23 @@ class PartFile:
 
         Raises `ResultNotWritten`.
         """
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
         try:
-            descriptor = os.open(self.path, flags, 0o666)
-            self._file = os.fdopen(descriptor, "r+b", buffering=0)
+            self._file = self._opened()
+            if os.fstat(self._file.fileno()).st_nlink > 1:
+                # Its bytes have a second name: a run that ended while it named its result left
+                # this, or somebody else made it. That file must stay as it is.
+                self._file.close()
+                self.path.unlink()
+                self._file = self._opened()
             while chunk := self._file.read(_READ_SIZE):
                 self._hash.update(chunk)
                 self.offset += len(chunk)
         except OSError as error:
             raise _not_written(error) from None
+
+    def _opened(self) -> BinaryIO:
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+        return os.fdopen(os.open(self.path, flags, 0o666), "r+b", buffering=0)
 
     def begin(self, answer: Answer) -> None:
         """Take note of size, kind and checksum; start over if the server does.
@@ -181,19 +189,29 @@ def _move_to_free_name(path: Path, wanted: Path) -> Path:
     for number in itertools.count(1):
         target = wanted if number == 1 else wanted.with_stem(f"{wanted.stem}_{number}")
         try:
-            # A link fails where a name is taken, even if it was taken this very moment.
-            os.link(path, target)
+            # Both ways fail where a name is taken, even if it was taken this very moment.
+            try:
+                os.link(path, target)
+            except FileExistsError:
+                raise
+            except OSError:
+                # This file system has no links. An empty file takes the name first.
+                target.touch(exist_ok=False)
+                _replace_own(path, target)
+            else:
+                path.unlink()
         except FileExistsError:
             continue
-        except OSError:
-            # This file system has no links.
-            if os.path.lexists(target):
-                continue
-            path.replace(target)
-        else:
-            path.unlink()
         return target
     raise AssertionError("unreachable")
+
+
+def _replace_own(path: Path, placeholder: Path) -> None:
+    try:
+        path.replace(placeholder)
+    except OSError:
+        placeholder.unlink()
+        raise
 
 
 def _not_written(error: OSError) -> ResultNotWritten:

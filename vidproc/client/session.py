@@ -143,6 +143,14 @@ class Session:
             answer = await self._client.request("cancel", task_id=options.task_id)
             self._print(cancel_sentence(options.task_id, answer.fields))
             return DONE
+        if options.action == "list":
+            answer = await self._client.request("list")
+            lines = list_lines(answer.fields)
+            for line in lines:
+                self._print(line)
+            if not lines:
+                self._say("There are no tasks of this token.")
+            return DONE
         answer = await self._client.request("info", detail=True)
         self._print_block(info_block(options.host, options.port, answer.fields))
         return DONE
@@ -569,6 +577,23 @@ def status_block(task_id: str, fields: dict[str, Any]) -> list[tuple[str, str]]:
     if count and not warnings:
         add("Warnings", f"{count:.0f}")
     return pairs
+
+
+def list_lines(fields: dict[str, Any]) -> list[str]:
+    """Return the answer to ``list`` as lines, one a task: id, type, creation time, status."""
+    tasks = fields.get("tasks")
+    rows = [
+        (
+            printable(task.get("task_id") or "?", 200),
+            printable(task.get("type") or "?", 40),
+            printable(task.get("created_at") or "", 40),
+            describe_status(task),
+        )
+        for task in (tasks if isinstance(tasks, list) else [])
+        if isinstance(task, dict)
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def cancel_sentence(task_id: str, fields: dict[str, Any]) -> str:
