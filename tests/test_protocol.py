@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sqlite3
 from pathlib import Path
@@ -19,10 +20,16 @@ from tests.rig import ByHand, Client, Rig, complete_step, message
 from vidproc.errors import ServiceError
 from vidproc.files.transfer import HIGH_WATER
 from vidproc.frontends.mmp.protocol import DISCARD_TIME, LINGER_TIME
+from vidproc.frontends.mmp.reports import list_report
 from vidproc.frontends.peers import peer_key
 from vidproc.frontends.throttle import LEAST_RATE
 from vidproc.frontends.tokens import Tokens
+from vidproc.mmp import messages
+from vidproc.mmp.codec import Decoder, MessageStarted
+from vidproc.tasks.model import Failure as TaskFailure
+from vidproc.tasks.model import State, Task
 from vidproc.tasks.settings import Settings
+from vidproc.tasks.views import TaskView
 
 GIF = {"start_time": 0, "duration": 1}
 UPLOAD = {"action": "upload", "type": "gif", "parameters": GIF}
@@ -853,3 +860,64 @@ class AccessTests(SynchronousTestCase):
         path.write_text("# nobody\n")
         self.assertRaises(ValueError, Tokens.read, path)
         self.assertRaises(ServiceError, Tokens({"a": "b"}).check, None)
+
+
+class TokenTests(ProtocolTestCase):
+    """What tokens change for an MMP client."""
+
+    tokens = {"ann": "s3cret", "bob": "t0ken"}
+
+    def test_a_token_lists_its_own_tasks_newest_first(self) -> None:
+        """In short form, and nobody else's."""
+        rig = self.rig(tokens=Tokens(self.tokens), settings=Settings(tasks_per_ip=3))
+        client = rig.connect()
+        first = self.upload(client, token="s3cret")
+        self.upload(client, token="t0ken")
+        last = self.upload(client, token="s3cret")
+        client.send(message({"action": "list", "token": "s3cret", "id": 7}))
+        answer = client.answer()
+        self.assertEqual((answer["status"], answer["id"]), ("ok", 7))
+        self.assertEqual([task["task_id"] for task in answer["tasks"]], [last, first])
+        client.send(message({"action": "status", "task_id": first, "token": "s3cret"}))
+        self.assertEqual(answer["tasks"][1].keys(), client.answer().keys())
+
+    def test_there_is_no_list_without_tokens(self) -> None:
+        """401, for whose tasks would it have?"""
+        client = self.rig().connect()
+        client.send(message({"action": "list"}))
+        self.assertEqual(self.code(client.answer()), 401)
+
+    def test_a_hundred_long_failures_fit_one_list(self) -> None:
+        """With every text as long as it may get."""
+        task = Task(
+            task_id="f" * 32,
+            type="extract_audio",
+            parameters={},
+            peer="192.0.2.1",
+            state=State.FAILED,
+            created_at=1e9 + 0.123,
+            started_at=1e9 + 0.123,
+            completed_at=1e9 + 0.123,
+            failure=TaskFailure(code=415, description="ä" * 1000, solution="ö" * 1000),
+        )
+        view = TaskView(task, "x" * 20, 0.1234, 12345.6, 0.12, 100, ("w",) * 50)
+        data = messages.encode_answer(
+            list_report([view] * 100, messages.List(id="i" * 64)), detail=True
+        )
+        decoder = Decoder()
+        decoder.receive_data(data)
+        head = decoder.next_event()
+        assert isinstance(head, MessageStarted)
+        self.assertEqual(len(json.loads(head.json)["tasks"]), 100)
+
+    def test_a_tokens_slots_are_its_own(self) -> None:
+        """Wherever its requests come from; another token at the same address has its own."""
+        rig = self.rig(tokens=Tokens(self.tokens), settings=Settings(tasks_per_token=2))
+        client = rig.connect()
+        self.upload(client, token="s3cret")
+        self.upload(rig.connect("192.0.2.7"), token="s3cret")
+        other = rig.connect("192.0.2.8")
+        other.send(message({**UPLOAD, "token": "s3cret"}, b"film", "mp4"))
+        self.assertEqual(self.code(other.answer()), 429)
+        self.upload(client, token="t0ken")
+        self.upload(client, token="t0ken")

@@ -36,6 +36,7 @@ class Options(usage.Options):
         ["retention", None, "24h", "How long a result is kept."],
         ["min-retention", None, "1h", "How long an unfetched result never makes room for others."],
         ["tasks-per-ip", None, "1", "Tasks that one address may have at a time."],
+        ["tasks-per-token", None, None, "Count a request with a token by it: so many tasks."],
         ["cpu-reserve", None, "60", "Percent of the CPU kept for video."],
         ["max-concurrent", None, "auto", "FFmpeg jobs at a time, or auto."],
         ["queue-size", None, "100", "Tasks that may wait."],
@@ -111,6 +112,10 @@ class Options(usage.Options):
                 raise usage.UsageError(f"--{name}: at least 1s is needed")
         for name in ("tasks-per-ip", "queue-size", "max-connections", "max-connections-per-ip"):
             self._convert(name, lambda text: whole_number(text, 1))
+        if self["tasks-per-token"] is not None:
+            if self["token-file"] is None:
+                raise usage.UsageError("--tasks-per-token: it needs a --token-file")
+            self._convert("tasks-per-token", lambda text: whole_number(text, 1))
         self._convert("cpu-reserve", lambda text: whole_number(text, 0, 95))
         self._convert(
             "max-concurrent", lambda text: None if text == "auto" else whole_number(text, 1, 1024)
@@ -207,6 +212,7 @@ def makeService(options: Options) -> IService:
         retention=options["retention"],
         min_retention=options["min-retention"],
         tasks_per_ip=options["tasks-per-ip"],
+        tasks_per_token=options["tasks-per-token"],
         cpu_reserve=options["cpu-reserve"],
         max_concurrent=options["max-concurrent"],
         queue_size=options["queue-size"],

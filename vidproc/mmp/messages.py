@@ -86,6 +86,10 @@ class UploadStatus(Request, kw_only=True, frozen=True):
     upload_id: UUID
 
 
+class List(Request, kw_only=True, frozen=True):
+    """Ask for the token's own tasks."""
+
+
 class Info(Request, kw_only=True, frozen=True):
     """Ask for the version, the limits and the operations."""
 
@@ -98,6 +102,7 @@ REQUEST_TYPES: dict[str, type[Request]] = {
     "cancel": Cancel,
     "delete": Cancel,
     "upload_status": UploadStatus,
+    "list": List,
     "info": Info,
 }
 
@@ -109,6 +114,7 @@ _EXAMPLES = {
     "cancel": '{"action":"cancel","task_id":"..."}',
     "delete": '{"action":"delete","task_id":"..."}',
     "upload_status": '{"action":"upload_status","upload_id":"<UUID>"}',
+    "list": '{"action":"list","token":"..."}',
     "info": '{"action":"info"}',
 }
 
@@ -269,6 +275,16 @@ class StatusDetail(StatusReport, kw_only=True, omit_defaults=False):
     input: dict[str, Any]
     output: dict[str, Any]
     warnings: list[str]
+
+
+class TaskList(Answer, kw_only=True):
+    """The token's own tasks, newest first, each in the short form of its status.
+
+    It is as long as they need: 100 of them fit MMP's JSON, but no single packet.
+    """
+
+    status: str
+    tasks: list[StatusReport]
 
 
 class ErrorBody(msgspec.Struct, kw_only=True, omit_defaults=True):

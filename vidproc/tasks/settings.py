@@ -14,6 +14,8 @@ class Settings:
     retention: float = 24 * 3600.0
     min_retention: float = 3600.0
     tasks_per_ip: int = 1
+    tasks_per_token: int | None = None
+    """If set, a request with a token takes a slot of its token, not of its address."""
     cpu_reserve: int = 60
     max_concurrent: int | None = None
     queue_size: int = 100

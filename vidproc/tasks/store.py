@@ -185,14 +185,22 @@ class TaskStore:
 
     # --- admission ---------------------------------------------------------------------------
 
-    def admit(self, task: Task, tasks_per_peer: int, queue_size: int) -> None:
-        """Insert `task` in state `UPLOADING`, which takes a slot of its peer.
+    def admit(
+        self,
+        task: Task,
+        tasks_per_peer: int,
+        queue_size: int,
+        *,
+        tasks_per_token: int | None = None,
+    ) -> None:
+        """Insert `task` in state `UPLOADING`, which takes a slot of its peer; with
+        `tasks_per_token` a task that was sent with a token takes a slot of that instead.
 
         The slots are counted in the same transaction, so that no two requests take the last one.
-        Raises `ServiceError` 429 when the peer has its tasks, 503 when the queue is full.
+        Raises `ServiceError` 429 when no slot is free, 503 when the queue is full.
         """
         with self._transaction() as db:
-            self._require_slot(db, task.peer, tasks_per_peer, queue_size)
+            self._require_slot(db, task, tasks_per_peer, tasks_per_token, queue_size)
             columns = ", ".join(_COLUMNS)
             marks = ", ".join("?" * len(_COLUMNS))
             db.execute(
@@ -201,7 +209,13 @@ class TaskStore:
             )
 
     def resume(
-        self, task_id: str, tasks_per_peer: int, queue_size: int, sha256: str | None = None
+        self,
+        task_id: str,
+        tasks_per_peer: int,
+        queue_size: int,
+        sha256: str | None = None,
+        *,
+        tasks_per_token: int | None = None,
     ) -> Task:
         """Move a broken upload back to `UPLOADING`, and remember the file's `sha256` if given.
 
@@ -212,20 +226,28 @@ class TaskStore:
             task = self._get(db, task_id)
             if task is None:
                 raise KeyError(task_id)
-            self._require_slot(db, task.peer, tasks_per_peer, queue_size)
+            self._require_slot(db, task, tasks_per_peer, tasks_per_token, queue_size)
             promised = {} if sha256 is None else {"upload_sha256": sha256}
             return self._move(db, task, State.UPLOADING, promised)
 
     @staticmethod
     def _require_slot(
-        db: sqlite3.Connection, peer: str, tasks_per_peer: int, queue_size: int
+        db: sqlite3.Connection,
+        task: Task,
+        tasks_per_peer: int,
+        tasks_per_token: int | None,
+        queue_size: int,
     ) -> None:
-        query = f"SELECT count(*) FROM tasks WHERE peer = ? AND state IN ({_ACTIVE})"  # noqa: S608
-        if db.execute(query, (peer,)).fetchone()[0] >= tasks_per_peer:
-            tasks = "a task" if tasks_per_peer == 1 else f"its {tasks_per_peer} tasks"
+        if tasks_per_token is not None and task.principal is not None:
+            column, holder, most, whose = "principal", task.principal, tasks_per_token, "token"
+        else:
+            column, holder, most, whose = "peer", task.peer, tasks_per_peer, "address"
+        query = f"SELECT count(*) FROM tasks WHERE {column} = ? AND state IN ({_ACTIVE})"  # noqa: S608
+        if db.execute(query, (holder,)).fetchone()[0] >= most:
+            tasks = "a task" if most == 1 else f"its {most} tasks"
             raise ServiceError(
                 ErrorCode.TOO_MANY,
-                f"Your address already has {tasks} uploading, queued or processing.",
+                f"Your {whose} already has {tasks} uploading, queued or processing.",
                 "Wait until it has ended, or cancel it, then send this one again.",
             )
         waiting = db.execute("SELECT count(*) FROM tasks WHERE state = 'queued'").fetchone()[0]

@@ -367,7 +367,11 @@ class Uploads:
         """
         try:
             taken: Task | None = await self._store_thread.call(
-                method, first, self._settings.tasks_per_ip, self._settings.queue_size
+                method,
+                first,
+                self._settings.tasks_per_ip,
+                self._settings.queue_size,
+                tasks_per_token=self._settings.tasks_per_token,
             )
         except sqlite3.Error as error:
             self.log.error("an upload can't be admitted: {error}", error=str(error))

@@ -28,7 +28,7 @@ from vidproc.files.sendfile import Sender, make_sender
 from vidproc.files.splice import Spliced, can_splice
 from vidproc.files.transfer import READ_SIZE, TransferStopped
 from vidproc.frontends.interface import Backend
-from vidproc.frontends.mmp.reports import describe_server, status_report
+from vidproc.frontends.mmp.reports import describe_server, list_report, status_report
 from vidproc.frontends.peers import peer_key
 from vidproc.frontends.refusals import TurnedAway
 from vidproc.mmp import messages
@@ -340,6 +340,10 @@ class MMPServerProtocol(Protocol):
             case messages.UploadStatus():
                 known = await self._tasks.upload_status(str(request.upload_id), caller)
                 self._send_upload_result(known)
+            case messages.List():
+                views = await self._tasks.list(caller)
+                # Not cut to one packet: a hundred tasks take some 50 KB.
+                self._send(list_report(views, request), detail=True)
             case messages.Info():
                 self._send(
                     describe_server(self._backend.server_info(), request), detail=request.detail

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -16,7 +17,7 @@ from vidproc.units import iso_utc
 
 
 def status_report(
-    view: TaskView, request: messages.Status | messages.Watch
+    view: TaskView, request: messages.Status | messages.Watch | messages.List
 ) -> messages.StatusReport:
     """Return the status answer for a task, in the long form when the request asks for detail."""
     task = view.task
@@ -49,6 +50,27 @@ def status_report(
         output=task.output,
         warnings=list(view.warnings),
     )
+
+
+_LISTED_TEXT = 90
+"""Bytes of each of a listed task's texts: a hundred tasks must fit one answer's JSON."""
+
+
+def list_report(views: Sequence[TaskView], request: messages.List) -> messages.TaskList:
+    """Return the answer to `list`; each task's status has the whole of its texts."""
+    return messages.TaskList(
+        id=request.id, status="ok", tasks=[_listed(view, request) for view in views]
+    )
+
+
+def _listed(view: TaskView, request: messages.List) -> messages.StatusReport:
+    report = status_report(view, msgspec.structs.replace(request, id=None, detail=False))
+    report.id = msgspec.UNSET
+    if report.error is not None:
+        report.error = messages.clip(report.error, _LISTED_TEXT)
+    if report.solution is not None:
+        report.solution = messages.clip(report.solution, _LISTED_TEXT)
+    return report
 
 
 class InfoAnswer(messages.Answer, kw_only=True):
