@@ -211,7 +211,7 @@ class UploadTests(ProtocolTestCase):
         """Not a fault of ours: there is no room for the upload's row."""
         rig = self.rig()
 
-        def full(*arguments: Any) -> None:
+        def full(*arguments: Any, **keywords: Any) -> None:
             raise sqlite3.OperationalError("database or disk is full")
 
         rig.store.admit = full  # type: ignore[method-assign]
