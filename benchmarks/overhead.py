@@ -21,7 +21,7 @@ from typing import Any
 
 from support.job import RealJob, probe, run_operation
 from support.server_process import PlainClient, ServerProcess, receive, send
-from vidproc.app.performance import usable_cores
+from vidproc.app.measuring import usable_cores
 from vidproc.ffmpeg.binary import find_ffmpeg
 from vidproc.operations.parameters import parse_parameters
 from vidproc.operations.registry import get_operation

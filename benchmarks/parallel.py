@@ -25,7 +25,7 @@ from typing import Any
 from unittest.mock import patch
 
 from support.job import RealJob, probe, run_operation
-from vidproc.app.performance import usable_cores
+from vidproc.app.measuring import usable_cores
 from vidproc.ffmpeg.binary import find_ffmpeg
 from vidproc.ffmpeg.media import MediaInfo
 from vidproc.operations import segments

@@ -25,7 +25,7 @@ import psutil
 
 from benchmarks.memory import peak_memory
 from support.server_process import PlainClient, ServerProcess, receive, send
-from vidproc.app.performance import usable_cores
+from vidproc.app.measuring import usable_cores
 from vidproc.mmp.codec import encode_head
 from vidproc.units import format_size
 

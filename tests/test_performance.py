@@ -10,10 +10,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.rig import Rig, message
 from tests.test_protocol import UPLOAD
-from vidproc.app.performance import INTERVAL, Counters, PerformanceService
+from vidproc.app.measuring import Counters, Meter
+from vidproc.app.performance import INTERVAL, PerformanceService
 from vidproc.frontends.throttle import LEAST_RATE, IngestThrottle
 from vidproc.tasks.queue import LONG
 from vidproc.tasks.settings import Settings
+from vidproc.topics import Topic
 
 FILM = {
     "action": "upload",
@@ -22,13 +24,13 @@ FILM = {
 }
 
 
-class MadeUp(PerformanceService):
+class MadeUp(Meter):
     """Counts what the test says: shares of a two-core machine, bytes a second."""
 
     ffmpeg = service = other = stolen = 0.0
     bytes_in = 0.0
 
-    def _count(self) -> Counters:
+    def count(self) -> Counters:
         now = self._reactor.seconds()
         before = getattr(self, "_made_up", None)
         elapsed = 0.0 if before is None else now - before.at
@@ -52,12 +54,13 @@ class PerformanceTests(SynchronousTestCase):
         self.addCleanup(self.rig.close)
         self.lines: list[str] = []
         rig = self.rig
-        self.service = MadeUp(rig.clock, rig.tasks, rig.runner, rig.gate, rig.storage, rig.disk, 2)
+        self.machine = MadeUp(rig.clock, rig.runner, rig.gate.traffic, 2)
+        self.service = PerformanceService(
+            rig.clock, rig.tasks, self.machine, rig.gate, rig.storage, rig.disk, 2
+        )
 
         def observe(event: Any) -> None:
-            if "Performance" in str(event.get("log_namespace")) or "MadeUp" in str(
-                event.get("log_namespace")
-            ):
+            if event.get("topic") is Topic.PERFORMANCE:
                 self.lines.append(formatEvent(event))
 
         globalLogPublisher.addObserver(observe)
@@ -89,7 +92,7 @@ class PerformanceTests(SynchronousTestCase):
         """With the reason in the log; back to the base when nothing waits."""
         for n in range(3):
             self.submit(f"192.0.2.{n}")
-        self.service.ffmpeg = 0.4
+        self.machine.ffmpeg = 0.4
         self.rig.clock.pump([1.0] * int(INTERVAL))
         self.assertEqual((self.rig.tasks.queue.concurrency, self.rig.tasks.queue.running), (3, 3))
         self.assertTrue(any("concurrency 2 -> 3: 1 tasks wait" in line for line in self.lines))
@@ -100,7 +103,7 @@ class PerformanceTests(SynchronousTestCase):
         """They would only take turns."""
         for n in range(3):
             self.submit(f"192.0.2.{n}")
-        self.service.ffmpeg = 0.95
+        self.machine.ffmpeg = 0.95
         self.rig.clock.pump([1.0] * int(2 * INTERVAL))
         self.assertEqual(self.rig.tasks.queue.concurrency, 2)
 
@@ -110,7 +113,7 @@ class PerformanceTests(SynchronousTestCase):
             self.submit(f"192.0.2.{n}", FILM if n < 3 else UPLOAD)
         self.submit("192.0.2.4")
         first = set(self.rig.runner.running)
-        self.service.ffmpeg = 0.95
+        self.machine.ffmpeg = 0.95
         self.rig.clock.pump([1.0] * int(LONG - 1))
         self.assertEqual(self.rig.tasks.queue.running, 2)
         self.rig.clock.pump([1.0] * 30)
@@ -140,13 +143,13 @@ class PerformanceTests(SynchronousTestCase):
     def test_uploads_give_way_to_video_but_not_below_their_floor(self) -> None:
         """While FFmpeg is short of CPU time and uploads bring much."""
         self.submit("192.0.2.1")
-        self.service.ffmpeg, self.service.service, self.service.bytes_in = 0.5, 0.5, 500e6
+        self.machine.ffmpeg, self.machine.service, self.machine.bytes_in = 0.5, 0.5, 500e6
         self.rig.clock.pump([1.0] * 3)
         rate = self.rig.gate.throttle.rate
         assert rate is not None
         self.assertLess(rate, 500e6)
         for _ in range(30):
-            self.service.bytes_in = self.rig.gate.throttle.rate or 500e6
+            self.machine.bytes_in = self.rig.gate.throttle.rate or 500e6
             self.rig.clock.advance(1.0)
         self.assertEqual(self.rig.gate.throttle.rate, LEAST_RATE)
         self.assertTrue(any("uploads limited to" in line for line in self.lines))
@@ -154,20 +157,20 @@ class PerformanceTests(SynchronousTestCase):
     def test_what_the_host_takes_back_is_not_idle(self) -> None:
         """A virtual machine's stolen time is not there for video."""
         self.submit("192.0.2.1")
-        self.service.ffmpeg, self.service.service, self.service.bytes_in = 0.5, 0.35, 500e6
-        self.service.stolen = 0.15
+        self.machine.ffmpeg, self.machine.service, self.machine.bytes_in = 0.5, 0.35, 500e6
+        self.machine.stolen = 0.15
         self.rig.clock.pump([1.0] * 3)
         self.assertIsNotNone(self.rig.gate.throttle.rate)
 
     def test_uploads_are_free_when_video_has_what_it_needs(self) -> None:
         """FFmpeg at its aim, CPU time idle, or no task at all."""
         self.submit("192.0.2.1")
-        self.service.bytes_in = 500e6
+        self.machine.bytes_in = 500e6
         for ffmpeg, service in ((0.9, 0.1), (0.3, 0.3)):
-            self.service.ffmpeg, self.service.service = ffmpeg, service
+            self.machine.ffmpeg, self.machine.service = ffmpeg, service
             self.rig.clock.pump([1.0] * 5)
             self.assertIsNone(self.rig.gate.throttle.rate)
-        self.service.ffmpeg, self.service.service = 0.4, 0.6
+        self.machine.ffmpeg, self.machine.service = 0.4, 0.6
         self.rig.clock.pump([1.0] * 5)
         self.assertIsNotNone(self.rig.gate.throttle.rate)
         self.rig.runner.running[0].fail()
@@ -177,9 +180,9 @@ class PerformanceTests(SynchronousTestCase):
     def test_a_limit_is_lifted_when_uploads_bring_little(self) -> None:
         """It rises from turn to turn until it is far above what comes."""
         self.submit("192.0.2.1")
-        self.service.ffmpeg, self.service.service, self.service.bytes_in = 0.5, 0.5, 500e6
+        self.machine.ffmpeg, self.machine.service, self.machine.bytes_in = 0.5, 0.5, 500e6
         self.rig.clock.pump([1.0] * 5)
-        self.service.ffmpeg, self.service.service, self.service.bytes_in = 0.95, 0.05, 1e6
+        self.machine.ffmpeg, self.machine.service, self.machine.bytes_in = 0.95, 0.05, 1e6
         self.rig.clock.pump([1.0] * 40)
         self.assertIsNone(self.rig.gate.throttle.rate)
 

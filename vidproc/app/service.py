@@ -25,7 +25,8 @@ from vidproc import __version__
 from vidproc.app import stopping, twistd_log
 from vidproc.app.clock_watch import ClockWatch
 from vidproc.app.logs import TopicLogs
-from vidproc.app.performance import PerformanceService, usable_cores
+from vidproc.app.measuring import Meter, usable_cores
+from vidproc.app.performance import PerformanceService
 from vidproc.app.ports import CannotListen, Ports, reload_or_log
 from vidproc.app.private_files import everything_below, keep_private, tighten
 from vidproc.app.stopping import Deadline, Patience
@@ -210,7 +211,7 @@ class VidprocService(Service):
         self._performance = PerformanceService(
             self._reactor,
             self._tasks,
-            self._runner,
+            Meter(self._reactor, self._runner, self._gate.traffic, cores),
             self._gate,
             self._data_folder,
             self._disk,
