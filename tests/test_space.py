@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+import vidproc.files.space as space_module
 from vidproc.errors import ServiceError
 from vidproc.files.space import Space
 
@@ -104,3 +105,25 @@ class CountTests(SynchronousTestCase):
             space.restore("going", 200, "192.0.2.1")
             self.assertEqual(space.measure(), 100)
             self.assertEqual(space.free(), LIMIT - 100 - 200)
+
+    def test_what_changes_during_a_walk_is_not_lost(self) -> None:
+        """A result that is stored and one that is removed meanwhile, counted or not."""
+        with tempfile.TemporaryDirectory() as root:
+            folder = Path(root)
+            (folder / "results").mkdir()
+            for number in range(10):
+                (folder / "results" / str(number)).write_bytes(bytes(10))
+            count = Space(folder, LIMIT)
+            count.measure()
+            self.patch(space_module, "BATCH", 5)
+            self.patch(space_module.time, "sleep", lambda _: count.stored("a", 100))
+            count.verify()
+            self.assertEqual(count.used, 300)
+
+    def test_a_walk_finds_what_nobody_noted(self) -> None:
+        with tempfile.TemporaryDirectory() as root:
+            count = Space(Path(root), LIMIT)
+            count.measure()
+            (Path(root) / "tasks.sqlite").write_bytes(bytes(70))
+            count.verify()
+            self.assertEqual(count.used, 70)

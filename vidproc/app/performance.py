@@ -102,7 +102,7 @@ class PerformanceService(Service):
         if self._reactor.seconds() >= self._next_count:
             # Now and then all of it, for whatever else may have changed the folder.
             self._next_count = self._reactor.seconds() + COUNT_INTERVAL
-            measure = self._data_folder.space.measure  # type: ignore[assignment]
+            measure = self._data_folder.space.verify
         await self._disk.call(measure)
 
     async def _measure_and_rebalance(self) -> None:

@@ -1,13 +1,16 @@
 """How much the data folder holds, and what of it is reserved for whom.
 
 What is held for good (inputs, results, orphans) is counted as it comes and goes; what grows
-(uploads and attempts under way) is measured. A walk over everything puts the count right at times.
+(uploads and attempts under way) is measured. A walk over everything puts the count right at times:
+what was noted meanwhile is never lost by it.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vidproc.errors import ErrorCode, ServiceError
@@ -15,6 +18,11 @@ from vidproc.units import format_size
 
 FREE_SPACE_RESERVE = 64 << 20
 """Bytes of the file system that are never reserved for anybody."""
+
+BATCH = 100
+"""Files that `verify` counts before others have their turn."""
+PAUSE = 0.002
+"""Seconds of that."""
 
 _GROWING = ("uploads", "work")
 _SHARE = 2  # one address gets at most the free space divided by this
@@ -29,17 +37,33 @@ class Space:
         self._held = 0
         self._parked = 0
         self._under_way = 0
+        self._changed = 0
         self._reserved: dict[str, tuple[str, int]] = {}
 
     # --- counting ------------------------------------------------------------------------------
 
     def measure(self) -> int:
-        """Count everything that the folder holds; return the bytes. For a thread."""
-        self._held = sum(
-            size_below(path) for path in self.root.iterdir() if path.name not in _GROWING
-        )
-        self.measure_growing()
+        """Count everything that the folder holds, at once; return the bytes. For a start."""
+        self._measure(lambda: None)
         return self.used
+
+    def verify(self) -> None:
+        """Count everything that the folder holds, and let others have their turn. For a thread."""
+        self._measure(lambda: time.sleep(PAUSE))
+
+    def _measure(self, pause: Callable[[], None]) -> None:
+        changed = self._changed
+        held = 0
+        for path in self.root.iterdir():
+            if path.name not in _GROWING:
+                for number, size in enumerate(walk_sizes(path)):
+                    held += size
+                    if number % BATCH == BATCH - 1:
+                        pause()
+        # What changed during the walk may be counted or not: only a greater difference is real.
+        if abs(held - self._held) > self._changed - changed:
+            self._held = held
+        self.measure_growing()
 
     def measure_growing(self) -> None:
         """Count what uploads and attempts have written. For a thread.
@@ -47,6 +71,7 @@ class Space:
         Those under way count apart: their bytes were reserved.
         """
         parked = under_way = 0
+        changed = self._changed
         reserved = set(self._reserved)
         for folder in _GROWING:
             for path in _entries(self.root / folder):
@@ -54,7 +79,9 @@ class Space:
                     under_way += size_below(path)
                 else:
                     parked += size_below(path)
-        self._parked, self._under_way = parked, under_way
+        # An upload that broke off meanwhile may have been taken for one under way.
+        self._parked = parked if self._changed == changed else max(self._parked, parked)
+        self._under_way = under_way
 
     @property
     def used(self) -> int:
@@ -136,6 +163,7 @@ class Space:
     def stored(self, task_id: str, size: int) -> None:
         """Note that `size` of the bytes reserved for a task are held now."""
         self._held += size
+        self._changed += size
         self._under_way = max(0, self._under_way - size)
         if task_id in self._reserved:
             peer, reserved = self._reserved[task_id]
@@ -144,11 +172,13 @@ class Space:
     def parked(self, size: int) -> None:
         """Note that an upload broke off with `size` bytes, which stay."""
         self._parked += size
+        self._changed += size
         self._under_way = max(0, self._under_way - size)
 
     def removed(self, size: int) -> None:
         """Note that `size` bytes are held no more."""
         self._held = max(0, self._held - size)
+        self._changed += size
 
 
 def no_space(size: int) -> ServiceError:
@@ -169,13 +199,22 @@ def _entries(folder: Path) -> list[Path]:
 
 def size_below(path: Path) -> int:
     """Return the bytes of a file, or of all files below a folder; 0 for what has just gone."""
-    total = 0
+    return sum(walk_sizes(path))
+
+
+def walk_sizes(path: Path | str) -> Iterator[int]:
+    """Yield the bytes of a file, or of each file below a folder, but for what has just gone."""
     try:
-        if not path.is_dir():
-            return path.stat().st_size
-        for folder, _, files in os.walk(path):
-            for name in files:
-                total += size_below(Path(folder) / name)
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    yield from walk_sizes(entry.path)
+                    continue
+                try:
+                    yield entry.stat(follow_symlinks=False).st_size
+                except FileNotFoundError:
+                    continue
+    except NotADirectoryError:
+        yield Path(path).stat().st_size
     except FileNotFoundError:
-        pass
-    return total
+        return

@@ -141,6 +141,10 @@ class Tasks:
         """Open a finished task's file; raises `ServiceError` 404, 409 or 410."""
         return await self.results.open(await self._find(task_id, caller))
 
+    def note_sent(self, result: Result, start: int, end: int) -> None:
+        """Remember which bytes of a result were sent: one that was sent whole counts as fetched."""
+        self.results.note_sent(result.task, start, end)
+
     def note_downloaded(self, task_id: str) -> None:
         """Remember that a result was fetched whole, so that it may be pruned before others."""
         self.results.note_downloaded(task_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from twisted.internet.interfaces import IReactorTime
@@ -12,14 +12,16 @@ from twisted.internet.interfaces import IReactorTime
 from vidproc.errors import ErrorCode, ServiceError
 from vidproc.files.data_folder import DataFolder
 from vidproc.files.threads import WorkerThreads
-from vidproc.tasks.model import InvalidTransition, State, Task
+from vidproc.tasks.model import State, Task
 from vidproc.tasks.settings import Settings
 from vidproc.tasks.store import TaskStore
 from vidproc.tasks.views import not_completed
 from vidproc.topics import Topic, TopicLogger
 
 BATCH = 100
-"""Results that are looked at together."""
+"""Results that are looked at, and removed, together."""
+BATCHES = 10
+"""How many of them upkeep takes at a time."""
 
 
 @dataclass(slots=True)
@@ -32,6 +34,8 @@ class Result:
     sha256: str
     media_type: str
     _closed: Callable[[], None]
+    sent: int = 0
+    """Bytes that whoever sends it has handed to the client so far."""
 
     def close(self) -> None:
         """Close the file."""
@@ -60,6 +64,8 @@ class Results:
         self._store = store
         self._store_thread = store_thread
         self._downloads: dict[str, int] = {}
+        self._removed_early: dict[str, int] = {}
+        self._sent: dict[str, int] = {}
 
     async def open(self, task: Task) -> Result:
         """Open a finished task's file; raises `ServiceError` 409 or 410."""
@@ -92,6 +98,20 @@ class Results:
             _closed=lambda: self._download_ended(task_id),
         )
 
+    def note_sent(self, task: Task, start: int, end: int) -> None:
+        """Remember that the bytes from `start` to `end` of a result were sent to a client.
+
+        A result counts as fetched once all of it was sent from its first byte on; a download that
+        goes on where an earlier one broke off belongs to it.
+        """
+        reached = self._sent.get(task.task_id, 0)
+        if start > reached:
+            return
+        reached = self._sent[task.task_id] = max(reached, end)
+        if reached >= (task.output_size or 0):
+            del self._sent[task.task_id]
+            self.note_downloaded(task.task_id)
+
     def note_downloaded(self, task_id: str) -> None:
         """Remember that a result was fetched whole, so that it may be pruned before others."""
         noting = self._store_thread.call(
@@ -102,20 +122,22 @@ class Results:
     async def remove(self, task: Task) -> None:
         """Remove a task's result, if it has one."""
         if task.output_key is not None:
-            await self._remove_file(task)
+            await self._remove_files([task])
+            self._sent.pop(task.task_id, None)
             await self._store_thread.call(self._store.update, task.task_id, output_key=None)
 
     async def prune(self) -> list[str]:
-        """Remove results past their retention; return the ids of their tasks.
+        """Remove results past their retention, oldest first; return the ids of their tasks.
 
-        Results that are being downloaded stay.
+        At most `BATCHES` at a time: other upkeep has its turn, and the rest follows. A download
+        under way goes on, from a file that has no name any more; its bytes count until it ends.
         """
         before = self._reactor.seconds() - self._settings.retention
-        expired = []
-        while batch := await self._store_thread.call(self._store.expired, before, BATCH):
-            gone = [t.task_id for t in batch if not self._downloading(t) and await self._expire(t)]
-            expired += gone
-            if len(gone) < BATCH:
+        expired: list[str] = []
+        for _ in range(BATCHES):
+            batch = await self._store_thread.call(self._store.expired, before, BATCH)
+            expired += [task.task_id for task in await self._expire(batch)]
+            if len(batch) < BATCH:
                 break
         return expired
 
@@ -147,14 +169,20 @@ class Results:
         for fetched, before in self._evictable(unfetched=unfetched):
             while lacking > 0:
                 batch = await self._store_thread.call(
-                    self._store.evictable, fetched=fetched, before=before, most=BATCH
+                    self._store.evictable,
+                    fetched=fetched,
+                    before=before,
+                    most=BATCH + len(self._downloads),
                 )
-                before_batch = lacking
+                chosen, chosen_size = [], 0
                 for task in batch:
-                    if lacking > 0 and not self._downloading(task) and await self._expire(task):
-                        lacking -= task.output_size or 0
-                if lacking == before_batch:
+                    if chosen_size < lacking and not self._downloads.get(task.task_id):
+                        chosen.append(task)
+                        chosen_size += task.output_size or 0
+                gone = await self._expire(chosen)
+                if not gone:
                     break
+                lacking -= sum(task.output_size or 0 for task in gone)
 
     def _evictable(self, *, unfetched: bool) -> list[tuple[bool, float]]:
         """Return what `TaskStore.evictable` is to be asked for, in this order."""
@@ -163,32 +191,46 @@ class Results:
         age = min(settings.retention, settings.min_retention) if unfetched else settings.retention
         return [(True, now), (False, now - age)]
 
-    def _downloading(self, task: Task) -> bool:
-        return bool(self._downloads.get(task.task_id))
-
-    async def _expire(self, task: Task) -> bool:
-        """Remove a result; return whether it was there to be removed."""
+    async def _expire(self, tasks: Sequence[Task]) -> list[Task]:
+        """Remove results; return the tasks that had one to be removed."""
         try:
-            await self._store_thread.call(
-                self._store.move, task.task_id, State.EXPIRED, output_key=None
+            moved = await self._store_thread.call(
+                self._store.expire, [task.task_id for task in tasks]
             )
-        except (InvalidTransition, KeyError):
-            return False  # somebody else pruned it meanwhile
         except sqlite3.Error as error:
-            # A full disk: the file must go for the row to be written. A row without its file
+            # A full disk: the files must go for the rows to be written. A row without its file
             # answers 410 as well, and is put right the next time.
-            self.log.warn("task {task_id}: {error}", task_id=task.task_id, error=str(error))
-        await self._remove_file(task)
-        self.log.info("task {task_id}: its result was removed", task_id=task.task_id)
-        return True
+            self.log.warn("{count} tasks: {error}", count=len(tasks), error=str(error))
+            moved = {task.task_id for task in tasks}
+        gone = [task for task in tasks if task.task_id in moved]
+        await self._remove_files(gone)
+        for task in gone:
+            self._sent.pop(task.task_id, None)
+            self.log.info("task {task_id}: its result was removed", task_id=task.task_id)
+        return gone
 
-    async def _remove_file(self, task: Task) -> None:
-        try:
-            await self._disk.call(self._data_folder.remove, task.output_key)
-        except OSError:
-            self.log.failure("{key} can't be removed", key=task.output_key)
-        else:
-            self._data_folder.space.removed(task.output_size or 0)
+    async def _remove_files(self, tasks: Sequence[Task]) -> None:
+        for task, size in zip(tasks, await self._disk.call(self._discard, tasks), strict=True):
+            if self._downloads.get(task.task_id):
+                held = self._removed_early.get(task.task_id, 0)
+                self._removed_early[task.task_id] = held + size
+            else:
+                self._data_folder.space.removed(size)
+
+    def _discard(self, tasks: Sequence[Task]) -> list[int]:
+        """Remove the tasks' results; return the bytes of each that was there. For a thread."""
+        sizes = []
+        for task in tasks:
+            size = 0
+            if task.output_key is not None:
+                try:
+                    size = self._data_folder.size(task.output_key)
+                    self._data_folder.remove(task.output_key)
+                except OSError:
+                    size = 0
+                    self.log.failure("{key} can't be removed", key=task.output_key)
+            sizes.append(size)
+        return sizes
 
     def _download_ended(self, task_id: str) -> None:
         left = self._downloads.get(task_id, 1) - 1
@@ -196,3 +238,4 @@ class Results:
             self._downloads[task_id] = left
         else:
             self._downloads.pop(task_id, None)
+            self._data_folder.space.removed(self._removed_early.pop(task_id, 0))

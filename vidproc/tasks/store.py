@@ -14,7 +14,7 @@ is on the disk when it returns, for `accepted` is a promise.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -300,6 +300,19 @@ class TaskStore:
             (before, most),
         )
         return [_from_row(row) for row in rows]
+
+    def expire(self, task_ids: Sequence[str]) -> set[str]:
+        """Move completed tasks to `EXPIRED` and forget their results, all at once.
+
+        Returns the ids of those that were moved; the others had none, or are gone.
+        """
+        with self._transaction() as db:
+            rows = db.execute(
+                f"UPDATE tasks SET state = 'expired', output_key = NULL WHERE {_KEPT}"  # noqa: S608
+                " AND task_id IN (SELECT value FROM json_each(?)) RETURNING task_id",
+                (msgspec.json.encode(task_ids).decode(),),
+            )
+            return {row["task_id"] for row in rows.fetchall()}
 
     def evictable(self, *, fetched: bool, before: float, most: int) -> list[Task]:
         """Return tasks whose results may go to make space, oldest first.

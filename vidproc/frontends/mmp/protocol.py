@@ -8,6 +8,7 @@ when a client sends ahead of its answers; nothing is written to a client that do
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import ensureDeferred
@@ -472,15 +473,12 @@ class MMPServerProtocol(Protocol):
 
     async def _download(self, request: messages.Download, caller: Caller) -> None:
         result = await self._tasks.result(request.task_id, caller)
-        sent = False
         try:
             if not self._lost:
                 await self._send_result(request, result)
-                sent = True
         finally:
             result.close()
-        if sent:
-            self._tasks.note_downloaded(request.task_id)
+            self._tasks.note_sent(result, request.offset, request.offset + result.sent)
 
     async def _send_result(self, request: messages.Download, result: Result) -> None:
         if request.offset > result.size:
@@ -504,7 +502,7 @@ class MMPServerProtocol(Protocol):
             request.offset,
             result.size,
             self.transport,
-            on_progress=self._sent,
+            on_progress=partial(self._sent_of, result),
         )
         if self._write_blocked:
             self._sender.pauseProducing()
@@ -522,6 +520,10 @@ class MMPServerProtocol(Protocol):
             raise TransferStopped from error
         finally:
             self._sender = None
+
+    def _sent_of(self, result: Result, size: int) -> None:
+        result.sent += size
+        self._sent(size)
 
     def _sent(self, size: int) -> None:
         self._moved_at = self.clock.seconds()

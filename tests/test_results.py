@@ -1,0 +1,121 @@
+"""Results: how long they are kept, and what counts as fetched."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from tests.rig import Rig
+from tests.test_queue import SchedulerTestCase
+from vidproc.tasks import results
+from vidproc.tasks.model import State, Task
+from vidproc.tasks.results import Result
+from vidproc.tasks.settings import Caller
+
+CONTENT = b"GIF of the film"
+
+
+class ResultsTestCase(SchedulerTestCase):
+    def finished(self, rig: Rig, number: int = 1) -> str:
+        task_id = self.submit(rig, f"192.0.2.{number}")
+        self.finish_all(rig)
+        return task_id
+
+    def open(self, rig: Rig, task_id: str) -> Result:
+        result: Result = self.run_coroutine(rig.tasks.result(task_id, Caller("192.0.2.1")))
+        return result
+
+    def prune(self, rig: Rig) -> list[str]:
+        found: list[str] = self.run_coroutine(rig.tasks.results.prune())
+        return found
+
+    def stored(self, rig: Rig, task_id: str) -> Task:
+        task = rig.store.get(task_id)
+        assert task is not None
+        return task
+
+
+class DownloadTests(ResultsTestCase):
+    def test_a_download_does_not_keep_a_result_past_its_retention(self) -> None:
+        """It is served to its end all the same, and its bytes count until then."""
+        rig = self.rig(retention=100.0)
+        task_id = self.finished(rig)
+        result = self.open(rig, task_id)
+        used = rig.storage.space.used
+        rig.clock.advance(100)
+        self.assertEqual(self.prune(rig), [task_id])
+        self.assertEqual(os.listdir(rig.storage.root / "results"), [])
+        self.assertEqual(os.pread(result.fd, 100, 0), CONTENT)
+        self.assertEqual(rig.storage.space.used, used)
+        result.close()
+        self.assertEqual(rig.storage.space.used, used - len(CONTENT))
+
+    def test_slow_downloads_do_not_keep_other_results(self) -> None:
+        """However many there are."""
+        self.patch(results, "BATCH", 2)
+        rig = self.rig(retention=100.0)
+        tasks = [self.finished(rig, number) for number in range(5)]
+        opened = [self.open(rig, task_id) for task_id in tasks[:3]]
+        rig.clock.advance(100)
+        self.assertEqual(sorted(self.prune(rig)), sorted(tasks))
+        for result in opened:
+            result.close()
+
+    def test_a_result_that_is_being_downloaded_does_not_go_to_make_space(self) -> None:
+        """It would free nothing. The next ones go, though it is the oldest."""
+        self.patch(results, "BATCH", 1)
+        rig = self.rig(min_retention=0.0)
+        first, second = self.finished(rig, 1), self.finished(rig, 2)
+        result = self.open(rig, first)
+        self.run_coroutine(rig.tasks.results.make_space(len(CONTENT), unfetched=True))
+        self.assertIs(self.stored(rig, first).state, State.COMPLETED)
+        self.assertIs(self.stored(rig, second).state, State.EXPIRED)
+        result.close()
+
+    def test_upkeep_takes_only_so_many_results_at_a_time(self) -> None:
+        """Other upkeep has its turn; the rest follows."""
+        self.patch(results, "BATCH", 1)
+        self.patch(results, "BATCHES", 2)
+        rig = self.rig(retention=100.0)
+        for number in range(3):
+            self.finished(rig, number)
+        rig.clock.advance(100)
+        self.assertEqual([len(self.prune(rig)) for _ in range(3)], [2, 1, 0])
+
+
+class FetchedTests(ResultsTestCase):
+    def fetch(self, rig: Rig, task_id: str, start: int, end: int) -> bool:
+        """Send a part; return whether the result counts as fetched then."""
+        result = self.open(rig, task_id)
+        result.close()
+        rig.tasks.note_sent(result, start, end)
+        return self.stored(rig, task_id).downloaded_at is not None
+
+    def test_only_a_whole_transfer_counts_as_fetched(self) -> None:
+        """The end alone does not."""
+        rig = self.rig()
+        task_id = self.finished(rig)
+        size = len(CONTENT)
+        self.assertFalse(self.fetch(rig, task_id, size - 1, size))
+        self.assertFalse(self.fetch(rig, task_id, 0, size - 1))
+        self.assertTrue(self.fetch(rig, task_id, size - 1, size))
+
+    def test_a_download_that_goes_on_after_breaks_counts(self) -> None:
+        """Also when it goes on a little before it broke off."""
+        rig = self.rig()
+        task_id = self.finished(rig)
+        self.assertFalse(self.fetch(rig, task_id, 0, 5))
+        self.assertFalse(self.fetch(rig, task_id, 7, len(CONTENT)))
+        self.assertFalse(self.fetch(rig, task_id, 3, 8))
+        self.assertTrue(self.fetch(rig, task_id, 8, len(CONTENT)))
+
+    def test_over_the_wire_a_download_of_the_end_is_not_a_fetch(self) -> None:
+        """One of everything is."""
+        rig = self.rig()
+        task_id = self.finished(rig)
+        request: dict[str, Any] = {"action": "download", "task_id": task_id}
+        rig.connect().request({**request, "offset": len(CONTENT)})
+        self.assertIsNone(self.stored(rig, task_id).downloaded_at)
+        answers = rig.connect().request(request)
+        self.assertEqual(answers[0][2], CONTENT)
+        self.assertIsNotNone(self.stored(rig, task_id).downloaded_at)
