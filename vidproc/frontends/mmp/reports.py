@@ -52,8 +52,8 @@ def status_report(
     )
 
 
-_LISTED_TEXT = 90
-"""Bytes of each of a listed task's texts: a hundred tasks must fit one answer's JSON."""
+_LISTED_ERROR = 50
+"""Bytes of a listed task's error: a hundred tasks must fit one answer's JSON."""
 
 
 def list_report(views: Sequence[TaskView], request: messages.List) -> messages.TaskList:
@@ -67,9 +67,8 @@ def _listed(view: TaskView, request: messages.List) -> messages.StatusReport:
     report = status_report(view, msgspec.structs.replace(request, id=None, detail=False))
     report.id = msgspec.UNSET
     if report.error is not None:
-        report.error = messages.clip(report.error, _LISTED_TEXT)
-    if report.solution is not None:
-        report.solution = messages.clip(report.solution, _LISTED_TEXT)
+        report.error = messages.clip(report.error, _LISTED_ERROR)
+    report.solution = None
     return report
 
 
