@@ -23,7 +23,7 @@ from pathlib import Path
 
 from vidproc.ffmpeg.binary import find_ffmpeg
 from vidproc.ffmpeg.command import Command, Workspace
-from vidproc.ffmpeg.probe import PROBE_CHILD, probe_command
+from vidproc.ffmpeg.probe import PROBE_CHILD, PROBE_PACKAGE, probe_command
 from vidproc.ffmpeg.sandbox import Sandbox, find_layers
 
 CLIP = Path(__file__).parent.parent / "tests" / "media" / "friday-480p-aac.mp4"
@@ -61,7 +61,7 @@ class Tracer:
         """Run a program that may read `reads`, and return what it tried outside of that."""
         self._number += 1
         log = self.folder.parent / f"strace-{self._number}.txt"
-        confined = self.sandbox.wrap(argv, reads, str(self.folder))
+        confined = self._wrap(argv, reads)
         # -D: the tracer is a grandchild, for the launcher wants to be the child of who started it.
         strace = ["strace", "-D", "-f", "-s", "4096", "-e", f"trace={CALLS}", "-o", str(log)]
         done = subprocess.run(
@@ -74,6 +74,11 @@ class Tracer:
         )
         print(f"  exit status {done.returncode}; {done.stderr.strip()[-200:] or 'nothing said'}")
         return self._read(self._whole(log), [*reads, *self._program_paths(argv)])
+
+    def _wrap(self, argv: Sequence[str], reads: Sequence[str]) -> list[str]:
+        if argv[0] == PROBE_CHILD:
+            return self.sandbox.wrap_script(argv, reads, PROBE_PACKAGE)
+        return self.sandbox.wrap(argv, reads, str(self.folder))
 
     @staticmethod
     def _whole(log: Path) -> list[str]:
@@ -89,7 +94,7 @@ class Tracer:
 
     def _program_paths(self, argv: Sequence[str]) -> list[str]:
         """Return what the launcher lets the program read, from the settings it is given."""
-        settings = [item.partition("=") for item in self.sandbox.wrap(argv, (), None)]
+        settings = [item.partition("=") for item in self._wrap(argv, ())]
         return [path for key, _, path in settings if key in ("read", "write", "execute")]
 
     def _read(self, lines: list[str], allowed: list[str]) -> Seen:
@@ -129,7 +134,7 @@ def commands(tracer: Tracer, source: Path) -> list[tuple[str, list[str], list[st
     quiet = [ffmpeg, "-nostdin", "-v", "error", "-y"]
     output = str(tracer.folder / "out.mp4")
     return [
-        ("probe", [sys.executable, "-I", "-B", PROBE_CHILD, *argv], [str(source)]),
+        ("probe", [PROBE_CHILD, *argv], [str(source)]),
         (
             "encode",
             [*quiet, "-i", f"file:{source}", "-t", "1", "-c:v", "libx264", f"file:{output}"],

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from vidproc.ffmpeg.binary import find_ffmpeg
+from vidproc.ffmpeg.launcher import SETUP_FAILED
 from vidproc.ffmpeg.sandbox import NICE, Sandbox, SandboxIncomplete, find_layers
 
 CLIP = Path(__file__).parent / "media" / "screencast-480p-vp9-opus.webm"
@@ -40,9 +43,14 @@ class SandboxTests(SynchronousTestCase):
         )
 
     def run_python(self, program: str) -> str:
+        """Run Python in the place of FFmpeg, with its standard library as if it were an input."""
         sandbox = Sandbox(address_space=4 << 30, file_size=1 << 30, layers=self.layers)
         done = subprocess.run(
-            sandbox.wrap([sys.executable, "-I", "-c", program], (), str(self.folder)),
+            sandbox.wrap(
+                [sys.executable, "-I", "-S", "-c", program],
+                (sysconfig.get_path("stdlib"),),
+                str(self.folder),
+            ),
             capture_output=True,
             text=True,
             timeout=60,
@@ -95,6 +103,83 @@ class SandboxTests(SynchronousTestCase):
         said = self.run_python("import os; os.execv('/bin/sh', ['sh', '-c', 'echo ow''ned'])")
         self.assertIn("PermissionError", said)
         self.assertNotIn("owned", said)
+
+    def test_its_own_program_can_not_be_run_again(self) -> None:
+        """Nor the loader, which would run any program that may be read."""
+        self.need("seccomp")
+        said = self.run_python(f"import os; os.execv({sys.executable!r}, ['python', '-V'])")
+        self.assertIn("PermissionError", said)
+
+    def test_no_process_is_started(self) -> None:
+        """So nothing can outlive its job; threads are what encoders need."""
+        self.need("seccomp")
+        said = self.run_python(
+            "import os, threading\n"
+            "t = threading.Thread(target=print, args=('thread',)); t.start(); t.join()\n"
+            "os.fork()"
+        )
+        self.assertIn("thread\n", said)
+        self.assertIn("PermissionError", said)
+
+    def test_a_script_reads_only_its_input_and_its_package(self) -> None:
+        """Not what lies beside them, such as a data folder inside the virtual environment."""
+        self.need("landlock")
+        packages = self.root / "site-packages"
+        (packages / "data").mkdir(parents=True)
+        secret = packages / "data" / "secret"
+        secret.write_text("secret")
+        script = self.root / "script.py"
+        script.write_text(
+            "import json, sys, os\n"
+            "def main():\n"
+            "    for path in sys.argv[1:]:\n"
+            "        try: print(open(path).read(6))\n"
+            "        except OSError as error: print(error.errno)\n"
+        )
+        given = self.root / "input"
+        given.write_text("public")
+        sandbox = Sandbox(address_space=4 << 30, file_size=1 << 30, layers=self.layers)
+        paths = [str(given), str(secret), str(script), json.__file__, sys.executable]
+        done = subprocess.run(
+            sandbox.wrap_script([str(script), *paths], [str(given)]),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        self.assertEqual(done.stdout.split(), ["public", *["13"] * 4], done.stderr)
+
+    def test_a_script_that_starts_threads_is_refused(self) -> None:
+        """No layer would hold them: each holds the thread that asks for it."""
+        script = self.root / "script.py"
+        script.write_text(
+            "import threading\n"
+            "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+            "def main(): print('ran')\n"
+        )
+        sandbox = Sandbox(address_space=4 << 30, file_size=1 << 30, layers=self.layers)
+        done = subprocess.run(
+            sandbox.wrap_script([str(script)]), capture_output=True, text=True, timeout=60
+        )
+        self.assertEqual((done.returncode, done.stdout), (SETUP_FAILED, ""))
+
+    def test_it_has_no_capabilities_and_is_the_first_to_die_of_lack_of_memory(self) -> None:
+        """Even if the server is root's, and whether or not there is a user namespace."""
+        program = "import time; print('x', flush=True); time.sleep(60)"
+        for layers in (self.layers, frozenset[str]()):
+            sandbox = Sandbox(address_space=4 << 30, file_size=1 << 30, layers=layers)
+            argv = sandbox.wrap(
+                [sys.executable, "-I", "-S", "-c", program], (sysconfig.get_path("stdlib"),)
+            )
+            with subprocess.Popen(argv, stdout=subprocess.PIPE) as child:
+                assert child.stdout is not None
+                self.assertEqual(child.stdout.readline(), b"x\n")
+                status = Path(f"/proc/{child.pid}/status").read_text()
+                score = Path(f"/proc/{child.pid}/oom_score_adj").read_text()
+                child.kill()
+            fields = dict(line.split(":\t") for line in status.splitlines() if ":\t" in line)
+            self.assertEqual(int(fields["CapPrm"], 16) | int(fields["CapEff"], 16), 0)
+            self.assertEqual(fields["NoNewPrivs"], "1")
+            self.assertEqual(int(score), 1000)
 
     def test_the_server_can_not_be_signalled_or_traced(self) -> None:
         """Though it runs as the same user."""

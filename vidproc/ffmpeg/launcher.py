@@ -1,20 +1,25 @@
 """Prepares a media process from the inside, then becomes it.
 
 Run as ``python -I -S -B launcher.py SETTING=VALUE ... -- PROGRAM [ARGUMENT ...]``, with settings
-that `vidproc.ffmpeg.sandbox` writes, or as ``launcher.py --report`` to find out which layers this
-machine has. Stands alone: it imports nothing of vidproc and little of the standard library, for it
-is started for every command and adds its start to the command's time (json and signal alone would
-double it).
+that `vidproc.ffmpeg.sandbox` writes, or as ``launcher.py --report [SECCOMP]`` to find out which
+layers this machine has. Stands alone: it imports nothing of vidproc and little of the standard
+library, for it is started for every command and adds its start to the command's time (json and
+signal alone would double it).
 
     parent=PID               the process that it must be the child of
     limit=RLIMIT_NAME:VALUE  a resource limit
     nice=NUMBER              by how much everybody else goes first
-    layer=NAME               landlock, seccomp or namespaces
+    layer=NAME               landlock, seccomp, namespaces or ipc
+    seccomp=HEXADECIMAL      the filter, for `seccomp`
     read=PATH, write=PATH, execute=PATH
                              for `landlock`
+    script=yes, import=PATH  PROGRAM is a Python script that needs packages from PATH
 
 Each layer is given up for good before the program starts, so nothing that FFmpeg reads can take it
-back: resource limits, a user and network namespace, no_new_privs, Landlock, a seccomp filter.
+back: resource limits, namespaces, capabilities, no_new_privs, Landlock, a seccomp filter.
+
+A script is imported first, with everything that it imports, and its `main` called when all layers
+hold. So it needs neither the right to start a program nor the right to read its own modules.
 """
 
 import ctypes
@@ -24,6 +29,10 @@ import resource
 import struct
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 # The same on every Linux that is supported, and on macOS.
 _SIGKILL, _SIGPIPE, _SIGXFSZ = 9, 13, 25
 
@@ -31,8 +40,10 @@ _SIGKILL, _SIGPIPE, _SIGXFSZ = 9, 13, 25
 _PR_SET_PDEATHSIG = 1
 _PR_SET_SECCOMP = 22
 _PR_SET_NO_NEW_PRIVS = 38
+_CLONE_NEWIPC = 0x08000000
 _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
+_CAPABILITY_VERSION_3 = 0x20080522
 
 _LANDLOCK_CREATE_RULESET = 444
 _LANDLOCK_ADD_RULE = 445
@@ -54,34 +65,14 @@ SETUP_FAILED = 126
 _SECCOMP_MODE_FILTER = 2
 _RET_ALLOW = 0x7FFF0000
 _RET_ERRNO = 0x00050000
-_LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
-_X32_BIT = 0x40000000
+_LOAD, _JUMP_EQUAL, _RETURN = 0x20, 0x15, 0x06
+_ARGUMENTS = 16  # where they begin in struct seccomp_data; the lower half of each comes first
 
-# What a media process has no use for: sockets, other processes, mounts, keys, kernel internals.
-# Numbers from asm/unistd_64.h and asm-generic/unistd.h.
-# fmt: off
-_DENIED = {
-    "x86_64": (0xC000003E, (
-        # socket connect accept sendto sendmsg bind listen socketpair accept4
-        41, 42, 43, 44, 46, 49, 50, 53, 288,
-        # ptrace process_vm_readv process_vm_writev kcmp pidfd_send_signal pidfd_open pidfd_getfd
-        101, 310, 311, 312, 424, 434, 438,
-        # mount umount2 pivot_root chroot unshare setns open_by_handle_at name_to_handle_at
-        165, 166, 155, 161, 272, 308, 304, 303,
-        # keyctl add_key request_key bpf perf_event_open userfaultfd io_uring_*
-        250, 248, 249, 321, 298, 323, 425, 426, 427,
-        # modules, kexec, reboot, swap, acct, quotactl, syslog, clocks, personality, ports
-        175, 313, 176, 246, 320, 169, 167, 168, 163, 179, 103, 164, 227, 135, 172, 173,
-    )),
-    "aarch64": (0xC00000B7, (
-        198, 203, 202, 206, 211, 200, 201, 199, 242,
-        117, 270, 271, 272, 424, 434, 438,
-        40, 39, 41, 51, 97, 268, 265, 264,
-        219, 217, 218, 280, 241, 282, 425, 426, 427,
-        105, 273, 106, 104, 294, 142, 224, 225, 89, 60, 116, 170, 112, 92,
-    )),
-}
-# fmt: on
+_OOM_SCORE_ADJ = 1000
+"""When memory runs out, the kernel ends media processes before anything else."""
+
+# By machine: execve, kill, tgkill (asm/unistd_64.h, asm-generic/unistd.h).
+_OWN_CALLS = {"x86_64": (59, 62, 234), "aarch64": (221, 129, 131)}
 
 
 def _libc() -> ctypes.CDLL:
@@ -117,9 +108,25 @@ def stand_back(nice: int) -> None:
         pass  # no such thing here, or switched off
 
 
-def unshare() -> None:
-    """Leave the user's and the network's namespace: no interface, and RLIMIT_NPROC counts alone."""
-    _check(_libc().unshare(_CLONE_NEWUSER | _CLONE_NEWNET), "unshare")
+def offer_to_the_oom_killer() -> None:
+    """Have the kernel end this process first when memory runs out; raising it needs no right."""
+    with open("/proc/self/oom_score_adj", "w") as file:
+        file.write(str(_OOM_SCORE_ADJ))
+
+
+def unshare(ipc: bool = False) -> None:
+    """Enter new user and network namespaces: no network interface, and RLIMIT_NPROC counts only us.
+
+    With `ipc` also a namespace without the shared memory and message queues of others.
+    """
+    flags = _CLONE_NEWUSER | _CLONE_NEWNET | (_CLONE_NEWIPC if ipc else 0)
+    _check(_libc().unshare(flags), "unshare")
+
+
+def drop_capabilities() -> None:
+    """Give up every capability: root's own, or those that came with the user namespace."""
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+    _check(_libc().capset(header, bytes(24)), "capset")
 
 
 def landlock_abi() -> int:
@@ -159,27 +166,47 @@ def landlock(read: list[str], write: list[str], execute: list[str]) -> None:
     os.close(ruleset)
 
 
-def seccomp() -> None:
-    """Answer EPERM to every system call that a media process has no use for.
+def seccomp(program: bytes, secret: "tuple[int, int] | None" = None) -> None:
+    """Allow only the system calls of `program`; of those, signals to itself alone.
 
+    `program` is an array of ``struct sock_filter``. execve is refused but for a caller that knows
+    the `secret`: a pair of 32-bit numbers in the last two arguments, which execve does not use.
     Raises `OSError` ENOSYS on a processor whose call numbers are not known here.
     """
     machine = os.uname().machine
-    if machine not in _DENIED:
-        raise OSError(errno.ENOSYS, f"seccomp: no list for {machine}")
-    arch, denied = _DENIED[machine]
-    deny = len(denied) + 3  # index of the instruction that denies
-    program = [(_LOAD, 0, 0, 4), (_JUMP_EQUAL, 0, deny - 1, arch), (_LOAD, 0, 0, 0)]
-    if machine == "x86_64":
-        deny += 1
-        program[1] = (_JUMP_EQUAL, 0, deny - 1, arch)
-        program.append((_JUMP_AT_LEAST, deny - 3, 0, _X32_BIT))
-    for number in denied:
-        program.append((_JUMP_EQUAL, deny - len(program), 0, number))
-    program.append((_RETURN, 0, 0, _RET_ALLOW))
-    program.append((_RETURN, 0, 0, _RET_ERRNO | errno.EPERM))
-    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *i) for i in program))
-    filters = struct.pack("@HP", len(program), ctypes.addressof(code))
+    if machine not in _OWN_CALLS:
+        raise OSError(errno.ENOSYS, f"seccomp: no call numbers for {machine}")
+    execve, *signals = _OWN_CALLS[machine]
+    refuse = (_RETURN, 0, 0, _RET_ERRNO | errno.EPERM)
+    allow = (_RETURN, 0, 0, _RET_ALLOW)
+    if secret is None:
+        starting = [refuse]
+    else:
+        starting = [
+            (_LOAD, 0, 0, _ARGUMENTS + 4 * 8),
+            (_JUMP_EQUAL, 0, 3, secret[0]),
+            (_LOAD, 0, 0, _ARGUMENTS + 5 * 8),
+            (_JUMP_EQUAL, 0, 1, secret[1]),
+            allow,
+            refuse,
+        ]
+    own = [(_LOAD, 0, 0, 0), (_JUMP_EQUAL, 0, len(starting), execve), *starting]
+    own += [
+        (_JUMP_EQUAL, 2, 0, signals[0]),
+        (_JUMP_EQUAL, 1, 0, signals[1]),
+        allow,
+        (_LOAD, 0, 0, _ARGUMENTS),
+        (_JUMP_EQUAL, 0, 1, os.getpid()),
+        allow,
+        refuse,
+    ]
+    _install(b"".join(struct.pack("=HBBI", *instruction) for instruction in own))
+    _install(program)  # the last one, for it may refuse to add another
+
+
+def _install(program: bytes) -> None:
+    code = ctypes.create_string_buffer(program, len(program))
+    filters = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
     _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, filters)
 
 
@@ -217,7 +244,7 @@ def _holds_files() -> bool:
 def _holds_sockets() -> bool:
     import socket
 
-    seccomp()
+    seccomp(bytes.fromhex(sys.argv[2]))
     try:
         socket.socket()
     except PermissionError:
@@ -237,6 +264,12 @@ def _holds_network() -> bool:
     return False
 
 
+def _holds_ipc() -> bool:
+    before = os.stat("/proc/self/ns/ipc").st_ino  # noqa: PTH116
+    unshare(ipc=True)
+    return os.stat("/proc/self/ns/ipc").st_ino != before  # noqa: PTH116
+
+
 def _holds_memory() -> bool:
     apply_limits({"RLIMIT_AS": 256 << 20})
     try:
@@ -250,6 +283,7 @@ _TRIALS = {
     "landlock": _holds_files,
     "seccomp": _holds_sockets,
     "namespaces": _holds_network,
+    "ipc": _holds_ipc,
     "memory": _holds_memory,
 }
 
@@ -280,9 +314,16 @@ def become() -> None:
     apply_limits({name: int(value) for name, value in limits})
     for nice in settings.get("nice", ()):
         stand_back(int(nice))
-    if "namespaces" in layers:
-        unshare()
     if sys.platform == "linux":
+        offer_to_the_oom_killer()
+    run = None
+    if "script" in settings:
+        sys.path += settings.get("import", ())
+        run = _load(argv)
+    if "namespaces" in layers:
+        unshare("ipc" in layers)
+    if sys.platform == "linux":
+        drop_capabilities()
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
         # After unshare, for a change of credentials clears it.
         _prctl(_PR_SET_PDEATHSIG, _SIGKILL)
@@ -292,9 +333,48 @@ def become() -> None:
         landlock(*(settings.get(right, []) for right in ("read", "write", "execute")))
     for number in (_SIGPIPE, _SIGXFSZ):
         _libc().signal(number, None)  # Python ignores them, and exec keeps what is ignored
+    secret = None
     if "seccomp" in layers:
-        seccomp()
-    os.execve(argv[0], argv, {})  # noqa: S606 - no shell is the point
+        secret = struct.unpack("=II", os.urandom(8)) if run is None else None
+        seccomp(bytes.fromhex(settings["seccomp"][0]), secret)
+    if run is not None:
+        run()
+    else:
+        execute(argv, secret)
+
+
+def _load(argv: list[str]) -> "Callable[[], None]":
+    """Import the script `argv`[0], which sees `argv` as its own; return its `main`."""
+    import importlib.machinery
+    import importlib.util
+
+    name = os.path.basename(argv[0]).removesuffix(".py")  # noqa: PTH119
+    loader = importlib.machinery.SourceFileLoader(name, argv[0])
+    spec = importlib.machinery.ModuleSpec(name, loader, origin=argv[0])
+    module = importlib.util.module_from_spec(spec)
+    sys.argv = argv
+    loader.exec_module(module)
+    threads = len(os.listdir("/proc/self/task")) if sys.platform == "linux" else 1  # noqa: PTH208
+    if threads != 1:
+        raise OSError(errno.EBUSY, "the script started threads, which no layer would hold")
+    return module.main
+
+
+def execute(argv: list[str], secret: "tuple[int, int] | None") -> None:
+    """Become the program, with an empty environment; raises `OSError`.
+
+    The program can't do so again: the filter wants the `secret`, which is gone with our memory.
+    """
+    if secret is None:
+        os.execve(argv[0], argv, {})  # noqa: S606 - no shell is the point
+        return
+    words = (ctypes.c_char_p * (len(argv) + 1))(*(os.fsencode(word) for word in argv), None)
+    nothing = (ctypes.c_char_p * 1)(None)
+    number = ctypes.c_long(_OWN_CALLS[os.uname().machine][0])
+    path = ctypes.c_char_p(os.fsencode(argv[0]))
+    unused = ctypes.c_long(0)
+    last = (ctypes.c_ulong(word) for word in secret)
+    _check(_libc().syscall(number, path, words, nothing, unused, *last), f"execve {argv[0]}")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from vidproc.units import format_size
 
 PROBE_CHILD = str(Path(__file__).with_name("probe_child.py"))
 """The script that a Command with ``program="probe"`` runs."""
+PROBE_PACKAGE = "av"
+"""The package that the script imports, besides the standard library."""
 
 FORMATS = (
     "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,live_flv,asf,asf_o,ogg,mxf,dv,rm,wtv,gxf,nut,nsv,"

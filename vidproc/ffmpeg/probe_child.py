@@ -1,9 +1,10 @@
 """Looks into a media file and prints what it finds as one JSON object.
 
-Run as ``python -I -B probe_child.py PATH OPTIONS`` in a limited child process; OPTIONS is the
-JSON object of `vidproc.ffmpeg.probe.probe_command`. It stands alone: nothing of vidproc is
-imported. The status is 0 when the file could be judged, a refusal (``{"error": ...}``) included;
-anything else is a crash. Nothing that is printed here is believed by the reader.
+Run by `vidproc.ffmpeg.launcher` as a script with the arguments PATH OPTIONS, in a limited child
+process; OPTIONS is the JSON object of `vidproc.ffmpeg.probe.probe_command`. It stands alone:
+nothing of vidproc is imported. `main` can import nothing of the standard library that is not
+imported here. The status is 0 when the file could be judged, a refusal (``{"error": ...}``)
+included; anything else is a crash. Nothing that is printed here is believed by the reader.
 """
 
 import itertools

@@ -12,18 +12,22 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+
+from vidproc.ffmpeg.program_files import find_program_files
+from vidproc.ffmpeg.system_calls import filter_program
 
 NICE = 5
 """By how much the server itself goes first: it needs little CPU time, but at once. With it the
 status' p99 under ten uploads fell by a third, and FFmpeg's share stayed (benchmarks/reserve.py)."""
 
-_LAUNCHER = str(Path(__file__).with_name("launcher.py"))
+_START = (sys.executable, "-I", "-S", "-B", str(Path(__file__).with_name("launcher.py")))
+_FILTER = filter_program(os.uname().machine) if sys.platform == "linux" else None
 _REPORT_TIMEOUT = 20.0
 
-# What the loader and the codecs read; no secrets there. Those that do not exist are left out.
-_SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache")
+# What the codecs read; no secrets there. Those that do not exist are left out.
 _READ = (
     "/dev/urandom",
     "/proc/cpuinfo",
@@ -38,6 +42,7 @@ LAYERS = {
     "landlock": "Landlock (files)",
     "seccomp": "seccomp (system calls)",
     "namespaces": "namespaces (network)",
+    "ipc": "IPC namespace (shared memory, message queues)",
     "memory": "RLIMIT_AS (memory)",
 }
 """The layers that a machine may lack, and what each holds."""
@@ -61,7 +66,7 @@ def find_layers(mode: str) -> frozenset[str]:
     if mode == "off":
         return frozenset()
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-B", _LAUNCHER, "--report"],
+        [*_START, "--report", *((_FILTER.hex(),) if _FILTER is not None else ())],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=_REPORT_TIMEOUT,
@@ -117,6 +122,38 @@ class Sandbox:
 
         It may read the files `reads`, and read and write below `folder`; nothing else of anybody's.
         """
+        files = find_program_files(argv[0])
+        return self._launch(
+            argv,
+            read=[*_READ, *files.read, *reads],
+            write=[*_WRITE, *((folder,) if folder else ())],
+            execute=files.execute,
+        )
+
+    def wrap_script(
+        self, argv: Sequence[str], reads: Sequence[str] = (), package: str | None = None
+    ) -> list[str]:
+        """Return the argv that calls ``main`` of the Python script `argv` (its path and arguments).
+
+        It is imported before the layers hold, with all that it imports; `package` is importable
+        then, besides the standard library. After that it may read the files `reads` and those of
+        `package` (which imports parts of itself late), write only to its pipes, and start no
+        program.
+        """
+        folder = _folder_of(package) if package is not None else None
+        return self._launch(
+            argv,
+            read=[
+                *_READ,
+                *reads,
+                *([f"{folder}/{package}", f"{folder}/{package}.libs"] if folder else ()),
+            ],
+            write=_WRITE,
+            script=["yes"],
+            **{"import": [folder] if folder is not None else []},
+        )
+
+    def _launch(self, argv: Sequence[str], **settings: Sequence[str]) -> list[str]:
         limits = {
             "RLIMIT_CORE": 0,
             "RLIMIT_CPU": self.cpu_time,
@@ -127,28 +164,21 @@ class Sandbox:
             limits["RLIMIT_AS"] = self.address_space
         if "namespaces" in self.layers:
             limits["RLIMIT_NPROC"] = self.processes
-        settings = {
+        common = {
             "parent": [str(os.getpid())],
             "nice": [str(NICE)],
             "limit": [f"{name}:{value}" for name, value in limits.items()],
             "layer": sorted(self.layers),
-            "read": [*_READ, *reads],
-            "write": [*_WRITE, *((folder,) if folder else ())],
-            "execute": [*_SYSTEM, *_program_paths(argv[0])],
+            "seccomp": [_FILTER.hex()] if _FILTER is not None and "seccomp" in self.layers else [],
         }
-        written = [f"{name}={value}" for name, values in settings.items() for value in values]
-        return [sys.executable, "-I", "-S", "-B", _LAUNCHER, *written, "--", *argv]
+        written = [
+            f"{name}={value}" for name, values in (common | settings).items() for value in values
+        ]
+        return [*_START, *written, "--", *argv]
 
 
-def _program_paths(program: str) -> list[str]:
-    """Return what a program consists of: itself, or Python with what the probe imports."""
-    if program != sys.executable:
-        return [program, str(Path(program).resolve())]
-    paths = {program, str(Path(program).resolve()), sys.prefix, sys.base_prefix, _PACKAGE}
-    spec = find_spec("av")
-    if spec is not None and spec.origin is not None:
-        paths.add(str(Path(spec.origin).parent.parent))
-    return sorted(paths)
-
-
-_PACKAGE = str(Path(__file__).parent)
+@cache
+def _folder_of(package: str) -> str | None:
+    """Return the folder that an installed package is in."""
+    spec = find_spec(package)
+    return None if spec is None or spec.origin is None else str(Path(spec.origin).parent.parent)

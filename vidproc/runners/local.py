@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -106,14 +105,14 @@ class LocalRunner:
         argv = command.resolve(lambda name: str(self._path_of_key(workspace.key_of(name))), threads)
         cwd = str(self._path_of_key(workspace.folder_key))
         reads = [str(self._path_of_key(workspace.key_of(name))) for name in command.inputs]
-        program = self._program(command, argv)
         most = self._sandbox.file_size
         sandbox = replace(
             self._sandbox,
             address_space=self._address_space(command),
             file_size=most if workspace.space is None else min(most, workspace.space),
         )
-        place = Place(command.memory, lambda: running.spawn(sandbox.wrap(program, reads, cwd), cwd))
+        launch = self._launch(sandbox, command, argv, reads, cwd)
+        place = Place(command.memory, lambda: running.spawn(launch, cwd))
         self.running.add(running)
 
         def ended() -> None:
@@ -133,12 +132,14 @@ class LocalRunner:
         wanted = 2 * command.memory + _ADDRESSES + _ADDRESSES_PER_CORE * (os.cpu_count() or 1)
         return min(self._sandbox.address_space, wanted)
 
-    def _program(self, command: Command, argv: list[str]) -> list[str]:
+    def _launch(
+        self, sandbox: Sandbox, command: Command, argv: list[str], reads: list[str], folder: str
+    ) -> list[str]:
         if command.program == "ffmpeg":
-            return ffmpeg_argv(self._ffmpeg, command, argv)
-        from vidproc.ffmpeg.probe import PROBE_CHILD
+            return sandbox.wrap(ffmpeg_argv(self._ffmpeg, command, argv), reads, folder)
+        from vidproc.ffmpeg.probe import PROBE_CHILD, PROBE_PACKAGE
 
-        return [sys.executable, "-I", "-B", PROBE_CHILD, *argv]
+        return sandbox.wrap_script([PROBE_CHILD, *argv], reads, PROBE_PACKAGE)
 
 
 def ffmpeg_argv(
