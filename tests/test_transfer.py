@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import TestCase
 
@@ -71,6 +73,53 @@ class FileWriterTests(_Base):
         await caught_up
         self.assertEqual(told, ["lag", "caught up"])
         await writer.finish()
+
+    async def test_it_is_synced_on_the_way(self) -> None:
+        """Each time that so many bytes were written; the size told was on the disk by then."""
+        synced: list[int] = []
+        told: Deferred[None] = Deferred()
+        real = os.fdatasync
+
+        def sync(fd: int) -> None:
+            real(fd)
+            sizes.append(os.fstat(fd).st_size)
+
+        def on_synced(size: int) -> None:
+            synced.append(size)
+            if len(synced) == 2:
+                told.callback(None)
+
+        sizes: list[int] = []
+        self.patch(os, "fdatasync", sync)
+        writer = FileWriter(self.threads, self.path, sync_every=1000, on_synced=on_synced)
+        writer.write(bytes(999))
+        await self.written(writer, 999)
+        self.assertEqual(sizes, [])
+        writer.write(bytes(1))
+        await self.written(writer, 1000)
+        writer.write(bytes(2000))
+        await told
+        await writer.finish()
+        self.assertEqual(synced[0], 1000)
+        self.assertTrue(all(size <= there for size, there in zip(synced, sizes, strict=True)))
+
+    async def written(self, writer: FileWriter, size: int) -> None:
+        while writer.written < size:
+            await deferLater(reactor, 0.001)
+
+    async def test_a_sync_that_fails_fails_the_file(self) -> None:
+        """Though a later one would succeed: the kernel tells of lost bytes once."""
+
+        def fail(fd: int) -> None:
+            raise OSError(errno.EIO, "lost")
+
+        errors: list[Any] = []
+        self.patch(os, "fdatasync", fail)
+        writer = FileWriter(self.threads, self.path, sync_every=10, on_error=errors.append)
+        writer.write(bytes(10))
+        with self.assertRaises(OSError):
+            await writer.finish()
+        self.assertEqual(len(errors), 1)
 
     async def test_a_disk_error_is_told_and_ends_the_file(self) -> None:
         """A write that fails reaches on_error, and finish fails with it."""

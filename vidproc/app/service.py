@@ -33,7 +33,7 @@ from vidproc.app.stopping import Deadline, Patience
 from vidproc.clock import SteadyClock
 from vidproc.ffmpeg.binary import FFmpegUnusable, find_ffmpeg
 from vidproc.ffmpeg.sandbox import Sandbox, SandboxIncomplete, find_layers, missing_layers
-from vidproc.files.data_folder import DataFolder, DataFolderInUse, input_key, upload_key
+from vidproc.files.data_folder import DataFolder, DataFolderInUse
 from vidproc.files.ownership import NotADataFolder
 from vidproc.files.threads import WorkerThreads
 from vidproc.frontends.gate import Gate
@@ -43,6 +43,7 @@ from vidproc.frontends.tokens import Tokens
 from vidproc.runners.local import LocalRunner
 from vidproc.tasks.facade import Tasks
 from vidproc.tasks.model import State
+from vidproc.tasks.recovery import recover
 from vidproc.tasks.settings import Settings
 from vidproc.tasks.store import SchemaTooNew, TaskStore
 from vidproc.topics import Topic, TopicLogger
@@ -174,7 +175,7 @@ class VidprocService(Service):
         self._logs.start()
         self._store = TaskStore(config.data_dir / "tasks.sqlite")
         self._store.open()
-        self._recover()
+        recover(self._store, self._data_folder, self._reactor.seconds())
         self._store_thread = WorkerThreads(self._reactor, "store", 1)
         self._lookup_thread = WorkerThreads(self._reactor, "lookup", 1)
         self._disk = WorkerThreads(self._reactor, "disk", DISK_THREADS)
@@ -236,32 +237,6 @@ class VidprocService(Service):
                 n=max(16, files - FILES_BESIDE),
                 wanted=config.max_connections,
             )
-
-    def _recover(self) -> None:
-        """Make store and disk agree after whatever ended the last run."""
-        if offset := self._store.adopt_dates(self._reactor.seconds()):
-            self.log.info(
-                "the clock was set by {offset:+.0f} s in the last run; the tasks' dates were moved",
-                offset=offset,
-            )
-        recovery = self._store.recover(self._reactor.seconds())
-        for task in recovery.interrupted:
-            self.log.info(
-                "task {task_id} was interrupted; it is {state} now",
-                task_id=task.task_id,
-                state=task.state,
-            )
-        for task_id in recovery.broken:
-            # It was whole, and had its final name, but the store did not know yet.
-            self._data_folder.take_back(input_key(task_id), upload_key(task_id))
-        removed, moved = self._data_folder.sort_out(
-            self._store.known_keys(), self._store.task_ids() | set(recovery.forgotten)
-        )
-        for key in removed:
-            self.log.info("{key} was left over; removed", key=key)
-        for key in moved:
-            self.log.warn("{key} belongs to no task; moved to orphans", key=key)
-        self._data_folder.space.measure()
 
     def _tell_start(self, cores: int) -> None:
         self.log.info(

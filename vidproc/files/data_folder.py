@@ -107,6 +107,28 @@ class DataFolder:
         """Return the bytes of a file, or of all files below a folder."""
         return size_below(self.path(key))
 
+    def sync(self, key: str) -> int:
+        """Have the disk keep a file as it is; return its bytes, 0 when there is none."""
+        try:
+            fd = os.open(self.path(key), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return 0
+        try:
+            os.fsync(fd)
+            size = os.fstat(fd).st_size
+        finally:
+            os.close(fd)
+        self._sync_folder(self.path(key).parent)
+        return size
+
+    def cut(self, key: str, size: int) -> int:
+        """Cut a file off after `size` bytes; return how many it has lost."""
+        lost = self.size(key) - size
+        if lost <= 0:
+            return 0
+        os.truncate(self.path(key), size)
+        return lost
+
     def make_folder(self, key: str) -> None:
         """Make a folder and those above it."""
         self.path(key).mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -20,7 +20,7 @@ from twisted.internet.interfaces import IConsumer, IPushProducer, ITransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from vidproc.files.threads import WorkerThreads
+from vidproc.files.threads import WorkerThreads, when_fired
 
 HIGH_WATER = 4 << 20
 """Bytes waiting for the disk at which whoever feeds a `FileWriter` is asked to pause."""
@@ -55,7 +55,9 @@ class FileWriter:
     What the file holds after `offset` is cut off. With `hashed` the SHA-256 of the whole file is
     kept on the way, or, when the file had a beginning already, taken once at the end: an upload
     that breaks again and again would have it read each time. `writers` (`threads` unless given)
-    move bytes; what may take long without moving any is for `threads`. `on_lag` and `on_caught_up`
+    move bytes; what may take long without moving any is for `threads`. With `sync_every` the file
+    is synced each time that so many bytes were written, while more are being written, and
+    `on_synced` is called with the size that outlives a power cut. `on_lag` and `on_caught_up`
     are called in the reactor thread; `on_error` once, with the failure of a write, after which
     everything written is thrown away.
     """
@@ -68,6 +70,8 @@ class FileWriter:
         offset: int = 0,
         hashed: bool = False,
         writers: WorkerThreads | None = None,
+        sync_every: int | None = None,
+        on_synced: Callable[[int], None] = lambda _: None,
         on_lag: Callable[[], None] = lambda: None,
         on_caught_up: Callable[[], None] = lambda: None,
         on_error: Callable[[Failure], None] = lambda _: None,
@@ -78,6 +82,10 @@ class FileWriter:
         self._start = offset
         self._hashed = hashed
         self._digest = hashlib.sha256() if hashed and offset == 0 else None
+        self._sync_every = sync_every
+        self._sync_begun_at = offset
+        self._syncing: Deferred[None] | None = None
+        self.on_synced = on_synced
         self.on_lag = on_lag
         self.on_caught_up = on_caught_up
         self.on_error = on_error
@@ -152,6 +160,8 @@ class FileWriter:
             self._waiting = drained
         else:
             drained.callback(None)
+        # A sync under way uses the descriptor, and the kernel tells of an error only once.
+        drained.addCallback(lambda _: self._syncing and when_fired(self._syncing))
         return drained.addCallback(
             lambda _: self._threads.call(self._close_in_thread, sync, digest)
         )
@@ -180,6 +190,7 @@ class FileWriter:
         self.written += size
         self._in_flight = 0
         self._at_work = False
+        self._sync_if_due()
         if self._pending:
             self._flush()
         elif self._source is not None:
@@ -188,6 +199,27 @@ class FileWriter:
             self._lagging = False
             self.on_caught_up()
         self._tell_drained()
+
+    def _sync_if_due(self) -> None:
+        size = self.written
+        if self._sync_every is None or size - self._sync_begun_at < self._sync_every:
+            return
+        if self._syncing is not None or self._failure is not None:
+            return
+        self._sync_begun_at = size
+        self._syncing = self._threads.call(self._sync_in_thread)
+
+        def synced(_: None) -> None:
+            self._syncing = None
+            self.on_synced(size)
+
+        def failed(failure: Failure) -> None:
+            self._syncing = None
+            if self._failure is None:
+                self._failure = failure
+                self.on_error(failure)
+
+        self._syncing.addCallbacks(synced, failed)
 
     def _failed(self, failure: Failure) -> None:
         self._failure = failure
@@ -235,6 +267,9 @@ class FileWriter:
                 while rest:
                     rest = rest[os.write(fd, rest) :]
         return total
+
+    def _sync_in_thread(self) -> None:
+        os.fdatasync(self._open())
 
     def _close_in_thread(self, sync: bool, digest: bool) -> str | None:
         try:

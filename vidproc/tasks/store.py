@@ -183,6 +183,19 @@ class TaskStore:
             db.execute(f"UPDATE tasks SET {believed} WHERE {late}", {"now": now})  # noqa: S608
         return offset
 
+    # --- boots -------------------------------------------------------------------------------
+
+    def last_boot(self) -> str | None:
+        """Return the id of the machine's boot that was noted last, None before the first."""
+        row = self._db.execute("SELECT id FROM boot").fetchone()
+        return None if row is None else str(row["id"])
+
+    def note_boot(self, boot: str) -> None:
+        """Note the id of the machine's boot."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM boot")
+            db.execute("INSERT INTO boot VALUES (?)", (boot,))
+
     # --- admission ---------------------------------------------------------------------------
 
     def admit(
@@ -496,7 +509,7 @@ class TaskStore:
     def park(
         self, task_id: str, now: float, received: int, *, own_budget: int, budget: int
     ) -> list[str]:
-        """Move a broken upload, of which `received` bytes are kept, to `PARTIAL`.
+        """Move a broken upload, of which `received` bytes are synced, to `PARTIAL`.
 
         Forgets those of its peer that broke off longest ago, beyond `own_budget` bytes or
         `MOST_PARTIAL` uploads; this one, when all partial uploads together exceed `budget`, or
@@ -507,7 +520,8 @@ class TaskStore:
             task = self._get(db, task_id)
             if task is None or task.state is not State.UPLOADING:
                 return []
-            self._move(db, task, State.PARTIAL, {"parked_at": now, "received": received})
+            kept_of_it = {"received": received, "synced": received}
+            self._move(db, task, State.PARTIAL, {"parked_at": now, **kept_of_it})
             others = db.execute(
                 "SELECT coalesce(sum(received), 0) FROM tasks"
                 " WHERE state = 'partial' AND task_id != ?",
@@ -528,6 +542,14 @@ class TaskStore:
                     forgotten.append(row["task_id"])
             db.executemany("DELETE FROM tasks WHERE task_id = ?", [(old,) for old in forgotten])
             return forgotten
+
+    def note_synced(self, task_id: str, size: int) -> None:
+        """Note that `size` bytes of an upload under way outlive a power cut."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE tasks SET synced = ? WHERE task_id = ? AND state = 'uploading'",
+                (size, task_id),
+            )
 
     def park_again(self, task: Task) -> None:
         """Move an upload that was refused before a byte came back to what it was: no trace."""

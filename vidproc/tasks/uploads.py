@@ -43,6 +43,9 @@ ALLOWANCE_STEP = 32 << 20
 PARTIAL_SHARE = 4
 """All partial uploads together keep at most the capacity divided by this; an address half of it."""
 
+SYNC_EVERY = 64 << 20
+"""Bytes of a resumable upload after which it is synced while it goes on. Twice as many, at the
+most, have to be sent again after a power cut."""
 _RETRY = 5.0
 """Seconds after which an upload that could not be forgotten is tried again."""
 
@@ -448,6 +451,8 @@ class Uploads:
             offset=offset,
             hashed=task.upload_sha256 is not None,
             writers=self._writers,
+            sync_every=None if task.upload_id is None else SYNC_EVERY,
+            on_synced=lambda size: self._note_synced(task, size),
         )
         session = UploadSession(self, task, size, writer)
         session.allowed = offset + allowed
@@ -639,8 +644,16 @@ class Uploads:
             self.log.failure("upload of task {task_id} can't be undone yet", task_id=task.task_id)
             self._reactor.callLater(_RETRY, lambda: ensureDeferred(self._surely(undo, task)))
 
+    def _note_synced(self, task: Task, size: int) -> None:
+        """Remember from where an upload can go on after a power cut."""
+        self._store_thread.call(self._store.note_synced, task.task_id, size).addErrback(
+            lambda failure: self.log.failure(
+                "task {task_id}: what is synced can't be noted", failure, task_id=task.task_id
+            )
+        )
+
     async def _park(self, task: Task) -> None:
-        received = await self._disk.call(self._data_folder.size, upload_key(task.task_id))
+        received = await self._disk.call(self._data_folder.sync, upload_key(task.task_id))
         budget = self._space.capacity() // PARTIAL_SHARE
         forgotten = await self._store_thread.call(
             self._store.park,
