@@ -18,6 +18,7 @@ from vidproc.operations.base import Product
 from vidproc.operations.parameters import parse_parameters
 from vidproc.operations.registry import get_operation
 from vidproc.runners.interface import Runner
+from vidproc.tasks.verification import compare
 
 CLIPS = Path(__file__).parent / "media"
 
@@ -116,26 +117,18 @@ def process(
     product = run_operation(get_operation(operation), job)
     path = folder / product.file
     media = probe(path, verify=True)
-    fault = mismatch(media, product)
-    if fault:
+    if fault := mismatch(media, product, job.media):
         raise AssertionError(f"{path.name} is not as expected: {fault}; {media}")
     return Result(path, media, product, job.warnings, job.commands)
 
 
-def mismatch(media: MediaInfo, product: Product) -> str | None:
-    """Return how a file differs from what its product must be."""
-    wanted = product.expectation
-    if wanted.video != (media.video is not None):
-        return "video"
-    if wanted.audio != bool(media.audio):
-        return "audio"
-    if wanted.size is not None and media.video and media.video.displayed_size != wanted.size:
-        return f"size {media.video.displayed_size}, not {wanted.size}"
-    if wanted.duration is not None:
-        off = abs((media.duration or 0.0) - wanted.duration)
-        if off > wanted.tolerance:
-            return f"duration {media.duration}, not {wanted.duration}"
-    return None
+def mismatch(media: MediaInfo, product: Product, source: MediaInfo) -> str | None:
+    """Return how a file differs from what its product must be, as the server sees it.
+
+    The warning that a result has another length than its source is a fault here.
+    """
+    verdict = compare(media, product.expectation, source)
+    return verdict.fault or verdict.warning
 
 
 def picture_at(path: Path, number: int = 0) -> Any:

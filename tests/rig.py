@@ -298,11 +298,11 @@ def probe_answer(path: str) -> bytes:
 
 
 @cache
-def gif_answer() -> bytes:
-    """Return what the real probe prints about a GIF of one second of the flower clip."""
+def gif_answer(seconds: int = 1) -> bytes:
+    """Return what the real probe prints about a GIF of the flower clip's size."""
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/result.gif"
-        picture = ["-f", "lavfi", "-i", "testsrc=size=480x270:rate=12:duration=1"]
+        picture = ["-f", "lavfi", "-i", f"testsrc=size=480x270:rate=12:duration={seconds}"]
         subprocess.run(
             [find_ffmpeg().path, "-nostdin", "-loglevel", "error", *picture, path], check=True
         )

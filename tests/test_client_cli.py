@@ -24,8 +24,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.test_client_protocol import TASK, ScriptedServer, ServerCase, refusal, status
 from vidproc import __version__
 from vidproc.client import cli
-from vidproc.client.cli import Options, UsageError, parse_command_line
+from vidproc.client.cli import parse_command_line
 from vidproc.client.display import PlainDisplay
+from vidproc.client.options import Options, UsageError
 from vidproc.client.protocol import tls_options
 from vidproc.client.session import (
     Session,

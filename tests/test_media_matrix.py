@@ -294,7 +294,7 @@ class WholeFilmTests(MatrixCase):
             path = job.path_of(product.file)
             found = media.probe(path, verify=True)
             result = media.Result(path, found, product, job.warnings, [])
-            self.assertIsNone(media.mismatch(found, product))
+            self.assertIsNone(media.mismatch(found, product, clip.info))
             self.assertLessEqual(result.media.size, clip.info.size)
             self.lasts(result, clip.length, clip.slack)
             video = result.media.video

@@ -11,7 +11,16 @@ from typing import Any
 from twisted.internet.defer import ensureDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.rig import CLIP, ByHand, Rig, StubCommand, StubRunner, complete_step, probe_answer
+from tests.rig import (
+    CLIP,
+    ByHand,
+    Rig,
+    StubCommand,
+    StubRunner,
+    complete_step,
+    gif_answer,
+    probe_answer,
+)
 from vidproc.errors import ServiceError
 from vidproc.ffmpeg.command import CommandStopped, FailureKind, Progress
 from vidproc.files.space import Space
@@ -198,14 +207,15 @@ class QueueTests(SchedulerTestCase):
         self.assertEqual(failure.code, 413)
 
     def test_a_result_that_is_not_right_fails_the_task(self) -> None:
-        """Whatever FFmpeg's exit status said: here it wrote something with a picture of 960x540."""
-        rig = self.rig()
-        task_id = self.submit(rig)
-        complete_step(rig.runner.running[0])
-        complete_step(rig.runner.running[0])
-        rig.runner.running[0].complete(probe_answer(CLIP))
-        self.assertIs(self.state(rig, task_id), State.FAILED)
-        self.assertEqual(os.listdir(rig.storage.root / "results"), [])
+        """Whatever FFmpeg's exit status said: here it wrote frames of 960x540, or two seconds."""
+        for answer in (probe_answer(CLIP), gif_answer(2)):
+            rig = self.rig()
+            task_id = self.submit(rig)
+            complete_step(rig.runner.running[0])
+            complete_step(rig.runner.running[0])
+            rig.runner.running[0].complete(answer)
+            self.assertIs(self.state(rig, task_id), State.FAILED)
+            self.assertEqual(os.listdir(rig.storage.root / "results"), [])
 
     def test_an_empty_result_fails_the_task(self) -> None:
         """FFmpeg's exit status is 0 for a segment past the end."""

@@ -12,17 +12,15 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 from vidproc import __version__
+from vidproc.client.options import DEFAULT_HOST, DEFAULT_PORT, Options, UsageError
 from vidproc.units import parse_duration, parse_size, parse_time
 
 TYPES = ("compress", "resolution", "aspect_ratio", "extract_audio", "gif", "webm")
 
-DEFAULT_HOST = "localhost"
-DEFAULT_PORT = 9999
 
 OPTION_TYPES: dict[str, tuple[str, ...]] = {
     "width": ("resolution", "gif", "webm"),
@@ -77,39 +75,6 @@ examples:
   vidproc film.mp4 --type gif --start-time 0 --duration 5
   vidproc film.mp4 --type webm --start-time 00:01:30 --duration 5
 """
-
-
-class UsageError(Exception):
-    """The command line is wrong: `lines` say how, and how to do it right."""
-
-    def __init__(self, *lines: str) -> None:
-        super().__init__("\n".join(lines))
-        self.lines = lines
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What the command line asks for, checked. Times are in seconds."""
-
-    action: str
-    """``process``, ``status``, ``watch``, ``download``, ``cancel``, ``list`` or ``info``."""
-    task_id: str = ""
-    input: Path | None = None
-    type: str = ""
-    parameters: dict[str, Any] = field(default_factory=dict)
-    output: Path | None = None
-    host: str = DEFAULT_HOST
-    port: int = DEFAULT_PORT
-    check_interval: float = 60.0
-    max_wait_time: float = 3600.0
-    detach: bool = False
-    force: bool = False
-    insecure: bool = False
-    tls: bool = False
-    ca: Path | None = None
-    token: str | None = field(default=None, repr=False)
-    token_file: Path | None = None
-    log_dir: Path = Path("logs")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,7 +24,6 @@ from twisted.python.failure import Failure
 from zope.interface import provider
 
 from vidproc import __version__
-from vidproc.client.cli import DEFAULT_HOST, DEFAULT_PORT, Options, UsageError
 from vidproc.client.display import (
     Display,
     describe_status,
@@ -36,6 +35,7 @@ from vidproc.client.display import (
     write_line,
 )
 from vidproc.client.files import ChecksumMismatch, PartFile, Source
+from vidproc.client.options import DEFAULT_HOST, DEFAULT_PORT, Options, UsageError
 from vidproc.client.protocol import (
     Client,
     ConnectFailed,

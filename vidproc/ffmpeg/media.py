@@ -105,8 +105,9 @@ class MediaInfo(msgspec.Struct, kw_only=True, frozen=True):
     `video` is the chosen video stream: the first that is no cover. `data_streams` counts time
     codes, motion metadata, attachments and the like. `duration` is what the packets hold, where
     that could be found out; `claimed_duration` is the header's word, `ends_early` says that the
-    packets hold clearly less. `unreadable_video` says that there is a video stream, but not one
-    picture of it could be decoded (`video` is None then).
+    packets hold clearly less; `measured` says that all packets were read and that their times tell
+    the length (those of MPEG streams may start again in the middle). `unreadable_video` says that
+    there is a video stream, but not one picture of it could be decoded (`video` is None then).
     """
 
     container: str
@@ -114,6 +115,7 @@ class MediaInfo(msgspec.Struct, kw_only=True, frozen=True):
     duration: float | None = None
     claimed_duration: float | None = None
     ends_early: bool = False
+    measured: bool = False
     start_time: float = 0.0
     bit_rate: int | None = None
     video: VideoStream | None = None

@@ -188,12 +188,14 @@ def _media(found: dict[str, Any], size: int) -> MediaInfo:
     duration = claimed
     if real is not None and (claimed is None or ends_early or abs(real - claimed) > 0.25):
         duration = real
+    container = clean_name(found["container"]) or "unknown"
     return MediaInfo(
-        container=clean_name(found["container"]) or "unknown",
+        container=container,
         size=size,
         duration=duration,
         claimed_duration=claimed,
         ends_early=ends_early,
+        measured=complete and real is not None and not _may_start_again(container),
         start_time=origin,
         bit_rate=_rate(found.get("bit_rate")),
         video=_video(video, origin, complete) if readable and video is not None else None,
@@ -225,6 +227,11 @@ def _media(found: dict[str, Any], size: int) -> MediaInfo:
         chapters=int(_number(found.get("chapters"), 0, 1e6) or 0),
         tags=clean_tags(found.get("tags")),
     )
+
+
+def _may_start_again(container: str) -> bool:
+    """Return whether time stamps may jump in such a container, which FFmpeg evens out."""
+    return container.split(",")[0] in ("mpegts", "mpeg")
 
 
 def _real_duration(

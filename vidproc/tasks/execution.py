@@ -34,13 +34,13 @@ from vidproc.ffmpeg.media import MediaInfo
 from vidproc.ffmpeg.probe import ProbeError, parse_probe, probe_command
 from vidproc.files.data_folder import DataFolder, attempt_key, result_key
 from vidproc.files.threads import WorkerThreads
-from vidproc.operations.base import Expectation, Operation, Product
+from vidproc.operations.base import Operation, Product
 from vidproc.operations.parameters import Parameters
 from vidproc.runners.interface import Runner, RunningCommand
 from vidproc.tasks.model import Task
+from vidproc.tasks.verification import compare
 from vidproc.text import escape
 from vidproc.topics import Topic, TopicLogger
-from vidproc.units import format_duration
 
 R = TypeVar("R")
 
@@ -348,34 +348,22 @@ class Attempt:
                 "The result made from this file can't be played, so it was thrown away.",
                 "Check that the file plays from start to end, or send it in another format.",
             ) from error
-        problem = self._compare(found, product.expectation)
-        if problem is not None:
-            self.log.error("task {task_id}: {problem}", task_id=self.task.task_id, problem=problem)
+        verdict = compare(found, product.expectation, self.media)
+        if verdict.fault is not None:
+            self.log.error(
+                "task {task_id}: {fault}; {found}",
+                task_id=self.task.task_id,
+                fault=verdict.fault,
+                found=found,
+            )
             raise ServiceError(
                 ErrorCode.UNSUPPORTED_MEDIA,
-                f"The result made from this file is not right: {problem}.",
+                f"The result made from this file is not right: {verdict.fault}.",
                 "Check that the file plays from start to end, or send it in another format.",
             )
+        if verdict.warning is not None:
+            self.warn(verdict.warning)
         return found
-
-    def _compare(self, found: MediaInfo, expected: Expectation) -> str | None:
-        if expected.video and found.video is None:
-            return "it has no picture"
-        if expected.audio and not found.audio:
-            return "it has no sound"
-        if expected.size and found.video and found.video.displayed_size != expected.size:
-            return (
-                f"its picture is {found.video.displayed_size} and should be {expected.size} pixels"
-            )
-        if expected.duration is not None and found.duration is not None:
-            missing = expected.duration - found.duration
-            if missing > expected.tolerance:
-                # FFmpeg ends with status 0 when its input is cut short.
-                self.warn(
-                    f"The source ended early or is damaged: the result has "
-                    f"{format_duration(found.duration)} of {format_duration(expected.duration)}."
-                )
-        return None
 
     def _publish(self, product: Product) -> tuple[str, int, str]:
         source_key = self._workspace.key_of(product.file)

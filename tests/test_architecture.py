@@ -1,0 +1,102 @@
+"""The table of layers in docs/architecture.md holds, and its picture is of today's code."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+from twisted.trial.unittest import SynchronousTestCase
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def load_script() -> ModuleType:
+    """Return scripts/draw_architecture.py as a module."""
+    name = "draw_architecture"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+        assert spec is not None and spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+@cache
+def todays_imports() -> dict[str, set[str]]:
+    """Return what each module imports; reading all of them takes a while."""
+    imports: dict[str, set[str]] = load_script().read_imports()
+    return imports
+
+
+class LayerTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.script = load_script()
+        self.layers = self.script.read_layers()
+        self.imports = todays_imports()
+
+    def test_every_module_is_in_a_layer(self) -> None:
+        """A new package needs a row."""
+        known = {name for layer in self.layers for name in layer.names}
+        self.assertEqual({self.script.layer_of(module) for module in self.imports} - known, set())
+
+    def test_the_table_goes_downward(self) -> None:
+        """What a row names stands in a row below it."""
+        for number, layer in enumerate(self.layers):
+            below = {name for lower in self.layers[number + 1 :] for name in lower.names}
+            for name in layer.imports:
+                self.assertIn(self.script.layer_of(name), below, f"{layer.names}: {name}")
+
+    def test_no_module_imports_what_its_row_does_not_name(self) -> None:
+        """Upward or sideways, wherever in the module the import stands."""
+        ground = self.layers[-1].names
+        allowed = {name: layer.imports for layer in self.layers for name in layer.names}
+        wrong = []
+        for module, others in self.imports.items():
+            own = self.script.layer_of(module)
+            for other in others:
+                layer = self.script.layer_of(other)
+                named = layer in allowed[own] or other in allowed[own]
+                if not (layer == own or layer in ground or named):
+                    wrong.append(f"{module} imports {other}")
+        self.assertEqual(sorted(wrong), [])
+
+    def test_the_ground_imports_nothing_above_it(self) -> None:
+        """What everybody may use leans on nobody."""
+        for name in self.layers[-1].names:
+            others = {self.script.layer_of(other) for other in self.imports[name]}
+            self.assertEqual(others - set(self.layers[-1].names), set(), name)
+
+    def test_the_client_knows_nothing_of_the_server(self) -> None:
+        """It shares the protocol and the parameters alone."""
+        for module, others in self.imports.items():
+            if self.script.layer_of(module) == "client":
+                for other in others:
+                    shared = {"client", "mmp", *self.layers[-1].names}
+                    self.assertTrue(
+                        self.script.layer_of(other) in shared or other == "operations.parameters",
+                        f"{module} imports {other}",
+                    )
+
+    def test_no_files_import_each_other_in_a_circle(self) -> None:
+        """Not for types either."""
+        self.assertEqual(self.script.find_circles(self.imports), [])
+
+    def test_circles_are_found(self) -> None:
+        """However long they are; what leads into one is no part of it."""
+        imports = {"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a", "d"}, "e": set[str]()}
+        self.assertEqual(self.script.find_circles(imports), [["b", "c"], ["d"]])
+
+    def test_the_picture_is_current(self) -> None:
+        """Draw it again: python scripts/draw_architecture.py"""
+        drawn = self.script.draw(self.layers, self.imports)
+        self.assertEqual(self.script.PICTURE.read_text(), drawn)
+
+    def test_the_files_that_the_page_names_are_there(self) -> None:
+        """A page that sends its reader to a file that has moved is worse than none."""
+        page = self.script.PAGE.read_text()
+        for word in page.split("`"):
+            if word.startswith("vidproc/") and word.endswith(".py") and "*" not in word:
+                self.assertTrue((ROOT / word).is_file(), word)

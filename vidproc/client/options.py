@@ -1,0 +1,43 @@
+"""What the command line asks for, checked, and what to raise when it is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+DEFAULT_HOST = "localhost"
+DEFAULT_PORT = 9999
+
+
+class UsageError(Exception):
+    """The command line is wrong: `lines` say how, and how to do it right."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line asks for, checked. Times are in seconds."""
+
+    action: str
+    """``process``, ``status``, ``watch``, ``download``, ``cancel``, ``list`` or ``info``."""
+    task_id: str = ""
+    input: Path | None = None
+    type: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    output: Path | None = None
+    host: str = DEFAULT_HOST
+    port: int = DEFAULT_PORT
+    check_interval: float = 60.0
+    max_wait_time: float = 3600.0
+    detach: bool = False
+    force: bool = False
+    insecure: bool = False
+    tls: bool = False
+    ca: Path | None = None
+    token: str | None = field(default=None, repr=False)
+    token_file: Path | None = None
+    log_dir: Path = Path("logs")

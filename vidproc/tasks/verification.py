@@ -1,0 +1,66 @@
+"""Whether a finished file is what its operation promised. Server and tests judge by this alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vidproc.ffmpeg.media import MediaInfo
+from vidproc.operations.base import Expectation
+from vidproc.units import format_duration
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is wrong with a file, as the end of a sentence that begins with the result; None when
+    nothing is. `warning` is a sentence for the client of a file that is right."""
+
+    fault: str | None = None
+    warning: str | None = None
+
+
+def compare(found: MediaInfo, expected: Expectation, source: MediaInfo) -> Verdict:
+    """Compare what a finished file holds with what was expected of it, made from `source`."""
+    if fault := _wrong_streams(found, expected):
+        return Verdict(fault)
+    if expected.duration is None:
+        return Verdict()
+    if found.duration is None:
+        return Verdict("its length can't be found out")
+    lengths = f"{format_duration(found.duration)} of {format_duration(expected.duration)}"
+    if found.duration < expected.duration - expected.tolerance:
+        # FFmpeg ends with status 0 when its input is cut short.
+        return Verdict(warning=f"The source ended early or is damaged: the result has {lengths}.")
+    if found.duration > expected.duration + expected.tolerance:
+        if _length_is_certain(expected, source):
+            return Verdict(
+                f"it lasts {format_duration(found.duration)} and should last"
+                f" {format_duration(expected.duration)}"
+            )
+        return Verdict(
+            warning="The source is longer than it says: the result has"
+            f" {format_duration(found.duration)}, not {format_duration(expected.duration)}."
+        )
+    return Verdict()
+
+
+def _wrong_streams(found: MediaInfo, expected: Expectation) -> str | None:
+    if expected.video != (found.video is not None):
+        return "it has no video stream" if expected.video else "it should have no video stream"
+    if expected.audio != bool(found.audio):
+        return "it has no audio stream" if expected.audio else "it should have no audio stream"
+    if expected.size and found.video and found.video.displayed_size != expected.size:
+        width, height = found.video.displayed_size
+        wanted = f"{expected.size[0]}x{expected.size[1]}"
+        return f"its frames are {width}x{height} pixels and should be {wanted}"
+    return None
+
+
+def _length_is_certain(expected: Expectation, source: MediaInfo) -> bool:
+    """Return whether the result can't be longer for an honest reason.
+
+    The length of a source may be the word of its header alone. But a clip has the length that was
+    asked for, whatever the source says.
+    """
+    if source.measured or source.duration is None or expected.duration is None:
+        return source.measured
+    return expected.duration < source.duration - expected.tolerance
