@@ -143,6 +143,6 @@ class ServiceTests(SynchronousTestCase):
         self.addCleanup(os.umask, umask)
         self.patch(sys, "excepthook", sys.excepthook)
         reactor: Any = Clock()
-        config = replace(service_for().config, endpoints=())
+        config = replace(service_for().config, endpoints={})
         VidprocService(config, reactor).privilegedStartService()
         self.assertIsInstance(reactor.seconds.__self__, SteadyClock)

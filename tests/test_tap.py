@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,3 +41,17 @@ class PathTests(SynchronousTestCase):
         options = parse("--data-dir=here", "--log-dir=there")
         self.assertEqual(options["data-dir"], Path("here").absolute())
         self.assertEqual(options["log-dir"], Path("there").absolute())
+
+
+class ConfigTests(SynchronousTestCase):
+    def test_every_option_reaches_its_setting(self) -> None:
+        options = ["--storage-limit=1G", "--grace=5s", "--queue-size=7", "--owner-only"]
+        config = service_for(*options).config
+        self.assertEqual((config.storage_limit, config.grace), (1 << 30, 5))
+        self.assertEqual((config.settings.queue_size, config.settings.owner_only), (7, True))
+
+    def test_without_twistd_there_is_no_pid_file(self) -> None:
+        config = service_for().config
+        self.assertIsNone(config.pid_file)
+        self.assertEqual(replace(config, twistd={"pidfile": "x.pid"}).pid_file, Path("x.pid"))
+        self.assertIsNone(replace(config, twistd={"pidfile": ""}).pid_file)

@@ -205,36 +205,7 @@ def _checked_ffmpeg(path: str) -> str:
 
 def makeService(options: Options) -> IService:
     """Return the service that `options` describe, not started."""
-    from vidproc.app.service import Config, VidprocService
-    from vidproc.tasks.settings import Settings
+    from vidproc.app.service import VidprocService
+    from vidproc.app.settings import config_from
 
-    settings = Settings(
-        retention=options["retention"],
-        min_retention=options["min-retention"],
-        tasks_per_ip=options["tasks-per-ip"],
-        tasks_per_token=options["tasks-per-token"],
-        cpu_reserve=options["cpu-reserve"],
-        max_concurrent=options["max-concurrent"],
-        queue_size=options["queue-size"],
-        max_upload=options["max-upload"],
-        job_timeout=options["job-timeout"],
-        upload_retention=options["upload-retention"],
-        owner_only=bool(options["owner-only"]),
-    )
-    return VidprocService(
-        Config(
-            endpoints=options["endpoints"],
-            data_dir=options["data-dir"],
-            log_dir=options["log-dir"],
-            storage_limit=options["storage-limit"],
-            settings=settings,
-            grace=options["grace"],
-            idle_timeout=options["idle-timeout"],
-            max_connections=options["max-connections"],
-            max_connections_per_ip=options["max-connections-per-ip"],
-            ffmpeg=options["ffmpeg"],
-            sandbox=options["sandbox"],
-            tokens=options["tokens"],
-            twistd=options.parent,
-        )
-    )
+    return VidprocService(config_from(options))

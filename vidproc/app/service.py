@@ -11,8 +11,6 @@ import resource
 import signal
 import sqlite3
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from vidproc.app.measuring import Meter, usable_cores
 from vidproc.app.performance import PerformanceService
 from vidproc.app.ports import CannotListen, Ports, reload_or_log
 from vidproc.app.private_files import everything_below, keep_private, tighten
+from vidproc.app.settings import Config
 from vidproc.app.stopping import Deadline, Patience
 from vidproc.clock import SteadyClock
 from vidproc.ffmpeg.binary import FFmpegUnusable, find_ffmpeg
@@ -39,12 +38,10 @@ from vidproc.files.threads import WorkerThreads
 from vidproc.frontends.gate import Gate
 from vidproc.frontends.interface import Backend
 from vidproc.frontends.server_info import ServerInfo
-from vidproc.frontends.tokens import Tokens
 from vidproc.runners.local import LocalRunner
 from vidproc.tasks.facade import Tasks
 from vidproc.tasks.model import State
 from vidproc.tasks.recovery import recover
-from vidproc.tasks.settings import Settings
 from vidproc.tasks.store import SchemaTooNew, TaskStore
 from vidproc.topics import Topic, TopicLogger
 
@@ -55,33 +52,6 @@ holds Python's lock holds up the reactor: with ten of them ten uploads took the 
 to 105 ms. Two keep up with the wire, and none of them waits for a disk's fsync."""
 FILES_BESIDE = 256
 """Descriptors that the server may need beside those of its connections."""
-
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    """Everything that the options say. Sizes in bytes, times in seconds, paths absolute."""
-
-    endpoints: Mapping[str, Sequence[str]]
-    """Twisted endpoint descriptions, by the name of the frontend that serves them."""
-    data_dir: Path
-    log_dir: Path
-    storage_limit: int
-    settings: Settings = field(default_factory=Settings)
-    grace: float = 30.0
-    idle_timeout: float = 60.0
-    max_connections: int = 4096
-    max_connections_per_ip: int = 64
-    ffmpeg: str | None = None
-    sandbox: str = "auto"
-    tokens: Tokens = field(default_factory=Tokens)
-    twistd: Mapping[str, Any] | None = None
-    """twistd's own options, when twistd runs it."""
-
-    @property
-    def pid_file(self) -> Path | None:
-        """twistd's pid file, if it writes one."""
-        name = None if self.twistd is None else self.twistd.get("pidfile")
-        return Path(name) if name else None
 
 
 class CannotStart(Exception):

@@ -1,0 +1,73 @@
+"""How the server is set up, and how its options say so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vidproc.frontends.tokens import Tokens
+from vidproc.tasks.settings import Settings
+
+if TYPE_CHECKING:
+    from twisted.python.usage import Options
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that the options say. Sizes in bytes, times in seconds, paths absolute."""
+
+    endpoints: Mapping[str, Sequence[str]]
+    """Twisted endpoint descriptions, by the name of the frontend that serves them."""
+    data_dir: Path
+    log_dir: Path
+    storage_limit: int
+    settings: Settings = field(default_factory=Settings)
+    grace: float = 30.0
+    idle_timeout: float = 60.0
+    max_connections: int = 4096
+    max_connections_per_ip: int = 64
+    ffmpeg: str | None = None
+    sandbox: str = "auto"
+    tokens: Tokens = field(default_factory=Tokens)
+    twistd: Mapping[str, Any] | None = None
+    """twistd's own options, when twistd runs it."""
+
+    @property
+    def pid_file(self) -> Path | None:
+        """twistd's pid file, if it writes one."""
+        name = None if self.twistd is None else self.twistd.get("pidfile")
+        return Path(name) if name else None
+
+
+def config_from(options: Options) -> Config:
+    """Return what the parsed options of `twistd vidproc` say."""
+    settings = Settings(
+        retention=options["retention"],
+        min_retention=options["min-retention"],
+        tasks_per_ip=options["tasks-per-ip"],
+        tasks_per_token=options["tasks-per-token"],
+        cpu_reserve=options["cpu-reserve"],
+        max_concurrent=options["max-concurrent"],
+        queue_size=options["queue-size"],
+        max_upload=options["max-upload"],
+        job_timeout=options["job-timeout"],
+        upload_retention=options["upload-retention"],
+        owner_only=bool(options["owner-only"]),
+    )
+    return Config(
+        endpoints=options["endpoints"],
+        data_dir=options["data-dir"],
+        log_dir=options["log-dir"],
+        storage_limit=options["storage-limit"],
+        settings=settings,
+        grace=options["grace"],
+        idle_timeout=options["idle-timeout"],
+        max_connections=options["max-connections"],
+        max_connections_per_ip=options["max-connections-per-ip"],
+        ffmpeg=options["ffmpeg"],
+        sandbox=options["sandbox"],
+        tokens=options["tokens"],
+        twistd=options.parent,
+    )
