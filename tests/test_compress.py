@@ -248,6 +248,7 @@ class MadeUpJob:
         source_size: int = 10_000_000,
         scoring_time: float = 0.5,
         noise: tuple[float, ...] = (),
+        start_time: float = 0.1,  # which keeps a film from being cut into segments
         **parameters: Any,
     ) -> None:
         self.scoring_time = scoring_time
@@ -266,6 +267,7 @@ class MadeUpJob:
                 frames=int(duration * 25),
                 bit_rate=int(source_size * 8 / duration * 0.99),
                 duration=duration,
+                start_time=start_time,
             ),
         )
         self.parameters = Compress(**parameters)

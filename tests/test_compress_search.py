@@ -13,7 +13,7 @@ from vidproc.operations.compress.one_crf import plan_samples, time_limit
 from vidproc.operations.compress.scoring import (
     Samples,
     film_bytes,
-    picture_sizes,
+    frame_sizes,
     spread,
     vmaf_of_ssim,
     whole_film,
@@ -187,12 +187,12 @@ class WeightTests(SynchronousTestCase):
             )
         )
         expected = [(100, True), (20, False), (7, False), (7, True)]
-        self.assertEqual(picture_sizes(data), expected)
-        self.assertEqual(picture_sizes(data[:-3]), expected[:-1])
+        self.assertEqual(frame_sizes(data), expected)
+        self.assertEqual(frame_sizes(data[:-3]), expected[:-1])
 
     @given(st.binary(max_size=200))
     def test_any_bytes(self, data: bytes) -> None:
-        picture_sizes(data)
+        frame_sizes(data)
 
     def test_first_key_pictures_are_not_the_films(self) -> None:
         data = b"".join(simple_block(1000 if i % 50 == 0 else 100, i % 50 == 0) for i in range(100))

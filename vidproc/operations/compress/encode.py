@@ -44,7 +44,8 @@ class Coder:
     `first_guess` maps VMAF scores, rising, to the CRF that gives them on a middling film (medians
     of measured runs). `scoring_cost` is what scoring takes against encoding, about, in time.
     `passes` says how the encoder is told of its passes: FFmpeg's own way, by parameters, or
-    not at all.
+    not at all. `joinable` are the options of segments that can be joined without loss, None
+    where the headers of two segments differ.
     """
 
     codec: Codec
@@ -56,6 +57,13 @@ class Coder:
     memory_factor: float
     passes: Literal["ffmpeg", "x265", "none"]
     pixel_format: str = "yuv420p"
+    joinable: Mapping[str, Any] | None = None
+
+    def rounded(self, crf: float) -> float:
+        """Return the nearest CRF that the encoder knows."""
+        low, high = self.curve.crf_range
+        step = self.curve.step
+        return min(max(round(round(crf / step) * step, 3), low), high)
 
     def start_crf(self, quality: float) -> float:
         """Return the CRF to look at first for a VMAF score, between the points of `first_guess`."""
@@ -105,6 +113,7 @@ def coder_for(
             scoring_cost=cost,
             memory_factor=1.0,
             passes="ffmpeg",
+            joinable={"x264-params": "stitchable=1"},
         )
     if codec == "hevc":
         options, cost = _X265[preset]

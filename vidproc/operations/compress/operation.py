@@ -7,7 +7,9 @@ are the result.
 
 from __future__ import annotations
 
-from vidproc.operations.base import Job, Operation, Product
+from vidproc.ffmpeg.media import MediaInfo
+from vidproc.operations.base import Job, Operation, Product, filmed_bytes
+from vidproc.operations.compress.by_shot import compress_by_shot, suits
 from vidproc.operations.compress.one_crf import compress_at_one_crf
 from vidproc.operations.compress.target_size import compress_to_size
 from vidproc.operations.compress.work import Work
@@ -33,4 +35,13 @@ class CompressOperation(Operation[Compress]):
                 "The source is no larger than the target size; it was compressed to the quality "
                 f"{job.parameters.quality:g}."
             )
+        if suits(work):
+            product = await compress_by_shot(work)
+            if product is not None:
+                return product
         return await compress_at_one_crf(work)
+
+    def estimate_output(self, media: MediaInfo, parameters: Compress) -> int:
+        """Return the bytes of the encodes that are tried: samples and segments, the file that
+        they are joined to, and shots that are encoded again."""
+        return filmed_bytes(media) + max(3 * media.size, 4 << 20)

@@ -153,7 +153,7 @@ def score_command(
         options.update(n_threads=THREADS, n_subsample=every)
     results = [
         ffmpeg.filter(
-            [_numbered(stream) for stream in pair],
+            [numbered(stream) for stream in pair],
             "libvmaf" if metric == "vmaf" else metric,
             **options,
         )
@@ -187,7 +187,8 @@ def _memory(media: MediaInfo, size: Size, best: bool) -> int:
     return encoding_memory(size, decoded, *((size,) if best else ()))
 
 
-def _numbered(stream: Any) -> Any:
+def numbered(stream: Any) -> Any:
+    """Return a stream whose frames are timed by their number and tagged like any other's."""
     stream = stream.filter("setparams", **_SAME_LABELS)
     return stream.filter("settb", f"1/{PAIRING_RATE}").filter("setpts", "N")
 
@@ -231,7 +232,7 @@ def film_bytes(head: bytes, size: int, samples: Samples, frames: int | None) -> 
     and `frames` the pictures of the film. Each sample begins with a key picture that the film
     would not have there; what these cost more than others is not counted.
     """
-    sizes = picture_sizes(head)
+    sizes = frame_sizes(head)
     seen = sum(weight for weight, _ in sizes)
     keys = [weight for weight, key in sizes if key]
     others = [weight for weight, key in sizes if not key]
@@ -252,7 +253,7 @@ _SIMPLE_BLOCK, _BLOCK, _REFERENCE = 0xA3, 0xA1, 0xFB
 _BLOCK_HEADER = 4
 
 
-def picture_sizes(data: bytes) -> list[tuple[int, bool]]:
+def frame_sizes(data: bytes) -> list[tuple[int, bool]]:
     """Return (bytes, is a key picture) of each picture in a Matroska file with one track, as
     FFmpeg writes it; a file that is cut short gives what it has (RFC 9559)."""
     found: list[tuple[int, bool]] = []

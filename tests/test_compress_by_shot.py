@@ -1,0 +1,165 @@
+"""The compressor shot by shot: with a real FFmpeg, and with made-up answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import av
+from twisted.trial.unittest import SynchronousTestCase
+
+from support.job import run_operation
+from tests.test_compress import MEDIA, CompressCase, MadeUpJob, measure
+from vidproc.ffmpeg.command import SOURCE, Command, CommandFailed, Completed, FailureKind
+from vidproc.operations.base import Product
+from vidproc.operations.compress.operation import CompressOperation
+
+CLIPS = (
+    ("flower-540p-aac.mp4", 5.0),
+    ("friday-480p-aac.mp4", 5.0),
+    ("mpeg4asp-mp3.avi", 4.0),
+    ("cockatoo-720p-noaudio.mp4", 5.0),
+)
+
+
+def times(path: Path) -> list[float]:
+    """Return the times of a file's frames, in seconds."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert stream.time_base is not None
+        return sorted(
+            float(packet.pts * stream.time_base)
+            for packet in container.demux(stream)
+            if packet.pts is not None
+        )
+
+
+class RealTests(CompressCase):
+    def film(self, rate: str = "24") -> Path:
+        """Return a film of four shots, 19 s long, with a tone for its audio."""
+        inputs, graph = [], ""
+        for number, (name, length) in enumerate(CLIPS):
+            inputs += ["-t", str(length), "-i", str(MEDIA / name)]
+            graph += (
+                f"[{number}:v]scale=320:180,setsar=1,fps={rate},format=yuv420p,"
+                f"setparams=colorspace=bt709:range=tv[v{number}];"
+            )
+        graph += "".join(f"[v{n}]" for n in range(len(CLIPS))) + f"concat={len(CLIPS)}[v]"
+        return self.make(
+            "film.mp4",
+            *(*inputs, "-f", "lavfi", "-i", "sine=duration=19", "-filter_complex", graph),
+            *("-map", "[v]", "-map", f"{len(CLIPS)}:a", "-c:v", "libx264", "-preset", "ultrafast"),
+            *("-crf", "10", "-c:a", "aac"),
+        )
+
+    def check(self, rate: str, **parameters: Any) -> Product:
+        film = self.film(rate)
+        job, product = self.compress(film, preset="fast", **parameters)
+        details = product.details
+        self.assertEqual(details["shots"], 4)
+        self.assertIn("saved_percent", details)
+        score = measure(job.path_of(product.file), film)
+        self.assertApproximates(score, details["measured_score"], 0.3)
+        self.assertTrue(-0.5 <= score - parameters["quality"] <= 1.0, score)
+        before, after = times(film), times(job.path_of(product.file))
+        self.assertEqual(len(after), len(before))
+        for have, want in zip(after, before, strict=True):
+            self.assertApproximates(have, want, 1e-4)
+        with av.open(str(job.path_of(product.file))) as container:
+            frames = sum(1 for _ in container.decode(video=0))
+            self.assertEqual(frames, len(before))
+            self.assertEqual(len(container.streams.audio), 1)
+        self.assertLessEqual(details["probes"], 5)
+        return product
+
+    def test_h264_is_joined_to_the_frame(self) -> None:
+        self.check("24000/1001", quality=93)
+
+
+class MadeUpShots(MadeUpJob):
+    """A film with cuts every 4 s, whose shots differ; samples score `bias` more than their shot."""
+
+    def __init__(self, duration: float, **rest: Any) -> None:
+        super().__init__(duration, start_time=0.0, **rest)
+        self.threads = 2
+        self.failing: FailureKind | None = None
+
+    async def run(self, command: Command) -> Completed:
+        if "scdet" in " ".join(command.arguments):
+            cuts = range(4, int(self.duration), 4)
+            return Completed(b"".join(b"lavfi.scd.time=%d\n" % cut for cut in cuts), "", 0.1)
+        if command.stage == "joining":
+            return Completed(b"", "", 0.1)
+        return await super().run(command)
+
+    async def run_together(self, commands: Sequence[Command]) -> list[Completed]:
+        return [self.one(command) for command in commands]
+
+    def one(self, command: Command) -> Completed:
+        self.commands.append(command)
+        arguments = list(command.arguments)
+        if "libvmaf" in " ".join(arguments):
+            (encoded,) = (name for name in command.inputs if name != SOURCE)
+            return Completed(b"", f"VMAF score: {self.scores[encoded]:.6f}", 1.0)
+        (name,) = command.outputs
+        if self.failing and name.startswith("shot"):
+            raise CommandFailed(command, "no frames", kind=self.failing)
+        crf = float(arguments[arguments.index("-crf") + 1])
+        number = int(name.split(".")[0].split("-")[1])
+        dear = 5.0 ** (number % 3 - 1)
+        lack = self.lack * (0.6 + 0.2 * (number % 5)) * math.exp(0.13 * (crf - 23))
+        bias = self.bias if name.startswith("sample") else 0.0
+        self.scores[name] = max(100 - lack + bias, 0.0)
+        part = (command.duration or 0.0) / self.duration
+        self.sizes[name] = self.size * dear / 2 * math.exp(-0.12 * (crf - 23)) * part
+        return Completed(b"", "", command.duration or 0.0)
+
+    def size_of(self, name: str) -> int:
+        if name.startswith("result") and name not in self.sizes:
+            last = {file.split("-")[1]: file for file in self.sizes if file.startswith("shot")}
+            return int(sum(self.sizes[file] for file in last.values()))
+        return super().size_of(name)
+
+
+class ShotDecisionTests(SynchronousTestCase):
+    def compress(self, duration: float, **rest: Any) -> tuple[MadeUpShots, dict[str, Any]]:
+        job = MadeUpShots(duration, **rest)
+        product = run_operation(CompressOperation(), job)
+        return job, product.details
+
+    def encodes(self, job: MadeUpShots) -> list[str]:
+        return [
+            name for command in job.commands for name in command.outputs if name.startswith("shot")
+        ]
+
+    def test_shots_have_crfs_of_their_own(self) -> None:
+        _, details = self.compress(60.0, size=1e6)
+        self.assertEqual(details["shots"], 15)
+        self.assertGreater(details["saved_percent"], 2.0)
+        low, high = details["crf_range"]
+        self.assertGreater(high, low)
+
+    def test_what_the_first_shots_score_steers_the_others(self) -> None:
+        for bias in (-2.0, 2.0):
+            job, details = self.compress(120.0, size=3e6, bias=bias)
+            self.assertApproximates(details["measured_score"], 95.2, 0.4)
+            self.assertEqual(len(self.encodes(job)), 30)
+
+    def test_a_few_shots_are_encoded_again_where_steering_is_not_enough(self) -> None:
+        job, details = self.compress(20.0, size=3e6, bias=4.0)
+        self.assertTrue(-0.5 <= details["measured_score"] - 95 <= 1.0, details)
+        self.assertGreater(len(self.encodes(job)), 5)
+        self.assertLessEqual(details["probes"], 5)
+
+    def test_a_segment_without_frames_leads_to_one_encode(self) -> None:
+        job = MadeUpShots(60.0, size=3e6)
+        job.failing = FailureKind.INPUT
+        details = run_operation(CompressOperation(), job).details
+        self.assertNotIn("shots", details)
+        self.assertIn("measured_score", details)
+
+    def test_the_size_rule_leads_to_one_search(self) -> None:
+        _, details = self.compress(60.0, size=14e6)
+        self.assertTrue(details["target_lowered"])

@@ -1,0 +1,170 @@
+"""How good each shot shall be, so that the film has the wanted mean score in the fewest bytes.
+
+Bytes are best spent where every shot gains the same score for the next byte. Over the CRF both the
+logarithm of a shot's bytes and that of what it lacks to a perfect score are nearly straight lines,
+so one measured point of each shot says how far from the others its CRF belongs. A sample does not
+tell everything of its shot: only a part of that way is gone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from vidproc.operations.compress.search import Curve
+
+_PERFECT = 100.6
+"""What a score lacks is counted from here, so that it always has a logarithm."""
+_TRUST = 0.45
+"""How much of the way to the reckoned optimum is gone. All of it saved less, or cost bytes, where
+the shots of a film are alike, for a sample and one point of a curve mislead there."""
+_FARTHEST = 4.0
+"""Steps of a quantizer of 0 to 51 that a shot's CRF may be from the others'."""
+_WORST = 0.1
+"""The part of the film, the worst at one CRF, that says how bad a shot may be."""
+
+
+@dataclass(slots=True)
+class ShotCurve:
+    """What is known of a shot: at `crf` it lacks exp(`lack`) to a perfect score and has exp(`size`)
+    bytes. `seconds` is its length. `curve` tells how the encoder answers to its CRF."""
+
+    curve: Curve
+    seconds: float
+    crf: float
+    lack: float
+    size: float
+
+    @classmethod
+    def through(
+        cls, curve: Curve, seconds: float, crf: float, score: float, size: float
+    ) -> ShotCurve:
+        """Return the curve through a measured score and size in bytes."""
+        return cls(curve, seconds, crf, _lack(score), math.log(max(size, 1.0)))
+
+    def score_at(self, crf: float) -> float:
+        """Return the score expected at a CRF."""
+        lack = math.exp(self.lack + self.curve.score_slope * (crf - self.crf))
+        return min(max(_PERFECT - lack, 0.0), 100.0)
+
+    def lack_at(self, crf: float) -> float:
+        """Return the logarithm of what is expected to lack at a CRF."""
+        return self.lack + self.curve.score_slope * (crf - self.crf)
+
+    def cost(self) -> float:
+        """Return the bytes of a second for the next score point, up to a factor for all shots."""
+        return math.exp(self.size - self.lack) / self.seconds
+
+    def size_at(self, crf: float) -> float:
+        """Return the bytes expected at a CRF."""
+        return math.exp(self.size + self.curve.size_slope * (crf - self.crf))
+
+    def crf_for(self, score: float) -> float:
+        """Return the CRF at which a score is expected."""
+        return self.crf + (_lack(score) - self.lack) / self.curve.score_slope
+
+    def moved(self, lack: float, size: float) -> ShotCurve:
+        """Return the curve with its logarithms moved by so much."""
+        return ShotCurve(self.curve, self.seconds, self.crf, self.lack + lack, self.size + size)
+
+
+def mean_score(shots: Sequence[ShotCurve], crfs: Sequence[float]) -> float:
+    """Return the score of the film when each shot has its CRF."""
+    total = sum(shot.seconds for shot in shots)
+    return sum(s.seconds * s.score_at(crf) for s, crf in zip(shots, crfs, strict=True)) / total
+
+
+def total_size(shots: Sequence[ShotCurve], crfs: Sequence[float]) -> float:
+    """Return the bytes of the film when each shot has its CRF."""
+    return sum(s.size_at(crf) for s, crf in zip(shots, crfs, strict=True))
+
+
+def one_crf(shots: Sequence[ShotCurve], aim: float) -> float:
+    """Return the CRF at which all shots together have the mean score `aim`."""
+    return _bisect(shots[0].curve, lambda crf: mean_score(shots, [crf] * len(shots)) - aim)
+
+
+def allocate(shots: Sequence[ShotCurve], aim: float) -> list[float]:
+    """Return a CRF for each shot, at which they have the mean score `aim` together.
+
+    No shot is worse than the worst tenth of the film would be at one CRF for all.
+    """
+    curve = shots[0].curve
+    same = one_crf(shots, aim)
+    total = sum(shot.seconds for shot in shots)
+    steepness = curve.score_slope - curve.size_slope
+    wishes = [
+        math.log(shot.size_at(same) / shot.seconds / (_PERFECT - shot.score_at(same))) / steepness
+        for shot in shots
+    ]
+    middle = sum(w * shot.seconds for w, shot in zip(wishes, shots, strict=True)) / total
+    far = _FARTHEST * (curve.crf_range[1] - curve.crf_range[0]) / 35.0
+    offsets = [min(max(_TRUST * (wish - middle), -far), far) for wish in wishes]
+    bad = _worst(shots, same)
+    most = [shot.crf_for(min(shot.score_at(same), bad)) for shot in shots]
+
+    def crfs(middle: float) -> list[float]:
+        low, high = curve.crf_range
+        return [
+            min(max(middle + offset, low), high, max(limit, low))
+            for offset, limit in zip(offsets, most, strict=True)
+        ]
+
+    return crfs(_bisect(curve, lambda crf: mean_score(shots, crfs(crf)) - aim))
+
+
+def shifted(shots: Sequence[ShotCurve], crfs: Sequence[float], aim: float) -> list[float]:
+    """Return the CRFs, all moved by the same, at which the shots have the mean score `aim`.
+
+    They move by `_FARTHEST` at most: what is measured on a few shots may not hold for the rest.
+    """
+    curve = shots[0].curve
+    low, high = curve.crf_range
+    far = _FARTHEST * (high - low) / 35.0
+
+    def moved(by: float) -> list[float]:
+        return [min(max(crf + by, low), high) for crf in crfs]
+
+    low_by, high_by = -far, far
+    while high_by - low_by > 0.005:
+        by = (low_by + high_by) / 2
+        if mean_score(shots, moved(by)) >= aim:
+            low_by = by
+        else:
+            high_by = by
+    return moved(low_by)
+
+
+def saving(shots: Sequence[ShotCurve], aim: float, crfs: Sequence[float]) -> float:
+    """Return the part of the bytes, 0 to 1, that `crfs` save against one CRF for all."""
+    same = total_size(shots, [one_crf(shots, aim)] * len(shots))
+    return 1.0 - total_size(shots, crfs) / same
+
+
+def _worst(shots: Sequence[ShotCurve], crf: float) -> float:
+    """Return the score under which the worst part of the film is at one CRF."""
+    total = sum(shot.seconds for shot in shots)
+    seen = 0.0
+    for score, seconds in sorted((shot.score_at(crf), shot.seconds) for shot in shots):
+        seen += seconds
+        if seen >= _WORST * total:
+            return score
+    return 0.0
+
+
+def _lack(score: float) -> float:
+    return math.log(_PERFECT - min(max(score, 0.0), 100.0))
+
+
+def _bisect(curve: Curve, above: Callable[[float], float]) -> float:
+    """Return the highest CRF at which `above` is not negative, to a hundredth."""
+    low, high = curve.crf_range
+    low, high = low - 10.0, high + 10.0  # shots may lie on either side of it
+    while high - low > 0.005:
+        middle = (low + high) / 2
+        if above(middle) >= 0:
+            low = middle
+        else:
+            high = middle
+    return low

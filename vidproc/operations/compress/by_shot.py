@@ -1,0 +1,350 @@
+"""Encoding a film shot by shot: each at the CRF at which its bytes are spent best.
+
+A sample of each shot is encoded and scored once, which tells the shots' CRFs. Then the shots are
+encoded, some at once, and scored while others are encoded. What the first ones really score moves
+the CRFs of those that follow, so that the film meets its target without a second encode; what
+still misses is corrected by encoding again as few shots as possible.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vidproc.ffmpeg.command import Command, CommandFailed, Completed
+from vidproc.operations.base import Product
+from vidproc.operations.compress import segments, shots
+from vidproc.operations.compress.allocation import (
+    ShotCurve,
+    allocate,
+    mean_score,
+    one_crf,
+    saving,
+    shifted,
+    total_size,
+)
+from vidproc.operations.compress.one_crf import AIM_ABOVE, number
+from vidproc.operations.compress.scoring import frame_sizes, parse_score
+from vidproc.operations.compress.shots import Shot
+from vidproc.operations.compress.work import SPARSE, Work
+from vidproc.operations.frames import require_video
+
+SHORTEST, LONGEST = 16.0, 3 * 3600.0
+"""Seconds of a film that is encoded by shot: a shorter one has too little to choose from, a longer
+one too many segments."""
+_FEWEST = 4
+_MANY = 600.0
+"""Seconds from which a second of each shot is enough for a sample."""
+_SAMPLE_PART, _SAMPLE_SECONDS, _SAMPLE_FRAMES = 0.25, 1.0, 24
+_SAMPLE_BELOW = 0.25
+"""Score points that a sample lacks to its shot: see `one_crf`."""
+_WORTH = 0.02
+"""The part of the bytes that CRFs of their own must save."""
+_TOO_LOW, _TOO_HIGH = 0.3, 0.8
+"""Score points below and above the target beyond which shots are encoded again."""
+_CORRECTIONS = 3
+_SIZE_RESERVE = 0.97
+
+
+def suits(work: Work) -> bool:
+    """Return whether a film can be encoded by shot."""
+    video = require_video(work.job.media)
+    length = video.duration or 0.0
+    return (
+        work.metric == "vmaf"
+        and work.coder.joinable is not None
+        and SHORTEST <= length <= LONGEST
+        and segments.possible(work.job.media)
+        and work.job.parameters.quality <= _HIGHEST
+    )
+
+
+_HIGHEST = 97.0
+"""The quality up to which no film's own score, of 97 and more, is a hindrance."""
+
+
+@dataclass(slots=True)
+class _Take:
+    """A shot with its curve, and what it was encoded with: `file` holds it at `crf`, and then its
+    measured `score` and `size` in bytes are known. `trials` counts its encodes."""
+
+    shot: Shot
+    curve: ShotCurve
+    crf: float
+    file: str | None = None
+    score: float | None = None
+    size: int = 0
+    trials: int = 1
+
+
+async def compress_by_shot(work: Work) -> Product | None:
+    """Return the film, or None where it is better encoded as a whole."""
+    try:
+        return await _compress(work)
+    except CommandFailed as error:
+        if not error.kind.may_be_the_files:
+            raise
+        return None  # where a file is damaged, a segment may have no frames
+
+
+async def _compress(work: Work) -> Product | None:
+    media, video = work.job.media, require_video(work.job.media)
+    found = await work.job.run(shots.cuts_command(media, share=work.share(0.04)))
+    work.search_time += found.elapsed
+    film = shots.divide(shots.parse_cuts(found.stdout, media), video.duration or work.duration)
+    if len(film) < _FEWEST:
+        return None
+    quality = work.job.parameters.quality
+    aim = quality + AIM_ABOVE
+    curves = await _sample(work, film, work.coder.start_crf(aim))
+    if curves is None:
+        return None
+    same = work.coder.rounded(one_crf(curves, aim))
+    crfs = allocate(curves, aim)
+    saved = saving(curves, aim, crfs)
+    if saved < _WORTH:
+        crfs, saved = [same] * len(film), 0.0
+    if total_size(curves, crfs) > _SIZE_RESERVE * work.video_limit:
+        return None  # the size decides, which is a search of its own
+    predicted = mean_score(curves, crfs)
+    takes = [_Take(*each) for each in zip(film, curves, crfs, strict=True)]
+    await _encode(work, takes, aim, share=work.share(0.8))
+    for _ in range(_CORRECTIONS):
+        wrong = _wrong(takes, quality, aim)
+        if not wrong:
+            break
+        for take, crf in wrong:
+            take.crf, take.file, take.score = crf, None, None
+        await _encode(work, takes, None, share=work.share(0.3))
+    work.files += 1
+    name = f"result-{work.files}.mp4"
+    files = [(take.shot, take.file or "") for take in takes]
+    joined = await work.job.run(segments.join_command(work, files, name, work.share(0.9)))
+    work.encode_time += joined.elapsed
+    if work.job.size_of(name) > work.largest:
+        return None
+    work.probes = max(take.trials for take in takes)
+    score = _mean(takes)
+    if score < quality - 0.5:
+        work.job.warn(f"The score {quality:g} was not reached: the result's is {score:.1f}.")
+    return work.product(name, _details(work, takes, same, saved, predicted, score))
+
+
+# Samples
+
+
+async def _sample(work: Work, film: Sequence[Shot], crf: float) -> list[ShotCurve] | None:
+    """Encode and score a sample of each shot; return the shots' curves, None without scores."""
+    crf = work.coder.rounded(crf)
+    rate = require_video(work.job.media).frame_rate or 25.0
+    part = _SAMPLE_PART if work.duration < _MANY else 0.0
+    samples = [
+        shot.sample(max(_SAMPLE_SECONDS, _SAMPLE_FRAMES / rate, part * shot.length))
+        for shot in film
+    ]
+    names = [f"sample-{shot.number}.mkv" for shot in film]
+    share = work.share(0.2) / 2 / sum(sample.length for sample in samples)
+    encodes = [
+        segments.encode_command(
+            work, s, number(crf), name, stage="searching", share=share * s.length
+        )
+        for s, name in zip(samples, names, strict=True)
+    ]
+    scores = [
+        segments.score_command(
+            work, s, name, stage="searching", share=share * s.length, every=SPARSE // 2
+        )
+        for s, name in zip(samples, names, strict=True)
+    ]
+    width = segments.at_once(work)
+    done: list[Completed] = []
+    for at in range(0, len(film) + width, width):
+        # Scores of what the last round encoded, beside the next round's encodes.
+        earlier = scores[max(at - width, 0) : at]
+        ran = await _together(work, [*encodes[at : at + width], *earlier])
+        work.search_time += max(each.elapsed for each in ran)
+        done += ran[len(ran) - len(earlier) :]
+    curves = []
+    for shot, sample, name, scored in zip(film, samples, names, done, strict=True):
+        score = parse_score(scored, "vmaf")
+        if score is None:
+            return None
+        written = work.job.size_of(name)
+        size = _shot_bytes(
+            work.job.read(name), shot.length * rate, written, shot.length / sample.length
+        )
+        score = min(score + _SAMPLE_BELOW, 100.0)
+        curves.append(ShotCurve.through(work.coder.curve, shot.length, crf, score, size))
+    return curves
+
+
+def _shot_bytes(sample: bytes, frames: float, size: int, part: float) -> float:
+    """Return the bytes of a shot of so many frames, from its encoded sample: it has one keyframe,
+    as the sample has. Where its frames can't be told apart, it is `part` times the sample's `size`.
+    """
+    sizes = [size for size, _ in frame_sizes(sample)]
+    if len(sizes) < 2:
+        return max(size, 1) * part
+    return sizes[0] + sum(sizes[1:]) / (len(sizes) - 1) * max(frames - 1, 0.0)
+
+
+async def _together(work: Work, commands: Sequence[Command]) -> list[Completed]:
+    return list(await work.job.run_together(commands))
+
+
+# Encoding
+
+
+async def _encode(work: Work, takes: Sequence[_Take], aim: float | None, share: float) -> None:
+    """Encode the shots that have no file yet, and score them.
+
+    With an `aim` the CRFs follow what was measured so far, so that the film's score becomes it.
+    """
+    waiting = _spread([take for take in takes if take.file is None])
+    per_second = share / 1.3 / sum(take.shot.length for take in waiting)
+    width = segments.at_once(work)
+    unscored: list[_Take] = []
+    while waiting or unscored:
+        batch, waiting = waiting[:width], waiting[width:]
+        if aim is not None and batch:
+            _steer(takes, aim)
+        commands = []
+        for take in batch:
+            take.crf = work.coder.rounded(take.crf)
+            take.trials += 1
+            take.file = f"shot-{take.shot.number}-{take.trials}.mp4"
+            commands.append(
+                segments.encode_command(
+                    work,
+                    take.shot,
+                    number(take.crf),
+                    take.file,
+                    stage="encoding",
+                    share=per_second * take.shot.length,
+                )
+            )
+        for take in unscored:
+            commands.append(
+                segments.score_command(
+                    work,
+                    take.shot,
+                    take.file or "",
+                    stage="encoding",
+                    share=per_second * take.shot.length * 0.3,
+                    every=SPARSE,
+                )
+            )
+        done = await _together(work, commands)
+        work.encode_time += max(each.elapsed for each in done)
+        for take, scored in zip(unscored, done[len(batch) :], strict=True):
+            take.score = parse_score(scored, "vmaf")
+        for take in batch:
+            take.size = work.job.size_of(take.file or "")
+        unscored = batch
+
+
+def _spread(takes: Sequence[_Take]) -> list[_Take]:
+    """Return the shots in an order in which the first ones tell of the whole film."""
+    step = max(1, round(math.sqrt(len(takes))))
+    return [take for first in range(step) for take in takes[first::step]]
+
+
+def _steer(takes: Sequence[_Take], aim: float) -> None:
+    """Move the CRFs of the shots that are still to be encoded so that the film's mean becomes
+    `aim`, given what the others score."""
+    known = [take for take in takes if take.score is not None]
+    if not known:
+        return
+    off = [
+        ShotCurve.through(t.curve.curve, t.shot.length, t.crf, t.score or 0.0, t.size).lack
+        - t.curve.lack_at(t.crf)
+        for t in known
+    ]
+    weights = [take.shot.length for take in known]
+    lack = sum(o * w for o, w in zip(off, weights, strict=True)) / sum(weights)
+    lack *= len(known) / (len(known) + 1)
+    fixed = sum(take.shot.length * (take.score or 0.0) for take in known)
+    underway = [take for take in takes if take.score is None and take.file is not None]
+    fixed += sum(t.shot.length * t.curve.moved(lack, 0.0).score_at(t.crf) for t in underway)
+    left = [take for take in takes if take.file is None]
+    seconds = sum(take.shot.length for take in left)
+    total = sum(take.shot.length for take in takes)
+    if not seconds:
+        return
+    wanted = (aim * total - fixed) / seconds
+    curves = [take.curve.moved(lack, 0.0) for take in left]
+    for take, crf in zip(left, shifted(curves, [t.crf for t in left], wanted), strict=True):
+        take.crf = crf
+
+
+def _mean(takes: Sequence[_Take]) -> float:
+    total = sum(take.shot.length for take in takes)
+    return sum(take.shot.length * (take.score or 0.0) for take in takes) / total
+
+
+def _wrong(takes: Sequence[_Take], target: float, aim: float) -> list[tuple[_Take, float]]:
+    """Return the shots to encode again, with their CRFs, so that the film meets its target.
+
+    They are those that gain most by it, and no more than it takes.
+    """
+    if any(take.score is None for take in takes):
+        return []
+    mean = _mean(takes)
+    if -_TOO_LOW <= mean - target <= _TOO_HIGH:
+        return []
+    curves = [
+        ShotCurve.through(t.curve.curve, t.shot.length, t.crf, t.score or 0.0, t.size)
+        for t in takes
+    ]
+    total = sum(take.shot.length for take in takes)
+    # Twice as far as all shots would have to go: half of the film is encoded again at most.
+    crfs = shifted(curves, [take.crf for take in takes], aim + (aim - mean))
+    gains = [
+        take.shot.length * (curve.score_at(crf) - (take.score or 0.0)) / total
+        for take, curve, crf in zip(takes, curves, crfs, strict=True)
+    ]
+    # The most gain for the bytes where the score is too low, the most bytes for it where it is
+    # too high: both keep the shots' slopes together.
+    order = sorted(range(len(takes)), key=lambda n: curves[n].cost(), reverse=mean > target)
+    wrong = []
+    for n in order:
+        if abs(aim - mean) < 0.1:
+            break
+        take, crf = takes[n], crfs[n]
+        if abs(gains[n]) > 1e-6:
+            wrong.append((take, crf))
+            mean += gains[n]
+    return wrong
+
+
+# The report
+
+
+def _details(
+    work: Work,
+    takes: Sequence[_Take],
+    same: float,
+    saved: float,
+    predicted: float,
+    score: float,
+) -> dict[str, Any]:
+    crfs = [take.crf for take in takes]
+    frames = [take.shot.length for take in takes]
+    middle = sum(c * w for c, w in itertools.zip_longest(crfs, frames)) / sum(frames)
+    return {
+        "crf": round(middle, 1),
+        "crf_range": [min(crfs), max(crfs)],
+        "shots": len(takes),
+        "saved_percent": round(100 * saved, 1),
+        "metric": work.metric,
+        "target_score": round(work.job.parameters.quality, 2),
+        "predicted_score": round(predicted, 2),
+        "measured_score": round(score, 2),
+        "target_lowered": False,
+        "probes": work.probes,
+        "search_time": round(work.search_time, 2),
+        "encode_time": round(work.encode_time, 2),
+    }

@@ -1,0 +1,176 @@
+"""Encoding a film in segments, each a command of its own, and joining them without loss.
+
+Segments touch each other exactly: all inputs count time from the same moment, and one number of
+seconds ends a segment and begins the next, whatever the film's timestamps are. A segment is scored
+against the very stretch of the source that it was made from. Joining copies packets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ffmpeg
+
+from vidproc.ffmpeg.command import SOURCE, Command, ffmpeg_command, input_file, output_file
+from vidproc.ffmpeg.media import MediaInfo
+from vidproc.operations.compress.scoring import PAIRING_RATE, numbered
+from vidproc.operations.compress.shots import TICKS, Shot
+from vidproc.operations.compress.work import Work
+from vidproc.operations.delivery import (
+    Delivery,
+    deliver,
+    encoding_memory,
+    kept_subtitles,
+)
+from vidproc.operations.frames import picture, require_video
+from vidproc.operations.reading import NO_SEEK, SAFE_INPUT, seconds, source
+
+MOST = 8
+"""Segments at once: more need memory."""
+_MOST_PIXELS = 16_000_000
+"""Pixels of the frames of all segments at once, for the same reason; two are always allowed."""
+_SEEKABLE = ("mp4", "matroska")  # demuxers that never land behind the moment asked for
+_LEAD = 0.5  # seconds read before a segment, so that a deinterlacer knows the frames before it
+_LEAST_RATE = 5.0  # frames/s below which a segment might have none
+_LIST = "shots.ffconcat"
+
+
+def possible(media: MediaInfo) -> bool:
+    """Return whether a film can be encoded in segments."""
+    video = require_video(media)
+    return (
+        not media.ends_early
+        and video.duration is not None
+        and (video.frame_rate or 0.0) >= _LEAST_RATE
+        and video.start_time <= NO_SEEK
+        and any(name in media.container.split(",") for name in _SEEKABLE)
+    )
+
+
+def at_once(work: Work) -> int:
+    """Return how many segments are encoded at once: more than cores, so that none stays idle."""
+    pixels = work.size[0] * work.size[1]
+    return max(2, min(2 * work.job.threads, MOST, _MOST_PIXELS // pixels))
+
+
+def encode_command(
+    work: Work, shot: Shot, crf: float, name: str, *, stage: str, share: float
+) -> Command:
+    """Return the command that encodes a shot's video alone into the MP4 file `name`."""
+    coder = work.coder
+    options = {
+        "c:v": coder.encoder,
+        **coder.options,
+        **(coder.joinable or {}),
+        "pix_fmt": coder.pixel_format,
+        "crf": crf,
+        "format": "mp4",
+        "fps_mode": "vfr",
+        "enc_time_base": f"1:{TICKS}",
+        "video_track_timescale": TICKS,
+        "threads": 1,
+        "filter_complex_threads": 1,
+        "map_metadata": -1,
+        "abort_on": "empty_output",
+    }
+    graph = ffmpeg.output(_video(work, shot), output_file(name), **options)
+    return ffmpeg_command(
+        graph, stage=stage, duration=shot.length, share=share, cpus=1.0, memory=_memory(work)
+    )
+
+
+def score_command(
+    work: Work, shot: Shot, name: str, *, stage: str, share: float, every: int
+) -> Command:
+    """Return the command that scores the segment `name` of a shot."""
+    encoded = ffmpeg.input(input_file(name), threads=1)["v:0"]
+    pair = [encoded.filter("format", work.coder.pixel_format), _video(work, shot)]
+    result = ffmpeg.filter(
+        [numbered(stream) for stream in pair],
+        "libvmaf",
+        shortest=1,
+        n_threads=1,
+        n_subsample=every,
+    )
+    graph = ffmpeg.output(
+        result,
+        "-",
+        format="null",
+        fps_mode="passthrough",
+        enc_time_base=f"1:{PAIRING_RATE}",
+        filter_complex_threads=1,
+    )
+    rate = require_video(work.job.media).frame_rate or PAIRING_RATE
+    return ffmpeg_command(
+        graph,
+        stage=stage,
+        duration=shot.length * rate / PAIRING_RATE,
+        share=share,
+        cpus=1.0,
+        memory=encoding_memory(work.size),
+    )
+
+
+def join_command(work: Work, files: Sequence[tuple[Shot, str]], name: str, share: float) -> Command:
+    """Return the command that joins segments, with the film's sound, into the MP4 file `name`."""
+    media = work.job.media
+    lines = ["ffconcat version 1.0"]
+    for shot, file in files:
+        # Without an inpoint the first frame would be moved to the segment's very start.
+        lines += [f"file {file}", "inpoint 0", f"duration {seconds(shot.length)}"]
+    listing = "\n".join([*lines, ""]).encode()
+    joined = ffmpeg.input(
+        input_file(_LIST),
+        format="concat",
+        protocol_whitelist="file",
+        format_whitelist="concat,mov,mp4,m4a,3gp,3g2,mj2",
+    )["0"]
+    video: dict[str, Any] = {"c:v": "copy", "video_track_timescale": TICKS}
+    if "tag:v" in work.coder.options:
+        video["tag:v"] = work.coder.options["tag:v"]
+    delivery = Delivery(name, "mp4", video, work.sound, kept_subtitles(media))
+    return ffmpeg_command(
+        deliver(source(media), media, joined, delivery),
+        stage="joining",
+        duration=media.duration,
+        share=share,
+        files=((_LIST, listing),),
+        reads=tuple(file for _, file in files),
+    )
+
+
+def _video(work: Work, shot: Shot) -> Any:
+    """Return the clean video of a shot, its times counted from the shot's start."""
+    media = work.job.media
+    place: dict[str, Any] = {}
+    at = round(max(0.0, shot.start - _LEAD), 6)
+    if at:
+        # Together they shift all inputs' times by the same, to the microsecond.
+        place = {"ss": seconds(at), "itsoffset": seconds(at)}
+    node = ffmpeg.input(input_file(SOURCE), **SAFE_INPUT, threads=1, **place)
+
+    def exactly(stream: Any) -> Any:
+        ends: dict[str, Any] = {} if shot.last else {"end": seconds(shot.end)}
+        if shot.start:
+            ends["start"] = seconds(shot.start)
+        stream = stream.filter("trim", **ends) if ends else stream
+        stream = stream.filter("settb", f"1/{TICKS}")
+        if not shot.start:
+            return stream.filter("setpts", "if(eq(N,0),0,PTS)")
+        return stream.filter("setpts", f"max(PTS-{round(shot.start * TICKS)},0)")
+
+    return picture(
+        node,
+        media,
+        work.job.capabilities,
+        work.size,
+        pixel_format=work.coder.pixel_format,
+        sample=exactly,
+    )
+
+
+def _memory(work: Work) -> int:
+    video = require_video(work.job.media)
+    decoded = encoding_memory(work.size, (video.width, video.height))
+    return int(decoded * work.coder.memory_factor)

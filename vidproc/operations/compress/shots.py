@@ -1,0 +1,105 @@
+"""Where the shots of a film are, and how they become the segments that it is encoded in.
+
+A cut is seen by FFmpeg's `scdet`, on small frames. A shot that is too short joins the one before
+it, one that is too long is cut evenly, so that every segment has room for a sample and none keeps
+a core for long.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import ffmpeg
+
+from vidproc.ffmpeg.command import THREADS, Command, ffmpeg_command
+from vidproc.ffmpeg.media import MediaInfo
+from vidproc.operations.frames import require_video
+from vidproc.operations.reading import NO_SEEK, source
+
+SHORTEST, LONGEST = 2.0, 10.0
+"""Seconds of a segment, at least and at most."""
+TICKS = 90_000
+"""Time base of the segments, in ticks per second."""
+_WIDTH = 320
+_THRESHOLD = 8
+"""Of `scdet`, 0 to 100: low, for a cut that is none costs only a keyframe."""
+_MOST_BYTES = 1 << 20
+_CUT = re.compile(rb"lavfi\.scd\.time=([0-9.]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """A stretch of the film from `start` to `end`, in seconds from its first frame.
+
+    `last` says that it reaches to the film's end, wherever that is.
+    """
+
+    number: int
+    start: float
+    end: float
+    last: bool = False
+
+    @property
+    def length(self) -> float:
+        """Its seconds."""
+        return self.end - self.start
+
+    def sample(self, length: float) -> Shot:
+        """Return the stretch of `length` seconds in its middle, all of it when that is no less."""
+        if length >= self.length:
+            return self
+        start = ticks(self.start + (self.length - length) / 2)
+        return Shot(self.number, start, ticks(start + length))
+
+
+def ticks(seconds: float) -> float:
+    """Return seconds in whole ticks, so that nothing is rounded on the way to FFmpeg."""
+    return round(seconds * TICKS) / TICKS
+
+
+def cuts_command(media: MediaInfo, *, share: float) -> Command:
+    """Return the command that prints the times of the cuts to its standard output."""
+    video = require_video(media)
+    stream = source(media)[str(video.index)]
+    stream = stream.filter("scale", _WIDTH, -2, flags="fast_bilinear")
+    stream = stream.filter("scdet", threshold=_THRESHOLD)
+    stream = stream.filter("metadata", mode="print", key="lavfi.scd.time", file="-")
+    graph = ffmpeg.output(
+        stream, "-", format="null", fps_mode="passthrough", filter_complex_threads=THREADS
+    )
+    return ffmpeg_command(
+        graph,
+        stage="searching",
+        duration=media.duration,
+        share=share,
+        capture=_MOST_BYTES,
+    )
+
+
+def parse_cuts(printed: bytes, media: MediaInfo) -> list[float]:
+    """Return the times of the cuts, in seconds from the first frame, half a frame before each
+    shot's first one: whichever way a time is rounded, the frame stays on its side."""
+    video = require_video(media)
+    begin = video.start_time if video.start_time > NO_SEEK else 0.0
+    half = 0.5 / (video.frame_rate or 25.0)
+    return [float(time) - begin - half for time in _CUT.findall(printed)]
+
+
+def divide(cuts: Iterable[float], duration: float) -> list[Shot]:
+    """Return the segments of a film of `duration` seconds with cuts at these times."""
+    edges = [0.0]
+    for cut in sorted(cuts):
+        if cut - edges[-1] >= SHORTEST and duration - cut >= SHORTEST:
+            edges.append(cut)
+    edges.append(duration)
+    fine = [0.0]
+    for start, end in itertools.pairwise(edges):
+        pieces = max(1, math.ceil((end - start) / LONGEST))
+        fine += [start + (end - start) * (n + 1) / pieces for n in range(pieces)]
+    fine = [ticks(edge) for edge in fine]
+    count = len(fine) - 1
+    return [Shot(n, fine[n], fine[n + 1], last=n == count - 1) for n in range(count)]
