@@ -32,6 +32,7 @@ from vidproc.frontends.interface import Backend
 from vidproc.frontends.mmp.reports import describe_server, list_report, status_report
 from vidproc.frontends.peers import peer_key
 from vidproc.frontends.refusals import TurnedAway
+from vidproc.frontends.slow_clients import SlowClientWatch, Waiting
 from vidproc.mmp import messages
 from vidproc.mmp.codec import (
     NEED_DATA,
@@ -68,12 +69,6 @@ DIRECT_FROM = 64 << 10
 """Bytes in one read from which on more are taken to wait in the socket."""
 DIRECT_SHARE = 0.02
 """Seconds' worth of the limit on uploads that one of them may take at a time."""
-MINIMUM_RATE = 1024
-"""Bytes a second that an upload must bring, on average over an idle timeout."""
-CLOCK_JUMP = 5.0
-"""Seconds by which a timer may be late in a machine that only has much to do."""
-STALL_FACTOR = 2
-"""A client that takes nothing of its answer for so many idle timeouts is cut off."""
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -105,16 +100,10 @@ class MMPServerProtocol(Protocol):
         self._disk_lags = False
         self._taking = False
         self._reading_paused = False
-        self._idle_timer: IDelayedCall | None = None
         self._deadline: IDelayedCall | None = None
         self._head_timer: IDelayedCall | None = None
         self._turn: IDelayedCall | None = None
         self._throttle_timer: IDelayedCall | None = None
-        self._moved_at = 0.0
-        self._window_end = 0.0
-        self._idle_check_at = 0.0
-        self._received = 0
-        self._expected = 0.0
 
     # --- the connection ------------------------------------------------------------------------
 
@@ -123,9 +112,13 @@ class MMPServerProtocol(Protocol):
             self.transport.setTcpNoDelay(True)
             self.transport.setTcpKeepAlive(True)
         self.transport.registerProducer(self, True)
-        self._moved_at = self.clock.seconds()
-        self._window_end = self._moved_at + self._gate.idle_timeout
-        self._look_again(self._gate.idle_timeout)
+        self._slow_client = SlowClientWatch(
+            self.clock,
+            self._gate.idle_timeout,
+            self._waiting,
+            self._client_is_silent,
+            self._client_is_slow,
+        )
         if not self._passes(lambda: self._gate.connected(self)):
             return
         proxied = isinstance(self.transport, ProtocolWrapper) and not ISSLTransport.providedBy(
@@ -166,8 +159,7 @@ class MMPServerProtocol(Protocol):
     def _took(self, size: int) -> None:
         """Note bytes from the client; a payload that is ahead of its share pauses, one that is
         thrown away too: it costs as much to read."""
-        self._moved_at = self.clock.seconds()
-        self._received += size
+        self._slow_client.received(size)
         self._gate.traffic.received += size
         payload = self._session is not None or self._decoder.payload_remaining > 0
         if (payload or self._closing) and self._throttle_timer is None:
@@ -179,8 +171,7 @@ class MMPServerProtocol(Protocol):
 
     def _unthrottle(self, fast: bool) -> None:
         self._throttle_timer = None
-        self._expected = 0.0  # the pause was ours
-        self._moved_at = self.clock.seconds()
+        self._slow_client.forgive()
         if fast:
             self._take_directly()
         self._adjust_reading()
@@ -196,7 +187,6 @@ class MMPServerProtocol(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._lost = True
         for timer in (
-            self._idle_timer,
             self._deadline,
             self._head_timer,
             self._throttle_timer,
@@ -204,6 +194,7 @@ class MMPServerProtocol(Protocol):
         ):
             if timer is not None and timer.active():
                 timer.cancel()
+        self._slow_client.stop()
         self._end_watch()
         if self._sender is not None:
             self._sender.stopProducing()
@@ -313,7 +304,7 @@ class MMPServerProtocol(Protocol):
         def done(_: object) -> None:
             self._busy = False
             if not self._lost:
-                self._restart_idle_timer()
+                self._slow_client.stirred()
                 self._pump()
                 self._close_if_draining()
 
@@ -377,7 +368,7 @@ class MMPServerProtocol(Protocol):
             raise taken_over()
         self._session = admitted
         self._set_buffer(READ_SIZE)
-        self._expected = 0.0  # its rate counts from the next look on
+        self._slow_client.forgive()
         admitted.on_pause = lambda: self._set_disk_lags(True)
         admitted.on_resume = lambda: self._set_disk_lags(False)
         admitted.on_broken = self._upload_broken
@@ -418,8 +409,7 @@ class MMPServerProtocol(Protocol):
 
     def _set_disk_lags(self, lags: bool) -> None:
         self._disk_lags = lags
-        self._expected = 0.0  # the pause was ours
-        self._restart_idle_timer()
+        self._slow_client.forgive()
         self._adjust_reading()
 
     def _take_directly(self) -> None:
@@ -496,6 +486,7 @@ class MMPServerProtocol(Protocol):
             sha256=result.sha256,
         )
         self._send(answer, result.media_type, result.size - request.offset)
+        self._slow_client.forgive()
         self._sender = make_sender(
             self._backend.disk,
             result.fd,
@@ -526,7 +517,7 @@ class MMPServerProtocol(Protocol):
         self._sent(size)
 
     def _sent(self, size: int) -> None:
-        self._moved_at = self.clock.seconds()
+        self._slow_client.sent(size)
         self._gate.traffic.sent += size
 
     # --- watching ------------------------------------------------------------------------------
@@ -553,7 +544,7 @@ class MMPServerProtocol(Protocol):
         """The watched task has ended and its last status was sent."""
         if self._watch is watch:
             self._watch = None
-            self._restart_idle_timer()
+            self._slow_client.stirred()
             self._pump()
 
     def watch_failed(self, watch: _Watch) -> None:
@@ -597,7 +588,7 @@ class MMPServerProtocol(Protocol):
     def resumeProducing(self) -> None:
         """The client reads again."""
         self._write_blocked = False
-        self._moved_at = self.clock.seconds()
+        self._slow_client.stirred()
         if self._sender is not None:
             self._sender.resumeProducing()
         if self._watch is not None:
@@ -714,47 +705,33 @@ class MMPServerProtocol(Protocol):
         if not self._lost:
             self.transport.abortConnection()
 
-    def _restart_idle_timer(self) -> None:
-        self._moved_at = self.clock.seconds()
+    def _waiting(self) -> Waiting:
+        """Return who is waited for."""
+        if self._sender is not None and (self._write_blocked or self._sender.blocked):
+            return Waiting.CLIENT_BLOCKS_FILE
+        if self._write_blocked:
+            return Waiting.CLIENT_BLOCKS
+        if self._disk_lags or self._taking or self._throttle_timer is not None:
+            return Waiting.US
+        if self._busy or self._watch is not None:
+            return Waiting.US
+        return Waiting.CLIENT if self._session is None else Waiting.CLIENT_SENDS
 
-    def _check_idle(self) -> None:
-        """Cut a connection off that has said or taken nothing for an idle timeout.
+    def _client_is_silent(self, blocks: bool) -> None:
+        self.log.info("peer {peer}: idle, cut off", peer=self.peer)
+        if self._decoder.idle or blocks:
+            self.abort()
+        else:
+            timeout = self._gate.idle_timeout
+            self._cut_off(f"Nothing came for {timeout:.0f} s within a request.")
 
-        While we work for it, or wait for the disk ourselves, its silence is no fault.
-        """
-        timeout = self._gate.idle_timeout
-        now = self.clock.seconds()
-        if now > self._idle_check_at + CLOCK_JUMP:
-            # The clock was set, or the machine slept: that was nobody's silence.
-            self._moved_at, self._expected = now, 0.0
-        blocked = self._write_blocked or (self._sender is not None and self._sender.blocked)
-        excused = (self._busy and not blocked) or self._watch is not None or self._disk_lags
-        excused = excused or self._taking or self._throttle_timer is not None
-        if excused and not blocked:
-            self._moved_at = now
-        silence_ends = self._moved_at + timeout * (STALL_FACTOR if blocked else 1)
-        if now >= silence_ends:
-            self.log.info("peer {peer}: idle, cut off", peer=self.peer)
-            if self._decoder.idle or blocked:
-                self.abort()
-            else:
-                self._cut_off(f"Nothing came for {timeout:.0f} s within a request.")
-            return
-        if now >= self._window_end:
-            receiving = self._session is not None and not (
-                self._busy or self._disk_lags or self._taking or self._throttle_timer is not None
-            )
-            if receiving and self._received < self._expected:
-                self._cut_off(f"The upload brings less than {MINIMUM_RATE} bytes a second.")
-                return
-            self._received = 0
-            self._expected = MINIMUM_RATE * timeout
-            self._window_end = now + timeout
-        self._look_again(max(min(silence_ends, self._window_end) - now, 0.01))
-
-    def _look_again(self, seconds: float) -> None:
-        self._idle_check_at = self.clock.seconds() + seconds
-        self._idle_timer = self.clock.callLater(seconds, self._check_idle)
+    def _client_is_slow(self, why: str) -> None:
+        if self._sender is None:
+            self._cut_off(why)
+        else:
+            # No answer can follow within a payload: only the end of the connection says so.
+            self.log.info("peer {peer}: {why}", peer=self.peer, why=why)
+            self.abort()
 
 
 class _Watch:

@@ -1,0 +1,140 @@
+"""When a slow client is cut off, and when its silence is no fault."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.rig import Rig, complete_step, message
+from vidproc.frontends.slow_clients import MINIMUM_RATE, SlowClientWatch, Waiting
+
+
+class SlowClientWatchTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.waiting = Waiting.CLIENT
+        self.silent: list[bool] = []
+        self.slow: list[str] = []
+        self.watch = SlowClientWatch(
+            self.clock, 60.0, lambda: self.waiting, self.silent.append, self.slow.append
+        )
+
+    def move(self, seconds: int, *, received: int = 0, sent: int = 0) -> None:
+        """Let time pass, with so many bytes each second."""
+        for _ in range(seconds):
+            if received:
+                self.watch.received(received)
+            if sent:
+                self.watch.sent(sent)
+            self.clock.advance(1.0)
+
+    def test_a_silent_client_is_cut_off_once(self) -> None:
+        """After the idle timeout, and not before it."""
+        self.move(59)
+        self.assertEqual(self.silent, [])
+        self.move(200)
+        self.assertEqual(self.silent, [False])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_silence_counts_from_the_last_movement(self) -> None:
+        """Whichever way it went."""
+        self.move(50)
+        self.watch.received(1)
+        self.move(50)
+        self.watch.stirred()
+        self.move(59)
+        self.assertEqual(self.silent, [])
+
+    def test_our_own_slowness_is_no_fault_of_the_client(self) -> None:
+        """The silence counts from its end."""
+        self.waiting = Waiting.US
+        self.move(600)
+        self.waiting = Waiting.CLIENT
+        self.move(50)
+        self.assertEqual(self.silent, [])
+
+    def test_a_client_that_blocks_has_twice_as_long(self) -> None:
+        """Its answer may have far to go."""
+        self.waiting = Waiting.CLIENT_BLOCKS
+        self.move(119)
+        self.assertEqual(self.silent, [])
+        self.move(2)
+        self.assertEqual(self.silent, [True])
+
+    def test_an_upload_below_the_rate_is_cut_off(self) -> None:
+        """One just above it is not."""
+        self.waiting = Waiting.CLIENT_SENDS
+        self.move(300, received=MINIMUM_RATE + 1)
+        self.assertEqual(self.slow, [])
+        self.move(130, received=MINIMUM_RATE // 2)
+        self.assertEqual(len(self.slow), 1)
+
+    def test_a_download_below_the_rate_is_cut_off(self) -> None:
+        """One just above it is not; an upload's rate is another matter."""
+        self.waiting = Waiting.CLIENT_BLOCKS_FILE
+        self.watch.forgive()
+        self.move(600, sent=MINIMUM_RATE + 1)
+        self.assertEqual(self.slow, [])
+        self.move(250, sent=MINIMUM_RATE // 2)
+        self.assertEqual(len(self.slow), 1)
+        self.assertEqual(self.silent, [])
+
+    def test_a_pause_of_ours_costs_no_rate(self) -> None:
+        """The window that it fell into does not count."""
+        self.waiting = Waiting.CLIENT_SENDS
+        self.move(90, received=MINIMUM_RATE + 1)
+        self.watch.forgive()
+        self.move(50)
+        self.assertEqual(self.slow, [])
+
+    def test_a_clock_that_jumps_is_nobodys_silence(self) -> None:
+        """The machine slept."""
+        self.clock.advance(3600.0)
+        self.assertEqual(self.silent, [])
+        self.clock.advance(60.0)
+        self.assertEqual(self.silent, [False])
+
+    def test_nothing_is_called_after_the_end(self) -> None:
+        """No timer is left."""
+        self.watch.stop()
+        self.watch.stop()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class SlowDownloadTests(SynchronousTestCase):
+    def test_a_result_that_trickles_out_is_not_held_for_ever(self) -> None:
+        """A client that takes a little now and then is cut off all the same."""
+        rig = Rig(Path(self.mktemp()))
+        self.addCleanup(rig.close)
+        client = rig.connect()
+        request = {
+            "action": "upload",
+            "type": "gif",
+            "parameters": {"start_time": 0, "duration": 1},
+        }
+        client.send(message(request, b"film", "mp4"))
+        task_id = client.answer()["task_id"]
+        while rig.runner.running:
+            complete_step(rig.runner.running[0], os.urandom(3_000_000))
+        write = client.transport.write
+
+        def block(data: bytes) -> None:
+            write(data)
+            client.protocol.pauseProducing()
+
+        client.transport.write = block
+        client.send(message({"action": "download", "task_id": task_id}))
+        sender = client.protocol._sender
+        assert sender is not None
+        for _ in range(60):
+            if client.transport.aborted:
+                break
+            sender._on_progress(100)
+            rig.clock.advance(10.0)
+        self.assertTrue(client.transport.aborted)
+        task = rig.store.get(task_id)
+        assert task is not None
+        self.assertIsNone(task.downloaded_at)

@@ -1,0 +1,129 @@
+"""Where a slow client is cut off: one that is silent, takes nothing, or moves a file too slowly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Any
+
+MINIMUM_RATE = 1024
+"""Bytes a second that an upload must bring, on average over an idle timeout, and that a download
+must take, over two."""
+STALL_FACTOR = 2
+"""A client that takes nothing of its answer for so many idle timeouts is cut off."""
+CLOCK_JUMP = 5.0
+"""Seconds by which a timer may be late in a machine that only has much to do."""
+
+
+class Waiting(Enum):
+    """Who is waited for on a connection."""
+
+    CLIENT = auto()
+    """The client: for a request, or for more of one."""
+    CLIENT_SENDS = auto()
+    """The client sends a file."""
+    CLIENT_BLOCKS = auto()
+    """The client does not read what we have for it."""
+    CLIENT_BLOCKS_FILE = auto()
+    """The client does not read the file that we have for it, for now."""
+    US = auto()
+    """We: a task, the disk, a limit of our own. The client's silence is no fault."""
+
+
+class SlowClientWatch:
+    """Looks after one connection. Times in seconds.
+
+    `waiting` says who is waited for. `on_silent` is called when nothing has moved for the idle
+    timeout (twice that if the client blocks; its argument tells), `on_slow` with a sentence when a
+    file moves too slowly. Nothing is called after that.
+    """
+
+    def __init__(
+        self,
+        clock: Any,
+        idle_timeout: float,
+        waiting: Callable[[], Waiting],
+        on_silent: Callable[[bool], None],
+        on_slow: Callable[[str], None],
+    ) -> None:
+        self._clock = clock
+        self._timeout = idle_timeout
+        self._waiting = waiting
+        self._on_silent = on_silent
+        self._on_slow = on_slow
+        self._moved_at: float = clock.seconds()
+        self._received = _Rate(idle_timeout, self._moved_at)
+        self._sent = _Rate(STALL_FACTOR * idle_timeout, self._moved_at)
+        self._look_again(idle_timeout)
+
+    def received(self, size: int) -> None:
+        """Note bytes from the client."""
+        self._moved_at = self._clock.seconds()
+        self._received.count += size
+
+    def sent(self, size: int) -> None:
+        """Note bytes of a file that the client's side has taken."""
+        self._moved_at = self._clock.seconds()
+        self._sent.count += size
+
+    def stirred(self) -> None:
+        """Note that something happened: the silence counts from now on."""
+        self._moved_at = self._clock.seconds()
+
+    def forgive(self) -> None:
+        """Note that a transfer begins, or that a pause was ours: its rate counts from the next
+        look on."""
+        self._received.expected = self._sent.expected = 0.0
+        self.stirred()
+
+    def stop(self) -> None:
+        """The connection has ended."""
+        if self._timer.active():
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        now = self._clock.seconds()
+        if now > self._look_at + CLOCK_JUMP:
+            # The clock was set, or the machine slept: that was nobody's silence.
+            self.forgive()
+        waiting = self._waiting()
+        if waiting is Waiting.US:
+            self._moved_at = now
+        blocks = waiting in (Waiting.CLIENT_BLOCKS, Waiting.CLIENT_BLOCKS_FILE)
+        silence_ends = self._moved_at + self._timeout * (STALL_FACTOR if blocks else 1)
+        if now >= silence_ends:
+            self._on_silent(blocks)
+            return
+        brought = self._received.enough(now)
+        if waiting is Waiting.CLIENT_SENDS and not brought:
+            self._on_slow(f"The upload brings less than {MINIMUM_RATE} bytes a second.")
+            return
+        took = self._sent.enough(now)
+        if waiting is Waiting.CLIENT_BLOCKS_FILE and not took:
+            self._on_slow(f"The client takes less than {MINIMUM_RATE} bytes a second.")
+            return
+        self._look_again(max(min(silence_ends, self._received.window_end) - now, 0.01))
+
+    def _look_again(self, seconds: float) -> None:
+        self._look_at = self._clock.seconds() + seconds
+        self._timer = self._clock.callLater(seconds, self._look)
+
+
+class _Rate:
+    """What has moved in one direction within a window of time."""
+
+    def __init__(self, window: float, now: float) -> None:
+        self.count = 0
+        self.expected = 0.0
+        self.window_end = now + window
+        self._window = window
+
+    def enough(self, now: float) -> bool:
+        """Return False if the window is over and less than expected has moved in it."""
+        if now < self.window_end:
+            return True
+        enough = self.count >= self.expected
+        self.count = 0
+        self.expected = MINIMUM_RATE * self._window
+        self.window_end = now + self._window
+        return enough
