@@ -357,7 +357,8 @@ def _load(argv: list[str]) -> "Callable[[], None]":
     threads = len(os.listdir("/proc/self/task")) if sys.platform == "linux" else 1  # noqa: PTH208
     if threads != 1:
         raise OSError(errno.EBUSY, "the script started threads, which no layer would hold")
-    return module.main
+    main: Callable[[], None] = module.main
+    return main
 
 
 def execute(argv: list[str], secret: "tuple[int, int] | None") -> None:
