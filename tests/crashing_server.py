@@ -91,6 +91,11 @@ def before_fsync(point: Point, folder: str) -> None:
     point.wrap(os, "fsync", before=lambda fd: _folder_of_descriptor(fd) == folder)
 
 
+def before_fsync_of_a_result(point: Point) -> None:
+    """The result is written into the folder of its attempt, whose name is a number."""
+    point.wrap(os, "fsync", before=lambda fd: _folder_of_descriptor(fd).isdigit())
+
+
 def before_rename(point: Point, folder: str) -> None:
     """All is on the disk, under its temporary name."""
     point.wrap(os, "replace", before=lambda _, target: _folder(target) == folder)
@@ -191,6 +196,13 @@ def child_reported(point: Point, stage: str) -> None:
     )
 
 
+def try_again_soon() -> None:
+    """Make the pause after repeated crashes short."""
+    from vidproc.tasks import store
+
+    store.CRASH_PAUSE = store.LONGEST_PAUSE = 0.05
+
+
 POINTS: dict[str, Callable[[Point], None]] = {
     "upload: mid-payload": within_a_write,
     "upload: before fsync": lambda p: before_fsync(p, "uploads"),
@@ -203,7 +215,7 @@ POINTS: dict[str, Callable[[Point], None]] = {
     "probing": lambda p: child_started(p, "probing"),
     "encoding": lambda p: child_reported(p, "encoding"),
     "verifying": lambda p: child_started(p, "verifying"),
-    "result: before fsync": lambda p: before_fsync(p, "1"),
+    "result: before fsync": before_fsync_of_a_result,
     "result: before rename": lambda p: before_rename(p, "results"),
     "result: after rename": lambda p: after_rename(p, "results"),
     "result: before commit": lambda p: commit(p, "completed", "before"),
@@ -223,6 +235,7 @@ def main() -> None:
     """Set the points and become twistd."""
     del sys.path[0]  # this file's folder, which is no place for imports
     Point.file = Path(sys.argv[1]).absolute()
+    try_again_soon()
     watch_commits()
     for name, place in POINTS.items():
         place(Point(name))

@@ -16,6 +16,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from pathlib import Path
@@ -34,6 +35,26 @@ CLIP = MEDIA / "screencast-480p-vp9-opus.webm"
 LARGE = MEDIA / "flower-540p-aac.mp4"
 SHORT_GIF = {"start_time": 0, "duration": 0.5, "width": 160}
 CRASHING_SERVER = str(Path(__file__).with_name("crashing_server.py"))
+
+
+ENDING = (
+    "result: before fsync",
+    "result: before rename",
+    "result: after rename",
+    "result: before commit",
+    "result: after commit",
+)
+"""The points at which a task's result becomes its only file."""
+
+
+def tiny_clip(kind: str, *options: str) -> Path:
+    """Return a film of 64 x 48 pixels and 1.5 s, made here; `options` are FFmpeg's for x264."""
+    folder = Path(tempfile.mkdtemp(dir="."))
+    clip = folder / f"tiny.{kind}"
+    source = ["-f", "lavfi", "-i", "testsrc=size=64x48:rate=10:duration=1.5"]
+    argv = [find_ffmpeg().path, "-nostdin", "-loglevel", "error", *source, "-c:v", "libx264"]
+    subprocess.run([*argv, *options, "-pix_fmt", "yuv420p", str(clip)], check=True)
+    return clip
 
 
 class CrashingServer(ServerProcess):
@@ -355,39 +376,6 @@ class CrashPointTests(TestCase):
         self.assertEqual((row["state"], row["attempt"]), ("completed", 1))
         self.assertCompletes(server, row["task_id"])
 
-    def test_every_kind_of_product_at_every_point_of_its_publication(self) -> None:
-        """The source itself, a source in a new container, a result of several trials."""
-        folder = Path(self.mktemp())
-        folder.mkdir()
-        # In Matroska it gets a new container; NUT has no muxer here, and is handed back as it is.
-        source, copied = folder / "film.nut", folder / "film.mkv"
-        film = ["-f", "lavfi", "-i", "mandelbrot=size=160x96:rate=10", "-t", "1", "-q:v", "31"]
-        for path in (source, copied):
-            subprocess.run(
-                [find_ffmpeg().path, "-v", "error", "-nostdin", *film, "-c:v", "mpeg4", str(path)],
-                check=True,
-            )
-        fast = {"preset": "fast"}
-        before, after = "result: before rename", "result: after rename"
-        commit = "result: before commit"
-        for clip, type, parameters, points in (
-            (source, "compress", fast, (before, after, commit)),
-            (copied, "compress", fast, (commit,)),
-            (CLIP, "gif", {**SHORT_GIF, "max_size": 40_000}, (commit,)),
-        ):
-            for point in points:
-                server = self.server(point)
-                self.send(server, clip, type, parameters)
-                server.wait_for_crash()
-                (row,) = self.rows(server)
-                self.assertEqual(row["state"], "processing")
-                held = (server.data_dir / row["input_key"]).read_bytes()
-                self.assertEqual(held, clip.read_bytes())
-                client = PlainClient(server.start().port)
-                client.wait(row["task_id"])
-                self.assertEqual(client.download(row["task_id"])[2] == held, clip is source)
-                self.assertCompletes(server, row["task_id"])
-
     def test_a_crash_is_no_verdict_on_what_ran(self) -> None:
         """After three of them the task waits for its turn alone, and completes."""
         server = self.server("probing")
@@ -399,6 +387,58 @@ class CrashPointTests(TestCase):
         (row,) = self.rows(server)
         self.assertEqual((row["state"], row["crashes"]), ("queued", 3))
         self.assertCompletes(server, row["task_id"])
+
+    # --- every kind of product -----------------------------------------------------------------
+
+    def walk(self, kind: str, clip: Path, type: str, **parameters: Any) -> dict[str, Any]:
+        """Have the server of one task die at each step of its end; return how the task ended.
+
+        Until the row says that the task has ended, its input is there and holds every byte.
+        """
+        sent = clip.read_bytes()
+        server = self.server(ENDING[0])
+        self.send(server, clip, type, parameters)
+        server.wait_for_crash()
+        for point in ENDING[1:]:
+            (row,) = self.rows(server)
+            self.assertEqual(row["state"], "processing", point)
+            self.assertEqual((server.data_dir / row["input_key"]).read_bytes(), sent, point)
+            server.crash_at_start(point)
+        (row,) = self.rows(server)
+        self.assertEqual(row["state"], "completed")
+        client = PlainClient(server.start().port)
+        detail = {"action": "status", "task_id": row["task_id"], "detail": True}
+        output: dict[str, Any] = client.request(detail)[0]["output"]
+        head, found, payload = client.download(row["task_id"])
+        self.assertEqual((found, len(payload)), (kind, head["size"]))
+        if output.get("already_optimal") and kind not in ("mkv", "mp4"):
+            self.assertEqual(payload, sent)
+        self.assertCompletes(server, row["task_id"])
+        return output
+
+    def test_the_source_is_the_result(self) -> None:
+        """It is published under a second name: the input stays until the task has ended."""
+        clip = tiny_clip("nut", "-crf", "45")
+        output = self.walk("nut", clip, "compress")
+        self.assertEqual((output["already_optimal"], output["bytes"]), (True, clip.stat().st_size))
+
+    def test_the_result_is_the_source_in_another_file(self) -> None:
+        """The streams were copied."""
+        output = self.walk("mkv", tiny_clip("mkv", "-crf", "45"), "compress")
+        self.assertTrue(output["already_optimal"])
+
+    def test_the_result_is_one_of_several_trials(self) -> None:
+        """The others go."""
+        self.walk("mp4", tiny_clip("mp4", "-preset", "ultrafast", "-crf", "5"), "compress")
+
+    def test_the_result_is_the_last_of_several_that_were_too_large(self) -> None:
+        """The others go."""
+        clip = tiny_clip("mp4", "-preset", "ultrafast", "-crf", "5")
+        self.walk("gif", clip, "gif", start_time=0, duration=1, max_size=1500)
+
+    def test_the_result_was_joined_from_segments(self) -> None:
+        """The segments go."""
+        self.walk("webm", LARGE, "webm", start_time=0, duration=4, width=160)
 
     # --- results -------------------------------------------------------------------------------
 
