@@ -173,19 +173,18 @@ async def _sample(work: Work, film: Sequence[Shot], crf: float) -> list[ShotCurv
         if score is None:
             return None
         written = work.job.size_of(name)
+        sizes = await work.job.examine(name, frame_sizes)
         size = _shot_bytes(
-            work.job.read(name), shot.length * rate, written, shot.length / sample.length
+            [size for size, _ in sizes], shot.length * rate, written, shot.length / sample.length
         )
         score = min(score + _SAMPLE_BELOW, 100.0)
         curves.append(ShotCurve.through(work.coder.curve, shot.length, crf, score, size))
     return curves
 
 
-def _shot_bytes(sample: bytes, frames: float, size: int, part: float) -> float:
-    """Return the bytes of a shot of so many frames, from its encoded sample: it has one keyframe,
-    as the sample has. Where its frames can't be told apart, it is `part` times the sample's `size`.
-    """
-    sizes = [size for size, _ in frame_sizes(sample)]
+def _shot_bytes(sizes: Sequence[int], frames: float, size: int, part: float) -> float:
+    """Return the bytes of a shot of so many frames, from the sizes of its sample's: it has one
+    keyframe, as the sample has. Where these are unknown, it is `part` times the sample's `size`."""
     if len(sizes) < 2:
         return max(size, 1) * part
     return sizes[0] + sum(sizes[1:]) / (len(sizes) - 1) * max(frames - 1, 0.0)
