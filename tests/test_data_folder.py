@@ -71,6 +71,40 @@ class OwnershipTests(SynchronousTestCase):
         (self.root / "thesis.tex").touch()
         self.assertRefused("thesis.tex")
 
+    def test_a_start_that_was_cut_short_does_not_lock_the_folder_out(self) -> None:
+        """Whatever it had made by then: the next one goes on."""
+
+        class Cut(BaseException):
+            pass
+
+        made: list[object] = []
+
+        def cut_at(number: int, name: str) -> None:
+            inner = getattr(os, name)
+
+            def call(*arguments: object, **keywords: object) -> object:
+                made.append(name)
+                if len(made) >= number:
+                    raise Cut
+                return inner(*arguments, **keywords)
+
+            self.patch(os, name, call)
+
+        for number in range(1, 12):
+            self.root = Path(self.mktemp())
+            made.clear()
+            for name in ("open", "mkdir", "replace", "fsync"):
+                cut_at(number, name)
+            folder = DataFolder(self.root, 1 << 30)
+            try:
+                folder.open()
+            except Cut:
+                pass
+            finally:
+                self.doCleanups()
+                folder.close()
+            self.open()
+
     def test_a_newer_format_is_refused(self) -> None:
         """Better no start than a folder that this version misreads."""
         self.open()
@@ -133,6 +167,14 @@ class SortOutTests(SynchronousTestCase):
         self.assertEqual(
             self.folder.space.measure(), 11 + (self.folder.root / MARKER).stat().st_size
         )
+
+    def test_an_orphan_takes_no_other_ones_place(self) -> None:
+        """A store that was lost twice costs no film either."""
+        for content in (b"one", b"two"):
+            self.put("inputs/a", content)
+            self.folder.sort_out(set(), set())
+        found = sorted(self.folder.path(key).read_bytes() for key, _ in self.folder.orphans())
+        self.assertEqual(found, [b"one", b"two"])
 
     def test_orphans_are_listed_oldest_first(self) -> None:
         """With their bytes."""

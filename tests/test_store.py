@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from vidproc.errors import ServiceError
 from vidproc.tasks.model import Failure, InvalidTransition, State, Task, new_task_id
-from vidproc.tasks.store import LEASE, MOST_PARTIAL, SchemaTooNew, TaskStore
+from vidproc.tasks.store import LEASE, LONGEST_PAUSE, MOST_PARTIAL, SchemaTooNew, TaskStore
 
 
 def make_task(peer: str = "192.0.2.1", **fields: object) -> Task:
@@ -202,6 +202,14 @@ class StoreTests(SynchronousTestCase):
         assert claimed is not None
         self.assertEqual(claimed.task_id, task.task_id)
 
+    def test_a_pause_ends_although_the_clock_was_put_back(self) -> None:
+        """A date that no pause reaches is from another time."""
+        task = self.queued("192.0.2.1")
+        self.store.update(task.task_id, not_before=1_000_000.0)
+        self.store.recover(1000.0)
+        self.assertIsNone(self.store.claim_next("me", 1000.0, 2000.0))
+        self.assertIsNotNone(self.store.claim_next("me", 1000.0 + LONGEST_PAUSE, 9000.0))
+
     def test_a_long_encode_is_not_blamed_for_the_servers_end(self) -> None:
         """A power cut after an hour is nobody's fault."""
         self.queued()
@@ -236,12 +244,15 @@ class StoreTests(SynchronousTestCase):
         )
         db.commit()
         db.close()
+        path.with_name("old.sqlite.before-0").touch()
         store = TaskStore(path)
         store.open()
         self.addCleanup(store.close)
         claimed = store.claim_next("me", 1.0, 2.0)
         assert claimed is not None
         self.assertEqual((claimed.task_id, claimed.crashes), ("a", 0))
+        copies = [p.name for p in path.parent.glob("old.sqlite.before-*")]
+        self.assertEqual(copies, ["old.sqlite.before-1"])
         copy = sqlite3.connect(path.with_name("old.sqlite.before-1"))
         self.addCleanup(copy.close)
         self.assertEqual(copy.execute("PRAGMA user_version").fetchone(), (1,))

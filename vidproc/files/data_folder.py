@@ -82,9 +82,10 @@ class DataFolder:
             raise DataFolderInUse(
                 f"another vidproc works on {self.root}; stop it or choose another --data-dir"
             ) from None
+        # First of all, so that a crash leaves nothing that the next start would not recognise.
+        ownership.mark(self.root)
         for name in (*FOLDERS, ORPHANS):
             (self.root / name).mkdir(exist_ok=True, mode=0o700)
-        ownership.mark(self.root)
 
     def close(self) -> None:
         """Give the lock back."""
@@ -201,16 +202,28 @@ class DataFolder:
                     self.remove(key)
                     removed.append(key)
                 else:
-                    path.replace(self.root / ORPHANS / f"{folder}-{path.name}")
+                    path.replace(self._free_name(f"{folder}-{path.name}"))
                     moved.append(key)
         if moved:
             self._sync_folder(self.root / ORPHANS)
         return removed, moved
 
+    def _free_name(self, name: str) -> Path:
+        """Return a path in ``orphans`` that is not taken: one lost film must not cost another."""
+        path = self.root / ORPHANS / name
+        number = 1
+        while os.path.lexists(path):
+            number += 1
+            path = self.root / ORPHANS / f"{name}.{number}"
+        return path
+
     def orphans(self) -> list[tuple[str, int]]:
         """Return key and bytes of each orphan, the oldest first."""
         found = []
         for path in (self.root / ORPHANS).iterdir():
-            status = path.stat()
+            try:
+                status = path.lstat()
+            except FileNotFoundError:
+                continue  # evicted meanwhile
             found.append((status.st_mtime, f"{ORPHANS}/{path.name}", status.st_size))
         return [(key, size) for _, key, size in sorted(found)]

@@ -6,6 +6,7 @@ folder for one.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -26,6 +27,8 @@ _OURS = re.compile(
 )
 _NOBODYS = frozenset({"lost+found"})  # what a file system makes by itself
 _BEFORE_MARKERS = frozenset({*FOLDERS, "lock"})
+_BEGUN = frozenset({"lock", f"{MARKER}.new"})
+"""What a start that was cut short may have made before the marker."""
 
 
 class NotADataFolder(Exception):
@@ -50,7 +53,7 @@ def check(root: Path) -> None:
         _check_format(root)
         return
     foreign = sorted(name for name in names - {*FOLDERS, ORPHANS} if _OURS.fullmatch(name) is None)
-    if not foreign and (not names or names >= _BEFORE_MARKERS):
+    if not foreign and (names <= _BEGUN or names >= _BEFORE_MARKERS):
         return
     example = escape(foreign[0] if foreign else min(names))
     raise NotADataFolder(
@@ -81,5 +84,8 @@ def mark(root: Path) -> None:
     path = root / MARKER
     if not path.exists():
         new = root / f"{MARKER}.new"
-        new.write_text(_TEXT.format(format=FORMAT), encoding="ascii")
+        with new.open("w", encoding="ascii") as file:
+            file.write(_TEXT.format(format=FORMAT))
+            file.flush()
+            os.fsync(file.fileno())  # an empty marker would be refused
         new.replace(path)

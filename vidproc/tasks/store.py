@@ -140,7 +140,7 @@ class TaskStore:
             )
 
     def _copy_before_migration(self, version: int) -> None:
-        """Keep the database as it is, beside it; whole or not at all."""
+        """Keep the database as it is, beside it, whole or not at all, and no older copy."""
         path = self._path.with_name(f"{self._path.name}.before-{version}")
         new = path.with_name(f"{path.name}.new")
         new.unlink(missing_ok=True)
@@ -150,6 +150,9 @@ class TaskStore:
         finally:
             copy.close()
         new.replace(path)
+        for older in path.parent.glob(f"{self._path.name}.before-*"):
+            if older != path:
+                older.unlink()
 
     # --- dates -------------------------------------------------------------------------------
 
@@ -455,6 +458,9 @@ class TaskStore:
                 " RETURNING task_id",
                 (now,),
             ).fetchall()
+            # A pause that ends later than any can was set by another clock.
+            latest = now + LONGEST_PAUSE
+            db.execute("UPDATE tasks SET not_before = ? WHERE not_before > ?", (latest, latest))
             rows = db.execute("SELECT * FROM tasks WHERE state = 'processing' ORDER BY seq")
             ran = [_from_row(row) for row in rows.fetchall()]
             return Recovery(
