@@ -1,4 +1,4 @@
-"""What a person sees: the words, the plain lines, the bars."""
+"""What a person sees: the plain lines and the bars."""
 
 from __future__ import annotations
 
@@ -13,65 +13,13 @@ from vidproc.client.display import (
     BarDisplay,
     PlainDisplay,
     SpeedMeter,
-    describe_status,
-    describe_transfer,
     make_display,
-    printable,
-    time_left,
 )
 
 
 def processing(**more: Any) -> dict[str, Any]:
     """Return a status in the middle of an encode."""
     return {"status": "processing", "stage": "encoding", "progress": 0.456, **more}
-
-
-class WordTests(SynchronousTestCase):
-    """Statuses and transfers in words."""
-
-    def test_a_status_names_stage_percent_speed_and_time_left(self) -> None:
-        """All that is known, on one line."""
-        self.assertEqual(
-            describe_status(processing(speed=1.84, eta=12.3)),
-            "processing: encoding 45 % (1.8x, about 12 s left)",
-        )
-
-    def test_a_queued_task_tells_its_position(self) -> None:
-        """Who waits wants to know how long the queue is."""
-        text = describe_status({"status": "queued", "queue_position": 3})
-        self.assertEqual(text, "queued: position 3 in the queue")
-
-    def test_a_bare_status_is_enough(self) -> None:
-        """Simple servers send nothing but the status."""
-        self.assertEqual(describe_status({"status": "processing"}), "processing")
-        self.assertEqual(describe_status({}), "unknown")
-
-    def test_values_of_odd_types_are_left_out(self) -> None:
-        """A server may send anything; nothing of it ends in an error."""
-        fields = processing(speed="fast", eta=-1, progress=None, stage=7, queue_position=[])
-        self.assertEqual(describe_status(fields), "processing")
-
-    def test_nothing_is_at_100_percent_before_it_is_done(self) -> None:
-        """99.9 % is 99 %."""
-        self.assertIn("99 %", describe_status(processing(progress=0.999)))
-
-    def test_a_transfer_names_bytes_speed_and_time_left(self) -> None:
-        """Sizes as people read them."""
-        text = describe_transfer(5 << 20, 11 << 20, float(3 << 20))
-        self.assertEqual(text, "5.0 MiB of 11.0 MiB, 3.0 MiB/s, about 2 s left")
-        self.assertEqual(describe_transfer(0, 0, None), "0 bytes of 0 bytes")
-
-    def test_long_times_are_in_minutes(self) -> None:
-        """Nobody counts in 3,600 seconds."""
-        self.assertEqual(time_left(185), "about 3 min 05 s left")
-
-    def test_control_characters_do_not_reach_the_terminal(self) -> None:
-        """A server's text can't clear the screen, nor turn the writing around."""
-        self.assertEqual(printable("a\x1b[2Jb\u202ec\nd"), "a\\x1b[2Jb\\u202ec d")
-
-    def test_an_endless_text_is_cut(self) -> None:
-        """A line stays a line."""
-        self.assertEqual(len(printable("x" * 10_000)), 2000)
 
 
 class SpeedMeterTests(SynchronousTestCase):

@@ -23,10 +23,19 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
 from support.server_process import ServerProcess
-from tests.test_client_cli import COMMAND, SessionCase, _Collector
-from tests.test_client_protocol import TASK, Peer, ScriptedServer, ServerCase, refusal, status
+from tests.client_harness import (
+    COMMAND,
+    TASK,
+    Collector,
+    Peer,
+    ScriptedServer,
+    ServerCase,
+    SessionCase,
+    refusal,
+    status,
+)
 from vidproc.client import cli, resume
-from vidproc.client.protocol import Log
+from vidproc.client.log import Log
 from vidproc.client.resume import KEEP_SECONDS, REMEMBER_FROM, ResumeFile, state_folder
 from vidproc.ffmpeg.binary import find_ffmpeg
 from vidproc.mmp.codec import Decoder, MessageStarted, NeedData, PayloadChunk
@@ -592,7 +601,7 @@ class KilledClientTests(ServerCase):
     timeout = 120
 
     def spawn(self, line: str) -> tuple[Any, Deferred[tuple[int, str, str]]]:
-        collector = _Collector()
+        collector = Collector()
         root = str(Path(cli.__file__).parents[2])
         # Named here, too: what is spawned after a timeout has the user's environment again.
         environment = {**os.environ, "PYTHONPATH": root, "XDG_STATE_HOME": str(self.state)}

@@ -1,7 +1,6 @@
 """What a person sees while it runs: bars on a terminal, plain lines everywhere else.
 
-Both say the same in the same words; `describe_status` and `describe_transfer` make them.
-Texts that came from the server pass `printable` first, so they can't steer the terminal.
+Both say the same in the same words.
 """
 
 from __future__ import annotations
@@ -10,7 +9,13 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TextIO
 
-from vidproc.units import format_duration, format_size
+from vidproc.client.words import (
+    describe_status,
+    describe_transfer,
+    details_of,
+    fraction_of,
+    stage_of,
+)
 
 REFRESH_SECONDS = 0.1
 """How often the bars are drawn at most."""
@@ -35,96 +40,6 @@ class Display(Protocol):
         """End the progress display; `line` can still be used."""
 
 
-# --- words -----------------------------------------------------------------------------------
-
-
-def printable(value: object, limit: int = 2000) -> str:
-    """Return `value` as text for a terminal: on one line, control characters escaped, not endless.
-
-    Characters that reverse the direction of writing are escaped too.
-    """
-    text = str(value)[:limit]
-    return "".join(
-        character if character.isprintable() else _escaped(character) for character in text
-    )
-
-
-def _escaped(character: str) -> str:
-    if character in "\n\r\t\u00a0\u202f\u2009":
-        return " "
-    if "\udc80" <= character <= "\udcff":
-        return character  # a byte of a file name that is no valid text; goes out as it came in
-    return character.encode("unicode_escape").decode("ascii")
-
-
-def number(value: object) -> float | None:
-    """Return a finite number that is at least 0, or None for anything else."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e15:
-        return float(value)
-    return None
-
-
-def time_left(seconds: float) -> str:
-    """Return ``about 12 s left`` or ``about 3 min 05 s left``."""
-    text = f"{max(1, round(seconds))} s" if seconds < 59.5 else format_duration(seconds)
-    return f"about {text} left"
-
-
-def fraction_of(fields: Mapping[str, Any]) -> float | None:
-    """Return a status' progress as 0 to 1, or None."""
-    progress = number(fields.get("progress"))
-    return None if progress is None else min(1.0, progress)
-
-
-def stage_of(fields: Mapping[str, Any]) -> str:
-    """Return the status and, while it is processing, the stage: ``processing: encoding``."""
-    status = printable(fields.get("status") or "unknown", 40)
-    stage = fields.get("stage")
-    if status == "processing" and isinstance(stage, str) and stage and stage != status:
-        return f"{status}: {printable(stage, 60)}"
-    return status
-
-
-def details_of(fields: Mapping[str, Any]) -> str:
-    """Return what else is known: ``position 3 in the queue`` or ``1.8x, about 12 s left``."""
-    parts = []
-    status = fields.get("status")
-    position = number(fields.get("queue_position"))
-    if status == "queued" and position is not None:
-        parts.append(f"position {position:.0f} in the queue" if position else "next in the queue")
-    if status == "processing":
-        speed = number(fields.get("speed"))
-        if speed:
-            parts.append(f"{speed:.1f}x" if speed >= 0.1 else f"{speed:.2f}x")
-        eta = number(fields.get("eta"))
-        if eta is not None:
-            parts.append(time_left(eta))
-    return ", ".join(parts)
-
-
-def describe_status(fields: Mapping[str, Any]) -> str:
-    """Return a status as one line: ``processing: encoding 45 % (1.8x, about 12 s left)``."""
-    text = stage_of(fields)
-    fraction = fraction_of(fields)
-    if fields.get("status") == "processing" and fraction is not None:
-        # 100 % is for what is done; 99.6 % of it isn't.
-        text += f" {int(fraction * 100)} %"
-    details = details_of(fields)
-    if fields.get("status") == "queued":
-        return f"{text}: {details}" if details else text
-    return f"{text} ({details})" if details else text
-
-
-def describe_transfer(done: int, total: int, speed: float | None) -> str:
-    """Return ``5.0 MiB of 11.0 MiB, 3.2 MiB/s, about 2 s left``; `speed` in bytes a second."""
-    text = f"{format_size(done)} of {format_size(total)}"
-    if speed:
-        text += f", {format_size(speed)}/s"
-        if done < total:
-            text += f", {time_left((total - done) / speed)}"
-    return text
-
-
 class SpeedMeter:
     """Measures a transfer in bytes a second, since it began in this run. `clock` in seconds."""
 
@@ -140,9 +55,6 @@ class SpeedMeter:
             self._start = (now, done)
         elapsed = now - self._start[0]
         return (done - self._start[1]) / elapsed if elapsed >= 0.2 else None
-
-
-# --- plain lines -----------------------------------------------------------------------------
 
 
 class PlainDisplay:
@@ -202,9 +114,6 @@ def write_line(stream: TextIO, text: str) -> None:
         stream.flush()
     except (OSError, ValueError):
         pass
-
-
-# --- bars ------------------------------------------------------------------------------------
 
 
 class BarDisplay:

@@ -9,8 +9,9 @@ import re
 from pathlib import Path
 from typing import BinaryIO
 
-from vidproc.client.kinds import safe_kind
-from vidproc.client.protocol import MEDIA_TYPE, Answer, ResultNotWritten
+from vidproc.client.answer import Answer
+from vidproc.client.errors import ChecksumMismatch, ResultNotWritten
+from vidproc.client.kinds import MEDIA_TYPE, safe_kind
 from vidproc.mmp.errors import RemoteProtocolError
 
 _READ_SIZE = 1 << 20
@@ -55,10 +56,6 @@ class Source:
     def close(self) -> None:
         """Close the file."""
         self.file.close()
-
-
-class ChecksumMismatch(Exception):
-    """The bytes that came are not those that the server has."""
 
 
 class PartFile:
@@ -232,3 +229,8 @@ def sync_folder(folder: Path) -> None:
         pass  # some network file systems can't; the file itself is safe
     finally:
         os.close(descriptor)
+
+
+def safe_stem(task_id: str) -> str:
+    """Return a task id as a part of a file name: without what would leave the folder."""
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in task_id)[:100]

@@ -6,6 +6,8 @@ is called ``bin``, which nothing runs or opens by itself.
 
 from __future__ import annotations
 
+import re
+
 _VIDEO = (
     "3g2 3gp asf avi dv f4v flv m2ts m2v m4v mkv mov mp4 mpeg mpg mts mxf nut ogm ogv ts vob webm"
     " wmv"
@@ -15,6 +17,9 @@ _IMAGE = "apng avif bmp gif jpeg jpg png tif tiff webp"
 
 MEDIA_KINDS = frozenset(f"{_VIDEO} {_AUDIO} {_IMAGE}".split())
 UNKNOWN = "bin"
+
+MEDIA_TYPE = re.compile(r"[A-Za-z0-9]{1,16}", re.ASCII)
+"""What the protocol takes as the kind of an input: a file name's extension without the dot."""
 
 
 def safe_kind(kind: str) -> str:

@@ -1,4 +1,4 @@
-"""What the command line asks for, checked, and what to raise when it is wrong."""
+"""What the command line asks for, checked; and the error when it is wrong."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vidproc.client.files import sync_folder
-from vidproc.client.protocol import Log
+from vidproc.client.log import Log
 
 REMEMBER_FROM = 8 << 20
 """Bytes from which on an upload is remembered: what is smaller is sent again in a moment, and is

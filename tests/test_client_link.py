@@ -1,0 +1,148 @@
+"""Connecting, and trying again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet import reactor, task
+from twisted.internet.protocol import Factory, Protocol
+from twisted.trial.unittest import TestCase
+
+from tests.client_harness import (
+    TASK,
+    ServerCase,
+)
+from vidproc.client.connection import Connection
+from vidproc.client.errors import (
+    ConnectFailed,
+    ConnectionBroken,
+    LostForGood,
+)
+from vidproc.client.link import RetryPolicy
+
+
+class FakeTransport:
+    """As much of a transport as a connection touches."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.aborted = False
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        pass
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        pass
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        self.producer = producer
+
+    def unregisterProducer(self) -> None:
+        self.producer = None
+
+
+class ConnectingTests(ServerCase):
+    """Getting a connection, and losing it."""
+
+    def closed_port(self) -> int:
+        listening = reactor.listenTCP(0, Factory(), interface="127.0.0.1")
+        port = listening.getHost().port
+        self.addCleanup(lambda: None)
+        self.closing = listening.stopListening()
+        return port
+
+    async def test_a_refused_first_connection_is_final_and_says_how_to_start_a_server(self) -> None:
+        """No second try; the error names host and port."""
+        port = self.closed_port()
+        await self.closing
+        problem = await self.fails(ConnectFailed, self.client(port=port).request("info"))
+        self.assertIn(f"127.0.0.1 port {port}", str(problem))
+        self.assertIn(f"twistd -n vidproc --port {port}", problem.advice)
+        self.assertEqual(self.notices, [])
+
+    async def test_a_connection_that_always_breaks_is_given_up(self) -> None:
+        """Five tries more without any progress, then it is lost for good."""
+        self.server.cut_always = True
+        problem = await self.fails(LostForGood, self.client().request("status", task_id=TASK))
+        self.assertIn("add --tls", problem.advice)
+        self.assertEqual(len(self.server.requests), 6)
+        self.assertEqual(len(self.notices), 5)
+
+    async def test_a_peer_that_is_no_mmp_server_is_named_as_such(self) -> None:
+        """Foreign bytes end it at once, with what to check: HTTP, or TLS that was sent plain."""
+        http = b"HTTP/1.1 400 Bad Request\r\n\r\n" + b"x" * 100
+        for said in (http, bytes.fromhex("15030300020246")):
+            await self.meet_foreigner(said)
+
+    async def meet_foreigner(self, said: bytes) -> None:
+        factory = Factory()
+        factory.peers = set()  # type: ignore[attr-defined]
+
+        class Foreign(Protocol):
+            def connectionMade(self) -> None:
+                factory.peers.add(self)  # type: ignore[attr-defined]
+                self.transport.write(said)
+
+            def connectionLost(self, reason: Any = None) -> None:
+                factory.peers.discard(self)  # type: ignore[attr-defined]
+
+        factory.protocol = Foreign
+        client = self.client(port=self.listen(factory))
+        problem = await self.fails(ConnectFailed, client.request("info"))
+        self.assertIn("does not speak the vidproc protocol", str(problem))
+        self.assertIn("--tls", problem.advice)
+
+    async def test_a_server_that_closes_after_each_answer_is_connected_to_again(self) -> None:
+        """Requests, one connection each, as old servers want it; nothing of it is a failure."""
+        self.server.closes_after_answer = True
+        client = self.client()
+        for _ in range(3):
+            await client.request("status", task_id=TASK)
+        self.assertEqual(self.notices, [])
+
+    async def test_requests_share_a_connection_that_stays_open(self) -> None:
+        """One connection carries any number of requests."""
+        client = self.client()
+        await client.request("info")
+        await client.request("cancel", task_id=TASK)
+        self.assertEqual(len(self.server.peers), 1)
+
+    async def test_a_silent_server_is_given_up_by_the_clock(self) -> None:
+        """No byte for the stall time is a broken connection."""
+        clock = task.Clock()
+        connection = Connection(clock, 30.0)
+        transport = FakeTransport()
+        connection.makeConnection(transport)  # type: ignore[arg-type]
+        waiting = connection.request({"action": "info"})
+        clock.advance(29)
+        self.assertNoResult(waiting)
+        connection.dataReceived(b"\0")
+        clock.advance(29)
+        self.assertNoResult(waiting)
+        clock.advance(1)
+        self.failureResultOf(waiting, ConnectionBroken)
+        self.assertTrue(transport.aborted)
+        self.assertEqual(clock.getDelayedCalls(), [])
+
+
+class RetryPolicyTests(TestCase):
+    """How long to wait before the next try."""
+
+    def pauses(self, jitter: Callable[[], float]) -> list[float]:
+        policy = RetryPolicy(base=1.0, cap=10.0, jitter=jitter)
+        return [policy.pause(failures) for failures in range(1, 7)]
+
+    def test_pauses_grow_to_a_limit(self) -> None:
+        """1, 2, 4, 8 seconds and then the cap."""
+        self.assertEqual(self.pauses(lambda: 0.0), [1, 2, 4, 8, 10, 10])
+
+    def test_a_random_part_spreads_them(self) -> None:
+        """Up to half of each pause is left out at random."""
+        self.assertEqual(self.pauses(lambda: 1.0), [0.5, 1, 2, 4, 5, 5])

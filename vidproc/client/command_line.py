@@ -1,0 +1,142 @@
+"""The command line: words in, checked `Options` out; nothing is sent before all is checked."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vidproc.client.options import Options, UsageError
+from vidproc.client.parameters import EXAMPLES, OPTION_TYPES, TYPES, option_of, read_parameters
+from vidproc.client.parser import build_parser
+from vidproc.client.places import check_input, check_output_folder, output_path, refuse_overwriting
+from vidproc.client.server_options import host_of, port_of, read_credentials, seconds_of
+
+
+def parse_command_line(argv: Sequence[str] | None = None) -> Options:
+    """Return the checked options.
+
+    Raises `UsageError` with the lines to print, and `SystemExit` where argparse does.
+    """
+    parser = build_parser()
+    given = parser.parse_args(argv)
+    action = _action(parser, given)
+    common: dict[str, Any] = {
+        "action": action,
+        "host": host_of(given.host),
+        "port": port_of(given.port),
+        "check_interval": seconds_of(given.check_interval, "--check-interval", 60),
+        "max_wait_time": seconds_of(given.max_wait_time, "--max-wait-time", 3600, zero=True),
+        "detach": given.detach,
+        "force": given.force,
+        "insecure": given.insecure,
+        "tls": given.tls,
+        "log_dir": Path(given.log_dir),
+        **read_credentials(given),
+    }
+    output = output_path(given.output)
+    if action != "process":
+        _refuse_for_other_actions(given, action)
+        if action == "download":
+            check_output_folder(output if output is not None else Path())
+        return Options(task_id=_task_id(given, action), output=output, **common)
+
+    parameters = read_parameters(given)
+    source = check_input(given.input)
+    if given.detach and output is not None:
+        raise UsageError(
+            "--output does not go with --detach, which leaves the result at the server",
+            "Example: vidproc --download ID --output FILE, later",
+        )
+    if output is not None:
+        refuse_overwriting(source, output)
+    if not given.detach:
+        check_output_folder(output if output is not None else source.parent)
+    return Options(input=source, type=given.type, parameters=parameters, output=output, **common)
+
+
+def _action(parser: argparse.ArgumentParser, given: argparse.Namespace) -> str:
+    asked = [
+        name
+        for name in ("status", "watch", "download", "cancel")
+        if getattr(given, name) is not None
+    ]
+    if given.list:
+        asked.append("list")
+    if given.server_info:
+        asked.append("info")
+    options = [_command_of(name) for name in asked]
+    if given.input is not None:
+        if asked:
+            raise UsageError(
+                f"INPUT and {options[0]} do not go together: process a file, or ask about a task",
+                f"Example: {EXAMPLES['compress']}",
+            )
+        if given.type is None:
+            raise UsageError(
+                f"--type is missing: say what to do with the file, one of {', '.join(TYPES)}",
+                f"Example: {EXAMPLES['compress']}",
+            )
+        return "process"
+    if not asked:
+        if given.type is not None:
+            raise UsageError(
+                "The input file is missing: name the video to process",
+                f"Example: {EXAMPLES[given.type]}",
+            )
+        parser.error("name a video to process, or a task with --status, --watch or --download")
+    if len(asked) > 1:
+        raise UsageError(
+            f"{' and '.join(options)} do not go together: ask one thing at a time",
+            "Example: vidproc --status ID",
+        )
+    if asked == ["list"] and given.token_file is None:
+        raise UsageError(
+            "--list needs --token-file: a server keeps a list of tasks for each token",
+            "Example: vidproc --list --token-file token.txt",
+        )
+    return asked[0]
+
+
+def _command_of(action: str) -> str:
+    """Return the option that asks for `action`."""
+    return "--server-info" if action == "info" else f"--{action}"
+
+
+def _refuse_for_other_actions(given: argparse.Namespace, action: str) -> None:
+    """Name an option that makes no sense without an input, rather than ignoring it."""
+    command = _command_of(action)
+    for name in ("type", *OPTION_TYPES):
+        if getattr(given, name) is not None:
+            raise UsageError(
+                f"{option_of(name)} does not go with {command}; it is for processing an INPUT",
+                f"Example: {EXAMPLES['compress']}",
+            )
+    if given.detach:
+        raise UsageError(
+            f"--detach does not go with {command}; it is for processing an INPUT",
+            f"Example: {EXAMPLES['compress']} --detach",
+        )
+    if given.force and action != "download":
+        raise UsageError(
+            f"--force does not go with {command}; it is for INPUT or --download",
+            "Example: vidproc --download ID --force",
+        )
+    if given.output is not None and action != "download":
+        raise UsageError(
+            f"--output does not go with {command}; it is for INPUT or --download",
+            "Example: vidproc --download ID --output result.mp4",
+        )
+
+
+def _task_id(given: argparse.Namespace, action: str) -> str:
+    if action in ("list", "info"):
+        return ""
+    task_id: str = getattr(given, action).strip()
+    if not task_id or len(task_id) > 200 or not task_id.isprintable():
+        raise UsageError(
+            f"--{action} needs the id of a task, as it was printed when the task was accepted",
+            f"Example: vidproc --{action} 0123456789abcdef0123456789abcdef",
+        )
+    return task_id

@@ -1,0 +1,339 @@
+"""One connection to the server: bytes become answers through the sans-IO decoder.
+
+It never holds a payload in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Protocol
+
+import msgspec
+from twisted.internet import error as net_error
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPullProducer
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from vidproc.client.answer import TERMINAL, Answer
+from vidproc.client.errors import ClientError, ConnectFailed, ConnectionBroken, InputChanged
+from vidproc.client.tls import tls_problem
+from vidproc.mmp.codec import (
+    Decoder,
+    MessageEnded,
+    MessageStarted,
+    NeedData,
+    PayloadChunk,
+    encode_head,
+)
+from vidproc.mmp.errors import RemoteProtocolError
+
+CHUNK_SIZE = 1 << 20
+"""Bytes read from a file, or from the network, at a time."""
+
+
+_TLS_ALERT = b"\x15\x03"  # content type and major version (RFC 8446, 5.1)
+
+
+class Sink(Protocol):
+    """Where the payload of a download goes. Its exceptions end the download."""
+
+    @property
+    def offset(self) -> int:
+        """Bytes that are there already: where the download goes on."""
+
+    def begin(self, answer: Answer) -> None:
+        """Take note of what the answer says about the bytes that follow."""
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Take the next bytes."""
+
+
+@dataclass
+class _Exchange:
+    """One request under way. `take` gets each whole answer, says whether it was the last."""
+
+    take: Callable[[Answer], bool]
+    done: Deferred[Answer]
+    sink: Sink | None = None
+    body: FileBody | None = None
+    answer: Answer | None = None
+    answered: bool = False
+
+
+@implementer(IPullProducer)
+class FileBody:
+    """Sends `size` bytes of `file` as fast as the network takes them, a chunk in memory."""
+
+    def __init__(
+        self, file: BinaryIO, size: int, connection: Connection, on_sent: Callable[[int], None]
+    ) -> None:
+        self._file = file
+        self._remaining = size
+        self._connection = connection
+        self._on_sent = on_sent
+        self.finished = False
+
+    def resumeProducing(self) -> None:
+        """Send the next chunk; called by the transport when it has room."""
+        if self.finished:
+            return
+        try:
+            chunk = self._file.read(min(CHUNK_SIZE, self._remaining))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            self._connection.fail(InputChanged(f"The input file can't be read: {reason}"))
+            return
+        if not chunk:
+            self._connection.fail(InputChanged("The input file became shorter while it was sent."))
+            return
+        self._remaining -= len(chunk)
+        self._connection.write(chunk)
+        self._on_sent(len(chunk))
+        if self._remaining == 0:
+            self.finished = True
+            self._connection.body_sent()
+
+    def stopProducing(self) -> None:
+        """Send nothing more; called by the transport when the connection is gone."""
+        self.finished = True
+
+
+class Connection(TwistedProtocol):
+    """One connection to the server. Requests go out one at a time, each waits for its answer.
+
+    Every request fails with `ConnectionBroken` when the connection ends or stalls, with
+    `ConnectFailed` when the peer does not speak MMP, and with what a sink raised.
+    `stall_timeout` is the seconds without a byte in either direction that are a stall.
+    """
+
+    def __init__(self, clock: Any, stall_timeout: float) -> None:
+        self._clock = clock
+        self._stall_timeout = stall_timeout
+        self._timer: Any = None
+        self._decoder = Decoder()
+        self._exchange: _Exchange | None = None
+        self._heard = False
+        self.usable = False
+
+    # requests
+
+    def request(self, fields: dict[str, Any]) -> Deferred[Answer]:
+        """Send a request without a payload; the result is its answer, an error answer too."""
+        return self._begin(fields, _Exchange(lambda answer: True, self._deferred()))
+
+    def watch(
+        self, fields: dict[str, Any], on_status: Callable[[dict[str, Any]], None]
+    ) -> Deferred[Answer]:
+        """Send a watch; `on_status` gets every status. The result is the last one, or an error."""
+
+        def take(answer: Answer) -> bool:
+            if answer.refusal() is not None:
+                return True
+            on_status(answer.fields)
+            return answer.fields.get("status") in TERMINAL
+
+        # The server says something every interval; it may take its time over it.
+        patience = max(self._stall_timeout, 3 * float(fields.get("interval", 1)))
+        return self._begin(fields, _Exchange(take, self._deferred()), patience)
+
+    def upload(
+        self,
+        fields: dict[str, Any],
+        media_type: str,
+        file: BinaryIO,
+        size: int,
+        on_sent: Callable[[int], None],
+    ) -> Deferred[Answer]:
+        """Send a request with `size` bytes of `file` from where it stands.
+
+        `on_sent` gets the bytes of each chunk. An answer that comes early ends the sending.
+        """
+        exchange = _Exchange(lambda answer: True, self._deferred())
+        # After the last byte the server still has to bring them all to the disk.
+        done = self._begin(fields, exchange, 5 * self._stall_timeout, media_type, size)
+        if size and self._exchange is exchange:
+            exchange.body = FileBody(file, size, self, on_sent)
+            self._transport.registerProducer(exchange.body, False)
+        return done
+
+    def download(self, fields: dict[str, Any], sink: Sink) -> Deferred[Answer]:
+        """Send a request whose answer's payload goes to `sink`."""
+        return self._begin(fields, _Exchange(lambda answer: True, self._deferred(), sink))
+
+    def close(self) -> None:
+        """Close the connection at once; a request under way fails."""
+        self.usable = False
+        if self.transport is not None:
+            self._transport.abortConnection()
+
+    # the inner workings
+
+    @property
+    def _transport(self) -> Any:
+        return self.transport
+
+    def _deferred(self) -> Deferred[Answer]:
+        return Deferred(self._cancelled)
+
+    def _cancelled(self, deferred: Deferred[Answer]) -> None:
+        # Deferred.cancel itself raises CancelledError in whoever waits.
+        self._end()
+        self.close()
+
+    def _begin(
+        self,
+        fields: dict[str, Any],
+        exchange: _Exchange,
+        patience: float | None = None,
+        media_type: str = "",
+        size: int = 0,
+    ) -> Deferred[Answer]:
+        if self._exchange is not None or not self.usable:
+            raise ConnectionBroken("The connection is not free for a request.")
+        self._exchange = exchange
+        self._watch_for_stall(patience or self._stall_timeout)
+        self.write(encode_head(msgspec.json.encode(fields), media_type, size))
+        return exchange.done
+
+    def write(self, data: bytes) -> None:
+        """Send bytes; part of a message."""
+        self._moved()
+        self._transport.write(data)
+
+    def body_sent(self) -> None:
+        """Note that the whole payload has been handed to the transport."""
+        self._transport.unregisterProducer()
+
+    def fail(self, problem: Exception) -> None:
+        """End the request under way with `problem`, and the connection with it."""
+        exchange = self._end()
+        self.close()
+        if exchange is not None:
+            exchange.done.errback(Failure(problem))
+
+    def connectionMade(self) -> None:
+        """Prepare the transport; large reads take half the time of small ones."""
+        self.usable = True
+        transport = self._transport
+        if hasattr(transport, "bufferSize"):
+            transport.bufferSize = CHUNK_SIZE
+        transport.setTcpNoDelay(True)
+        transport.setTcpKeepAlive(True)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Hand bytes to the decoder and act on what comes out."""
+        if not self.usable:
+            return
+        self._moved()
+        first, self._heard = not self._heard, True
+        if self._exchange is not None:
+            self._exchange.answered = True
+        try:
+            if first and data.startswith(_TLS_ALERT):
+                # Read as a header of ours it would promise more, which never comes.
+                raise RemoteProtocolError("it answers with a TLS alert")
+            self._decoder.receive_data(data)
+            while True:
+                event = self._decoder.next_event()
+                if isinstance(event, NeedData):
+                    return
+                if isinstance(event, MessageStarted):
+                    self._started(event)
+                elif isinstance(event, PayloadChunk):
+                    if self._exchange is not None and self._exchange.sink is not None:
+                        self._exchange.sink.write(event.data)
+                elif isinstance(event, MessageEnded):
+                    self._ended()
+                if not self.usable:
+                    return
+        except RemoteProtocolError as problem:
+            self.fail(
+                ConnectFailed(
+                    f"What answers there does not speak the vidproc protocol ({problem}).",
+                    "Check --host and --port; if the server uses TLS, add --tls.",
+                )
+            )
+        except Exception as problem:
+            # A sink that can't go on, or a fault of ours: either way nobody waits in vain.
+            self.fail(problem)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Fail the request under way."""
+        self.usable = False
+        exchange = self._end()
+        if exchange is not None:
+            exchange.done.errback(Failure(_broken(reason, exchange.answered, self._heard)))
+
+    def _started(self, event: MessageStarted) -> None:
+        exchange = self._exchange
+        if exchange is None:
+            # Nobody asked: a server that is out of step must not answer the next request.
+            self.close()
+            return
+        try:
+            fields = msgspec.json.decode(event.json) if event.json else {}
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            fields = None
+        if not isinstance(fields, dict):
+            raise RemoteProtocolError("the answer's JSON can't be read")
+        exchange.answer = Answer(fields, event.media_type, event.payload_size)
+        if exchange.sink is not None:
+            if exchange.answer.refusal() is not None:
+                exchange.sink = None
+            else:
+                exchange.sink.begin(exchange.answer)
+
+    def _ended(self) -> None:
+        exchange = self._exchange
+        if exchange is None or exchange.answer is None or not exchange.take(exchange.answer):
+            return
+        if exchange.body is not None and not exchange.body.finished:
+            # An early answer. The rest of the payload is not wanted, and without it this
+            # connection is good for nothing more.
+            self._end()
+            self.close()
+        else:
+            self._end()
+        exchange.done.callback(exchange.answer)
+
+    def _end(self) -> _Exchange | None:
+        exchange, self._exchange = self._exchange, None
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+        if exchange is not None and exchange.body is not None and not exchange.body.finished:
+            exchange.body.stopProducing()
+            self._transport.unregisterProducer()
+        return exchange
+
+    def _watch_for_stall(self, patience: float) -> None:
+        self._patience = patience
+        self._timer = self._clock.callLater(patience, self._stalled)
+
+    def _moved(self) -> None:
+        if self._timer is not None:
+            self._timer.reset(self._patience)
+
+    def _stalled(self) -> None:
+        self._timer = None
+        answered = self._exchange is not None and self._exchange.answered
+        self.fail(
+            ConnectionBroken(
+                f"The server was silent for {self._patience:.0f} seconds.", answered=answered
+            )
+        )
+
+
+def _broken(reason: Failure, answered: bool, heard: bool) -> ClientError:
+    """Put into words why a connection ended; before anything was heard, TLS may be the reason."""
+    value = reason.value
+    problem = None if heard else tls_problem(value)
+    if problem is not None:
+        return problem
+    if isinstance(value, net_error.ConnectionDone):
+        return ConnectionBroken("The server closed the connection.", answered=answered)
+    return ConnectionBroken("The connection to the server broke.", answered=answered)

@@ -1,0 +1,208 @@
+"""The way to a server, which outlasts its connections: connecting, and trying again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from twisted.internet import error as net_error
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.protocol import Factory
+from twisted.internet.task import deferLater
+
+from vidproc.client.answer import Answer
+from vidproc.client.connection import Connection
+from vidproc.client.errors import (
+    ClientError,
+    ConnectFailed,
+    ConnectionBroken,
+    LostForGood,
+    Refused,
+    Unreachable,
+)
+from vidproc.client.log import Log
+
+T = TypeVar("T")
+
+
+@dataclass
+class RetryPolicy:
+    """How often and how fast to try again: `tries` in a row without any progress.
+
+    The pause before try n is `base` seconds times 2 to the n-1, at most `cap`, and a random part
+    of up to half of it less, lest all clients of a restarted server come back at once.
+    """
+
+    tries: int = 5
+    base: float = 1.0
+    cap: float = 30.0
+    jitter: Callable[[], float] = field(default_factory=lambda: random.SystemRandom().random)
+
+    def pause(self, failures: int) -> float:
+        """Return the seconds to wait after so many failures in a row, 1 at least."""
+        longest = min(self.cap, self.base * 2.0 ** (failures - 1))
+        return float(longest * (1 - self.jitter() / 2))
+
+
+class Link:
+    """The way to a server: one connection at a time, made again when it breaks.
+
+    `notice` is called with a sentence when a connection broke and will be tried again.
+    `tls` is what `optionsForClientTLS` returned, or None. Times are in seconds.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        host: str,
+        port: int,
+        *,
+        log: Log,
+        notice: Callable[[str], None] = lambda text: None,
+        tls: Any = None,
+        token: str | None = None,
+        retry: RetryPolicy | None = None,
+        connect_timeout: float = 10.0,
+        stall_timeout: float = 60.0,
+        clock: Any = None,
+    ) -> None:
+        self._reactor = reactor
+        self.clock = reactor if clock is None else clock
+        self.host = host
+        self.port = port
+        self.log = log
+        self.notice = notice
+        self._tls = tls
+        self._token = token
+        self._retry = retry or RetryPolicy()
+        self._connect_timeout = connect_timeout
+        self._stall_timeout = stall_timeout
+        self._connection: Connection | None = None
+        self._was_connected = False
+        self._answered = False
+        self._progress = 0
+
+    def advance(self) -> None:
+        """Note that something was achieved: failures before it no longer count."""
+        self._progress += 1
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def fields(self, action: str, **fields: Any) -> dict[str, Any]:
+        """Return a request's JSON, with the token if there is one."""
+        if self._token is not None:
+            fields["token"] = self._token
+        return {"action": action, **fields}
+
+    async def ask(self, connection: Connection, action: str, **fields: Any) -> Answer:
+        """Do a request without a payload; return its answer, an error answer too."""
+        answer = await connection.request(self.fields(action, **fields))
+        self.log.info("%s: %s", action, answer.fields.get("status") or "answered")
+        return answer
+
+    async def connected(self) -> Connection:
+        """Return the open connection, or a new one. Raises `ConnectFailed`."""
+        if self._connection is not None and self._connection.usable:
+            return self._connection
+        endpoint: Any = HostnameEndpoint(
+            self._reactor,
+            self.host,
+            self.port,
+            timeout=self._connect_timeout,
+            # localhost is often ::1 first; a server on 127.0.0.1 should not wait for that.
+            attemptDelay=0.05,
+        )
+        if self._tls is not None:
+            endpoint = wrapClientTLS(self._tls, endpoint)
+        factory = Factory.forProtocol(lambda: Connection(self.clock, self._stall_timeout))
+        factory.noisy = False
+        try:
+            connection: Connection = await endpoint.connect(factory)
+        except (net_error.ConnectError, net_error.DNSLookupError, OSError, ValueError) as problem:
+            raise _not_connected(self.host, self.port, problem) from None
+        self.log.info("connected to %s port %d", self.host, self.port)
+        self._was_connected = True
+        self._connection = connection
+        return connection
+
+    async def persist(
+        self,
+        attempt: Callable[[Connection], Awaitable[T]],
+        forgive: Callable[[], bool] = lambda: False,
+    ) -> T:
+        """Do `attempt` until it works or a bounded number of tries brought no progress.
+
+        `forgive` tells whether a 503 is worth another try, as in the middle of something that
+        the server had agreed to. Raises what `attempt` does, and `LostForGood`.
+        """
+        failures = 0
+        while True:
+            before = self._progress
+            reused = self._connection is not None and self._connection.usable
+            problem: ClientError
+            try:
+                result = await attempt(await self.connected())
+                self._answered = True
+                return result
+            except ConnectFailed as error:
+                if not self._was_connected or not isinstance(error, Unreachable):
+                    raise
+                problem = error
+            except ConnectionBroken as error:
+                if reused and not error.answered and before == self._progress and failures == 0:
+                    # The server closes after each answer, or tired of waiting: not a failure yet.
+                    self.close()
+                    failures = 0
+                    continue
+                problem = error
+            except Refused as error:
+                self._answered = True
+                if error.code != 503 or not forgive():
+                    raise
+                problem = error
+            self.close()
+            failures = 1 if self._progress > before else failures + 1
+            self.log.warning("failure %d in a row: %s", failures, problem)
+            if failures > self._retry.tries:
+                if isinstance(problem, Refused):
+                    raise problem
+                where = f"{self.host} port {self.port}"
+                # A TLS server closes without a word on what is no TLS.
+                mute = self._tls is None and not self._answered
+                raise LostForGood(
+                    f"The connection to {where} was lost for good: {problem}",
+                    "It never answered; if the server uses TLS, add --tls." if mute else "",
+                )
+            pause = self._retry.pause(failures)
+            self.notice(f"{problem} Trying again in {pause:.1f} s.")
+            await deferLater(self.clock, pause)
+
+
+def _not_connected(host: str, port: int, problem: BaseException) -> ConnectFailed:
+    where = f"{host} port {port}"
+    if isinstance(problem, net_error.ConnectionRefusedError):
+        return Unreachable(
+            f"Cannot connect to {where}: the connection was refused.",
+            f"Is the server running? Start it with: twistd -n vidproc --port {port}",
+        )
+    if isinstance(problem, net_error.DNSLookupError | net_error.UnknownHostError | ValueError):
+        return Unreachable(
+            f"Cannot connect to {where}: the host name is not known.",
+            "Check --host, for example: --host localhost",
+        )
+    if isinstance(problem, net_error.TimeoutError):
+        return Unreachable(
+            f"Cannot connect to {where}: no answer.",
+            "Check --host and --port, and that no firewall stands between.",
+        )
+    reason = getattr(problem, "osError", None) or getattr(problem, "strerror", None) or problem
+    return Unreachable(
+        f"Cannot connect to {where}: {reason}.",
+        "Check --host and --port, and the network.",
+    )

@@ -1,0 +1,150 @@
+"""The options of the command and its help."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import NoReturn
+
+from vidproc import __version__
+from vidproc.client.options import DEFAULT_HOST, DEFAULT_PORT
+from vidproc.client.parameters import OPTION_TYPES, TYPES, option_of
+
+_DESCRIPTION = "Send a video to a vidproc server, follow its processing and fetch the result."
+
+
+_EPILOG = """\
+The path of the result is the last line of standard output; progress, warnings and errors go to
+standard error. Times are seconds (12.5) or HH:MM:SS.mmm; sizes take K, M, G or T.
+
+exit status:
+  0  done
+  1  the processing failed
+  2  wrong usage, or the input can't be read
+  3  cannot connect, or the connection was lost for good
+  4  --max-wait-time passed; the task goes on at the server
+  5  the server refused
+
+examples:
+  vidproc film.mp4 --type compress --quality 95
+  vidproc film.mp4 --type resolution --width 1280 --height 720
+  vidproc film.mp4 --type aspect_ratio --aspect-ratio "16:9" --fit crop
+  vidproc film.mp4 --type extract_audio --bitrate 192k
+  vidproc film.mp4 --type gif --start-time 0 --duration 5
+  vidproc film.mp4 --type webm --start-time 00:01:30 --duration 5
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser that ends an error with where to find help."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(2, f"{self.prog}: {message}\nFor help and examples: vidproc --help\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the argument parser of the command."""
+    parser = _Parser(
+        prog="vidproc",
+        usage="vidproc INPUT --type TYPE [options]\n"
+        "       vidproc --status ID | --watch ID | --download ID | --cancel ID\n"
+        "       vidproc --list | --server-info",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("input", nargs="?", metavar="INPUT", help="the video to process")
+    parser.add_argument("--type", choices=TYPES, help="what to do with it")
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="where the result goes, a file or a folder (INPUT_processed.KIND beside the input)",
+    )
+    parser.add_argument(
+        "--detach",
+        action="store_true",
+        help="end as soon as the server has accepted the task; fetch the result later",
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace a result of an earlier run instead of taking the next free name",
+    )
+    parser.add_argument("--version", action="version", version=f"vidproc {__version__}")
+
+    group = parser.add_argument_group("parameters of the types")
+    _add_parameters(group)
+
+    group = parser.add_argument_group("instead of INPUT")
+    for name, text in (
+        ("status", "show how a task stands"),
+        ("watch", "follow a task to its end"),
+        ("download", "fetch the result of a task"),
+        ("cancel", "end a task and remove its files"),
+    ):
+        group.add_argument(f"--{name}", metavar="ID", help=text)
+    group.add_argument(
+        "--list", action="store_true", help="list the tasks of the token in --token-file"
+    )
+    group.add_argument(
+        "--server-info", action="store_true", help="show the server's version, limits, operations"
+    )
+
+    group = parser.add_argument_group("the server")
+    group.add_argument("--host", default=DEFAULT_HOST, help=f"({DEFAULT_HOST})")
+    group.add_argument("--port", default=str(DEFAULT_PORT), help=f"({DEFAULT_PORT})")
+    group.add_argument(
+        "--tls", action="store_true", help="encrypt; the certificate and host name are checked"
+    )
+    group.add_argument(
+        "--ca", metavar="FILE", help="PEM certificates to trust instead of the system's"
+    )
+    group.add_argument(
+        "--token-file", metavar="FILE", help='its first line is a token, or "name token"'
+    )
+
+    group.add_argument(
+        "--insecure", action="store_true", help="send the token to another host without --tls"
+    )
+
+    group = parser.add_argument_group("waiting and logging")
+    group.add_argument(
+        "--check-interval",
+        metavar="SECONDS",
+        default="60",
+        help="between two lines of progress where there is no terminal (60)",
+    )
+    group.add_argument(
+        "--max-wait-time",
+        metavar="SECONDS",
+        default="3600",
+        help="for the processing; then end with status 4 while the task goes on (3600)",
+    )
+    group.add_argument(
+        "--log-dir", metavar="DIR", default="logs", help="where client.log goes (logs)"
+    )
+    return parser
+
+
+def _add_parameters(group: argparse._ArgumentGroup) -> None:
+    texts = {
+        "width": ("W", "in pixels"),
+        "height": ("H", "in pixels"),
+        "aspect_ratio": ("W:H", "from 1:10 to 10:1, such as 16:9"),
+        "fit": ("FIT", "pad, crop or stretch (pad)"),
+        "start_time": ("T", "where the clip starts"),
+        "duration": ("T", "how long the clip is; a GIF at most 600 s"),
+        "quality": ("Q", "compress: VMAF, 70 to 99 (95); webm: CRF, 4 to 63, lower is better (30)"),
+        "codec": ("CODEC", "compress: h264, hevc or av1 (h264); webm: vp9 or av1 (vp9)"),
+        "target_size": ("BYTES", "fit into this size, such as 8M"),
+        "preset": ("PRESET", "fast, balanced or small (balanced)"),
+        "bitrate": ("BITS", "per second, 32k to 320k (a variable rate of high quality)"),
+        "track": ("TRACK", "which audio track: a number from 1, or a language such as eng"),
+        "fps": ("N", "frames per second, 1 to 50 (12)"),
+        "max_size": ("BYTES", "keep the GIF below this size, such as 2M"),
+    }
+    for name, (metavar, text) in texts.items():
+        types = ", ".join(OPTION_TYPES[name])
+        group.add_argument(option_of(name), metavar=metavar, help=f"{text} [{types}]")

@@ -1,0 +1,88 @@
+"""A run in Twisted's reactor: its parts put together, and the signals that end it early."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from typing import Any
+
+from vidproc.client.client import Client
+from vidproc.client.display import make_display, write_line
+from vidproc.client.errors import ConnectFailed
+from vidproc.client.exit_status import FAILED
+from vidproc.client.link import Link, RetryPolicy
+from vidproc.client.log import open_log, route_twisted_log
+from vidproc.client.options import Options, UsageError
+from vidproc.client.session import Session
+from vidproc.client.tls import tls_options
+from vidproc.client.words import printable
+
+
+def run(options: Options) -> int:
+    """Do what the options ask in Twisted's reactor and return the exit status.
+
+    Raises `UsageError` when the certificates given can't be used. Once in a process only.
+    """
+    from twisted.internet import reactor as installed
+
+    reactor: Any = installed
+    tls = None
+    if options.tls:
+        try:
+            ca = options.ca.read_bytes() if options.ca is not None else None
+            tls = tls_options(options.host, ca)
+        except (ConnectFailed, OSError) as error:
+            raise UsageError(str(error), getattr(error, "advice", "")) from None
+    log, warning = open_log(options.log_dir)
+    if warning:
+        write_line(sys.stderr, warning)
+    route_twisted_log(log)
+    display = make_display(sys.stderr, options.check_interval, time.monotonic)
+    link = Link(
+        reactor,
+        options.host,
+        options.port,
+        log=log,
+        notice=lambda text: display.line(printable(text)),
+        tls=tls,
+        token=options.token,
+        retry=RetryPolicy(),
+    )
+    session = Session(
+        options,
+        reactor,
+        client=Client(link),
+        display=display,
+        out=sys.stdout,
+        err=sys.stderr,
+        log=log,
+    )
+    return drive(reactor, session)
+
+
+def drive(reactor: Any, session: Session) -> int:
+    """Run the reactor until the session has ended, by itself or by a signal."""
+    statuses: list[int] = []
+
+    def ended(status: int) -> None:
+        statuses.append(status)
+        if reactor.running:
+            reactor.stop()
+
+    def interrupted(signal_number: int, frame: object) -> None:
+        reactor.callFromThread(session.interrupt, signal_number)
+
+    # What is ignored stays so: nohup means it.
+    known = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")]
+    wanted = [one for one in known if one and signal.getsignal(one) is not signal.SIG_IGN]
+
+    def begin() -> None:
+        # After Twisted's own handlers, which would stop the reactor under the session.
+        for wanted_signal in wanted:
+            signal.signal(wanted_signal, interrupted)
+        session.start().addCallback(ended)
+
+    reactor.callWhenRunning(begin)
+    reactor.run()
+    return statuses[0] if statuses else FAILED

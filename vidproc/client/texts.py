@@ -1,0 +1,193 @@
+"""Answers as people read them: the lines that the command prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from vidproc.client.words import describe_status, details_of, fraction_of, number, printable
+from vidproc.units import format_duration, format_size
+
+
+def warnings_of(fields: dict[str, Any]) -> list[str]:
+    """Return a status' warnings as printable sentences."""
+    warnings = fields.get("warnings")
+    return [printable(warning) for warning in warnings] if isinstance(warnings, list) else []
+
+
+def _size_and_length(media: dict[str, Any]) -> list[str]:
+    parts = []
+    width, height = number(media.get("width")), number(media.get("height"))
+    if width and height:
+        parts.append(f"{width:.0f}x{height:.0f}")
+    duration = number(media.get("duration"))
+    if duration:
+        parts.append(format_duration(duration))
+    return parts
+
+
+def _media(fields: dict[str, Any], key: str) -> dict[str, Any]:
+    media = fields.get(key)
+    return media if isinstance(media, dict) else {}
+
+
+def summary(fields: dict[str, Any], size_in: int, size_out: int) -> str:
+    """Return one line on what became of a file of `size_in` bytes."""
+    output = _media(fields, "output")
+    share = f" ({size_out * 100 / size_in:.0f} %)" if size_in else ""
+    sizes = f"{format_size(size_in)} -> {format_size(size_out)}{share}"
+    text = ", ".join([sizes, *_size_and_length(output)])
+    if output.get("already_optimal"):
+        return f"Done: the file was already as small as it can be at this quality. {text}"
+    return f"Done: {text}"
+
+
+def status_block(task_id: str, fields: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return a status as names and values for people, in reading order."""
+    pairs: list[tuple[str, str]] = [("Task", printable(fields.get("task_id") or task_id))]
+
+    def add(name: str, value: object) -> None:
+        if value is not None and value != "":
+            pairs.append((name, printable(value)))
+
+    add("Type", fields.get("type"))
+    add("Status", fields.get("status"))
+    status = fields.get("status")
+    if status == "processing":
+        add("Stage", fields.get("stage"))
+        fraction = fraction_of(fields)
+        if fraction is not None:
+            add("Progress", f"{int(fraction * 100)} %")
+        add("Speed and time", details_of(fields))
+    elif status == "queued":
+        add("Queue", details_of(fields))
+    add("Created", fields.get("created_at"))
+    add("Started", fields.get("started_at"))
+    add("Completed", fields.get("completed_at"))
+    for name in ("input", "output"):
+        media = _media(fields, name)
+        size = number(media.get("bytes"))
+        parts = [] if size is None else [format_size(size)]
+        parts += _size_and_length(media)
+        parts += [
+            str(media[key])
+            for key in ("container", "video_codec", "audio_codec")
+            if isinstance(media.get(key), str)
+        ]
+        add(name.capitalize(), ", ".join(parts))
+        if media.get("already_optimal"):
+            add("Note", "the file was already as small as it can be at this quality")
+    add("Error", fields.get("error"))
+    add("Error code", fields.get("error_code"))
+    add("Solution", fields.get("solution"))
+    add("Message", fields.get("message"))
+    warnings = warnings_of(fields)
+    for warning in warnings:
+        add("Warning", warning)
+    count = number(fields.get("warning_count"))
+    if count and not warnings:
+        add("Warnings", f"{count:.0f}")
+    return pairs
+
+
+def list_lines(fields: dict[str, Any]) -> list[str]:
+    """Return the answer to ``list`` as lines, one a task: id, type, creation time, status."""
+    tasks = fields.get("tasks")
+    rows = [
+        (
+            printable(task.get("task_id") or "?", 200),
+            printable(task.get("type") or "?", 40),
+            printable(task.get("created_at") or "", 40),
+            describe_status(task),
+        )
+        for task in (tasks if isinstance(tasks, list) else [])
+        if isinstance(task, dict)
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def cancel_sentence(task_id: str, fields: dict[str, Any]) -> str:
+    """Return what a cancel did."""
+    status = printable(fields.get("status") or "cancelled")
+    if status == "cancelled":
+        return f"{printable(task_id)}: cancelled"
+    return f"{printable(task_id)}: it was {status} already; its files have been removed"
+
+
+_LIMIT_WORDS: dict[str, Callable[[float], str]] = {
+    "max_upload": format_size,
+    "storage_limit": format_size,
+    "retention": format_duration,
+    "upload_retention": format_duration,
+    "job_timeout": format_duration,
+    "idle_timeout": format_duration,
+}
+
+
+def info_block(host: str, port: int, fields: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what a server tells of itself as names and values for people."""
+    pairs = [("Server", f"{host} port {port}")]
+    if fields.get("version"):
+        pairs.append(("Version", printable(fields["version"])))
+    for key, value in _media(fields, "limits").items():
+        amount = number(value)
+        words = _LIMIT_WORDS.get(key)
+        text = words(amount) if words is not None and amount is not None else printable(value)
+        pairs.append((printable(key).replace("_", " ").capitalize(), text))
+    operations = fields.get("operations")
+    if isinstance(operations, dict):
+        for name, parameters in operations.items():
+            pairs.append((printable(name), _parameter_words(parameters)))
+    elif isinstance(operations, list):
+        pairs.append(("Operations", ", ".join(printable(name) for name in operations)))
+    known = {"id", "status", "version", "limits", "operations", "actions", "task_id"}
+    for key, value in fields.items():
+        if key in known or value in (None, "", [], {}):
+            continue
+        name = printable(key).replace("_", " ").capitalize()
+        if isinstance(value, dict):
+            text = ", ".join(f"{printable(k)} {printable(v)}" for k, v in value.items())
+        elif isinstance(value, list):
+            text = ", ".join(printable(item) for item in value)
+        else:
+            text = printable(value)
+        pairs.append((name, text))
+    return pairs
+
+
+def _parameter_words(parameters: object) -> str:
+    """Return an operation's parameters, with their ranges where the server tells them."""
+    if not isinstance(parameters, dict):
+        return ", ".join(printable(p) for p in parameters) if isinstance(parameters, list) else ""
+    texts = []
+    for name, schema in parameters.items():
+        text = printable(name)
+        forms = [schema, *(schema.get("anyOf") or [])] if isinstance(schema, dict) else []
+        for form in forms:
+            if not isinstance(form, dict):
+                continue
+            low, high = number(form.get("minimum")), number(form.get("maximum"))
+            if isinstance(form.get("enum"), list):
+                text += f" ({'|'.join(printable(item) for item in form['enum'])})"
+                break
+            if low is not None and high is not None and high < 1e9:
+                text += f" ({low:g} to {high:g})"
+                break
+        texts.append(text)
+    return ", ".join(texts)
+
+
+def unfinished_lines(last: dict[str, Any]) -> list[str]:
+    """Return why a task that ended with the status `last` has no result."""
+    status = str(last.get("status"))
+    if status == "failed":
+        reason = printable(last.get("error") or "no reason was given")
+        solution = last.get("solution")
+        return [f"The processing failed: {reason}", *([printable(solution)] if solution else [])]
+    if status == "cancelled":
+        return ["The task was cancelled; there is no result."]
+    return [
+        "The task has expired; its result is no longer kept.",
+        "Process the file again to get a new one.",
+    ]

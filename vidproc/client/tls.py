@@ -1,0 +1,77 @@
+"""TLS: what checks the server's certificate, and what a failed handshake means."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from twisted.internet import error as net_error
+
+from vidproc.client.errors import ConnectFailed
+
+
+def tls_options(host: str, ca: bytes | None) -> Any:
+    """Return what checks the server's certificate and name; `ca` holds PEM certificates.
+
+    Without `ca` the system's authorities are trusted. Raises `ConnectFailed` when `ca` holds
+    no usable certificate.
+    """
+    from twisted.internet import ssl
+
+    trust: Any = None
+    if ca is not None:
+        blocks = re.findall(
+            rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", ca, re.DOTALL
+        )
+        try:
+            trust = ssl.trustRootFromCertificates(
+                [ssl.Certificate.loadPEM(block) for block in blocks]
+            )
+        except Exception:
+            blocks = []
+        if not blocks:
+            raise ConnectFailed(
+                "The file given with --ca holds no usable certificate.",
+                "Name the PEM file with the certificate of the server's authority.",
+            )
+    return ssl.optionsForClientTLS(host, trustRoot=trust)
+
+
+def tls_problem(value: BaseException | None) -> ConnectFailed | None:
+    """Return what a failed TLS handshake means; None when it is something else."""
+    if value is None or isinstance(value, net_error.ConnectionClosed | OSError):
+        return None
+    kind = type(value).__module__.partition(".")[0]
+    text = f"{type(value).__name__} {value}"
+    if kind in ("service_identity", "twisted") and (
+        "Verification" in text or "Mismatch" in text or "CertificateError" in text
+    ):
+        return ConnectFailed(
+            "The server's certificate is for another name.",
+            "Use the name in the certificate with --host.",
+        )
+    if kind != "OpenSSL":
+        return None
+    if "certificate verify failed" in text:
+        return ConnectFailed(
+            "The server's certificate can't be trusted.",
+            "Give the certificate of its authority with --ca FILE, and use the name in the "
+            "server's certificate with --host.",
+        )
+    if "wrong version number" in text or "record layer failure" in text:
+        return ConnectFailed(
+            "The server does not speak TLS on this port.", "Drop --tls, or use its TLS port."
+        )
+    if "alert" in text:
+        return ConnectFailed(
+            f"The TLS handshake was refused ({_ssl_reason(value)}).",
+            "Check --port; the server may not speak TLS there, or want a client certificate.",
+        )
+    return None
+
+
+def _ssl_reason(value: BaseException) -> str:
+    try:
+        return str(value.args[0][0][2]) or "no reason given"
+    except (IndexError, TypeError):
+        return "no reason given"

@@ -1,0 +1,188 @@
+"""Sending a file: resumable, and sent again only as far as the server lacks it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+from vidproc.client.answer import TERMINAL, Answer
+from vidproc.client.connection import Connection
+from vidproc.client.errors import ConnectFailed, InputChanged
+from vidproc.client.link import Link
+from vidproc.units import format_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class UploadRequest:
+    """What to send, and who is told how it goes. `size` is in bytes.
+
+    `on_progress` gets the bytes sent so far. `unchanged` tells whether the file is still the one
+    that the upload began with. `earlier_id` is the upload_id of an earlier run that sent the same:
+    what the server has of it is not sent again. `on_upload_id` gets the upload_id before anything
+    is sent under it.
+    """
+
+    operation: str
+    parameters: dict[str, Any]
+    file: BinaryIO
+    size: int
+    media_type: str
+    filename: str
+    on_progress: Callable[[int], None]
+    unchanged: Callable[[], bool] = lambda: True
+    earlier_id: str | None = None
+    on_upload_id: Callable[[str], None] = lambda upload_id: None
+
+
+class Upload:
+    """One upload over a link. It goes on after a break at the offset that the server has."""
+
+    def __init__(self, link: Link, request: UploadRequest) -> None:
+        self._link = link
+        self._request = request
+        self._state = _UploadState(request.size)
+        if request.earlier_id is not None:
+            self._state.upload_id = request.earlier_id
+            self._state.earlier = True
+
+    async def run(self) -> str:
+        """Send the file and return the id of the task.
+
+        Raises `Refused`, `ConnectFailed`, `LostForGood` and `InputChanged`.
+        """
+        answer = await self._link.persist(self._attempt, forgive=lambda: self._state.offset > 0)
+        return str(answer.fields.get("task_id"))
+
+    async def _attempt(self, connection: Connection) -> Answer:
+        state, request = self._state, self._request
+        known = state.begun or state.earlier
+        if known and not request.unchanged():
+            raise InputChanged("The input file was changed while it was sent.")
+        if known and state.resumable:
+            answer = await self._link.ask(connection, "upload_status", upload_id=state.upload_id)
+            if self._resume_at(answer):
+                if not state.earlier or state.begun or await self._worth_having(answer):
+                    return answer
+                state.begin_anew()
+            connection = await self._link.connected()
+        while True:
+            answer = await self._send(connection)
+            refusal = answer.refusal()
+            right = None
+            if refusal is not None:
+                right = refusal.fields.get("offset") if refusal.code == 409 else None
+                if right is None and state.earlier and refusal.for_good:
+                    # Somebody else's, or of another request: whatever it is, it is not ours.
+                    self._link.log.info("the earlier upload can't go on: %s", refusal)
+                    state.begin_anew()
+                    connection = await self._link.connected()
+                    continue
+                if refusal.code != 409:
+                    raise refusal
+            elif "task_id" in answer.fields:
+                return answer
+            else:
+                right = answer.fields.get("offset")
+            if not isinstance(right, int) or not 0 <= right <= request.size or not state.may_move():
+                if refusal is not None:
+                    raise refusal
+                raise ConnectFailed("The server's answer to the upload names no task.")
+            state.offset = right
+            connection = await self._link.connected()
+
+    async def _send(self, connection: Connection) -> Answer:
+        state, request = self._state, self._request
+        if not state.begun:
+            request.on_upload_id(state.upload_id)
+        state.begun = True
+        sent = state.offset
+
+        def moved(count: int) -> None:
+            nonlocal sent
+            sent += count
+            request.on_progress(sent)
+
+        try:
+            request.file.seek(state.offset)
+        except OSError as error:
+            raise InputChanged(f"The input file can't be read: {error.strerror}") from None
+        offset = {"offset": state.offset} if state.offset else {}
+        fields = self._link.fields(
+            "upload",
+            type=request.operation,
+            parameters=request.parameters,
+            filename=request.filename,
+            size=request.size,
+            upload_id=state.upload_id,
+            **offset,
+        )
+        self._link.log.info("upload of %d bytes begins at %d", request.size, state.offset)
+        request.on_progress(sent)
+        rest = request.size - state.offset
+        return await connection.upload(fields, request.media_type, request.file, rest, moved)
+
+    async def _worth_having(self, accepted: Answer) -> bool:
+        """Whether the task that an earlier run's upload became may still have a result."""
+        connection = await self._link.connected()
+        answer = await self._link.ask(connection, "status", task_id=accepted.fields["task_id"])
+        if answer.refusal() is not None or answer.fields.get("status") in TERMINAL - {"completed"}:
+            return False
+        self._link.notice("The upload was complete already. Going on with its task.")
+        return True
+
+    def _resume_at(self, answer: Answer) -> bool:
+        """Set where the upload goes on; return whether it was complete already."""
+        state, refusal = self._state, answer.refusal()
+        first = state.earlier and not state.begun
+        if refusal is None:
+            if "task_id" in answer.fields:
+                return True
+            offset = answer.fields.get("offset")
+            if isinstance(offset, int) and 0 <= offset <= state.size:
+                if offset > state.best:
+                    state.best = offset
+                    self._link.advance()
+                state.offset = offset
+                if first and offset:
+                    done, whole = format_size(offset), format_size(state.size)
+                    self._link.notice(f"Going on with the upload at {done} of {whole}.")
+        elif refusal.code in (400, 404, 0) or (state.earlier and refusal.for_good):
+            # 404: nothing has arrived. 400: a server that knows no resuming.
+            state.offset = 0
+            state.resumable = refusal.code not in (400, 0)
+            if state.earlier:
+                self._link.log.info("the earlier upload can't go on: %s", refusal)
+                state.begin_anew()
+        else:
+            raise refusal
+        return False
+
+
+@dataclass
+class _UploadState:
+    """How far an upload is. `best` is the highest offset that the server ever confirmed.
+
+    `earlier` is whether the upload_id is that of an earlier run.
+    """
+
+    size: int
+    upload_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    earlier: bool = False
+    offset: int = 0
+    best: int = 0
+    begun: bool = False
+    resumable: bool = True
+    moves: int = 0
+
+    def begin_anew(self) -> None:
+        """Begin at 0 with an upload_id of this run; done once at most."""
+        self.upload_id = str(uuid.uuid4())
+        self.earlier = self.begun = False
+        self.offset = self.best = 0
+
+    def may_move(self) -> bool:
+        """Whether the server may name another offset once more; bounded, lest this go round."""
+        self.moves += 1
+        return self.moves <= 10
