@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
 import tempfile
 from pathlib import Path
@@ -10,7 +11,14 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from vidproc.errors import ServiceError
 from vidproc.tasks.model import Failure, InvalidTransition, State, Task, new_task_id
-from vidproc.tasks.store import LEASE, LONGEST_PAUSE, MOST_PARTIAL, SchemaTooNew, TaskStore
+from vidproc.tasks.store import (
+    LEASE,
+    LONGEST_PAUSE,
+    MOST_PARTIAL,
+    SUSPECT_AFTER,
+    SchemaTooNew,
+    TaskStore,
+)
 
 
 def make_task(peer: str = "192.0.2.1", **fields: object) -> Task:
@@ -183,6 +191,32 @@ class StoreTests(SynchronousTestCase):
             now = max(now, *(task.not_before or 0 for task in tasks))
             self.assertEqual({task.state for task in tasks}, {State.QUEUED})
         self.assertEqual([task.crashes for task in tasks], [20, 20])
+
+    def test_fifty_kills_in_a_hundred_seconds_fail_nobody(self) -> None:
+        """Tasks of 3 s, two at a time: all complete soon after the last kill."""
+        chance = random.Random(7)
+        kills = sorted(chance.uniform(0, 100) for _ in range(50))
+        for number in range(6):
+            self.queued(f"192.0.2.{number}")
+        now, running = 1000.0, dict[str, float]()
+        while self.store.in_states([State.QUEUED, State.PROCESSING]):
+            if kills and kills[0] <= now - 1000.0:
+                kills.pop(0)
+                running.clear()
+                for task in self.store.recover(now).interrupted:
+                    self.assertIs(task.state, State.QUEUED)
+            for task_id, begun in list(running.items()):
+                if now - begun >= 3:
+                    self.store.move(task_id, State.COMPLETED)
+                    del running[task_id]
+            suspects = [self.store.get(task_id) for task_id in running]
+            if len(running) < 2 and not any(s and s.crashes >= SUSPECT_AFTER for s in suspects):
+                found = self.store.claim_next("me", now, now + LEASE, alone=not running)
+                if found is not None:
+                    running[found.task_id] = now
+            now += 0.5
+            self.assertLess(now, 1000.0 + 3600.0)
+        self.assertEqual((kills, len(self.store.in_states([State.COMPLETED]))), ([], 6))
 
     def test_after_three_crashes_a_task_pauses_and_then_runs_alone(self) -> None:
         """The pause doubles from 5 s; others do not wait for it."""
