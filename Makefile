@@ -29,13 +29,14 @@ ifneq ($(shell cat '$(STAMP)' 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup venv demo serve test bench lint format soak constraints clean
+.PHONY: help setup venv demo serve test coverage bench lint format soak constraints clean
 
 help:
 	@echo 'make demo     send a real clip through all six operations; results in demo-output/'
 	@echo 'make serve    run the service in the foreground (SERVE_OPTIONS="--port 9998")'
 	@echo 'make test     run all tests (TESTS=tests.test_codec for some)'
 	@echo 'make bench    measure it, the quick way (BENCHES=transfer)'
+	@echo 'make coverage run all tests and print the lines and branches that they reach'
 	@echo 'make lint     check style and types'
 	@echo 'make format   put the code in the house style'
 	@echo 'make soak     kill, cut and fill for SOAK_MINUTES (15), and count what was lost'
@@ -79,6 +80,18 @@ test: $(STAMP)
 	HYPOTHESIS_STORAGE_DIRECTORY='$(VENV)/hypothesis' \
 	'$(BIN)/python' -m twisted.trial --temp-directory='$(VENV)/trial' \
 	    $(if $(TEST_JOBS),--jobs=$(TEST_JOBS)) $(TRIAL_OPTIONS) $(TESTS)
+
+# In one process. What tests start as processes of their own (twistd, the client, the sandbox) is
+# not counted: a measured process imports more, and some tests look at that.
+COVERAGE_FLOOR ?= 70
+
+coverage: $(STAMP)
+	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; status=0; \
+	export COVERAGE_FILE="$$folder/data" HYPOTHESIS_STORAGE_DIRECTORY='$(VENV)/hypothesis'; \
+	'$(BIN)/python' -m coverage run -m twisted.trial --temp-directory='$(VENV)/trial' \
+	    $(TRIAL_OPTIONS) $(TESTS) || status=1; \
+	'$(BIN)/python' -m coverage report --fail-under=$(COVERAGE_FLOOR) || status=1; \
+	exit $$status
 
 # All of them, whatever one says. docs/performance.md tells more.
 bench: $(STAMP)
