@@ -35,7 +35,7 @@ SIZE = (36 << 20) + 17
 
 @implementer(IPushProducer)
 class ServerSide(Protocol):
-    """What the MMP door is to a sender: the transport's producer, which passes pauses on."""
+    """What the MMP frontend is to a sender: the transport's producer, which passes pauses on."""
 
     def __init__(self) -> None:
         self.sender: Any = None
@@ -463,7 +463,7 @@ class SpliceTests(_OnLoopback):
 
 
 class UploadTests:
-    """An upload through the MMP door over a real connection, whichever way its bytes take."""
+    """An upload through the MMP frontend over a real connection, whichever way its bytes take."""
 
     direct: ClassVar[bool]
 

@@ -80,7 +80,7 @@ class GateTests(SynchronousTestCase):
         self.enter(gate)
 
     def test_a_flood_is_turned_away_beyond_the_budget(self) -> None:
-        """Without an answer; and the door is shut until a refused connection has gone."""
+        """Without an answer; and the gate is shut until a refused connection has gone."""
         gate = self.gate(max_connections=1, refusals=Refusals(most=2))
         self.enter(gate)
         lingering = []

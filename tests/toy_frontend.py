@@ -1,0 +1,100 @@
+"""A second frontend, as small as one can be: ``gif SIZE`` and the bytes; a line is the answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import ensureDeferred
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.protocols.basic import LineReceiver
+from twisted.python.failure import Failure
+
+from vidproc.errors import ServiceError
+from vidproc.frontends.interface import Backend
+from vidproc.frontends.peers import peer_key
+from vidproc.frontends.refusals import TurnedAway
+from vidproc.tasks.uploads import AcceptedTask, Submission, UploadSession
+
+
+class ToyProtocol(LineReceiver):
+    delimiter = b"\n"
+    session: UploadSession | None = None
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend, self.gate = backend, backend.gate
+
+    def connectionMade(self) -> None:
+        self.peer = peer_key(self.transport.getPeer())
+        try:
+            self.gate.connected(self)
+            self.gate.met(self, self.peer)
+        except TurnedAway:
+            self.abort()
+        except ServiceError as error:
+            self.end(error)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self.session is not None:
+            self.session.abort()
+        self.gate.disconnected(self)
+
+    def lineReceived(self, line: bytes) -> None:
+        self.pauseProducing()
+        ensureDeferred(self.begin(line.decode())).addErrback(self.failed)
+
+    async def begin(self, line: str) -> None:
+        name, size = line.split()
+        caller = self.gate.caller(self.peer, None)
+        parameters = {"start_time": 0, "duration": 1}
+        submission = Submission(name, parameters, "mp4", int(size))
+        session = await self.backend.tasks.admit(submission, caller)
+        assert isinstance(session, UploadSession)
+        self.session, self.left = session, int(size)
+        session.on_pause = self.transport.pauseProducing
+        session.on_resume = self.transport.resumeProducing
+        self.setRawMode()
+        self.resumeProducing()
+
+    def rawDataReceived(self, data: bytes) -> None:
+        assert self.session is not None
+        self.gate.traffic.received += len(data)
+        self.session.write(data[: self.left])
+        self.left -= len(data)
+        if self.left <= 0:
+            ensureDeferred(self.finish(self.session)).addErrback(self.failed)
+        elif (wait := self.gate.throttle.take(len(data))) > 0:
+            self.transport.pauseProducing()
+            self.backend.reactor.callLater(wait, self.transport.resumeProducing)
+
+    async def finish(self, session: UploadSession) -> None:
+        accepted = await session.finish()
+        assert isinstance(accepted, AcceptedTask)
+        self.session = None
+        self.end(f"accepted {accepted.task_id}")
+
+    def failed(self, failure: Failure) -> None:
+        known = isinstance(failure.value, ServiceError)
+        self.end(failure.value if known else self.gate.fault(failure))
+
+    def end(self, answer: Any) -> None:
+        self.sendLine(str(answer).encode())
+        self.transport.loseConnection()
+
+    @property
+    def transferring(self) -> bool:
+        return self.session is not None
+
+    def close(self) -> None:
+        self.transport.loseConnection()
+
+    def abort(self) -> None:
+        self.transport.abortConnection()
+
+
+class ToyFrontend:
+    def __init__(self, backend: Backend) -> None:
+        self.factory = Factory.forProtocol(lambda: ToyProtocol(backend))  # type: ignore[arg-type]
+
+    def start(self) -> None: ...
+    def reload(self) -> None: ...
+    def stop(self) -> None: ...
