@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import resource
+import secrets
 import signal
 import socket
 import sqlite3
@@ -513,6 +514,34 @@ class OwnServerTests(TestCase):
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(codecs(root / "film_processed.mp3")["video"], None)
+
+    def test_the_client_lists_the_tasks_of_its_token_alone(self) -> None:
+        """Another token's list stays empty, though its owner may know the address."""
+        root = Path(self.mktemp()).absolute()
+        root.mkdir(parents=True)
+        film = root / "film.mp4"
+        film.write_bytes(CLIP.read_bytes())
+        tokens = {name: secrets.token_hex(16) for name in ("ann", "bob")}
+        for name, token in tokens.items():
+            (root / name).write_text(f"{name} {token}\n")
+        known = root / "known"
+        known.write_text("".join((root / name).read_text() for name in tokens))
+        server = self.server(f"--token-file={known}").start()
+
+        def run(name: str, *words: str) -> tuple[int, str]:
+            command = [sys.executable, "-m", "vidproc.client", *words, "--host=127.0.0.1"]
+            command += [f"--port={server.port}", f"--token-file={root / name}"]
+            command += [f"--log-dir={root / 'logs'}"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+            return done.returncode, done.stdout
+
+        status, task_id = run("ann", str(film), "--type=extract_audio", "--detach")
+        self.assertEqual(status, 0)
+        status, listed = run("ann", "--list")
+        self.assertEqual(status, 0)
+        self.assertEqual(listed.split()[:2], [task_id.strip(), "extract_audio"])
+        self.assertEqual(listed.count("\n"), 1)
+        self.assertEqual(run("bob", "--list"), (0, ""))
 
     def test_the_client_carries_a_film_there_and_back(self) -> None:
         """The command line as people use it: exit status 0, the result beside the input."""
