@@ -773,6 +773,18 @@ class ConnectionTests(ProtocolTestCase):
         rig.clock.advance(30.0)
         self.successResultOf(drained)
 
+    def test_a_fault_that_can_not_be_told_ends_the_connection(self) -> None:
+        """It is logged, with the fault that it should have told of."""
+        client = self.rig().connect()
+
+        def fail(*arguments: Any, **keywords: Any) -> None:
+            raise RuntimeError("no answer")
+
+        self.patch(client.protocol, "_send", fail)
+        client.send(message({"action": "info"}))
+        self.assertTrue(client.transport.aborted)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 2)
+
     def test_owner_only_hides_a_task_from_other_addresses(self) -> None:
         """They get 404, as for a task that does not exist."""
         rig = self.rig(settings=Settings(owner_only=True))

@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFacto
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
+from vidproc.app.accepting import PatientPort
 from vidproc.frontends import registry
 from vidproc.frontends.interface import Backend, Frontend
 from vidproc.topics import Topic, TopicLogger
@@ -61,7 +62,10 @@ class Ports:
                     raise CannotListen(
                         f"can't listen on {description}: {outcome[0].getErrorMessage()}"
                     )
-                self._open += outcome
+                for port in outcome:
+                    self._open.append(port)
+                    if hasattr(port, "doRead"):
+                        PatientPort(port, reactor)
 
     def serve(self, backend: Backend) -> None:
         """Make the frontends and let them have their ports' connections."""

@@ -52,6 +52,8 @@ holds Python's lock holds up the reactor: with ten of them ten uploads took the 
 to 105 ms. Two keep up with the wire, and none of them waits for a disk's fsync."""
 FILES_BESIDE = 256
 """Descriptors that the server may need beside those of its connections."""
+FILES_PER_CONNECTION = 3
+"""Descriptors of a connection with a transfer: its socket, a copy of it for a thread, the file."""
 
 
 class CannotStart(Exception):
@@ -176,7 +178,7 @@ class VidprocService(Service):
             self._reactor,
             tokens=config.tokens,
             idle_timeout=config.idle_timeout,
-            max_connections=min(config.max_connections, max(16, files - FILES_BESIDE)),
+            max_connections=min(config.max_connections, most_connections(files)),
             max_connections_per_ip=config.max_connections_per_ip,
         )
         self._performance = PerformanceService(
@@ -200,11 +202,11 @@ class VidprocService(Service):
         )
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reload))
         self._tell_start(cores)
-        if files - FILES_BESIDE < config.max_connections:
+        if most_connections(files) < config.max_connections:
             self.log.warn(
                 "the limit of open files ({files}) allows {n} connections, not {wanted}",
                 files=files,
-                n=max(16, files - FILES_BESIDE),
+                n=most_connections(files),
                 wanted=config.max_connections,
             )
 
@@ -307,6 +309,11 @@ class VidprocService(Service):
         ended = [await patience.wait_for("a thread", stop) for stop in stops]
         patience.cancel()
         return all(ended)
+
+
+def most_connections(files: int) -> int:
+    """Return how many connections so many descriptors are enough for, all with a transfer."""
+    return max(16, (files - FILES_BESIDE) // FILES_PER_CONNECTION)
 
 
 def raise_open_files() -> int:

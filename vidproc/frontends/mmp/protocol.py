@@ -308,7 +308,12 @@ class MMPServerProtocol(Protocol):
                 self._pump()
                 self._close_if_draining()
 
-        ensureDeferred(answering).addErrback(failed).addBoth(done)
+        def unanswered(failure: Failure) -> None:
+            # Not even the error could be said: the end of the connection has to.
+            self._gate.fault(failure)
+            self.abort()
+
+        ensureDeferred(answering).addErrback(failed).addErrback(unanswered).addBoth(done)
 
     async def _handle(
         self, request: messages.Request, head: MessageStarted, caller: Caller

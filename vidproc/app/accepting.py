@@ -1,0 +1,53 @@
+"""Accepting connections while descriptors are short.
+
+A port whose `accept` fails stays readable: the reactor would call it again and again, and log each
+time. So the port rests; what waits in its queue is accepted when there are descriptors again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Any
+
+from vidproc.topics import Topic, TopicLogger
+
+REST = 0.2
+"""Seconds for which a port rests when there is no descriptor for a connection."""
+QUIET = 60.0
+"""Seconds in which a shortage is logged once."""
+
+
+class PatientPort:
+    """Lets `port` (a listening port of Twisted's reactor) rest while there is no descriptor."""
+
+    log = TopicLogger(Topic.SERVICE)
+
+    def __init__(self, port: Any, reactor: Any) -> None:
+        self._port = port
+        self._reactor = reactor
+        self._accept = port.doRead
+        self._logged_at = float("-inf")
+        port.doRead = self._accept_or_rest
+
+    def _accept_or_rest(self) -> Any:
+        if self._is_descriptor_left():
+            return self._accept()
+        now = self._reactor.seconds()
+        if now - self._logged_at >= QUIET:
+            self._logged_at = now
+            self.log.warn("no descriptor is left for new connections; they wait")
+        self._port.stopReading()
+        self._reactor.callLater(REST, self._go_on)
+        return None
+
+    def _go_on(self) -> None:
+        if self._port.connected:
+            self._port.startReading()
+
+    def _is_descriptor_left(self) -> bool:
+        try:
+            os.close(os.dup(self._port.fileno()))
+        except OSError as error:
+            return error.errno not in (errno.EMFILE, errno.ENFILE)
+        return True
