@@ -15,6 +15,7 @@ from tests.test_compress import MEDIA, CompressCase, MadeUpJob, measure
 from vidproc.ffmpeg.command import SOURCE, Command, CommandFailed, Completed, FailureKind
 from vidproc.operations.base import Product
 from vidproc.operations.compress.operation import CompressOperation
+from vidproc.operations.compress.scoring import frame_sizes
 
 CLIPS = (
     ("flower-540p-aac.mp4", 5.0),
@@ -72,6 +73,10 @@ class RealTests(CompressCase):
             self.assertEqual(frames, len(before))
             self.assertEqual(len(container.streams.audio), 1)
         self.assertLessEqual(details["probes"], 5)
+        # What a sample's frames weigh is known.
+        for number, (_, length) in enumerate(CLIPS):
+            sizes = frame_sizes(job.path_of(f"sample-{number}.mkv").read_bytes())
+            self.assertTrue(24 <= len(sizes) < length * 24, len(sizes))
         return product
 
     def test_h264_is_joined_to_the_frame(self) -> None:

@@ -16,7 +16,7 @@ from vidproc.operations.compress.search import Curve
 
 _PERFECT = 100.6
 """What a score lacks is counted from here, so that it always has a logarithm."""
-_TRUST = 0.45
+_TRUST = 0.5
 """How much of the way to the reckoned optimum is gone. All of it saved less, or cost bytes, where
 the shots of a film are alike, for a sample and one point of a curve mislead there."""
 _FARTHEST = 4.0

@@ -57,7 +57,8 @@ def at_once(work: Work) -> int:
 def encode_command(
     work: Work, shot: Shot, crf: float, name: str, *, stage: str, share: float
 ) -> Command:
-    """Return the command that encodes a shot's video alone into the MP4 file `name`."""
+    """Return the command that encodes a shot's video alone into the file `name`: MP4, which can be
+    joined, or Matroska, whose frames' sizes can be read, as its ending says."""
     coder = work.coder
     options = {
         "c:v": coder.encoder,
@@ -65,15 +66,18 @@ def encode_command(
         **(coder.joinable or {}),
         "pix_fmt": coder.pixel_format,
         "crf": crf,
-        "format": "mp4",
         "fps_mode": "vfr",
         "enc_time_base": f"1:{TICKS}",
-        "video_track_timescale": TICKS,
         "threads": 1,
         "filter_complex_threads": 1,
         "map_metadata": -1,
         "abort_on": "empty_output",
     }
+    if name.endswith(".mkv"):
+        options["format"] = "matroska"
+        options.pop("tag:v", None)
+    else:
+        options.update({"format": "mp4", "video_track_timescale": TICKS})
     graph = ffmpeg.output(_video(work, shot), output_file(name), **options)
     return ffmpeg_command(
         graph, stage=stage, duration=shot.length, share=share, cpus=1.0, memory=_memory(work)
