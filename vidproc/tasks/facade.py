@@ -13,6 +13,7 @@ from vidproc.errors import ErrorCode, ServiceError
 from vidproc.files.data_folder import DataFolder
 from vidproc.files.threads import WorkerThreads
 from vidproc.runners.interface import Runner
+from vidproc.tasks.known_uploads import UploadView
 from vidproc.tasks.model import State, Task
 from vidproc.tasks.queue import Queue
 from vidproc.tasks.results import Result, Results
@@ -89,6 +90,22 @@ class Tasks:
     async def upload_status(self, upload_id: str, caller: Caller) -> AcceptedTask | PartialUpload:
         """Return how far a resumable upload is; raises `ServiceError` 404."""
         return await self.uploads.status(upload_id, caller)
+
+    async def create_upload(self, submission: Submission, caller: Caller) -> UploadView:
+        """Remember an upload before its first byte; see `Uploads.create`."""
+        return await self.uploads.create(submission, caller)
+
+    async def describe_upload(self, upload_id: str, caller: Caller) -> UploadView:
+        """Return an upload as it is now; raises `ServiceError` 404."""
+        return await self.uploads.known.describe(upload_id, caller)
+
+    async def set_upload_length(self, upload_id: str, length: int, caller: Caller) -> UploadView:
+        """Note the length of an upload that was created without; see `KnownUploads.set_length`."""
+        return await self.uploads.known.set_length(upload_id, length, caller)
+
+    async def abandon_upload(self, upload_id: str, caller: Caller) -> None:
+        """Forget an upload and what has arrived of it; raises `ServiceError` 404 or 409."""
+        await self.uploads.abandon(upload_id, caller)
 
     # --- tasks ---------------------------------------------------------------------------------
 

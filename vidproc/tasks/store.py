@@ -217,12 +217,30 @@ class TaskStore:
         """
         with self._transaction() as db:
             self._require_slot(db, task, tasks_per_peer, tasks_per_token, queue_size)
-            columns = ", ".join(_COLUMNS)
-            marks = ", ".join("?" * len(_COLUMNS))
+            self._insert(db, task)
+
+    def announce(self, task: Task, most: int) -> None:
+        """Insert the `task` of an upload that has no byte yet, in state `PARTIAL`.
+
+        Forgets the oldest such uploads of its peer beyond `most`.
+        """
+        with self._transaction() as db:
+            self._insert(db, task)
             db.execute(
-                f"INSERT INTO tasks ({columns}) VALUES ({marks})",  # noqa: S608 - our own names
-                [_to_column(name, getattr(task, name)) for name in _COLUMNS],
+                "DELETE FROM tasks WHERE seq IN (SELECT seq FROM tasks WHERE peer = ?"
+                " AND state = 'partial' AND announced_at IS NOT NULL AND received = 0"
+                " ORDER BY seq DESC LIMIT -1 OFFSET ?)",
+                (task.peer, most),
             )
+
+    @staticmethod
+    def _insert(db: sqlite3.Connection, task: Task) -> None:
+        columns = ", ".join(_COLUMNS)
+        marks = ", ".join("?" * len(_COLUMNS))
+        db.execute(
+            f"INSERT INTO tasks ({columns}) VALUES ({marks})",  # noqa: S608 - our own names
+            [_to_column(name, getattr(task, name)) for name in _COLUMNS],
+        )
 
     def resume(
         self,
@@ -534,7 +552,8 @@ class TaskStore:
                 (task_id,),
             ).fetchone()[0]
             forgotten = []
-            if received == 0 or others + received > budget:
+            without_bytes = received == 0 and task.announced_at is None
+            if without_bytes or (received and others + received > budget):
                 forgotten.append(task_id)
             rows = db.execute(
                 "SELECT task_id, received FROM tasks WHERE peer = ? AND state = 'partial'"
@@ -564,12 +583,16 @@ class TaskStore:
             if now is not None and now.state is State.UPLOADING:
                 self._move(db, now, State.PARTIAL, {"parked_at": task.parked_at})
 
-    def delete_parked(self, before: float) -> list[str]:
-        """Forget the uploads that broke off before that time; return their ids."""
+    def delete_parked(self, before: float, announced_before: float = 0.0) -> list[str]:
+        """Forget the uploads that broke off before that time; return their ids.
+
+        And those created before `announced_before` of which no byte has come.
+        """
         with self._transaction() as db:
             rows = db.execute(
-                "DELETE FROM tasks WHERE state = 'partial' AND parked_at < ? RETURNING task_id",
-                (before,),
+                "DELETE FROM tasks WHERE state = 'partial' AND (parked_at < ?"
+                " OR (received = 0 AND announced_at < ?)) RETURNING task_id",
+                (before, announced_before),
             )
             return [row["task_id"] for row in rows.fetchall()]
 

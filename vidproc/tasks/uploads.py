@@ -16,7 +16,9 @@ from functools import partial
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredLock, ensureDeferred, fail
+from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from vidproc.errors import ErrorCode, ServiceError
 from vidproc.files.data_folder import DataFolder, input_key, upload_key
@@ -26,6 +28,14 @@ from vidproc.files.threads import WorkerThreads, when_fired
 from vidproc.files.transfer import FileWriter, keep_large_blocks
 from vidproc.operations.parameters import parse_parameters
 from vidproc.operations.registry import get_operation
+from vidproc.tasks.known_uploads import (
+    ANNOUNCED_RETENTION,
+    KnownUploads,
+    UploadView,
+    require_length,
+    require_owner,
+    require_same,
+)
 from vidproc.tasks.model import State, Task, new_task_id
 from vidproc.tasks.results import Results
 from vidproc.tasks.settings import Caller, Settings
@@ -68,6 +78,8 @@ class Submission:
     size: int | None = None
     offset: int = 0
     sha256: str | None = None
+    length_follows: bool = False
+    """Whether nobody knows the whole file's size yet; `payload_size` means nothing then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +96,13 @@ class PartialUpload:
     offset: int
 
 
+@implementer(IConsumer)
 class UploadSession:
     """One connection's part of an upload. Feed it by `write`, end it by `finish` or `abort`.
 
-    `on_pause` and `on_resume` are called when the disk lags or space has to be made, and when the
-    upload may go on;
-    `on_broken` when the session can't go on (a disk error, or a newer connection took over).
+    Whoever feeds it registers as its producer, which is paused while the disk lags or space has to
+    be made. `on_broken` is called when the session can't go on (a disk error, no space, or a newer
+    connection took over).
     """
 
     def __init__(self, uploads: Uploads, task: Task, size: int, writer: FileWriter) -> None:
@@ -99,9 +112,10 @@ class UploadSession:
         self.allowed = size
         """Bytes of the file that may have come before more space must be made."""
         self.making_space = False
+        self.length_follows = task.input_size == 0
+        """Whether `size` is only the most that may come."""
         self._held_by: set[str] = set()
-        self.on_pause: Callable[[], None] = lambda: None
-        self.on_resume: Callable[[], None] = lambda: None
+        self._producer: IPushProducer | None = None
         self.on_broken: Callable[[ServiceError], None] = lambda _: None
         self.writer = writer
         self._uploads = uploads
@@ -120,6 +134,9 @@ class UploadSession:
         if self._over is not None:
             return
         self.received += len(data)
+        if self.received > self.size:
+            self.on_broken(too_long(self.size))
+            return
         self.writer.write(data)
         self._uploads.check_allowance(self)
 
@@ -147,7 +164,41 @@ class UploadSession:
         before = bool(self._held_by)
         (self._held_by.add if held else self._held_by.discard)(reason)
         if bool(self._held_by) != before:
-            (self.on_pause if held else self.on_resume)()
+            self._tell_producer()
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        """Let a push producer feed the session. Raises `RuntimeError` if one does already."""
+        if self._producer is not None or not streaming or not IPushProducer.providedBy(producer):
+            raise RuntimeError("an upload has one producer, and it pushes")
+        if self.over:
+            producer.stopProducing()
+            return
+        self._producer = producer
+        if self._held_by:
+            self._producer.pauseProducing()
+
+    def unregisterProducer(self) -> None:
+        """Nobody feeds the session any more."""
+        self._producer = None
+
+    def _tell_producer(self) -> None:
+        if self._producer is not None:
+            if self._held_by:
+                self._producer.pauseProducing()
+            else:
+                self._producer.resumeProducing()
+
+    def set_size(self, size: int) -> None:
+        """Note the whole file's size, which was not known; raises `ServiceError` 415 or 422."""
+        require_length(size, self._uploads.settings)
+        if size < self.received or not self.length_follows:
+            raise ServiceError(
+                ErrorCode.INVALID_PARAMETER,
+                f"The upload can't have {size} bytes: {self.received} have come already.",
+                "Say the length of the whole file, once.",
+            )
+        self.size = size
+        self.length_follows = False
 
     def finish(self) -> Deferred[AcceptedTask | PartialUpload]:
         """The payload is whole. Fires with what became of it, or fails with `ServiceError`."""
@@ -174,6 +225,24 @@ class UploadSession:
     def _write_failed(self, failure: Failure) -> None:
         if self._over is None:
             self.on_broken(explain_write_error(failure.value))
+
+
+def abandoned() -> ServiceError:
+    """Return what to tell a connection whose upload is forgotten."""
+    return ServiceError(
+        ErrorCode.CONFLICT,
+        "The upload was abandoned on another connection.",
+        "Draw a new UUID and start again.",
+    )
+
+
+def too_long(most: int) -> ServiceError:
+    """Return what to tell a client that sends more than its upload may have."""
+    return ServiceError(
+        ErrorCode.TOO_LARGE,
+        f"The upload has more than the {format_size(most)} that it may have.",
+        "Send a smaller file, or a part of it.",
+    )
 
 
 def taken_over() -> ServiceError:
@@ -229,7 +298,7 @@ class Uploads:
         results: Results,
     ) -> None:
         self._reactor = reactor
-        self._settings = settings
+        self.settings = self._settings = settings
         self._data_folder = data_folder
         self._disk = disk
         self._writers = writers
@@ -241,7 +310,19 @@ class Uploads:
         self._sessions: set[UploadSession] = set()
         self._by_upload_id: dict[str, UploadSession] = {}
         self._locks: dict[str, DeferredLock] = {}
+        self.known = KnownUploads(
+            reactor,
+            settings,
+            store,
+            store_thread.call,
+            lambda key: disk.call(data_folder.size, key),
+            self._received,
+        )
         keep_large_blocks()
+
+    def _received(self, upload_id: str) -> int | None:
+        session = self._by_upload_id.get(upload_id)
+        return None if session is None else session.writer.written
 
     @property
     def active(self) -> int:
@@ -263,23 +344,46 @@ class Uploads:
             submission.upload_id, lambda: self._admit_resumable(submission, task, size, caller)
         )
 
+    async def create(self, submission: Submission, caller: Caller) -> UploadView:
+        """Remember an upload before its first byte; it holds no slot and no space.
+
+        Its `upload_id` is the frontend's to draw; with `length_follows` its length comes later. The
+        same again is fine. Raises `ServiceError` 400, 409, 413, 415 or 422.
+        """
+        task, _ = self._check(submission, caller)
+        if task.upload_id is None:
+            raise ValueError("an upload that is created needs an upload_id")
+        view: UploadView = await self._locked(
+            task.upload_id, lambda: self.known.announce(task, caller)
+        )
+        return view
+
+    async def abandon(self, upload_id: str, caller: Caller) -> None:
+        """Forget an upload and what has arrived of it.
+
+        Raises `ServiceError` 404, and 409 when it is whole: its task can be cancelled.
+        """
+        await self._locked(upload_id, lambda: self._abandon(upload_id, caller))
+
+    async def _abandon(self, upload_id: str, caller: Caller) -> None:
+        task = await self.known.find(upload_id, caller)
+        session = self._by_upload_id.get(upload_id)
+        if session is not None and not session.over:
+            session.on_broken(abandoned())
+            await session.abort()
+        if not await self._store_thread.call(self._store.delete_upload, task.task_id):
+            raise ServiceError(
+                ErrorCode.CONFLICT,
+                "The upload is whole and has become a task.",
+                f"Cancel the task {task.task_id} instead.",
+            )
+        await self._disk.call(self._data_folder.remove, upload_key(task.task_id))
+        self.log.info("upload of task {task_id} was abandoned", task_id=task.task_id)
+
     async def status(self, upload_id: str, caller: Caller) -> AcceptedTask | PartialUpload:
         """Return how far a resumable upload is; raises `ServiceError` 404."""
-        task = await self._store_thread.call(self._store.by_upload_id, upload_id)
-        if task is None or not caller.owns(task, self._settings.owner_only):
-            raise ServiceError(
-                ErrorCode.NOT_FOUND,
-                "There is no such upload.",
-                "Start it with an upload request from offset 0.",
-            )
-        if task.state not in (State.UPLOADING, State.PARTIAL):
-            return AcceptedTask(task.task_id)
-        session = self._by_upload_id.get(upload_id)
-        if session is not None:
-            return PartialUpload(session.writer.written)
-        return PartialUpload(
-            await self._disk.call(self._data_folder.size, upload_key(task.task_id))
-        )
+        view = await self.known.describe(upload_id, caller)
+        return PartialUpload(view.offset) if view.task_id is None else AcceptedTask(view.task_id)
 
     async def abort_all(self) -> None:
         """End every upload under way, for a stop; resumable ones can go on later."""
@@ -289,7 +393,8 @@ class Uploads:
 
     async def prune(self, before: float) -> int:
         """Forget uploads that broke off before that time; return how many."""
-        old = await self._store_thread.call(self._store.delete_parked, before)
+        announced = self._reactor.seconds() - ANNOUNCED_RETENTION
+        old = await self._store_thread.call(self._store.delete_parked, before, announced)
         for task_id in old:
             await self._disk.call(self._data_folder.remove, upload_key(task_id))
         return len(old)
@@ -306,7 +411,9 @@ class Uploads:
                 "Send the file's extension without the dot, such as mp4.",
             )
         size = submission.offset + submission.payload_size
-        if submission.upload_id is not None:
+        if submission.length_follows:
+            size = 0
+        elif submission.upload_id is not None:
             if submission.size is None:
                 raise ServiceError(
                     ErrorCode.BAD_REQUEST,
@@ -332,19 +439,8 @@ class Uploads:
                 f"The size is {submission.size} but the payload has {size} bytes.",
                 "Send the whole file, or an upload_id to send it in parts.",
             )
-        if size == 0:
-            raise ServiceError(
-                ErrorCode.UNSUPPORTED_MEDIA,
-                "The file is empty.",
-                "Send a video file as the payload.",
-            )
-        if size > self._settings.max_upload:
-            raise ServiceError(
-                ErrorCode.TOO_LARGE,
-                f"The file has {format_size(size)}; this server takes"
-                f" {format_size(self._settings.max_upload)}.",
-                "Send a smaller file, or a part of it.",
-            )
+        if not submission.length_follows:
+            require_length(size, self._settings)
         task = Task(
             task_id=new_task_id(),
             type=submission.type,
@@ -394,6 +490,8 @@ class Uploads:
         A claim costs nobody a result that was not fetched: what such results would have to go for
         is reserved when the bytes are there, by `_allow_more`. Raises `ServiceError` 507.
         """
+        if not task.input_size:
+            size = ALLOWANCE_STEP  # the length follows; the first step of it
         wanted = size + estimate_output(task)
         lacking = self._space.lacking(task.task_id, wanted, task.peer)
         if lacking:
@@ -444,7 +542,7 @@ class Uploads:
         session.allowed += step
 
     def _begin(self, task: Task, offset: int, allowed: int) -> UploadSession:
-        size = task.input_size
+        size = task.input_size or self._settings.max_upload
         writer = FileWriter(
             self._disk,
             self._data_folder.path(upload_key(task.task_id)),
@@ -483,18 +581,8 @@ class Uploads:
             self._require_offset(submission.offset, 0)
             _, allowed = await self._take_slot(task, size, self._store.admit, task)
             return self._begin(task, 0, allowed)
-        if not caller.owns(known, self._settings.owner_only):
-            raise ServiceError(
-                ErrorCode.CONFLICT,
-                "This upload_id belongs to somebody else.",
-                "Draw a new UUID and start again.",
-            )
-        if (known.type, known.parameters, known.input_size) != (task.type, task.parameters, size):
-            raise ServiceError(
-                ErrorCode.INVALID_PARAMETER,
-                "This upload_id was begun with another type, size or other parameters.",
-                "Send the same request again, or draw a new UUID for a new upload.",
-            )
+        require_owner(known, caller, self._settings.owner_only)
+        require_same(known, task)
         promised = known.upload_sha256
         if None not in (promised, task.upload_sha256) and promised != task.upload_sha256:
             raise ServiceError(
@@ -512,9 +600,14 @@ class Uploads:
             return AcceptedTask(known.task_id)
         offset = await self._disk.call(self._data_folder.size, upload_key(known.task_id))
         self._require_offset(submission.offset, offset)
+        if size and not known.input_size:
+            await self._store_thread.call(self._store.update, known.task_id, input_size=size)
+        size = known.input_size = known.input_size or size
         resume = partial(self._store.resume, sha256=task.upload_sha256)
         try:
-            resumed, allowed = await self._take_slot(known, size - offset, resume, known.task_id)
+            resumed, allowed = await self._take_slot(
+                known, max(0, size - offset), resume, known.task_id
+            )
         except KeyError:  # forgotten meanwhile
             self._require_offset(submission.offset, 0)
             _, allowed = await self._take_slot(task, size, self._store.admit, task)
@@ -574,6 +667,7 @@ class Uploads:
                 task.task_id,
                 State.QUEUED,
                 input_key=key,
+                input_size=session.size,
                 queued_at=self._reactor.seconds(),
             )
         except (OSError, sqlite3.Error) as error:

@@ -374,9 +374,8 @@ class MMPServerProtocol(Protocol):
         self._session = admitted
         self._set_buffer(READ_SIZE)
         self._slow_client.forgive()
-        admitted.on_pause = lambda: self._set_disk_lags(True)
-        admitted.on_resume = lambda: self._set_disk_lags(False)
         admitted.on_broken = self._upload_broken
+        admitted.registerProducer(_PayloadSource(self._set_disk_lags), True)
 
     def _set_buffer(self, size: int) -> None:
         """Read so much at a time. It is also what may wait to be written, so it is large only
@@ -737,6 +736,23 @@ class MMPServerProtocol(Protocol):
             # No answer can follow within a payload: only the end of the connection says so.
             self.log.info("peer {peer}: {why}", peer=self.peer, why=why)
             self.abort()
+
+
+@implementer(IPushProducer)
+class _PayloadSource:
+    """The connection as the producer of an upload's bytes; `hold` pauses it and lets it go on."""
+
+    def __init__(self, hold: Callable[[bool], None]) -> None:
+        self._hold = hold
+
+    def pauseProducing(self) -> None:
+        self._hold(True)
+
+    def resumeProducing(self) -> None:
+        self._hold(False)
+
+    def stopProducing(self) -> None:
+        """What still comes is thrown away by the connection itself."""
 
 
 class _Watch:
