@@ -17,6 +17,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
+from twisted.logger import LogEvent, Logger, LogLevel
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
 from vidproc.ffmpeg.binary import FFmpeg, FFmpegUnusable, find_ffmpeg
@@ -35,7 +36,7 @@ from vidproc.ffmpeg.progress import ProgressParser
 from vidproc.ffmpeg.sandbox import Sandbox
 from vidproc.runners.admission import Admission, Place, memory_budget
 from vidproc.runners.failures import kind_of_end
-from vidproc.runners.local import LocalRunner
+from vidproc.runners.local import LocalCommand, LocalRunner
 from vidproc.runners.watchdog import Watchdog
 
 TEST_PICTURE = ("-f", "lavfi", "-i", "testsrc=size=128x96:rate=25:duration={}")
@@ -297,6 +298,23 @@ class LocalRunnerTests(TestCase):
         reactor.callLater(0.2, running.stop)
         await self.assertFailure(running.result, CommandStopped)
         self.assertFalse(psutil.pid_exists(running.pid or 0))
+
+    async def test_what_a_process_leaves_behind_is_killed_and_logged(self) -> None:
+        """Where no layer keeps it from starting processes."""
+        program = self.root / "program"
+        program.write_text("#!/bin/sh\nsleep 1000 &\necho $! > child\n")
+        program.chmod(0o700)
+        logged: list[LogEvent] = []
+        self.patch(LocalCommand, "log", Logger("runner", observer=logged.append))
+        runner = self.runner(FFmpeg(str(program), "0", frozenset(), frozenset()))
+        await self.start(runner, make_command(1)).result
+        child = psutil.Process(int((self.root / "work" / "child").read_text()))
+        psutil.wait_procs([child], timeout=10)
+        self.assertFalse(child.is_running() and child.status() != psutil.STATUS_ZOMBIE)
+        self.assertEqual(
+            [event["log_format"] for event in logged if event["log_level"] == LogLevel.error],
+            ["process {pid} left processes behind; killed them"],
+        )
 
     async def test_the_environment_is_empty_and_the_group_its_own(self) -> None:
         """No secret of the server's environment, no Ctrl-C of its terminal reaches FFmpeg."""

@@ -34,7 +34,7 @@ _ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "mprotect": (10, 226), "madvise": (28, 233), "mincore": (27, 232), "msync": (26, 227),
     "pkey_mprotect": (329, 288), "pkey_alloc": (330, 289), "pkey_free": (331, 290),
     "mbind": (237, 235), "get_mempolicy": (239, 236), "set_mempolicy": (238, 237),
-    "membarrier": (324, 283),
+    "membarrier": (324, 283), "mlock": (149, 228), "munlock": (150, 229),
     # Threads.
     "exit": (60, 93), "exit_group": (231, 94), "futex": (202, 98), "futex_waitv": (449, 449),
     "set_tid_address": (218, 96), "set_robust_list": (273, 99), "rseq": (334, 293),

@@ -315,7 +315,12 @@ class LocalCommand(ProcessProtocol):
     def processExited(self, reason: Failure) -> None:
         # Grandchildren would keep the pipes open, and processEnded away, for as long as they like.
         self._exited = True
-        self._signal(signal.SIGKILL)
+        assert self.pid is not None
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return  # the group is empty, as it must be: a media process starts no others
+        self.log.error("process {pid} left processes behind; killed them", pid=self.pid)
 
     def processEnded(self, reason: Failure) -> None:
         tail = self._stderr.decode(errors="replace")
