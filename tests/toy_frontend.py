@@ -50,8 +50,7 @@ class ToyProtocol(LineReceiver):
         session = await self.backend.tasks.admit(submission, caller)
         assert isinstance(session, UploadSession)
         self.session, self.left = session, int(size)
-        session.on_pause = self.transport.pauseProducing
-        session.on_resume = self.transport.resumeProducing
+        session.registerProducer(self.transport, True)
         self.setRawMode()
         self.resumeProducing()
 
