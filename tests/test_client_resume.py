@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
@@ -114,6 +115,10 @@ class ResumeCase(SessionCase):
         self.assertEqual(self.remembered(), [])
         return self.server.requests[: last + 1]
 
+    def rest(self) -> dict[str, Any]:
+        """The fields that a request for the rest of the film has more than the first one."""
+        return {"offset": BREAK, "sha256": hashlib.sha256(self.path.read_bytes()).hexdigest()}
+
     async def begins_anew(self, line: str = line, **client: Any) -> None:
         """Run to the end: all of the file goes out again, under another upload_id."""
         [old] = self.server.uploads or [""]
@@ -131,7 +136,7 @@ class NextRunTests(ResumeCase):
         first = await self.break_off()
         asked, second = await self.finish()
         self.assertEqual(asked["action"], "upload_status")
-        self.assertEqual(second, {**first, "offset": BREAK})
+        self.assertEqual(second, {**first, **self.rest()})
         self.assertIn("Going on with the upload at 4.8 MiB of 8.0 MiB.\n", self.errors)
         self.assertIn("uploading: 59 % ", self.errors)
         self.assertIn(f"Accepted as task {TASK}", self.errors)
@@ -164,9 +169,7 @@ class NextRunTests(ResumeCase):
         self.server.at_break = lambda peer: session.interrupt(signal.SIGINT)
         self.assertEqual(await session.start(), 130)
         await self.settle()
-        self.assertEqual(
-            (await self.finish())[-1], {**first, "offset": BREAK}, self.server.requests
-        )
+        self.assertEqual((await self.finish())[-1], {**first, **self.rest()}, self.server.requests)
 
     async def test_an_upload_that_was_complete_gives_its_task(self) -> None:
         """As when the client was killed before the answer came; on purpose, it is a new task."""
@@ -234,7 +237,7 @@ class AnotherUploadTests(ResumeCase):
         first = await self.break_off()
         await self.begins_beside(f"{self.line} --quality 90")
         self.server.requests.clear()
-        self.assertEqual((await self.finish())[-1], {**first, "offset": BREAK})
+        self.assertEqual((await self.finish())[-1], {**first, **self.rest()})
 
     async def test_another_type(self) -> None:
         """Of the same file."""
@@ -275,7 +278,7 @@ class AnotherUploadTests(ResumeCase):
 
             self.server.do_upload = refuse  # type: ignore[method-assign]
             _, refused, last = await self.finish()
-            self.assertEqual(refused, {**first, "offset": BREAK})
+            self.assertEqual(refused, {**first, **self.rest()})
             self.assertNotEqual(last["upload_id"], first["upload_id"])
             self.assertNotIn("offset", last)
             self.server.uploads.clear()
@@ -646,7 +649,8 @@ class KilledClientTests(ServerCase):
         [(first, sent)] = gate.relays[0].requests()
         (asked, _), (second, rest), *_ = gate.relays[1].requests()
         self.assertEqual(asked["action"], "upload_status")
-        self.assertEqual(second, {**first, "offset": len(sent)})
+        digest = hashlib.sha256(film).hexdigest()
+        self.assertEqual(second, {**first, "offset": len(sent), "sha256": digest})
         self.assertGreater(len(sent), BREAK - 1000)
         self.assertEqual(sent + rest, film)
         self.assertIn("Going on with the upload at 4.8 MiB of", err)

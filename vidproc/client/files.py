@@ -17,6 +17,9 @@ from vidproc.mmp.errors import RemoteProtocolError
 _READ_SIZE = 1 << 20
 
 
+_HASH_CHUNK = 1 << 20
+
+
 class Source:
     """The input file, open. `size` is in bytes."""
 
@@ -52,6 +55,17 @@ class Source:
         """Whether the file is as it was when it was opened."""
         now = os.fstat(self.file.fileno())
         return (now.st_size, now.st_mtime_ns) == (self._before.st_size, self._before.st_mtime_ns)
+
+    def sha256(self) -> str:
+        """Read the whole file and return its SHA-256 in hexadecimal; for a thread.
+
+        Raises `OSError`, and `ValueError` when the file is closed meanwhile.
+        """
+        digest, position = hashlib.sha256(), 0
+        while data := os.pread(self.file.fileno(), _HASH_CHUNK, position):
+            digest.update(data)
+            position += len(data)
+        return digest.hexdigest()
 
     def close(self) -> None:
         """Close the file."""

@@ -193,6 +193,7 @@ class Session:
                     unchanged=source.unchanged,
                     earlier_id=resume.upload_id,
                     on_upload_id=resume.remember,
+                    sha256=lambda: self._in_thread(source.sha256),
                 )
             )
             resume.forget()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -21,7 +21,7 @@ class UploadRequest:
     `on_progress` gets the bytes sent so far. `unchanged` tells whether the file is still the one
     that the upload began with. `earlier_id` is the upload_id of an earlier run that sent the same:
     what the server has of it is not sent again. `on_upload_id` gets the upload_id before anything
-    is sent under it.
+    is sent under it. `sha256` returns that of the whole file, for an upload that goes on.
     """
 
     operation: str
@@ -34,6 +34,7 @@ class UploadRequest:
     unchanged: Callable[[], bool] = lambda: True
     earlier_id: str | None = None
     on_upload_id: Callable[[str], None] = lambda upload_id: None
+    sha256: Callable[[], Awaitable[str]] | None = None
 
 
 class Upload:
@@ -43,6 +44,7 @@ class Upload:
         self._link = link
         self._request = request
         self._state = _UploadState(request.size)
+        self._sha256: str | None = None
         if request.earlier_id is not None:
             self._state.upload_id = request.earlier_id
             self._state.earlier = True
@@ -108,7 +110,9 @@ class Upload:
             request.file.seek(state.offset)
         except OSError as error:
             raise InputChanged(f"The input file can't be read: {error.strerror}") from None
-        offset = {"offset": state.offset} if state.offset else {}
+        rest_of = await self._rest_of() if state.offset else {}
+        if rest_of:  # the file was read: the server may have got tired of waiting
+            connection = await self._link.connected()
         fields = self._link.fields(
             "upload",
             type=request.operation,
@@ -116,12 +120,27 @@ class Upload:
             filename=request.filename,
             size=request.size,
             upload_id=state.upload_id,
-            **offset,
+            **rest_of,
         )
         self._link.log.info("upload of %d bytes begins at %d", request.size, state.offset)
         request.on_progress(sent)
         rest = request.size - state.offset
         return await connection.upload(fields, request.media_type, request.file, rest, moved)
+
+    async def _rest_of(self) -> dict[str, Any]:
+        """Return the fields of a request that sends the rest of a file.
+
+        With the SHA-256 of all of it: what the server has is older than this connection.
+        """
+        fields: dict[str, Any] = {"offset": self._state.offset}
+        if self._sha256 is None and self._request.sha256 is not None:
+            try:
+                self._sha256 = await self._request.sha256()
+            except OSError as error:
+                raise InputChanged(f"The input file can't be read: {error.strerror}") from None
+        if self._sha256 is not None:
+            fields["sha256"] = self._sha256
+        return fields
 
     async def _worth_having(self, accepted: Answer) -> bool:
         """Whether the task that an earlier run's upload became may still have a result."""
