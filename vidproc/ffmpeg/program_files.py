@@ -6,7 +6,7 @@ import re
 import struct
 import subprocess
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 _TIMEOUT = 20.0
@@ -24,13 +24,21 @@ class ProgramFiles:
     read: tuple[str, ...]
 
 
-@cache
 def find_program_files(program: str) -> ProgramFiles:
     """Return what the program at the path `program` consists of.
 
-    Blocks for a few milliseconds the first time, for the dynamic loader is asked. A program that
-    can't be read, or is not an ELF file, consists of itself.
+    Blocks for a few milliseconds the first time, and again after the program was replaced, for the
+    dynamic loader is asked. What can't be read, or is not an ELF file, consists of itself.
     """
+    try:
+        changed = Path(program).stat().st_mtime_ns
+    except OSError:
+        changed = 0  # running it will say what is wrong
+    return _find(program, changed)
+
+
+@lru_cache(maxsize=16)
+def _find(program: str, changed: int) -> ProgramFiles:
     itself = tuple(dict.fromkeys((program, str(Path(program).resolve()))))
     loader = _loader(program)
     if loader is None:
@@ -53,8 +61,8 @@ def _loader(program: str) -> str | None:
                 kind, _, offset, _, _, length = struct.unpack_from("<IIQQQQ", entry)
                 if kind == _PT_INTERP:
                     file.seek(offset)
-                    return file.read(length).rstrip(b"\0").decode()
-    except (OSError, struct.error, UnicodeDecodeError):
+                    return file.read(min(length, 4096)).rstrip(b"\0").decode()
+    except (OSError, struct.error, ValueError, OverflowError):
         pass  # running it will say what is wrong
     return None
 

@@ -28,6 +28,7 @@ from vidproc.ffmpeg.command import (
     OnProgress,
     Workspace,
 )
+from vidproc.ffmpeg.program_files import find_program_files
 from vidproc.ffmpeg.progress import ProgressParser
 from vidproc.ffmpeg.sandbox import Sandbox
 from vidproc.runners.admission import Admission, Place, memory_budget
@@ -84,6 +85,7 @@ class LocalRunner:
         self._admission = Admission(memory_budget() if budget is None else budget)
         self._now = now
         self._ffmpeg = ffmpeg
+        find_program_files(ffmpeg.path)  # now, for it blocks the first time
         self._sandbox = sandbox
         self._path_of_key = path_of_key
         self._stall_timeout = stall_timeout
