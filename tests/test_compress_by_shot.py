@@ -86,7 +86,8 @@ class RealTests(CompressCase):
 class MadeUpShots(MadeUpJob):
     """A film with cuts every 4 s, whose shots differ; samples score `bias` more than their shot."""
 
-    def __init__(self, duration: float, **rest: Any) -> None:
+    def __init__(self, duration: float, spread: float = 0.2, **rest: Any) -> None:
+        self.spread = spread
         super().__init__(duration, start_time=0.0, **rest)
         self.threads = 2
         self.failing: FailureKind | None = None
@@ -114,7 +115,7 @@ class MadeUpShots(MadeUpJob):
         crf = float(arguments[arguments.index("-crf") + 1])
         number = int(name.split(".")[0].split("-")[1])
         dear = 5.0 ** (number % 3 - 1)
-        lack = self.lack * (0.6 + 0.2 * (number % 5)) * math.exp(0.13 * (crf - 23))
+        lack = self.lack * (1.0 + self.spread * (number % 5 - 2)) * math.exp(0.13 * (crf - 23))
         bias = self.bias if name.startswith("sample") else 0.0
         self.scores[name] = max(100 - lack + bias, 0.0)
         part = (command.duration or 0.0) / self.duration
@@ -140,7 +141,7 @@ class ShotDecisionTests(SynchronousTestCase):
         ]
 
     def test_shots_have_crfs_of_their_own(self) -> None:
-        _, details = self.compress(60.0, size=1e6)
+        _, details = self.compress(60.0, size=1e6, spread=0.4)
         self.assertEqual(details["shots"], 15)
         self.assertGreater(details["saved_percent"], 2.0)
         low, high = details["crf_range"]

@@ -16,9 +16,9 @@ from vidproc.operations.compress.search import Curve
 
 _PERFECT = 100.6
 """What a score lacks is counted from here, so that it always has a logarithm."""
-_TRUST = 0.5
-"""How much of the way to the reckoned optimum is gone. All of it saved less, or cost bytes, where
-the shots of a film are alike, for a sample and one point of a curve mislead there."""
+_TRUST = 0.3
+"""How much of the way to the reckoned optimum is gone. More of it saves more in films whose shots
+differ much, and costs bytes in others, for a sample and one point of a curve mislead there."""
 _FARTHEST = 4.0
 """Steps of a quantizer of 0 to 51 that a shot's CRF may be from the others'."""
 _WORST = 0.1
@@ -63,6 +63,10 @@ class ShotCurve:
     def crf_for(self, score: float) -> float:
         """Return the CRF at which a score is expected."""
         return self.crf + (_lack(score) - self.lack) / self.curve.score_slope
+
+    def of_usual_bytes(self) -> ShotCurve:
+        """Return the curve of a shot that has as many bytes a second as any other."""
+        return ShotCurve(self.curve, self.seconds, self.crf, self.lack, math.log(self.seconds))
 
     def moved(self, lack: float, size: float) -> ShotCurve:
         """Return the curve with its logarithms moved by so much."""

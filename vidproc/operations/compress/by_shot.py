@@ -103,8 +103,11 @@ async def _compress(work: Work) -> Product | None:
     if curves is None:
         return None
     same = work.coder.rounded(one_crf(curves, aim))
-    crfs = allocate(curves, aim)
-    saved = saving(curves, aim, crfs)
+    # The bytes of a sample mislead more than they tell: with them one of three films took 4 % more
+    # than at one CRF, with the scores alone 1.7 % more at twice the distances of today.
+    usual = [curve.of_usual_bytes() for curve in curves]
+    crfs = allocate(usual, aim)
+    saved = saving(usual, aim, crfs)
     if saved < _WORTH:
         crfs, saved = [same] * len(film), 0.0
     if total_size(curves, crfs) > _SIZE_RESERVE * work.video_limit:
