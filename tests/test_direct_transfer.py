@@ -25,7 +25,7 @@ from vidproc.files.sendfile import SendfileSender, can_sendfile, make_sender
 from vidproc.files.splice import Spliced, can_splice, splice_into
 from vidproc.files.threads import WorkerThreads
 from vidproc.files.transfer import READ_SIZE, FileSender, FileWriter, TransferStopped
-from vidproc.frontends.mmp.protocol import DIRECT_SHARE
+from vidproc.frontends.mmp.receiving import DIRECT_SHARE
 from vidproc.mmp.codec import NEED_DATA, Decoder, MessageStarted
 
 UPLOAD = {"action": "upload", "type": "gif", "parameters": {"start_time": 0, "duration": 1}}
@@ -605,8 +605,8 @@ class DirectUploadTests(UploadTests, _OnLoopback):
         (protocol,) = self.rig.gate._welcome
         begin, rest = message(UPLOAD, bytes(SIZE), "mp4")[:1000], bytes(SIZE)
         client.transport.write(begin)
-        await self.until(lambda: protocol._session is not None)
-        writer = protocol._session.writer
+        await self.until(lambda: protocol._receiving is not None)
+        writer = protocol._receiving.session.writer
         disk = writer._threads = writer._writers = ByHand()
         client.transport.write(rest[: SIZE // 2])
         await self.until(lambda: protocol._taking)

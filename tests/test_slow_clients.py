@@ -127,12 +127,12 @@ class SlowDownloadTests(SynchronousTestCase):
 
         client.transport.write = block
         client.send(message({"action": "download", "task_id": task_id}))
-        sender = client.protocol._sender
+        sender = client.protocol._sending
         assert sender is not None
         for _ in range(60):
             if client.transport.aborted:
                 break
-            sender._on_progress(100)
+            sender.sent(100)
             rig.clock.advance(10.0)
         self.assertTrue(client.transport.aborted)
         task = rig.store.get(task_id)

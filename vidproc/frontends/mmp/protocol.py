@@ -8,12 +8,11 @@ when a client sends ahead of its answers; nothing is written to a client that do
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from functools import partial
+from enum import Enum, auto
 from typing import Any
 
 from twisted.internet.defer import ensureDeferred
 from twisted.internet.interfaces import (
-    IDelayedCall,
     IHalfCloseableProtocol,
     IPushProducer,
     ISSLTransport,
@@ -25,11 +24,14 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from vidproc.errors import ErrorCode, ServiceError
-from vidproc.files.sendfile import Sender, make_sender
-from vidproc.files.splice import Spliced, can_splice
-from vidproc.files.transfer import READ_SIZE, TransferStopped
+from vidproc.files.splice import Spliced
+from vidproc.files.transfer import TransferStopped
 from vidproc.frontends.interface import Backend
+from vidproc.frontends.mmp.receiving import DIRECT_FROM, MAX_READ_AHEAD, Receiving
 from vidproc.frontends.mmp.reports import describe_server, list_report, status_report
+from vidproc.frontends.mmp.sending import Sending
+from vidproc.frontends.mmp.timer import Timer
+from vidproc.frontends.mmp.watching import Watching
 from vidproc.frontends.peers import peer_key
 from vidproc.frontends.refusals import TurnedAway
 from vidproc.frontends.slow_clients import SlowClientWatch, Waiting
@@ -48,15 +50,11 @@ from vidproc.tasks.uploads import (
     AcceptedTask,
     PartialUpload,
     Submission,
-    UploadSession,
     taken_over,
 )
 from vidproc.tasks.views import TaskView
-from vidproc.tasks.watches import Subscription
 from vidproc.topics import Topic, TopicLogger
 
-MAX_READ_AHEAD = 64 << 10
-"""Bytes that a client may send ahead of the answer that it waits for, beyond one read."""
 DISCARD_TIME = 30.0
 """Seconds for which the payload of a refused request is read and thrown away."""
 LINGER_TIME = 5.0
@@ -65,10 +63,17 @@ REQUESTS_PER_TURN = 16
 """Requests of one connection that are served before other connections have their turn."""
 HEAD_TIME = 20.0
 """Seconds within which a message's header, JSON and media type must arrive."""
-DIRECT_FROM = 64 << 10
-"""Bytes in one read from which on more are taken to wait in the socket."""
-DIRECT_SHARE = 0.02
-"""Seconds' worth of the limit on uploads that one of them may take at a time."""
+
+
+class Life(Enum):
+    """How far a connection has come."""
+
+    OPEN = auto()
+    """It serves requests."""
+    ENDING = auto()
+    """Its last answer was written; what still comes in is read and thrown away."""
+    LOST = auto()
+    """It is gone."""
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -86,24 +91,27 @@ class MMPServerProtocol(Protocol):
         self._tasks = backend.tasks
         self.clock = backend.reactor
         self._decoder = Decoder()
-        self._busy = False
-        self._closing = False
-        self._lost = False
-        self._input_ended = False
-        self._pumping = False
-        self._session: UploadSession | None = None
+        self._life = Life.OPEN
         self._request: messages.Request | None = None
-        self._answered_early = False
-        self._watch: _Watch | None = None
-        self._sender: Sender | None = None
+        self._busy = False
+        """Whether a request is being answered."""
+        self._pumping = False
+        self._input_ended = False
         self._write_blocked = False
-        self._disk_lags = False
-        self._taking = False
         self._reading_paused = False
-        self._deadline: IDelayedCall | None = None
-        self._head_timer: IDelayedCall | None = None
-        self._turn: IDelayedCall | None = None
-        self._throttle_timer: IDelayedCall | None = None
+        self._taking = False
+        """Whether a thread reads the socket, past the reactor."""
+        # What the connection is at, besides requests:
+        self._receiving: Receiving | None = None
+        self._sending: Sending | None = None
+        self._watching: Watching | None = None
+        # What ends or goes on after a time:
+        self._discarding = Timer(self.clock, self.abort)
+        self._lingering = Timer(self.clock, self.abort)
+        self._head_late = Timer(self.clock, self._cut_off_head)
+        self._next_turn = Timer(self.clock, self._pump)
+        self._throttled = Timer(self.clock, self._unthrottle)
+        self._came_fast = False
 
     # --- the connection ------------------------------------------------------------------------
 
@@ -138,18 +146,18 @@ class MMPServerProtocol(Protocol):
         try:
             step()
         except TurnedAway:
-            self._closing = True
+            self._life = Life.ENDING
             self.abort()
         except ServiceError as refusal:
             self._send(messages.error_answer(refusal))
             self._end_connection()
-        return not self._closing
+        return self._life is Life.OPEN
 
     def dataReceived(self, data: bytes) -> None:
-        if self.peer is None and not self._closing:
+        if self.peer is None and self._life is Life.OPEN:
             self._meet()
         self._took(len(data))
-        if self._closing:
+        if self._life is not Life.OPEN:
             return
         self._decoder.receive_data(data)
         self._pump()
@@ -161,18 +169,17 @@ class MMPServerProtocol(Protocol):
         thrown away too: it costs as much to read."""
         self._slow_client.received(size)
         self._gate.traffic.received += size
-        payload = self._session is not None or self._decoder.payload_remaining > 0
-        if (payload or self._closing) and self._throttle_timer is None:
+        payload = self._receiving is not None or self._decoder.payload_remaining > 0
+        if (payload or self._life is Life.ENDING) and not self._throttled.running:
             wait = self._gate.throttle.take(size)
             if wait > 0:
-                fast = size >= DIRECT_FROM
-                self._throttle_timer = self.clock.callLater(wait, self._unthrottle, fast)
+                self._came_fast = size >= DIRECT_FROM
+                self._throttled.start(wait)
                 self._adjust_reading()
 
-    def _unthrottle(self, fast: bool) -> None:
-        self._throttle_timer = None
+    def _unthrottle(self) -> None:
         self._slow_client.forgive()
-        if fast:
+        if self._came_fast:
             self._take_directly()
         self._adjust_reading()
 
@@ -185,34 +192,32 @@ class MMPServerProtocol(Protocol):
         """Our own sending side is closed, by `_end_connection`, which bounds what is left."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._lost = True
+        self._life = Life.LOST
         for timer in (
-            self._deadline,
-            self._head_timer,
-            self._throttle_timer,
-            self._turn,
+            self._discarding,
+            self._lingering,
+            self._head_late,
+            self._next_turn,
+            self._throttled,
+            self._slow_client,
         ):
-            if timer is not None and timer.active():
-                timer.cancel()
-        self._slow_client.stop()
+            timer.stop()
         self._end_watch()
-        if self._sender is not None:
-            self._sender.stopProducing()
-        if self._session is not None:
-            session, self._session = self._session, None
-            session.abort()
+        if self._sending is not None:
+            self._sending.stop()
+        self._abort_upload()
         self._gate.disconnected(self)
 
     # --- requests ------------------------------------------------------------------------------
 
     def _pump(self) -> None:
         """Take what events there are, as long as no request is being answered."""
-        if self._pumping or self._turn is not None:
+        if self._pumping or self._next_turn.running:
             return
         self._pumping = True
         turns = REQUESTS_PER_TURN
         try:
-            while not (self._busy or self._closing or self._lost or self._write_blocked):
+            while self._life is Life.OPEN and not (self._busy or self._write_blocked):
                 event = self._decoder.next_event()
                 if event is NEED_DATA:
                     self._time_head()
@@ -222,7 +227,7 @@ class MMPServerProtocol(Protocol):
                 turns -= isinstance(event, MessageStarted)
                 if turns == 0:
                     # Others want to be served, too.
-                    self._pump_later()
+                    self._next_turn.start(0)
                     break
         except RemoteProtocolError as error:
             self._refuse_stream(error)
@@ -230,18 +235,10 @@ class MMPServerProtocol(Protocol):
             self._pumping = False
         self._adjust_reading()
 
-    def _pump_later(self) -> None:
-        if self._turn is None:
-            self._turn = self.clock.callLater(0, self._next_turn)
-
-    def _next_turn(self) -> None:
-        self._turn = None
-        self._pump()
-
     def _take(self, event: Event | Any) -> None:
         if isinstance(event, PayloadChunk):
-            if self._session is not None:
-                self._session.write(event.data)
+            if self._receiving is not None:
+                self._receiving.write(event.data)
         elif isinstance(event, MessageStarted):
             self._begin_request(event)
         else:
@@ -252,23 +249,19 @@ class MMPServerProtocol(Protocol):
 
         Called when everything that has arrived is dealt with.
         """
-        running = self._head_timer is not None and self._head_timer.active()
-        if self._decoder.in_head and not running:
-            self._head_timer = self.clock.callLater(HEAD_TIME, self._head_late)
-        elif running and not self._decoder.in_head:
-            assert self._head_timer is not None
-            self._head_timer.cancel()
+        if self._decoder.in_head:
+            self._head_late.start(HEAD_TIME)
+        else:
+            self._head_late.stop()
 
-    def _head_late(self) -> None:
-        if self._decoder.in_head and not self._busy and not self._closing:
+    def _cut_off_head(self) -> None:
+        if self._decoder.in_head and not self._busy and self._life is Life.OPEN:
             self._cut_off(f"The request did not arrive within {HEAD_TIME:.0f} s.")
 
     def _begin_request(self, head: MessageStarted) -> None:
         assert self.peer is not None
-        if self._head_timer is not None and self._head_timer.active():
-            self._head_timer.cancel()
+        self._head_late.stop()
         self._end_watch()
-        self._answered_early = False
         self._request = None
         try:
             request = self._request = messages.parse_request(head.json)
@@ -281,29 +274,28 @@ class MMPServerProtocol(Protocol):
 
     def _end_request(self) -> None:
         self._gate.traffic.sample(self.transport)
-        if self._deadline is not None and self._deadline.active():
-            self._deadline.cancel()
-        if self._session is not None:
-            self._serve(self._finish_upload(self._session), 0)
+        self._discarding.stop()
+        if self._receiving is not None:
+            self._serve(self._finish_upload(self._receiving), 0)
 
     def _serve(self, answering: Coroutine[Any, Any, None], payload_size: int) -> None:
         """Answer a request; the next event waits until that is done."""
         self._busy = True
 
         def failed(failure: Failure) -> None:
-            if self._lost or failure.check(TransferStopped):
+            if self._life is Life.LOST or failure.check(TransferStopped):
                 return
             if isinstance(failure.value, ServiceError):
                 error = failure.value
             else:
                 error = self._gate.fault(failure)
             self._send(messages.error_answer(error, self._request_id()))
-            self._session = None
+            self._receiving = None
             self._discard_payload(payload_size)
 
         def done(_: object) -> None:
             self._busy = False
-            if not self._lost:
+            if self._life is not Life.LOST:
                 self._slow_client.stirred()
                 self._pump()
                 self._close_if_draining()
@@ -345,7 +337,7 @@ class MMPServerProtocol(Protocol):
                 self._send(
                     describe_server(self._backend.server_info(), request), detail=request.detail
                 )
-        if self._session is None:
+        if self._receiving is None:
             self._discard_payload(head.payload_size)
 
     # --- uploads -------------------------------------------------------------------------------
@@ -366,37 +358,39 @@ class MMPServerProtocol(Protocol):
         if isinstance(admitted, AcceptedTask):
             self._send_upload_result(admitted)
             return
-        if self._lost:
+        if self._life is Life.LOST:
             admitted.abort()
             return
         if admitted.over:  # a newer connection was quicker
             raise taken_over()
-        self._session = admitted
-        self._set_buffer(READ_SIZE)
+        self._receiving = Receiving(
+            admitted, self.transport, self._upload_held, self._upload_broken
+        )
         self._slow_client.forgive()
-        admitted.on_broken = self._upload_broken
-        admitted.registerProducer(_PayloadSource(self._set_disk_lags), True)
 
-    def _set_buffer(self, size: int) -> None:
-        """Read so much at a time. It is also what may wait to be written, so it is large only
-        during an upload."""
-        if hasattr(self.transport, "bufferSize"):
-            self.transport.bufferSize = size
-
-    async def _finish_upload(self, session: UploadSession) -> None:
-        self._set_buffer(MAX_READ_AHEAD)
-        result = await session.finish()
-        self._session = None
+    async def _finish_upload(self, receiving: Receiving) -> None:
+        receiving.payload_ended()
+        result = await receiving.session.finish()
+        self._receiving = None
         self._send_upload_result(result)
+
+    def _upload_held(self) -> None:
+        """We wait for the disk or for space, or do so no more."""
+        self._slow_client.forgive()
+        self._adjust_reading()
 
     def _upload_broken(self, error: ServiceError) -> None:
         """The session can't go on: say so at once, and throw the rest of the payload away."""
-        session, self._session = self._session, None
-        if session is None:
-            return
-        session.abort()
-        self._send(messages.error_answer(error, self._request_id()))
-        self._discard_payload(self._decoder.payload_remaining)
+        if self._abort_upload():
+            self._send(messages.error_answer(error, self._request_id()))
+            self._discard_payload(self._decoder.payload_remaining)
+
+    def _abort_upload(self) -> bool:
+        """Give an upload up if one is under way; return whether there was one."""
+        receiving, self._receiving = self._receiving, None
+        if receiving is not None:
+            receiving.abort()
+        return receiving is not None
 
     def _send_upload_result(self, result: AcceptedTask | PartialUpload) -> None:
         answer: messages.Answer
@@ -411,42 +405,27 @@ class MMPServerProtocol(Protocol):
             answer = messages.Partial(id=self._request_id(), status="partial", offset=result.offset)
         self._send(answer)
 
-    def _set_disk_lags(self, lags: bool) -> None:
-        self._disk_lags = lags
-        self._slow_client.forgive()
-        self._adjust_reading()
-
     def _take_directly(self) -> None:
-        """Let a thread move the payload from the socket to the file, while it comes fast.
-
-        What comes slowly or goes through TLS takes the way by `dataReceived`.
-        """
-        session = self._session
+        """Let a thread move the payload from the socket to the file, while it comes fast."""
+        receiving = self._receiving
         if (
-            session is None
+            receiving is None
+            or self._life is not Life.OPEN
             or self._busy
-            or self._closing
-            or self._lost
             or self._taking
-            or self._disk_lags
-            or self._throttle_timer is not None
+            or self._throttled.running
             or self._decoder.buffered
-            or self._decoder.payload_remaining < DIRECT_FROM
-            or not can_splice(session.writer, self.transport)
+            or not receiving.can_take_directly(self._decoder.payload_remaining)
         ):
             return
         self._taking = True
         self._adjust_reading()
-        size = self._decoder.payload_remaining
-        rate = self._gate.throttle.rate
-        if rate is not None:
-            size = min(size, max(DIRECT_FROM, int(rate * DIRECT_SHARE)))
-        taking = session.take_from(self.transport, size)
+        taking = receiving.take_directly(self._decoder.payload_remaining, self._gate.throttle.rate)
         taking.addCallback(self._directly_taken)
 
     def _directly_taken(self, spliced: Spliced) -> None:
         self._taking = False
-        if self._lost:
+        if self._life is Life.LOST:
             return
         if spliced.size:
             self._took(spliced.size)
@@ -460,15 +439,15 @@ class MMPServerProtocol(Protocol):
 
         A client that writes its whole request before it reads would see a reset, not the answer.
         """
-        if size and not (self._deadline is not None and self._deadline.active()):
-            self._deadline = self.clock.callLater(DISCARD_TIME, self.abort)
+        if size and self._life is Life.OPEN:
+            self._discarding.start(DISCARD_TIME)
 
     # --- downloads -----------------------------------------------------------------------------
 
     async def _download(self, request: messages.Download, caller: Caller) -> None:
         result = await self._tasks.result(request.task_id, caller)
         try:
-            if not self._lost:
+            if self._life is not Life.LOST:
                 await self._send_result(request, result)
         finally:
             result.close()
@@ -491,19 +470,13 @@ class MMPServerProtocol(Protocol):
         )
         self._send(answer, result.media_type, result.size - request.offset)
         self._slow_client.forgive()
-        self._sender = make_sender(
-            self._backend.disk,
-            result.fd,
-            request.offset,
-            result.size,
-            self.transport,
-            on_progress=partial(self._sent_of, result),
+        self._sending = Sending(
+            self._backend.disk, result, request.offset, self.transport, self._sent
         )
         if self._write_blocked:
-            self._sender.pauseProducing()
-        self._sender.start()
+            self._sending.pause()
         try:
-            await self._sender.result
+            await self._sending.run()
         except OSError as error:
             # The header has promised bytes that can't come: only the end of the connection says so.
             self.log.error(
@@ -514,11 +487,7 @@ class MMPServerProtocol(Protocol):
             self.abort()
             raise TransferStopped from error
         finally:
-            self._sender = None
-
-    def _sent_of(self, result: Result, size: int) -> None:
-        result.sent += size
-        self._sent(size)
+            self._sending = None
 
     def _sent(self, size: int) -> None:
         self._slow_client.sent(size)
@@ -527,43 +496,43 @@ class MMPServerProtocol(Protocol):
     # --- watching ------------------------------------------------------------------------------
 
     async def _start_watch(self, request: messages.Watch, caller: Caller) -> None:
-        watch = _Watch(self, request)
-        view, subscription = await self._tasks.watch(request.task_id, caller, watch.show)
+        def send(view: TaskView) -> bool:
+            if not self._write_blocked:
+                self._send(status_report(view, request), detail=request.detail)
+            return not self._write_blocked
+
+        watching = Watching(
+            self.clock, request.interval, send, self._watch_ended, self._watch_failed
+        )
+        view, subscription = await self._tasks.watch(request.task_id, caller, watching.show)
         if subscription is not None:
-            if self._lost:
+            if self._life is Life.LOST:
                 subscription.stop()
                 return
-            watch.begin(subscription)
-        self._watch = watch
-        watch.show(view)
+            watching.begin(subscription)
+        self._watching = watching
+        watching.show(view)
 
-    def send_view(self, view: TaskView, request: messages.Watch) -> bool:
-        """Send a watched task's status unless the client does not read; return whether it left."""
-        if self._write_blocked:
-            return False
-        self._send(status_report(view, request), detail=request.detail)
-        return True
-
-    def watch_ended(self, watch: _Watch) -> None:
+    def _watch_ended(self, watching: Watching) -> None:
         """The watched task has ended and its last status was sent."""
-        if self._watch is watch:
-            self._watch = None
+        if self._watching is watching:
+            self._watching = None
             self._slow_client.stirred()
             self._pump()
 
-    def watch_failed(self, watch: _Watch) -> None:
+    def _watch_failed(self, watching: Watching) -> None:
         """The watched task's status can't be sent, for a fault of ours: say so and close."""
-        watch.end()
-        if self._watch is watch:
-            self._watch = None
+        watching.end()
+        if self._watching is watching:
+            self._watching = None
         error = self._gate.fault(Failure())
         self._send(messages.error_answer(error, self._request_id()))
         self._end_connection()
 
     def _end_watch(self) -> None:
-        if self._watch is not None:
-            watch, self._watch = self._watch, None
-            watch.end()
+        if self._watching is not None:
+            watching, self._watching = self._watching, None
+            watching.end()
 
     # --- answers and flow control --------------------------------------------------------------
 
@@ -578,7 +547,7 @@ class MMPServerProtocol(Protocol):
         *,
         detail: bool = False,
     ) -> None:
-        if not self._lost:
+        if self._life is not Life.LOST:
             data = messages.encode_answer(answer, media_type, payload_size, detail=detail)
             self._gate.traffic.sent += len(data)
             self.transport.write(data)
@@ -586,17 +555,17 @@ class MMPServerProtocol(Protocol):
     def pauseProducing(self) -> None:
         """The client does not read: write nothing more."""
         self._write_blocked = True
-        if self._sender is not None:
-            self._sender.pauseProducing()
+        if self._sending is not None:
+            self._sending.pause()
 
     def resumeProducing(self) -> None:
         """The client reads again."""
         self._write_blocked = False
         self._slow_client.stirred()
-        if self._sender is not None:
-            self._sender.resumeProducing()
-        if self._watch is not None:
-            self._watch.catch_up()
+        if self._sending is not None:
+            self._sending.resume()
+        if self._watching is not None:
+            self._watching.catch_up()
         self._pump()
 
     def stopProducing(self) -> None:
@@ -604,16 +573,13 @@ class MMPServerProtocol(Protocol):
 
     def _adjust_reading(self) -> None:
         """Read when somebody takes what is read."""
-        if self._lost:
+        if self._life is Life.LOST:
             return
-        waiting = self._busy or self._write_blocked
-        pause = self._throttle_timer is not None or (
-            not self._closing
-            and (
-                self._disk_lags
-                or self._taking
-                or (waiting and self._decoder.buffered > MAX_READ_AHEAD)
-            )
+        receiving = self._receiving
+        ahead = self._decoder.buffered > MAX_READ_AHEAD and (self._busy or self._write_blocked)
+        held = receiving is not None and receiving.held
+        pause = self._throttled.running or (
+            self._life is Life.OPEN and (ahead or held or self._taking)
         )
         if pause != self._reading_paused:
             self._reading_paused = pause
@@ -624,14 +590,12 @@ class MMPServerProtocol(Protocol):
 
     def _input_dry(self) -> None:
         """Everything that has arrived is dealt with; see whether more can come."""
-        if not self._input_ended or self._watch is not None:
+        if not self._input_ended or self._watching is not None:
             return
         try:
             self._decoder.receive_eof()
         except RemoteProtocolError as error:
-            if self._session is not None:
-                session, self._session = self._session, None
-                session.abort()
+            self._abort_upload()
             self._refuse_stream(error)
         else:
             self._end_connection()
@@ -666,13 +630,13 @@ class MMPServerProtocol(Protocol):
 
     def close(self) -> None:
         """End the connection in good order, for a stop of the server."""
-        if not self._closing:
+        if self._life is Life.OPEN:
             self._end_connection()
 
     @property
     def transferring(self) -> bool:
         """Whether a file is on its way, in or out."""
-        return self._sender is not None or self._session is not None
+        return self._sending is not None or self._receiving is not None
 
     def _close_if_draining(self) -> None:
         if self._gate.draining and not self.transferring and not self._busy:
@@ -684,12 +648,11 @@ class MMPServerProtocol(Protocol):
         Closing with bytes unread makes the kernel reset the connection, and the client lose the
         answer; so only the sending side is closed, until the client closes its own.
         """
-        self._closing = True
+        if self._life is Life.OPEN:
+            self._life = Life.ENDING
         self._end_watch()
-        if self._session is not None:
-            session, self._session = self._session, None
-            session.abort()
-        if self._lost:
+        self._abort_upload()
+        if self._life is Life.LOST:
             return
         self.transport.unregisterProducer()
         self._adjust_reading()
@@ -700,26 +663,27 @@ class MMPServerProtocol(Protocol):
             self.transport.loseConnection()
         else:
             self.transport.loseWriteConnection()
-        if self._deadline is not None and self._deadline.active():
-            self._deadline.cancel()
-        self._deadline = self.clock.callLater(LINGER_TIME, self.abort)
+        self._discarding.stop()
+        self._lingering.restart(LINGER_TIME)
 
     def abort(self) -> None:
         """Cut the connection off."""
-        if not self._lost:
+        if self._life is not Life.LOST:
             self.transport.abortConnection()
 
     def _waiting(self) -> Waiting:
         """Return who is waited for."""
-        if self._sender is not None and (self._write_blocked or self._sender.blocked):
+        if self._sending is not None and (self._write_blocked or self._sending.blocked):
             return Waiting.CLIENT_BLOCKS_FILE
         if self._write_blocked:
             return Waiting.CLIENT_BLOCKS
-        if self._disk_lags or self._taking or self._throttle_timer is not None:
+        receiving = self._receiving
+        held = receiving is not None and receiving.held
+        if held or self._taking or self._throttled.running:
             return Waiting.US
-        if self._busy or self._watch is not None:
+        if self._busy or self._watching is not None:
             return Waiting.US
-        return Waiting.CLIENT if self._session is None else Waiting.CLIENT_SENDS
+        return Waiting.CLIENT if receiving is None else Waiting.CLIENT_SENDS
 
     def _client_is_silent(self, blocks: bool) -> None:
         self.log.info("peer {peer}: idle, cut off", peer=self.peer)
@@ -730,78 +694,9 @@ class MMPServerProtocol(Protocol):
             self._cut_off(f"Nothing came for {timeout:.0f} s within a request.")
 
     def _client_is_slow(self, why: str) -> None:
-        if self._sender is None:
+        if self._sending is None:
             self._cut_off(why)
         else:
             # No answer can follow within a payload: only the end of the connection says so.
             self.log.info("peer {peer}: {why}", peer=self.peer, why=why)
             self.abort()
-
-
-@implementer(IPushProducer)
-class _PayloadSource:
-    """The connection as the producer of an upload's bytes; `hold` pauses it and lets it go on."""
-
-    def __init__(self, hold: Callable[[bool], None]) -> None:
-        self._hold = hold
-
-    def pauseProducing(self) -> None:
-        self._hold(True)
-
-    def resumeProducing(self) -> None:
-        self._hold(False)
-
-    def stopProducing(self) -> None:
-        """What still comes is thrown away by the connection itself."""
-
-
-class _Watch:
-    """One connection's watch on one task."""
-
-    def __init__(self, protocol: MMPServerProtocol, request: messages.Watch) -> None:
-        self._protocol = protocol
-        self._request = request
-        self._subscription: Subscription | None = None
-        self._timer: IDelayedCall | None = None
-        self._missed: TaskView | None = None
-
-    def begin(self, subscription: Subscription) -> None:
-        self._subscription = subscription
-
-    def show(self, view: TaskView) -> None:
-        """Send the task as it is now, and again after the interval."""
-        try:
-            self._missed = None if self._protocol.send_view(view, self._request) else view
-        except Exception:
-            # The task service calls this: what can't be said here is this connection's end alone.
-            self._protocol.watch_failed(self)
-            return
-        if self._missed is not None:
-            return
-        if view.terminal:
-            self.end()
-            self._protocol.watch_ended(self)
-        else:
-            self._schedule()
-
-    def catch_up(self) -> None:
-        """The client reads again: send what it missed."""
-        if self._missed is not None:
-            self.show(self._missed)
-
-    def end(self) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        if self._subscription is not None:
-            self._subscription.stop()
-
-    def _schedule(self) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.reset(self._request.interval)
-        else:
-            self._timer = self._protocol.clock.callLater(self._request.interval, self._tick)
-
-    def _tick(self) -> None:
-        view = self._subscription.current() if self._subscription is not None else None
-        if view is not None:
-            self.show(view)

@@ -1,0 +1,208 @@
+"""What an MMP connection can be at, each by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import ensureDeferred
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.rig import InPlace
+from vidproc.files.transfer import READ_SIZE, TransferStopped
+from vidproc.frontends.mmp.receiving import MAX_READ_AHEAD, Receiving
+from vidproc.frontends.mmp.sending import Sending
+from vidproc.frontends.mmp.timer import Timer
+from vidproc.frontends.mmp.watching import Watching
+from vidproc.tasks.model import State, Task
+from vidproc.tasks.results import Result
+from vidproc.tasks.views import TaskView
+
+
+def view(state: State = State.PROCESSING) -> TaskView:
+    return TaskView(
+        Task(task_id="t", type="gif", parameters={}, peer="p", state=state, created_at=0.0)
+    )
+
+
+class TimerTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.calls: list[float] = []
+        self.timer = Timer(self.clock, lambda: self.calls.append(self.clock.seconds()))
+
+    def test_a_start_does_not_put_it_off(self) -> None:
+        """A restart does."""
+        self.timer.start(2)
+        self.clock.advance(1)
+        self.timer.start(2)
+        self.clock.advance(1)
+        self.assertEqual(self.calls, [2])
+        self.timer.start(2)
+        self.clock.advance(1)
+        self.timer.restart(2)
+        self.clock.advance(2)
+        self.assertEqual(self.calls, [2, 5])
+
+    def test_a_stopped_one_calls_nobody(self) -> None:
+        """Stopping is always allowed."""
+        self.timer.stop()
+        self.timer.start(1)
+        self.assertTrue(self.timer.running)
+        self.timer.stop()
+        self.clock.advance(2)
+        self.assertEqual((self.calls, self.timer.running), ([], False))
+
+
+class WatchingTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.reads = True
+        self.sent: list[TaskView] = []
+        self.ended: list[Watching] = []
+        self.faults: list[Watching] = []
+        self.watching = Watching(self.clock, 5.0, self.send, self.ended.append, self.faults.append)
+        self.now = view()
+        self.stopped = 0
+        self.watching.begin(self)  # type: ignore[arg-type]  # what a subscription offers
+
+    def current(self) -> TaskView:
+        return self.now
+
+    def stop(self) -> None:
+        self.stopped += 1
+
+    def send(self, shown: TaskView) -> bool:
+        if self.reads:
+            self.sent.append(shown)
+        return self.reads
+
+    def test_it_tells_again_after_each_interval(self) -> None:
+        """Counted from what was told last."""
+        self.watching.show(self.now)
+        self.clock.pump([4.0, 1.0, 3.0])
+        self.assertEqual(len(self.sent), 2)
+        self.watching.show(self.now)
+        self.clock.advance(4.0)
+        self.assertEqual(len(self.sent), 3)
+
+    def test_the_last_status_ends_it(self) -> None:
+        """And its subscription and its timer."""
+        self.watching.show(view(State.COMPLETED))
+        self.assertEqual(self.ended, [self.watching])
+        self.assertGreaterEqual(self.stopped, 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_who_does_not_read_gets_the_newest_later(self) -> None:
+        """Once; the end comes after it was told."""
+        self.reads = False
+        self.watching.show(view())
+        last = view(State.FAILED)
+        self.watching.show(last)
+        self.assertEqual((self.sent, self.ended), ([], []))
+        self.reads = True
+        self.watching.catch_up()
+        self.watching.catch_up()
+        self.assertEqual((self.sent, self.ended), ([last], [self.watching]))
+
+    def test_a_status_that_can_not_be_sent_is_a_fault(self) -> None:
+        """It does not reach the task service."""
+        self.watching._send = lambda _: 1 // 0  # type: ignore[assignment, return-value]
+        self.watching.show(view())
+        self.assertEqual(self.faults, [self.watching])
+
+
+class StubWriter:
+    hashes = False
+
+
+class StubSession:
+    """What `Receiving` asks of an upload's session."""
+
+    writer = StubWriter()
+
+    def __init__(self) -> None:
+        self.taken = b""
+        self.aborted = 0
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        self.producer = producer
+
+    def write(self, data: bytes) -> None:
+        self.taken += data
+
+    def abort(self) -> None:
+        self.aborted += 1
+
+
+class ReceivingTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.session: Any = StubSession()
+        self.transport: Any = StringTransport()
+        self.transport.bufferSize = 1
+        self.holds: list[bool] = []
+        self.broken: list[object] = []
+        self.receiving = Receiving(
+            self.session,
+            self.transport,
+            lambda: self.holds.append(self.receiving.held),
+            self.broken.append,
+        )
+
+    def test_large_reads_last_as_long_as_the_payload(self) -> None:
+        """What is read at a time is also what may wait to be written."""
+        self.assertEqual(self.transport.bufferSize, READ_SIZE)
+        self.receiving.payload_ended()
+        self.assertEqual(self.transport.bufferSize, MAX_READ_AHEAD)
+
+    def test_it_is_held_while_the_session_waits(self) -> None:
+        """And says so each time."""
+        self.session.producer.pauseProducing()
+        self.session.producer.resumeProducing()
+        self.assertEqual(self.holds, [True, False])
+
+    def test_bytes_go_to_the_session(self) -> None:
+        """In order, until it is given up."""
+        self.receiving.write(b"fi")
+        self.receiving.write(b"lm")
+        self.receiving.abort()
+        self.assertEqual((self.session.taken, self.session.aborted), (b"film", 1))
+
+    def test_little_is_not_worth_a_thread(self) -> None:
+        """Nor is anything through a transport that is no plain socket."""
+        self.assertFalse(self.receiving.can_take_directly(10))
+        self.assertFalse(self.receiving.can_take_directly(1 << 30))
+
+
+class SendingTests(SynchronousTestCase):
+    def sending(self, offset: int) -> Sending:
+        path = Path(self.mktemp())
+        path.write_bytes(b"0123456789")
+        file = path.open("rb")
+        self.addCleanup(file.close)
+        task = Task(task_id="t", type="gif", parameters={}, peer="p", created_at=0.0)
+        self.result = Result(task, file.fileno(), 10, "", "gif", lambda: None)
+        self.transport = StringTransport()
+        self.progress: list[int] = []
+        threads: Any = InPlace()
+        return Sending(threads, self.result, offset, self.transport, self.progress.append)
+
+    def test_it_sends_the_rest_and_counts_it(self) -> None:
+        """From the offset to the end."""
+        self.successResultOf(self.run_(self.sending(4)))
+        self.assertEqual(self.transport.value(), b"456789")
+        self.assertEqual((self.result.sent, sum(self.progress)), (6, 6))
+
+    def test_a_lost_connection_ends_it(self) -> None:
+        """What waits for it is told."""
+        sending = self.sending(0)
+        sending.pause()
+        running = self.run_(sending)
+        self.assertNoResult(running)
+        sending.stop()
+        self.failureResultOf(running, TransferStopped)
+
+    def run_(self, sending: Sending) -> Any:
+        return ensureDeferred(sending.run())

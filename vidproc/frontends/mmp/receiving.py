@@ -1,0 +1,99 @@
+"""An upload's payload on its way from the connection to its session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer
+from zope.interface import implementer
+
+from vidproc.errors import ServiceError
+from vidproc.files.splice import Spliced, can_splice
+from vidproc.files.transfer import READ_SIZE
+from vidproc.tasks.uploads import UploadSession
+
+MAX_READ_AHEAD = 64 << 10
+"""Bytes that are read at a time when no upload is under way."""
+DIRECT_FROM = 64 << 10
+"""Bytes in one read from which on more are taken to wait in the socket."""
+DIRECT_SHARE = 0.02
+"""Seconds' worth of the limit on uploads that one of them may take at a time."""
+
+
+@implementer(IPushProducer)
+class Receiving:
+    """Feeds `session` from `transport`.
+
+    `on_hold` is called when it begins or ends to wait for us (`held`), `on_broken` when the
+    session can't go on.
+    """
+
+    def __init__(
+        self,
+        session: UploadSession,
+        transport: Any,
+        on_hold: Callable[[], None],
+        on_broken: Callable[[ServiceError], None],
+    ) -> None:
+        self.session = session
+        self.held = False
+        """Whether the session waits for the disk or for space."""
+        self._transport = transport
+        self._on_hold = on_hold
+        session.on_broken = on_broken
+        session.registerProducer(self, True)
+        self._read_at_a_time(READ_SIZE)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Take bytes of the payload that came by the reactor."""
+        self.session.write(data)
+
+    def can_take_directly(self, size: int) -> bool:
+        """Whether a thread could move the next `size` bytes of the payload past the reactor.
+
+        What comes slowly or goes through TLS comes by the reactor.
+        """
+        return (
+            not self.held
+            and size >= DIRECT_FROM
+            and can_splice(self.session.writer, self._transport)
+        )
+
+    def take_directly(self, size: int, rate: float | None) -> Deferred[Spliced]:
+        """Let a thread move up to `size` bytes; `rate` is the limit on uploads, if there is one.
+
+        Nobody else may read the transport until the Deferred fires, whatever becomes of the upload.
+        """
+        if rate is not None:
+            size = min(size, max(DIRECT_FROM, int(rate * DIRECT_SHARE)))
+        return self.session.take_from(self._transport, size)
+
+    def payload_ended(self) -> None:
+        """The payload is whole; the session can be finished."""
+        self._read_at_a_time(MAX_READ_AHEAD)
+
+    def abort(self) -> None:
+        """Give the session up."""
+        self.session.abort()
+
+    # The session is a consumer, and this its producer:
+
+    def pauseProducing(self) -> None:
+        """The session waits for the disk or for space."""
+        self.held = True
+        self._on_hold()
+
+    def resumeProducing(self) -> None:
+        """The session takes bytes again."""
+        self.held = False
+        self._on_hold()
+
+    def stopProducing(self) -> None:
+        """What still comes is thrown away by the connection itself."""
+
+    def _read_at_a_time(self, size: int) -> None:
+        """It is also what may wait to be written, so it is large only during an upload."""
+        if hasattr(self._transport, "bufferSize"):
+            self._transport.bufferSize = size

@@ -1,0 +1,58 @@
+"""A result's bytes on their way to the client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from vidproc.files.sendfile import make_sender
+from vidproc.files.threads import WorkerThreads
+from vidproc.tasks.results import Result
+
+
+class Sending:
+    """Sends `result` from byte `offset` on. `on_sent` gets the bytes that have left."""
+
+    def __init__(
+        self,
+        threads: WorkerThreads,
+        result: Result,
+        offset: int,
+        transport: Any,
+        on_sent: Callable[[int], None],
+    ) -> None:
+        self._result = result
+        self._on_sent = on_sent
+        self._sender = make_sender(
+            threads, result.fd, offset, result.size, transport, on_progress=self.sent
+        )
+
+    @property
+    def blocked(self) -> bool:
+        """Whether it waits for the client to read."""
+        return self._sender.blocked
+
+    async def run(self) -> None:
+        """Send it; returns when the last byte was handed over.
+
+        Raises `OSError` if the file can't be read, `TransferStopped` if the connection is lost.
+        """
+        self._sender.start()
+        await self._sender.result
+
+    def sent(self, size: int) -> None:
+        """Note bytes that have left."""
+        self._result.sent += size
+        self._on_sent(size)
+
+    def pause(self) -> None:
+        """The client does not read."""
+        self._sender.pauseProducing()
+
+    def resume(self) -> None:
+        """The client reads again."""
+        self._sender.resumeProducing()
+
+    def stop(self) -> None:
+        """The connection is lost."""
+        self._sender.stopProducing()
