@@ -607,7 +607,7 @@ class MMPServerProtocol(Protocol):
             messages.error_answer(
                 ServiceError(
                     ErrorCode.BAD_REQUEST,
-                    f"This is no MMP request: {error}.",
+                    f"This is not an MMP request: {error}.",
                     "This port speaks MMP (docs/mmp.md), not HTTP and not TLS. Use the vidproc"
                     " client, or send an 8-byte header, then JSON, media type and payload.",
                 )
