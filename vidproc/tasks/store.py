@@ -342,9 +342,9 @@ class TaskStore:
         """
         with self._transaction() as db:
             rows = db.execute(
-                f"UPDATE tasks SET state = 'expired', output_key = NULL WHERE {_KEPT}"  # noqa: S608
+                f"UPDATE tasks SET state = ?, output_key = NULL WHERE {_KEPT}"  # noqa: S608
                 " AND task_id IN (SELECT value FROM json_each(?)) RETURNING task_id",
-                (msgspec.json.encode(task_ids).decode(),),
+                (State.EXPIRED, msgspec.json.encode(task_ids).decode()),
             )
             return {row["task_id"] for row in rows.fetchall()}
 
