@@ -16,7 +16,7 @@ from vidproc.operations.compress.search import Curve
 
 _PERFECT = 100.6
 """What a score lacks is counted from here, so that it always has a logarithm."""
-_TRUST = 0.3
+_TRUST = 0.6
 """How much of the way to the reckoned optimum is gone. More of it saves more in films whose shots
 differ much, and costs bytes in others, for a sample and one point of a curve mislead there."""
 _FARTHEST = 4.0
