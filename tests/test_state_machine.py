@@ -450,7 +450,7 @@ class StateMachineTests(SynchronousTestCase):
         run_state_machine_as_test(  # type: ignore[no-untyped-call]
             ServiceMachine,
             settings=settings(
-                max_examples=130,
+                max_examples=145,
                 stateful_step_count=100,
                 derandomize=True,
                 database=None,
