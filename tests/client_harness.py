@@ -43,6 +43,32 @@ LIST = "--list --token-file TOKEN"
 COMMAND = [sys.executable, "-m", "vidproc.client"]
 
 
+class FakeTransport:
+    """As much of a transport as a connection touches."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.aborted = False
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        pass
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        pass
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        self.producer = producer
+
+    def unregisterProducer(self) -> None:
+        self.producer = None
+
+
 def refusal(code: int, **extra: Any) -> dict[str, Any]:
     """Return an error answer as a server sends it."""
     return {

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-from typing import Any
 
 from twisted.internet import error, task
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
+from tests.client_harness import FakeTransport
 from vidproc.client.answer import Answer
 from vidproc.client.connection import Connection
 from vidproc.client.errors import (
@@ -19,32 +19,6 @@ from vidproc.client.errors import (
 from vidproc.mmp.codec import (
     encode_head,
 )
-
-
-class FakeTransport:
-    """As much of a transport as a connection touches."""
-
-    def __init__(self) -> None:
-        self.written: list[bytes] = []
-        self.aborted = False
-
-    def write(self, data: bytes) -> None:
-        self.written.append(data)
-
-    def abortConnection(self) -> None:
-        self.aborted = True
-
-    def setTcpNoDelay(self, enabled: bool) -> None:
-        pass
-
-    def setTcpKeepAlive(self, enabled: bool) -> None:
-        pass
-
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        self.producer = producer
-
-    def unregisterProducer(self) -> None:
-        self.producer = None
 
 
 class ConnectionTests(TestCase):

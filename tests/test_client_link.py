@@ -11,6 +11,7 @@ from twisted.trial.unittest import TestCase
 
 from tests.client_harness import (
     TASK,
+    FakeTransport,
     ServerCase,
 )
 from vidproc.client.connection import Connection
@@ -20,32 +21,6 @@ from vidproc.client.errors import (
     LostForGood,
 )
 from vidproc.client.link import RetryPolicy
-
-
-class FakeTransport:
-    """As much of a transport as a connection touches."""
-
-    def __init__(self) -> None:
-        self.written: list[bytes] = []
-        self.aborted = False
-
-    def write(self, data: bytes) -> None:
-        self.written.append(data)
-
-    def abortConnection(self) -> None:
-        self.aborted = True
-
-    def setTcpNoDelay(self, enabled: bool) -> None:
-        pass
-
-    def setTcpKeepAlive(self, enabled: bool) -> None:
-        pass
-
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        self.producer = producer
-
-    def unregisterProducer(self) -> None:
-        self.producer = None
 
 
 class ConnectingTests(ServerCase):
