@@ -23,7 +23,8 @@ UPLOAD_ID = "11111111-2222-4333-8444-555555555555"
 
 class UpgradeTests(TestCase):
     def setUp(self) -> None:
-        self.server = ServerProcess(Path(self.mktemp()), "--retention=36500d")
+        options = ("--retention=36500d", "--upload-retention=36500d")  # the archive only gets older
+        self.server = ServerProcess(Path(self.mktemp()), *options)
         with tarfile.open(ARCHIVE) as archive:
             # Python before 3.11.4 knows no filters, and the archive is our own.
             known = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
