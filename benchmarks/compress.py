@@ -45,6 +45,9 @@ from vidproc.operations.compress.operation import CompressOperation  # noqa: E40
 from vidproc.operations.parameters import Compress  # noqa: E402
 from vidproc.operations.sizes import scaled  # noqa: E402
 
+# A row of the table: the clip's name, the columns below, and notes.
+Line = dict[str, Any]
+
 CAPABILITIES = find_ffmpeg()
 FFMPEG = CAPABILITIES.path
 HDR = (
@@ -171,7 +174,7 @@ def between(points: list[dict[str, float]], key: str, value: float, wanted: str)
     return None
 
 
-def compare(line: dict, file: Path, points: list[dict[str, float]]) -> None:
+def compare(line: Line, file: Path, points: list[dict[str, float]]) -> None:
     """Add to a line how its file compares with one CRF."""
     written = video_bytes(file)
     line["bytes"] = written
@@ -183,7 +186,9 @@ def compare(line: dict, file: Path, points: list[dict[str, float]]) -> None:
     line["p5diff"] = line["p5"] - low if low is not None else None
 
 
-def measure(path: Path, media: MediaInfo, options: argparse.Namespace, quality: float) -> list:
+def measure(
+    path: Path, media: MediaInfo, options: argparse.Namespace, quality: float
+) -> list[Line]:
     """Return the lines of a clip: the compressor's, then those of others."""
     parameters = Compress(quality=quality, codec=options.codec, preset=options.preset)
     assert media.video is not None
@@ -257,7 +262,7 @@ def others(
     return made
 
 
-def draw(lines: list[dict], file: Path) -> None:
+def draw(lines: list[Line], file: Path) -> None:
     """Draw VMAF over the bytes at one CRF of the nearest measured point, a curve for each clip."""
     clips = sorted({line["clip"] for line in lines if line.get("points")})
     colours = ("#1b6ca8", "#c0392b", "#27864c", "#8e44ad", "#b9770e", "#34495e")
@@ -289,8 +294,8 @@ def draw(lines: list[dict], file: Path) -> None:
         path = " ".join(at(*point) for point in curve)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}"/>')
         for line in mine:
-            x, y = at(line["bytes"], line["vmaf"]).split(",")
-            parts.append(f'<circle cx="{x}" cy="{y}" r="4" fill="{colour}"/>')
+            left_edge, top = at(line["bytes"], line["vmaf"]).split(",")
+            parts.append(f'<circle cx="{left_edge}" cy="{top}" r="4" fill="{colour}"/>')
         label = f'<text x="640" y="{40 + 18 * number}" fill="{colour}">{clip}</text>'
         parts.append(label)
     file.write_text("".join([*parts, "</svg>\n"]))
@@ -313,7 +318,7 @@ COLUMNS = (
 )
 
 
-def show(line: dict) -> None:
+def show(line: Line) -> None:
     """Print one line of the table."""
     cells = [f"{line['clip'][:34]:34}"]
     for key, _, width, digits in COLUMNS:
@@ -337,11 +342,11 @@ def main() -> None:
     parser.add_argument("--cpu-clock", action="store_true", help="times are CPU times")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "one-crf.json")
     options = parser.parse_args()
-    everything: list[dict] = []
+    everything: list[Line] = []
     for quality in options.quality or [95.0]:
         print(f"\n{options.codec} {options.preset}, quality {quality:g}")
         print(" " * 34 + "".join(f"{title:>{width}}" for _, title, width, _ in COLUMNS))
-        lines: list[dict] = []
+        lines: list[Line] = []
         for path in sorted(options.folder.iterdir()):
             if options.only not in path.name:
                 continue

@@ -172,7 +172,7 @@ def mmp_upload(
         answer = receive(connection)[0]
     if answer.get("status") != "accepted":
         raise StreamFailed(f"the upload was refused: {answer}")
-    return answer["task_id"]
+    return str(answer["task_id"])
 
 
 def mmp_download(port: int, task_id: str, *, address: str = "127.0.0.1") -> int:

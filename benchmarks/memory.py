@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from benchmarks.load import long_film, mmp_upload, raise_file_limit, run_streams
 from support.server_process import PlainClient, ServerProcess, receive, send
@@ -151,11 +152,10 @@ def single(folder: Path, size: int) -> int:
     task_id = place_result(server, size)
     server.start()
     try:
-        for name, run in (
-            ("upload", lambda: upload(server.port, size)),
-            ("download", lambda: download(server.port, task_id, size)),
+        for name, seconds in (
+            ("upload", upload(server.port, size)),
+            ("download", download(server.port, task_id, size)),
         ):
-            seconds = run()
             print(f"{name:9} {format_size(size)}: {size / seconds / 1e6:.0f} MB/s")
         return peak_memory(server.pid)
     finally:
@@ -171,7 +171,7 @@ def eight_uploads(folder: Path, size: int, *, checksum: bool) -> int:
         file.truncate(size)
     for start in range(0, size if checksum else 0, 1 << 20):
         digest.update(bytes(min(1 << 20, size - start)))
-    fields = {"sha256": digest.hexdigest()} if checksum else {}
+    fields: dict[str, Any] = {"sha256": digest.hexdigest()} if checksum else {}
     with running(SlowDiskServer(folder / "server")) as server:
         run_streams(
             UPLOADS,

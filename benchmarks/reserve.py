@@ -108,7 +108,9 @@ def cpu_of(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def measure(server: ServerProcess, generators: list[psutil.Process], seconds: int, sent: Any):
+def measure(
+    server: ServerProcess, generators: list[psutil.Process], seconds: int, sent: Any
+) -> list[Sample]:
     """Take a sample each second."""
     process = psutil.Process(server.pid)
     cores = usable_cores()

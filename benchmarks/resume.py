@@ -227,7 +227,7 @@ def run(folder: Path, content: Content, seed: int, cuts: int, checksum: str | No
         problems = list(acknowledged.violations)
         if upload.needless:
             problems.append(f"{upload.needless} acknowledged bytes were sent again")
-        if (answer or {}).get("status") != "accepted":
+        if answer is None or answer.get("status") != "accepted":
             problems.append(f"the upload was not accepted: {answer}")
         elif acknowledged.ask().get("task_id") != answer["task_id"]:
             problems.append("upload_status names another task")

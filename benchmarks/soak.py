@@ -263,10 +263,10 @@ class Worker(threading.Thread):
         answer = self.client.request(asked)[0]
         if answer.get("status") == "accepted":
             self._note(answer)
-            return request["size"]
+            return int(request["size"])
         if is_error(answer):
             return 0 if answer["error"]["code"] == 404 else offset
-        return answer["offset"]
+        return int(answer["offset"])
 
     def _ask_again(self, request: dict[str, Any], task_id: str) -> None:
         asked = {"action": "upload_status", "upload_id": request["upload_id"]}
@@ -489,7 +489,7 @@ class Soak:
 
     def _count_descriptors(self) -> int:
         try:
-            return psutil.Process(self.server.pid).num_fds()
+            return int(psutil.Process(self.server.pid).num_fds())
         except psutil.Error:
             return 0
 
@@ -522,7 +522,7 @@ class Soak:
         client = PlainClient(self.server.port)
 
         def idle() -> bool:
-            load = client.request({"action": "info", "detail": True})[0]["load"]
+            load: dict[str, int] = client.request({"action": "info", "detail": True})[0]["load"]
             return load["queued"] == 0 and load["running"] == 0
 
         try:

@@ -99,7 +99,7 @@ class Tracer:
 
     def _read(self, lines: list[str], allowed: list[str]) -> Seen:
         seen = Seen()
-        within = [str(Path(p).resolve()) for p in (*allowed, self.folder)] + allowed
+        within = [str(Path(p).resolve()) for p in (*allowed, str(self.folder))] + allowed
         confined = not (self.layers & {"landlock"})  # then from the first line on
         for line in lines:
             match = _CALL.match(line)

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from benchmarks.load import (
@@ -258,13 +259,9 @@ def main() -> None:
                         name,
                         each * streams,
                         repeat,
-                        lambda n=streams, s=send_size, e=each: bench.vidproc_up(n, s, e),
-                        None
-                        if http_port is None
-                        else lambda n=streams, s=send_size, e=each: bench.nginx_up(n, s, e),
-                        lambda n=streams, s=send_size, e=each: generator_limit(
-                            n, bench.source, e, s
-                        ),
+                        partial(bench.vidproc_up, streams, send_size, each),
+                        partial(bench.nginx_up, streams, send_size, each) if http_port else None,
+                        partial(generator_limit, streams, bench.source, each, send_size),
                     )
             name = f"down, {streams} {plural}"
             if options.only in name:
@@ -272,8 +269,8 @@ def main() -> None:
                     name,
                     size * streams,
                     repeat,
-                    lambda n=streams: bench.vidproc_down(n),
-                    None if http_port is None else lambda n=streams: bench.nginx_down(n),
+                    partial(bench.vidproc_down, streams),
+                    partial(bench.nginx_down, streams) if http_port else None,
                 )
     print("ratio: vidproc's speed over nginx's; client: the load generator into a sink")
 

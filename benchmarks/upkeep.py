@@ -133,7 +133,7 @@ async def measure(reactor: Any, folder: Path, count: int) -> int:
         store=store,
         store_thread=threads["store"],
         lookup_thread=threads["lookup"],
-        runner=None,  # type: ignore[arg-type] - no task is queued
+        runner=None,  # type: ignore[arg-type]  # no task is queued
         cores=2,
     )
     asked = 0

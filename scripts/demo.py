@@ -99,6 +99,8 @@ def decode(path: Path) -> Media:
                         length = float(frame.duration * frame.time_base)
                 elif isinstance(frame, av.AudioFrame):
                     length = frame.samples / frame.sample_rate
+                else:
+                    continue
                 medium = "video" if isinstance(frame, av.VideoFrame) else "audio"
                 end[medium] = max(end[medium], (frame.time or 0.0) + length)
             aspect = (

@@ -10,8 +10,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import psutil
 
@@ -19,6 +20,8 @@ from vidproc.mmp.codec import encode_head
 
 START_TIMEOUT = 120.0
 TASK_TIMEOUT = 120.0
+
+Found = TypeVar("Found")
 
 
 class ServerProcess:
@@ -101,9 +104,10 @@ class ServerProcess:
     def children(self) -> list[psutil.Process]:
         """Return its media processes."""
         try:
-            return psutil.Process(self.pid).children(recursive=True)
+            found: list[psutil.Process] = psutil.Process(self.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             return []
+        return found
 
     def files(self) -> list[str]:
         """Return the media files that it holds, relative to its data folder."""
@@ -118,7 +122,11 @@ class ServerProcess:
         return (self.log_dir / name).read_text()
 
 
-def wait_for(condition: Any, timeout: float = START_TIMEOUT, alive: Any = lambda: True) -> Any:
+def wait_for(
+    condition: Callable[[], Found | Literal[False] | None],
+    timeout: float = START_TIMEOUT,
+    alive: Callable[[], bool] = lambda: True,
+) -> Found:
     """Wait until `condition` returns something true; return that."""
     deadline = time.monotonic() + timeout
     while True:
@@ -160,7 +168,9 @@ class PlainClient:
     def status(self, task_id: str, **fields: Any) -> dict[str, Any]:
         return self.request({"action": "status", "task_id": task_id, **fields})[0]
 
-    def wait(self, task_id: str, until: tuple[str, ...] = ("completed", "failed", "cancelled")):
+    def wait(
+        self, task_id: str, until: tuple[str, ...] = ("completed", "failed", "cancelled")
+    ) -> dict[str, Any]:
         """Ask the status until the task is in one of the states; return the status."""
         return wait_for(
             lambda: (status := self.status(task_id))["status"] in until and status, TASK_TIMEOUT
@@ -199,11 +209,11 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any], str, bytes]:
     payload_size = int.from_bytes(header[3:], "big")
     fields = json.loads(connection.recv(json_size))
     media_type = connection.recv(type_size).decode() if type_size else ""
-    parts = []
+    payload: list[bytes] = []
     while payload_size:
         data = connection.recv(min(payload_size, 1 << 20))
         if not data:
             raise ConnectionError("the server closed the connection within a payload")
-        parts.append(data)
+        payload.append(data)
         payload_size -= len(data)
-    return fields, media_type, b"".join(parts)
+    return fields, media_type, b"".join(payload)
