@@ -25,7 +25,7 @@ from vidproc.files.sendfile import SendfileSender, can_sendfile, make_sender
 from vidproc.files.splice import Spliced, can_splice, splice_into
 from vidproc.files.threads import WorkerThreads
 from vidproc.files.transfer import READ_SIZE, FileSender, FileWriter, TransferStopped
-from vidproc.frontends.mmp.receiving import DIRECT_SHARE
+from vidproc.frontends.receiving import DIRECT_SHARE
 from vidproc.mmp.codec import NEED_DATA, Decoder, MessageStarted
 
 UPLOAD = {"action": "upload", "type": "gif", "parameters": {"start_time": 0, "duration": 1}}

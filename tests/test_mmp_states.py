@@ -12,10 +12,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.rig import InPlace
 from vidproc.files.transfer import READ_SIZE, TransferStopped
-from vidproc.frontends.mmp.receiving import MAX_READ_AHEAD, Receiving
-from vidproc.frontends.mmp.sending import Sending
-from vidproc.frontends.mmp.timer import Timer
 from vidproc.frontends.mmp.watching import Watching
+from vidproc.frontends.receiving import MAX_READ_AHEAD, Receiving
+from vidproc.frontends.sending import Sending
+from vidproc.frontends.timer import Timer
 from vidproc.tasks.model import State, Task
 from vidproc.tasks.results import Result
 from vidproc.tasks.views import TaskView

@@ -27,14 +27,14 @@ from vidproc.errors import ErrorCode, ServiceError
 from vidproc.files.splice import Spliced
 from vidproc.files.transfer import TransferStopped
 from vidproc.frontends.interface import Backend
-from vidproc.frontends.mmp.receiving import DIRECT_FROM, MAX_READ_AHEAD, Receiving
 from vidproc.frontends.mmp.reports import describe_server, list_report, status_report
-from vidproc.frontends.mmp.sending import Sending
-from vidproc.frontends.mmp.timer import Timer
 from vidproc.frontends.mmp.watching import Watching
 from vidproc.frontends.peers import peer_key
+from vidproc.frontends.receiving import DIRECT_FROM, MAX_READ_AHEAD, Receiving
 from vidproc.frontends.refusals import TurnedAway
+from vidproc.frontends.sending import Sending
 from vidproc.frontends.slow_clients import SlowClientWatch, Waiting
+from vidproc.frontends.timer import Timer
 from vidproc.mmp import messages
 from vidproc.mmp.codec import (
     NEED_DATA,

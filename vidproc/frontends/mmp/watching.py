@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from vidproc.frontends.mmp.timer import Timer
+from vidproc.frontends.timer import Timer
 from vidproc.tasks.views import TaskView
 from vidproc.tasks.watches import Subscription
 
