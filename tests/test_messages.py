@@ -11,14 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from vidproc.answers import Accepted, Answer, Cancelled, StatusDetail, StatusReport
 from vidproc.errors import ErrorCode, ServiceError
 from vidproc.mmp.codec import HEADER_SIZE, Decoder, MessageStarted
 from vidproc.mmp.messages import (
     MAX_SHORT_ANSWER,
-    Accepted,
-    Answer,
     Cancel,
-    Cancelled,
     Download,
     DownloadStarts,
     ErrorAnswer,
@@ -26,8 +24,6 @@ from vidproc.mmp.messages import (
     Partial,
     Request,
     Status,
-    StatusDetail,
-    StatusReport,
     Upload,
     UploadStatus,
     Watch,

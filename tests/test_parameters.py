@@ -252,6 +252,15 @@ class TableTests(SynchronousTestCase):
             _, warnings = parse_parameters(operation, {**fields, name: 1})
             self.assertEqual(len(warnings), 1, name)
 
+    def test_every_parameter_is_described(self) -> None:
+        """In a sentence, with the unit of what has one."""
+        for operation, kind in PARAMETERS.items():
+            for name in kind.__struct_fields__:
+                described = describe_parameters(operation)[name]
+                self.assertRegex(described["description"], r"^[A-Z].*\.$", f"{operation} {name}")
+        self.assertEqual(describe_parameters("gif")["width"]["unit"], "px")
+        self.assertNotIn("unit", describe_parameters("compress")["quality"])
+
     def test_descriptions_name_every_parameter(self) -> None:
         for operation, kind in PARAMETERS.items():
             described = describe_parameters(operation)

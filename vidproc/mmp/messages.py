@@ -12,6 +12,7 @@ from uuid import UUID
 
 import msgspec
 
+from vidproc.answers import Answer, RequestId, StatusReport
 from vidproc.errors import ErrorCode, ServiceError
 from vidproc.mmp.codec import MAX_JSON_SIZE, MAX_PAYLOAD_SIZE, encode_head
 
@@ -24,13 +25,6 @@ Clients read an answer's JSON with a single ``recv``; 1,200 bytes fit one packet
 MAX_DEPTH = 32
 """Objects and lists within each other that a request's JSON may have."""
 
-_MAX_ID_LENGTH = 64
-
-RequestId = (
-    Annotated[str, msgspec.Meta(max_length=_MAX_ID_LENGTH)]
-    | Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
-    | None
-)
 Offset = Annotated[int, msgspec.Meta(ge=0, le=MAX_PAYLOAD_SIZE)]
 
 
@@ -202,32 +196,11 @@ class _OnlyId(msgspec.Struct):
 # --- answers ---------------------------------------------------------------------------------
 
 
-class Answer(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What every answer may carry: the request's `id`, left out when it had none."""
-
-    id: RequestId | msgspec.UnsetType = msgspec.UNSET
-
-
-class Accepted(Answer, kw_only=True):
-    """The upload is on disk and the task in the store: whatever crashes now, it will be done."""
-
-    status: str
-    task_id: str
-    message: str = ""
-
-
 class Partial(Answer, kw_only=True):
     """A resumable upload stands at `offset` bytes."""
 
     status: str
     offset: int
-
-
-class Cancelled(Answer, kw_only=True):
-    """What a cancel did: `status` is ``cancelled``, or the status that a finished task keeps."""
-
-    status: str
-    message: str = ""
 
 
 class DownloadStarts(Answer, kw_only=True):
@@ -241,40 +214,6 @@ class DownloadStarts(Answer, kw_only=True):
     def __post_init__(self) -> None:
         if not 0 <= self.offset <= self.size:
             raise ValueError("offset outside the file")
-
-
-class StatusReport(Answer, kw_only=True, omit_defaults=False):
-    """How a task stands. Times are ISO 8601 in UTC; `progress` is 0 to 1; `eta` is in seconds.
-
-    All keys are always there, null when there is nothing to tell; only `id` and `wait_reason` are
-    left out then.
-    """
-
-    status: str
-    task_id: str
-    type: str
-    created_at: str | None
-    started_at: str | None
-    completed_at: str | None
-    stage: str | None
-    progress: float
-    eta: float | None
-    queue_position: int | None
-    error: str | None
-    error_code: int | None
-    solution: str | None
-    warning_count: int
-    speed: float | None = None
-    wait_reason: str | msgspec.UnsetType = msgspec.UNSET
-
-
-class StatusDetail(StatusReport, kw_only=True, omit_defaults=False):
-    """The long form: what came in, what went out, and what changed on the way."""
-
-    parameters: dict[str, Any]
-    input: dict[str, Any]
-    output: dict[str, Any]
-    warnings: list[str]
 
 
 class TaskList(Answer, kw_only=True):

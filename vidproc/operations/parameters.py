@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import msgspec
 
 from vidproc.errors import ErrorCode, ServiceError
+from vidproc.operations.parameter_texts import PARAMETER_TEXTS
 from vidproc.units import parse_time
 
 Fit = Literal["pad", "crop", "stretch"]
@@ -180,10 +181,18 @@ def parse_parameters(operation: str, fields: dict[str, Any]) -> tuple[Parameters
 
 
 def describe_parameters(operation: str) -> dict[str, Any]:
-    """Return the JSON schema of each parameter of `operation`, by name."""
+    """Return the JSON schema of each parameter of `operation`, by name.
+
+    Each has a `description`, and a `unit` where there is one, besides its type, range and default.
+    """
     schema = msgspec.json.schema(PARAMETERS[operation])
     definition = next(iter(schema["$defs"].values()))
     properties: dict[str, Any] = definition["properties"]
+    for name, text in PARAMETER_TEXTS[operation].items():
+        if name in properties:
+            properties[name]["description"] = text.description
+            if text.unit is not None:
+                properties[name]["unit"] = text.unit
     return properties
 
 

@@ -23,6 +23,7 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from vidproc.answers import Answer, RequestId
 from vidproc.errors import ErrorCode, ServiceError
 from vidproc.files.splice import Spliced
 from vidproc.files.transfer import TransferStopped
@@ -32,6 +33,7 @@ from vidproc.frontends.mmp.watching import Watching
 from vidproc.frontends.peers import peer_key
 from vidproc.frontends.receiving import DIRECT_FROM, MAX_READ_AHEAD, Receiving
 from vidproc.frontends.refusals import TurnedAway
+from vidproc.frontends.reports import accepted, cancelled
 from vidproc.frontends.sending import Sending
 from vidproc.frontends.slow_clients import SlowClientWatch, Waiting
 from vidproc.frontends.timer import Timer
@@ -322,10 +324,7 @@ class MMPServerProtocol(Protocol):
                 await self._download(request, caller)
             case messages.Cancel():
                 state = await self._tasks.cancel(request.task_id, caller)
-                message = "The task is cancelled and its files are removed."
-                if state.value != "cancelled":
-                    message = f"The task had {state} before; its files are removed."
-                self._send(messages.Cancelled(id=request.id, status=state.value, message=message))
+                self._answer(cancelled(state))
             case messages.UploadStatus():
                 known = await self._tasks.upload_status(str(request.upload_id), caller)
                 self._send_upload_result(known)
@@ -393,16 +392,14 @@ class MMPServerProtocol(Protocol):
         return receiving is not None
 
     def _send_upload_result(self, result: AcceptedTask | PartialUpload) -> None:
-        answer: messages.Answer
         if isinstance(result, AcceptedTask):
-            answer = messages.Accepted(
-                id=self._request_id(),
-                status="accepted",
-                task_id=result.task_id,
-                message="The task is queued. Ask its status, or watch it, by its task_id.",
-            )
+            self._answer(accepted(result.task_id))
         else:
-            answer = messages.Partial(id=self._request_id(), status="partial", offset=result.offset)
+            self._answer(messages.Partial(status="partial", offset=result.offset))
+
+    def _answer(self, answer: Answer) -> None:
+        """Send an answer with the request's id."""
+        answer.id = self._request_id()
         self._send(answer)
 
     def _take_directly(self) -> None:
@@ -536,12 +533,12 @@ class MMPServerProtocol(Protocol):
 
     # --- answers and flow control --------------------------------------------------------------
 
-    def _request_id(self) -> messages.RequestId:
+    def _request_id(self) -> RequestId:
         return None if self._request is None else self._request.id
 
     def _send(
         self,
-        answer: messages.Answer,
+        answer: Answer,
         media_type: str = "",
         payload_size: int = 0,
         *,
