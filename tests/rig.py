@@ -47,9 +47,22 @@ CLIP = str(Path(__file__).parent / "media" / "flower-540p-aac.mp4")
 
 
 class InPlace:
-    """`WorkerThreads` without threads: the call has been made when `call` returns."""
+    """`WorkerThreads` without threads: the call has been made when `call` returns.
+
+    After `hold` calls wait until the test lets them run.
+    """
+
+    def __init__(self) -> None:
+        self._held: ByHand | None = None
+
+    def hold(self) -> ByHand:
+        """Let the calls made from now on wait."""
+        self._held = ByHand()
+        return self._held
 
     def call(self, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Deferred[Any]:
+        if self._held is not None:
+            return self._held.call(function, *arguments, **keywords)
         return maybeDeferred(function, *arguments, **keywords)
 
 
@@ -136,7 +149,7 @@ class StubRunner:
 
 
 class AllCapabilities:
-    """An FFmpeg that can everything."""
+    """An FFmpeg build with every feature that we use."""
 
     encoders = frozenset({"libx264", "aac", "libmp3lame", "gif", "libvpx-vp9", "libopus"})
     filters = frozenset({"zscale", "tonemap", "bwdif", "palettegen", "paletteuse"})
@@ -161,6 +174,8 @@ class Rig:
         self.store = TaskStore(root / "tasks.sqlite")
         self.store.open()
         self.disk: Any = InPlace()
+        self.store_thread: Any = InPlace()
+        self.lookup_thread: Any = InPlace()
         self.runner = StubRunner(self.storage.path)
         self.settings = settings or Settings()
         self.tasks = Tasks(
@@ -170,8 +185,8 @@ class Rig:
             disk=self.disk,
             writers=self.disk,
             store=self.store,
-            store_thread=InPlace(),  # type: ignore[arg-type]
-            lookup_thread=InPlace(),  # type: ignore[arg-type]
+            store_thread=self.store_thread,
+            lookup_thread=self.lookup_thread,
             runner=self.runner,
             cores=2,
         )

@@ -16,7 +16,7 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.logger import LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.rig import ByHand, Client, Rig, complete_step, message
+from tests.rig import Client, Rig, complete_step, message
 from vidproc.errors import ServiceError
 from vidproc.files.transfer import HIGH_WATER
 from vidproc.frontends.mmp.protocol import DISCARD_TIME, LINGER_TIME
@@ -244,7 +244,7 @@ class UploadTests(ProtocolTestCase):
     def test_a_lagging_disk_pauses_the_client(self) -> None:
         """Reading goes on when the disk has caught up; nothing is lost."""
         rig = self.rig()
-        rig.tasks.uploads._disk = rig.tasks.uploads._writers = disk = ByHand()
+        disk = rig.disk.hold()
         client = rig.connect()
         film = os.urandom(2 * HIGH_WATER)
         data = message(UPLOAD, film, "mp4")
@@ -394,9 +394,7 @@ class ResumableUploadTests(ProtocolTestCase):
 
     def test_of_two_connections_that_begin_at_once_one_goes_on(self) -> None:
         """The other is told, and whatever it still sends goes nowhere."""
-        self.server.tasks._store_thread = self.server.tasks.uploads._store_thread = (
-            thread := ByHand()
-        )
+        thread = self.server.store_thread.hold()
         first, second = self.server.connect(), self.server.connect()
         head = message(self.request, self.film, "mp4")[:-1000]
         for client in (first, second):
@@ -442,7 +440,9 @@ class ResumableUploadTests(ProtocolTestCase):
         client = self.server.connect()
         self.send_part(client, 0, 300)
         self.server.clock.advance(self.server.settings.upload_retention + 1)
-        self.successResultOf(self.server.tasks.uploads.prune(self.server.clock.seconds() - 1))
+        self.successResultOf(
+            self.server.tasks.uploads.broken.prune(self.server.clock.seconds() - 1)
+        )
         self.assertEqual(list((self.server.storage.root / "uploads").iterdir()), [])
 
 
@@ -624,7 +624,7 @@ class ConnectionTests(ProtocolTestCase):
         """It is not cut off for being slow while the disk is."""
         rig = self.rig(idle_timeout=60.0)
         client = rig.connect()
-        rig.tasks.uploads._disk = rig.tasks.uploads._writers = disk = ByHand()
+        disk = rig.disk.hold()
         client.send(message(UPLOAD, b"film", "mp4"))
         rig.clock.pump([60.0] * 5)
         disk.run_all()
@@ -750,12 +750,12 @@ class ConnectionTests(ProtocolTestCase):
     def test_a_client_that_sends_ahead_is_paused_while_it_waits(self) -> None:
         """Requests pile up in its own buffers, not in ours."""
         rig = self.rig()
-        rig.tasks._lookup_thread = ByHand()
+        thread = rig.lookup_thread.hold()
         client = rig.connect()
         client.send(message({"action": "status", "task_id": "0" * 32}))
         client.send(message({"action": "info"}) * 5000)
         self.assertEqual(client.transport.producerState, "paused")
-        rig.tasks._lookup_thread.run_all()
+        thread.run_all()
         rig.clock.pump([0.0] * 400)
         self.assertEqual(client.transport.producerState, "producing")
         self.assertEqual(len(client.answers()), 5001)

@@ -13,7 +13,6 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.rig import (
     CLIP,
-    ByHand,
     Rig,
     StubCommand,
     StubRunner,
@@ -31,7 +30,8 @@ from vidproc.tasks.execution import Attempt
 from vidproc.tasks.model import State
 from vidproc.tasks.queue import Queue
 from vidproc.tasks.settings import Caller, Settings
-from vidproc.tasks.uploads import AcceptedTask, Submission, UploadSession
+from vidproc.tasks.uploads.session import AcceptedTask, UploadSession
+from vidproc.tasks.uploads.submission import Submission
 from vidproc.tasks.views import TaskView
 
 GIF = {"start_time": 0, "duration": 1}
@@ -887,7 +887,7 @@ class ExamineTests(SchedulerTestCase):
         attempt = rig.tasks.queue._entries[task_id].attempt
         assert attempt is not None
         attempt._path("result.mp4").write_bytes(b"four")
-        attempt._disk = threads = ByHand()  # type: ignore[assignment]
+        threads = rig.disk.hold()
         looked: list[bytes] = []
         done = ensureDeferred(attempt.examine("result.mp4", looked.append))
         self.assertEqual(looked, [])

@@ -10,9 +10,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.rig import Rig
 from vidproc.files.boot import boot_id
 from vidproc.files.data_folder import upload_key
-from vidproc.tasks import uploads
 from vidproc.tasks.model import State, Task
 from vidproc.tasks.recovery import recover, recover_partial_uploads
+from vidproc.tasks.uploads import uploads
 
 UPLOAD_ID = "00000000-0000-0000-0000-000000000001"
 REQUEST = {"action": "upload", "type": "gif", "upload_id": UPLOAD_ID, "size": 1000}

@@ -34,7 +34,8 @@ from vidproc.tasks.model import ACTIVE, TERMINAL, State
 from vidproc.tasks.recovery import recover
 from vidproc.tasks.results import Result
 from vidproc.tasks.settings import Caller, Settings
-from vidproc.tasks.uploads import AcceptedTask, PartialUpload, Submission, UploadSession
+from vidproc.tasks.uploads.session import AcceptedTask, PartialUpload, UploadSession
+from vidproc.tasks.uploads.submission import Submission
 from vidproc.tasks.views import TaskView
 from vidproc.tasks.watches import Subscription
 

@@ -14,11 +14,12 @@ from zope.interface.verify import verifyObject
 from tests.rig import Rig
 from tests.test_queue import GIF, SchedulerTestCase
 from vidproc.errors import ServiceError
-from vidproc.tasks.known_uploads import ANNOUNCED_RETENTION, MOST_ANNOUNCED, UploadView
 from vidproc.tasks.model import State
 from vidproc.tasks.recovery import recover_partial_uploads
 from vidproc.tasks.settings import Caller
-from vidproc.tasks.uploads import AcceptedTask, PartialUpload, Submission, UploadSession
+from vidproc.tasks.uploads.known import ANNOUNCED_RETENTION, MOST_ANNOUNCED, UploadView
+from vidproc.tasks.uploads.session import AcceptedTask, PartialUpload, UploadSession
+from vidproc.tasks.uploads.submission import Submission
 
 CALLER = Caller("192.0.2.1")
 ID = "0b1c2d3e-0000-4000-8000-000000000001"

@@ -13,7 +13,8 @@ from vidproc.errors import ServiceError
 from vidproc.frontends.interface import Backend
 from vidproc.frontends.peers import peer_key
 from vidproc.frontends.refusals import TurnedAway
-from vidproc.tasks.uploads import AcceptedTask, Submission, UploadSession
+from vidproc.tasks.uploads.session import AcceptedTask, UploadSession
+from vidproc.tasks.uploads.submission import Submission
 
 
 class ToyProtocol(LineReceiver):

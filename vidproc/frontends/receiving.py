@@ -12,7 +12,7 @@ from zope.interface import implementer
 from vidproc.errors import ServiceError
 from vidproc.files.splice import Spliced, can_splice
 from vidproc.files.transfer import READ_SIZE
-from vidproc.tasks.uploads import UploadSession
+from vidproc.tasks.uploads.session import UploadSession
 
 MAX_READ_AHEAD = 64 << 10
 """Bytes that are read at a time when no upload is under way."""

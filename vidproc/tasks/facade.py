@@ -13,13 +13,15 @@ from vidproc.errors import ErrorCode, ServiceError
 from vidproc.files.data_folder import DataFolder
 from vidproc.files.threads import WorkerThreads
 from vidproc.runners.interface import Runner
-from vidproc.tasks.known_uploads import UploadView
 from vidproc.tasks.model import State, Task
 from vidproc.tasks.queue import Queue
 from vidproc.tasks.results import Result, Results
 from vidproc.tasks.settings import Caller, Settings
 from vidproc.tasks.store import TaskStore
-from vidproc.tasks.uploads import AcceptedTask, PartialUpload, Submission, Uploads, UploadSession
+from vidproc.tasks.uploads.known import UploadView
+from vidproc.tasks.uploads.session import AcceptedTask, PartialUpload, UploadSession
+from vidproc.tasks.uploads.submission import Submission
+from vidproc.tasks.uploads.uploads import Uploads
 from vidproc.tasks.views import TaskView, no_such_task, view_of_ended
 from vidproc.tasks.watches import Listener, Subscription
 
@@ -183,7 +185,7 @@ class Tasks:
     async def upkeep(self) -> None:
         """Forget what is past its time: broken uploads, results, and rows without files."""
         now = self._reactor.seconds()
-        await self.uploads.prune(now - self.settings.upload_retention)
+        await self.uploads.broken.prune(now - self.settings.upload_retention)
         await self.results.prune()
         await self._store_thread.call(self._store.delete_ended, now - ROW_RETENTION)
 

@@ -32,7 +32,7 @@ from vidproc.tasks.output_space import reserve_output
 from vidproc.tasks.results import Results
 from vidproc.tasks.settings import Settings
 from vidproc.tasks.store import LEASE, SUSPECT_AFTER, TaskStore
-from vidproc.tasks.uploads import explain_write_error
+from vidproc.tasks.store_errors import explain_store_error
 from vidproc.tasks.views import TaskView, view_of_ended
 from vidproc.tasks.watches import Watches
 from vidproc.topics import Topic, TopicLogger
@@ -508,7 +508,7 @@ class Queue:
             self.log.error(
                 "task {task_id} can't be cancelled: {error}", task_id=task.task_id, error=str(error)
             )
-            raise explain_write_error(error) from error
+            raise explain_store_error(error) from error
         else:
             await self._leave(moved, task.input_key)
 

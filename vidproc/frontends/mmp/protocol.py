@@ -48,12 +48,9 @@ from vidproc.mmp.codec import (
 from vidproc.mmp.errors import RemoteProtocolError
 from vidproc.tasks.results import Result
 from vidproc.tasks.settings import Caller
-from vidproc.tasks.uploads import (
-    AcceptedTask,
-    PartialUpload,
-    Submission,
-    taken_over,
-)
+from vidproc.tasks.uploads.refusals import taken_over
+from vidproc.tasks.uploads.session import AcceptedTask, PartialUpload
+from vidproc.tasks.uploads.submission import Submission
 from vidproc.tasks.views import TaskView
 from vidproc.topics import Topic, TopicLogger
 

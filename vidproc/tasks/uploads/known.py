@@ -1,4 +1,4 @@
-"""Uploads between their parts: created before the first byte, described, given a length, abandoned.
+"""Uploads that are not whole, as the store knows them: created, described, given a length.
 
 An upload without a byte holds no slot and no space, so an address has only a few of them, for a
 short time.
@@ -12,12 +12,17 @@ from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 
-from vidproc.errors import ErrorCode, ServiceError
 from vidproc.files.data_folder import upload_key
 from vidproc.tasks.model import State, Task
 from vidproc.tasks.settings import Caller, Settings
 from vidproc.tasks.store import TaskStore
-from vidproc.units import format_size
+from vidproc.tasks.uploads.refusals import (
+    length_contradicts,
+    no_such_upload,
+    require_owner,
+    require_same,
+)
+from vidproc.tasks.uploads.submission import require_length
 
 MOST_ANNOUNCED = 8
 """Uploads without a byte that an address keeps; the oldest goes for a new one."""
@@ -29,8 +34,8 @@ ANNOUNCED_RETENTION = 600.0
 class UploadView:
     """A resumable upload as it is now. Sizes in bytes, times in seconds since the epoch.
 
-    `length` is None while nobody has said it; `expires_at` is None while bytes come, and once the
-    upload is whole: `task_id` is set then.
+    `length` is None while nobody has said it. `expires_at` is None while bytes arrive, and once the
+    upload is whole; then `task_id` is set.
     """
 
     upload_id: str
@@ -49,8 +54,9 @@ Call = Callable[..., Awaitable[Any]]
 class KnownUploads:
     """What the store knows of uploads that are not whole.
 
-    `in_store` and `on_disk` call in the threads for that; `received` tells how many bytes of an
-    upload under way are written, None when no bytes of it come.
+    `in_store` calls a method of the store in its thread; `size_on_disk` returns the bytes of a
+    file. `received` returns how many bytes of an upload are written, None if no connection sends
+    it.
     """
 
     def __init__(
@@ -91,11 +97,7 @@ class KnownUploads:
         """Return the task of an upload, whole or not; raises `ServiceError` 404."""
         task: Task | None = await self._in_store(self._store.by_upload_id, upload_id)
         if task is None or not caller.owns(task, self._settings.owner_only):
-            raise ServiceError(
-                ErrorCode.NOT_FOUND,
-                "There is no such upload.",
-                "Start it with an upload request from offset 0.",
-            )
+            raise no_such_upload()
         return task
 
     async def describe(self, upload_id: str, caller: Caller) -> UploadView:
@@ -106,21 +108,17 @@ class KnownUploads:
         """Note the length of an upload that was created without one.
 
         Raises `ServiceError` 404, 413 when it is too long, 422 when it is not the one that was
-        said before or less than what has come.
+        said before, or less than what has arrived.
         """
         task = await self.find(upload_id, caller)
         view = await self._view(task)
         if view.length is None and view.offset <= length and length > 0:
-            require_length(length, self._settings)
+            require_length(length, self._settings.max_upload)
             await self._in_store(self._store.update, task.task_id, input_size=length)
             task.input_size = length
             return await self._view(task)
         if view.length != length:
-            raise ServiceError(
-                ErrorCode.INVALID_PARAMETER,
-                f"The upload can't have {length} bytes: it has {view.length or view.offset}.",
-                "Say the length of the whole file, once.",
-            )
+            raise length_contradicts(length, view.length or view.offset)
         return view
 
     async def _view(self, task: Task) -> UploadView:
@@ -148,45 +146,4 @@ class KnownUploads:
             expires_at=expires_at,
             filename=task.filename,
             task_id=task.task_id if whole else None,
-        )
-
-
-def require_owner(known: Task, caller: Caller, owner_only: bool) -> None:
-    """Raise `ServiceError` 409 when an upload belongs to somebody else."""
-    if not caller.owns(known, owner_only):
-        raise ServiceError(
-            ErrorCode.CONFLICT,
-            "This upload_id belongs to somebody else.",
-            "Draw a new UUID and start again.",
-        )
-
-
-def require_same(known: Task, task: Task) -> None:
-    """Raise `ServiceError` 422 when a request is not the one that an upload was begun with.
-
-    A length that is not known yet fits any.
-    """
-    lengths = {known.input_size, task.input_size} - {0}
-    if (known.type, known.parameters) != (task.type, task.parameters) or len(lengths) > 1:
-        raise ServiceError(
-            ErrorCode.INVALID_PARAMETER,
-            "This upload_id was begun with another type, size or other parameters.",
-            "Send the same request again, or draw a new UUID for a new upload.",
-        )
-
-
-def require_length(length: int, settings: Settings) -> None:
-    """Raise `ServiceError` 415 when a file is empty, 413 when it is too long."""
-    if length == 0:
-        raise ServiceError(
-            ErrorCode.UNSUPPORTED_MEDIA,
-            "The file is empty.",
-            "Send a video file as the payload.",
-        )
-    if length > settings.max_upload:
-        raise ServiceError(
-            ErrorCode.TOO_LARGE,
-            f"The file has {format_size(length)}; this server takes"
-            f" {format_size(settings.max_upload)}.",
-            "Send a smaller file, or a part of it.",
         )

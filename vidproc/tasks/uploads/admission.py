@@ -1,0 +1,102 @@
+"""Admission of an upload: a slot for its sender, and space for its bytes and its output."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from vidproc.files.data_folder import DataFolder, upload_key
+from vidproc.files.threads import WorkerThreads
+from vidproc.tasks.model import State, Task
+from vidproc.tasks.results import Results
+from vidproc.tasks.settings import Settings
+from vidproc.tasks.store import TaskStore
+from vidproc.tasks.store_errors import explain_store_error
+from vidproc.tasks.uploads.broken import BrokenUploads
+from vidproc.tasks.uploads.refusals import require_offset, still_ending
+from vidproc.tasks.uploads.space import UploadSpace
+from vidproc.topics import Topic, TopicLogger
+
+
+class Admitted(NamedTuple):
+    """An upload that may go on from `offset` bytes; its row is in state `UPLOADING`."""
+
+    task: Task
+    offset: int
+    space: UploadSpace
+
+
+class Admission:
+    """Takes a slot, which is counted within the store's transaction, then space."""
+
+    log = TopicLogger(Topic.UPLOADS)
+
+    def __init__(
+        self,
+        settings: Settings,
+        data_folder: DataFolder,
+        disk: WorkerThreads,
+        store: TaskStore,
+        store_thread: WorkerThreads,
+        results: Results,
+        broken: BrokenUploads,
+    ) -> None:
+        self._settings = settings
+        self._data_folder = data_folder
+        self._disk = disk
+        self._store = store
+        self._store_thread = store_thread
+        self._results = results
+        self._broken = broken
+
+    async def admit(self, task: Task) -> Admitted:
+        """Admit an upload that begins. Raises `ServiceError` 429, 500, 503 or 507."""
+        return await self._take_slot(task, 0, self._broken.forget, self._store.admit, task)
+
+    async def resume(self, known: Task, task: Task, offset: int) -> Admitted:
+        """Admit an upload that goes on from `offset`: `known` in the store, `task` as asked for.
+
+        Raises `ServiceError` as `admit` does, and 409 for a wrong offset.
+        """
+        if known.state is State.UPLOADING:
+            raise still_ending()
+        arrived = await self._disk.call(self._data_folder.size, upload_key(known.task_id))
+        require_offset(offset, arrived)
+        if task.input_size and not known.input_size:
+            known.input_size = task.input_size
+            await self._store_thread.call(
+                self._store.update, known.task_id, input_size=known.input_size
+            )
+        resume = partial(self._store.resume, sha256=task.upload_sha256)
+        try:
+            return await self._take_slot(
+                known, arrived, self._broken.restore, resume, known.task_id
+            )
+        except KeyError:  # forgotten meanwhile
+            require_offset(offset, 0)
+            return await self.admit(task)
+
+    async def _take_slot(
+        self, task: Task, offset: int, undo: Callable[..., Any], method: Callable[..., Any], of: Any
+    ) -> Admitted:
+        """Take a slot by a `method` of the store, then space; without space `undo` it."""
+        try:
+            taken: Task | None = await self._store_thread.call(
+                method,
+                of,
+                self._settings.tasks_per_ip,
+                self._settings.queue_size,
+                tasks_per_token=self._settings.tasks_per_token,
+            )
+        except sqlite3.Error as error:
+            self.log.error("an upload can't be admitted: {error}", error=str(error))
+            raise explain_store_error(error) from error
+        space = UploadSpace(self._data_folder.space, self._results, task)
+        try:
+            await space.claim(max(0, task.input_size - offset), offset)
+        except BaseException:
+            await undo(task)  # refused before a byte arrived: no trace of it is left
+            raise
+        return Admitted(taken or task, offset, space)

@@ -1,0 +1,111 @@
+"""Uploads that broke off: a resumable one keeps its bytes for a while, a plain one is forgotten.
+
+Each of these gives the slot and the space back, whatever fails on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from twisted.internet.defer import ensureDeferred
+from twisted.internet.interfaces import IReactorTime
+
+from vidproc.files.data_folder import DataFolder, input_key, upload_key
+from vidproc.files.threads import WorkerThreads
+from vidproc.tasks.model import Task
+from vidproc.tasks.store import TaskStore
+from vidproc.tasks.uploads.known import ANNOUNCED_RETENTION
+from vidproc.topics import Topic, TopicLogger
+
+PARTIAL_PART = 4
+"""All partial uploads together keep at most the capacity divided by this; an address half of it."""
+RETRY = 5.0
+"""Seconds after which it is tried again to store that an upload broke off."""
+
+
+class BrokenUploads:
+    """Puts away what has arrived of uploads that did not become tasks."""
+
+    log = TopicLogger(Topic.UPLOADS)
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        data_folder: DataFolder,
+        disk: WorkerThreads,
+        store: TaskStore,
+        store_thread: WorkerThreads,
+    ) -> None:
+        self._reactor = reactor
+        self._data_folder = data_folder
+        self._space = data_folder.space
+        self._disk = disk
+        self._store = store
+        self._store_thread = store_thread
+
+    async def put_away(self, task: Task) -> None:
+        """Keep what has arrived of a resumable upload; forget a plain one. Never raises."""
+        await self._give_up(self._forget if task.upload_id is None else self._park, task)
+
+    async def forget(self, task: Task) -> None:
+        """Forget what has arrived. Never raises."""
+        await self._give_up(self._forget, task)
+
+    async def restore(self, task: Task) -> None:
+        """Leave a resumable upload as it was before a connection that was refused. Never raises."""
+        await self._give_up(self._park_again, task)
+
+    def note_synced(self, task: Task, size: int) -> None:
+        """Note that an upload under way can go on from `size` bytes after a power cut."""
+        self._store_thread.call(self._store.note_synced, task.task_id, size).addErrback(
+            lambda failure: self.log.failure(
+                "task {task_id}: what is synced can't be noted", failure, task_id=task.task_id
+            )
+        )
+
+    async def prune(self, before: float) -> int:
+        """Forget uploads that broke off before that time; return how many.
+
+        And those of which no byte has arrived `ANNOUNCED_RETENTION` after they were created.
+        """
+        announced = self._reactor.seconds() - ANNOUNCED_RETENTION
+        old = await self._store_thread.call(self._store.delete_parked, before, announced)
+        for task_id in old:
+            await self._disk.call(self._data_folder.remove, upload_key(task_id))
+        return len(old)
+
+    async def _give_up(self, how: Callable[[Task], Awaitable[None]], task: Task) -> None:
+        self._space.release(task.task_id)
+        await self._surely(how, task)
+
+    async def _surely(self, how: Callable[[Task], Awaitable[None]], task: Task) -> None:
+        """When the store fails (a full disk), try again later until it does not."""
+        try:
+            await how(task)
+        except Exception:
+            self.log.failure("upload of task {task_id} can't be undone yet", task_id=task.task_id)
+            self._reactor.callLater(RETRY, lambda: ensureDeferred(self._surely(how, task)))
+
+    async def _park(self, task: Task) -> None:
+        received = await self._disk.call(self._data_folder.sync, upload_key(task.task_id))
+        budget = self._space.capacity() // PARTIAL_PART
+        forgotten = await self._store_thread.call(
+            self._store.park,
+            task.task_id,
+            self._reactor.seconds(),
+            received,
+            own_budget=budget // 2,
+            budget=budget,
+        )
+        self._space.parked(received)
+        for old in forgotten:
+            await self._disk.call(self._data_folder.remove, upload_key(old))
+
+    async def _park_again(self, task: Task) -> None:
+        await self._store_thread.call(self._store.park_again, task)
+
+    async def _forget(self, task: Task) -> None:
+        if await self._store_thread.call(self._store.delete_upload, task.task_id):
+            await self._disk.call(
+                self._data_folder.remove, upload_key(task.task_id), input_key(task.task_id)
+            )

@@ -1,0 +1,77 @@
+"""Space for an upload: reserved when it is admitted, or step by step while its bytes arrive."""
+
+from __future__ import annotations
+
+from vidproc.files.space import Space, no_space
+from vidproc.operations.parameters import parse_parameters
+from vidproc.operations.registry import get_operation
+from vidproc.tasks.model import Task
+from vidproc.tasks.results import Results
+
+AHEAD = 4 << 20
+"""Bytes by which the reserved space is ahead of what has arrived, where it can be."""
+STEP = 32 << 20
+"""Bytes that are reserved at a time while bytes arrive."""
+
+
+class UploadSpace:
+    """The space of one upload. Sizes in bytes.
+
+    A large upload must not cost anybody a result that was not fetched before its bytes are there:
+    what such results would have to go for is reserved step by step (`take_step`).
+    """
+
+    def __init__(self, space: Space, results: Results, task: Task) -> None:
+        self.allowed = 0
+        """Bytes of the file that may arrive before more space must be made."""
+        self._space = space
+        self._results = results
+        self._task = task
+
+    async def claim(self, size: int, offset: int) -> None:
+        """Reserve space for the `size` bytes from `offset` on, and for the output.
+
+        Reserves less if unfetched results would have to go for the rest. Raises `ServiceError` 507
+        if all of it can never be had.
+        """
+        task = self._task
+        if not task.input_size:
+            size = STEP  # the length follows; the first step of it
+        wanted = size + estimate_output(task)
+        lacking = self._space.lacking(task.task_id, wanted, task.peer)
+        if lacking:
+            await self._results.make_space(lacking, unfetched=False)
+            lacking = self._space.lacking(task.task_id, wanted, task.peer)
+        if not lacking:
+            self._space.reserve(task.task_id, wanted, task.peer)
+            self.allowed = offset + size
+            return
+        if lacking > await self._results.evictable(unfetched=True):
+            raise no_space(wanted)
+        affordable = self._space.affordable(task.task_id, task.peer)
+        self._space.reserve(task.task_id, affordable, task.peer)
+        self.allowed = offset + min(size, affordable)
+
+    def runs_low(self, received: int, size: int) -> bool:
+        """Return whether the first `received` bytes of `size` come near what is allowed."""
+        return self.allowed < size and received + AHEAD > self.allowed
+
+    async def take_step(self, size: int) -> None:
+        """Make space for the next bytes of a file of `size`; raises `ServiceError` 507."""
+        task = self._task
+        step = min(size - self.allowed, STEP)
+        wanted = self._space.reserved_for(task.task_id) + step
+        lacking = self._space.lacking(task.task_id, wanted, task.peer)
+        await self._results.make_space(lacking, unfetched=True)
+        self._space.reserve(task.task_id, wanted, task.peer)
+        self.allowed += step
+
+    def release(self) -> None:
+        """Give back what is reserved."""
+        self._space.release(self._task.task_id)
+
+
+def estimate_output(task: Task) -> int:
+    """Return a guess of the bytes that a task's result will have."""
+    parameters, _ = parse_parameters(task.type, task.parameters)
+    return get_operation(task.type).estimate_size(parameters, task.input_size)
