@@ -74,7 +74,7 @@ demo: $(STAMP)
 	@'$(BIN)/python' scripts/demo.py
 
 serve: $(STAMP)
-	@exec '$(BIN)/twistd' -n vidproc $(SERVE_OPTIONS)
+	@exec '$(BIN)/twistd' -n vidproc --http 9980 $(SERVE_OPTIONS)
 
 test: $(STAMP)
 	HYPOTHESIS_STORAGE_DIRECTORY='$(VENV)/hypothesis' \

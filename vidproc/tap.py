@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.python import usage
 
-from vidproc.frontends.registry import FRONTENDS, ListedFrontend
+from vidproc.frontends.registry import FRONTENDS, FrontendOption, ListedFrontend
 from vidproc.units import parse_duration, parse_size
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Options(usage.Options):
     """The server's options; docs/deployment.md tells each in full."""
 
     synopsis = "[options]"
-    longdesc = "Serve video processing over TCP (the MMP protocol)."
+    longdesc = "Serve video processing over TCP (the MMP protocol), and over HTTP with --http."
 
     optParameters = [
         ["data-dir", "d", "vidproc-data", "Folder for uploads, results and the task store."],
@@ -61,6 +61,9 @@ class Options(usage.Options):
     def __init__(self) -> None:
         super().__init__()
         self["endpoints"] = {listed.name: [] for listed in FRONTENDS}
+        self["frontend-options"] = {
+            listed.name: {option.argument: [] for option in listed.options} for listed in FRONTENDS
+        }
 
     def opt_version(self) -> None:
         """Show the version and exit."""
@@ -88,6 +91,9 @@ class Options(usage.Options):
             ]
             for listed in FRONTENDS
         }
+        for listed in FRONTENDS:
+            for option in listed.options:
+                self._convert_frontend_option(listed, option)
         # twistd changes its directory when it daemonizes.
         for name in ("data-dir", "log-dir"):
             self[name] = Path(self[name]).expanduser().absolute()
@@ -147,6 +153,15 @@ class Options(usage.Options):
         except ValueError as error:
             raise usage.UsageError(f"--{name}: {error}") from None
 
+    def _convert_frontend_option(self, listed: ListedFrontend, option: FrontendOption) -> None:
+        values = self["frontend-options"][listed.name]
+        if values[option.argument] and not self["endpoints"][listed.name]:
+            raise usage.UsageError(f"--{option.option}: it needs --{listed.option}")
+        try:
+            values[option.argument] = option.values(values[option.argument])
+        except ValueError as error:
+            raise usage.UsageError(f"--{option.option}: {error}") from None
+
 
 def _add_endpoints(listed: ListedFrontend) -> None:
     """Give `Options` the option that names a frontend's endpoints."""
@@ -160,8 +175,20 @@ def _add_endpoints(listed: ListedFrontend) -> None:
         setattr(Options, f"opt_{listed.short}", add)
 
 
+def _add_frontend_option(listed: ListedFrontend, option: FrontendOption) -> None:
+    """Give `Options` an option that only one frontend has."""
+
+    def add(self: Options, value: str) -> None:
+        self["frontend-options"][listed.name][option.argument].append(value)
+
+    add.__doc__ = option.help
+    setattr(Options, f"opt_{option.option.replace('-', '_')}", add)
+
+
 for _listed in FRONTENDS:
     _add_endpoints(_listed)
+    for _option in _listed.options:
+        _add_frontend_option(_listed, _option)
 
 
 def whole_number(text: str, least: int, most: int = 1_000_000) -> int:

@@ -36,11 +36,16 @@ class _UntilServed(Factory):
 
 class Ports:
     """All ports of the server, by the names of their frontends. Each frontend that is named in
-    `endpoints` runs."""
+    `endpoints` runs, with what `options` has for it."""
 
     log = TopicLogger(Topic.SERVICE)
 
-    def __init__(self, endpoints: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self,
+        endpoints: Mapping[str, Sequence[str]],
+        options: Mapping[str, Mapping[str, Sequence[Any]]],
+    ) -> None:
+        self._options = options
         self._endpoints = {name: texts for name, texts in endpoints.items() if texts}
         self._factories = {name: _UntilServed() for name in self._endpoints}
         self._open: list[IListeningPort] = []
@@ -71,7 +76,9 @@ class Ports:
         """Make the frontends and let them have their ports' connections."""
         for listed in registry.FRONTENDS:
             if listed.name in self._endpoints:
-                frontend = self._frontends[listed.name] = listed.load(backend)
+                frontend = self._frontends[listed.name] = listed.load(
+                    backend, self._options.get(listed.name, {})
+                )
                 frontend.start()
                 self._factories[listed.name].served_by = frontend.factory
 

@@ -82,7 +82,7 @@ class VidprocService(Service):
     def __init__(self, config: Config, reactor: Any = None) -> None:
         self.config = config
         self._reactor = reactor
-        self._ports = Ports(config.endpoints)
+        self._ports = Ports(config.endpoints, config.frontend_options)
         self._patience: Patience | None = None
         self._deadline = Deadline(self._give_up)
         self._pid_file: Path | None = None

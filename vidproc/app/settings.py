@@ -20,6 +20,10 @@ class Config:
 
     endpoints: Mapping[str, Sequence[str]]
     """Twisted endpoint descriptions, by the name of the frontend that serves them."""
+    frontend_options: Mapping[str, Mapping[str, Sequence[Any]]] = field(
+        default_factory=dict, kw_only=True
+    )
+    """Values of the options that only one frontend has, by its name and then by their names."""
     data_dir: Path
     log_dir: Path
     storage_limit: int
@@ -58,6 +62,7 @@ def config_from(options: Options) -> Config:
     )
     return Config(
         endpoints=options["endpoints"],
+        frontend_options=options["frontend-options"],
         data_dir=options["data-dir"],
         log_dir=options["log-dir"],
         storage_limit=options["storage-limit"],

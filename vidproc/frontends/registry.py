@@ -5,8 +5,9 @@ The server's options import it, so it loads a frontend only when that has ports 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twisted.python.reflect import namedAny
 
@@ -15,12 +16,30 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class FrontendOption:
+    """An option that only one frontend has, besides its endpoints. May be given more than once.
+
+    `convert` is the full name of what makes a value of the option's text; it raises `ValueError`.
+    The frontend gets all values as the keyword argument `argument`.
+    """
+
+    option: str
+    argument: str
+    convert: str
+    help: str
+
+    def values(self, texts: Sequence[str]) -> tuple[Any, ...]:
+        """Return the values of what was given; imports the frontend only if anything was."""
+        return tuple(namedAny(self.convert)(text) for text in texts)
+
+
+@dataclass(frozen=True, slots=True)
 class ListedFrontend:
     """A frontend that the server can have.
 
     `option` is the option that names its endpoints, `short` its one-letter form if it has one.
     Without the option it listens at `default`, or is off if that is empty. `make` is the full name
-    of what makes the frontend from a `Backend`.
+    of what makes the frontend from a `Backend` and the values of its `options`.
     """
 
     name: str
@@ -29,10 +48,11 @@ class ListedFrontend:
     help: str
     short: str | None = None
     default: tuple[str, ...] = ()
+    options: tuple[FrontendOption, ...] = ()
 
-    def load(self, backend: Backend) -> Frontend:
-        """Import the frontend and make it."""
-        frontend: Frontend = namedAny(self.make)(backend)
+    def load(self, backend: Backend, options: Mapping[str, Sequence[Any]]) -> Frontend:
+        """Import the frontend and make it; `options` are the values by their `argument`."""
+        frontend: Frontend = namedAny(self.make)(backend, **options)
         return frontend
 
 
@@ -45,5 +65,32 @@ FRONTENDS = (
         default=("tcp:9999:interface=127.0.0.1",),
         help="An endpoint string (tcp:, ssl:, systemd:, haproxy:...) or a bare port number on the"
         " loopback; may be given more than once. [default: tcp:9999:interface=127.0.0.1]",
+    ),
+    ListedFrontend(
+        "http",
+        "vidproc.frontends.http.frontend.HTTPFrontend",
+        option="http",
+        help="An endpoint string or a bare port number on the loopback that serves HTTP; may be"
+        " given more than once. [default: off]",
+        options=(
+            FrontendOption(
+                "http-origin",
+                "origins",
+                "vidproc.frontends.http.options.origin",
+                "A page of this origin (https://video.example) may use the API; repeatable.",
+            ),
+            FrontendOption(
+                "trusted-proxy",
+                "trusted_proxies",
+                "vidproc.frontends.http.options.network",
+                "An address or network whose X-Forwarded-For is believed; repeatable.",
+            ),
+            FrontendOption(
+                "http-host",
+                "hosts",
+                "vidproc.frontends.http.options.host",
+                "A Host that is served besides localhost and IP addresses, * for any; repeatable.",
+            ),
+        ),
     ),
 )

@@ -1,0 +1,135 @@
+"""HTTP connections to a rig's server, in memory; and answers, parsed by http.client's rules."""
+
+from __future__ import annotations
+
+import email.parser
+import json
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectionDone
+from twisted.python.failure import Failure
+
+from tests.rig import Rig, Transport
+from vidproc.frontends.http.connection import HTTPConnection
+from vidproc.frontends.http.frontend import HTTPFrontend
+
+
+class Response:
+    """One answer: `status`, `headers` (by any case) and `body`; `rest` is what followed it."""
+
+    def __init__(self, data: bytes, *, head_only: bool = False) -> None:
+        head, separator, self.rest = data.partition(b"\r\n\r\n")
+        if not separator:
+            raise AssertionError(f"no whole answer in {data!r}")
+        first, _, lines = head.decode("latin-1").partition("\r\n")
+        self.version, status, *_ = first.split(" ")
+        self.status = int(status)
+        self.headers = email.parser.HeaderParser().parsestr(lines)
+        self.body = b""
+        if head_only or self.status in (204, 304) or self.status < 200:
+            return
+        if self.headers["Transfer-Encoding"] == "chunked":
+            self._read_chunks()
+        else:
+            length = int(self.headers["Content-Length"])
+            self.body, self.rest = self.rest[:length], self.rest[length:]
+            if len(self.body) < length:
+                raise AssertionError(f"the body is cut short: {data!r}")
+
+    def _read_chunks(self) -> None:
+        while True:
+            size, _, rest = self.rest.partition(b"\r\n")
+            length = int(size, 16)
+            self.body += rest[:length]
+            self.rest = rest[length + 2 :]
+            if not length:
+                return
+
+    @property
+    def json(self) -> Any:
+        """The body's JSON."""
+        return json.loads(self.body)
+
+    @property
+    def closes(self) -> bool:
+        """Whether the server says that the connection ends."""
+        return self.headers["Connection"] == "close"
+
+
+class HTTPClient:
+    """One connection to an HTTP frontend, in memory."""
+
+    def __init__(self, frontend: HTTPFrontend, host: str = "192.0.2.1") -> None:
+        address = IPv4Address("TCP", host, 40000)
+        self.transport = Transport(
+            hostAddress=IPv4Address("TCP", "192.0.2.99", 80), peerAddress=address
+        )
+        connection = frontend.factory.buildProtocol(address)
+        assert connection is not None
+        self.connection: HTTPConnection = connection
+        self.transport.protocol = connection
+        connection.makeConnection(self.transport)
+
+    def send(self, data: bytes) -> None:
+        """Deliver bytes to the server."""
+        self.connection.dataReceived(data)
+
+    def written(self) -> bytes:
+        """Return what the server has written since the last call."""
+        data = self.transport.value()
+        self.transport.clear()
+        return data
+
+    def responses(self) -> list[Response]:
+        """Return the answers that have arrived since the last call."""
+        found, data = [], self.written()
+        while data:
+            response = Response(data)
+            data = response.rest
+            found.append(response)
+        return found
+
+    def response(self, *, head_only: bool = False) -> Response:
+        """Return the one answer that has arrived since the last call."""
+        response = Response(self.written(), head_only=head_only)
+        if response.rest:
+            raise AssertionError(f"more than one answer: {response.rest!r}")
+        return response
+
+    def request(
+        self, method: str, path: str, body: bytes | None = None, **headers: str
+    ) -> Response:
+        """Send a whole request and return its answer. ``_`` in a header's name stands for ``-``."""
+        self.send(request(method, path, body, **headers))
+        return self.response(head_only=method == "HEAD")
+
+    def half_close(self) -> None:
+        """Send nothing more."""
+        self.connection.readConnectionLost()
+
+    def lose(self) -> None:
+        """The connection is lost."""
+        self.connection.connectionLost(Failure(ConnectionDone()))
+
+
+def request(method: str, path: str, body: bytes | None = None, **headers: str) -> bytes:
+    """Return a request's bytes; ``Host: localhost`` unless said otherwise."""
+    headers.setdefault("Host", "localhost")
+    if body is not None:
+        headers.setdefault("Content-Length", str(len(body)))
+    lines = [f"{method} {path} HTTP/1.1"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + (body or b"")
+
+
+class HTTPRig(Rig):
+    """A rig whose server has an HTTP frontend, with `http` as its options."""
+
+    def __init__(self, root: Path, *, http: dict[str, Any] | None = None, **options: Any) -> None:
+        super().__init__(root, **options)
+        self.http = HTTPFrontend(self.backend, **(http or {}))
+
+    def http_client(self, host: str = "192.0.2.1") -> HTTPClient:
+        return HTTPClient(self.http, host)

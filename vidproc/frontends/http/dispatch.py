@@ -1,0 +1,158 @@
+"""From a request's head to its handler: what is checked on the way, and what errors become."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import parse_qsl
+
+from twisted.internet.defer import ensureDeferred
+from twisted.python.failure import Failure
+
+from vidproc.errors import ServiceError
+from vidproc.files.transfer import TransferStopped
+from vidproc.frontends.http.answers import Answer, empty_answer
+from vidproc.frontends.http.body import BodyBroken
+from vidproc.frontends.http.browsers import (
+    SECURITY_HEADERS,
+    cross_origin_headers,
+    preflight_headers,
+)
+from vidproc.frontends.http.problems import HTTPError, problem_answer
+from vidproc.frontends.http.proxies import key_of
+from vidproc.frontends.http.request import DRAINABLE, Request
+from vidproc.frontends.http.routing import Access, Match
+from vidproc.frontends.http.site import Site
+from vidproc.tasks.settings import Caller
+
+MOST_QUERY_FIELDS = 200
+"""Names and values that a query may have."""
+
+_ABSOLUTE = re.compile(r"https?://([^/?#]*)([/?].*)?", re.ASCII | re.IGNORECASE)
+_SAFE = ("GET", "HEAD", "OPTIONS")
+
+
+def serve(site: Site, request: Request) -> None:
+    """Answer a request whose head is whole."""
+
+    def failed(failure: Failure) -> None:
+        if request.lost or failure.check(BodyBroken, TransferStopped):
+            return
+        error: ServiceError | HTTPError
+        if isinstance(failure.value, ServiceError | HTTPError):
+            error = failure.value
+        else:
+            error = site.backend.gate.fault(failure)
+        if request.startedWriting:
+            # No error can follow within an answer: only the end of the connection says so.
+            request.connection.abort()
+        else:
+            request.answer(problem_answer(error))
+
+    def unanswered(failure: Failure) -> None:
+        site.backend.gate.fault(failure)
+        request.connection.abort()
+
+    ensureDeferred(_serve(site, request)).addErrback(failed).addErrback(unanswered)
+
+
+async def _serve(site: Site, request: Request) -> None:
+    request.common_headers = dict(SECURITY_HEADERS)
+    if site.varies:
+        request.common_headers["Vary"] = "Origin"
+    match = _check_head(site, request)
+    if match is None:
+        request.answer(_options(site, request))
+        return
+    route = match.route
+    request.arguments = match.arguments
+    if route.access is Access.TOKEN:
+        request.authenticate()
+    if not route.takes_body and not request.body.ended:
+        await request.body.read(DRAINABLE)
+    answer = await route.handler(request)
+    if answer is not None:
+        request.answer(answer)
+
+
+def _check_head(site: Site, request: Request) -> Match | None:
+    """Find the route; None for an OPTIONS that no handler serves.
+
+    Raises `HTTPError` for what can be refused from the head alone.
+    """
+    _read_target(request)
+    _meet_client(site, request)
+    site.hosts.require(request.host_name)
+    origins = request.headers("Origin")
+    if origins and site.origins.require(origins[-1], request.host_name):
+        request.common_headers.update(cross_origin_headers(origins[-1]))
+        request.foreign_origin = True
+    override = request.header("X-HTTP-Method-Override")
+    if override is not None and request.verb not in _SAFE:
+        request.method = override.strip().upper().encode("ascii", "replace")
+    expect = request.header("Expect")
+    if expect is not None and expect.lower() != "100-continue":
+        raise HTTPError(417, "This expectation can't be met.", "Send no Expect header.")
+    if request.verb == "OPTIONS":
+        if _is_preflight(request) or request.url_path == "*":
+            return None
+        if not site.router.serves_options(request.url_path) and site.router.methods(
+            request.url_path
+        ):
+            return None
+    return site.router.match(request.verb, request.url_path)
+
+
+def _is_preflight(request: Request) -> bool:
+    return request.header("Access-Control-Request-Method") is not None
+
+
+def _options(site: Site, request: Request) -> Answer:
+    methods = site.router.methods(request.url_path)
+    headers = {"Allow": ", ".join(methods)} if methods else {}
+    if request.foreign_origin and _is_preflight(request):
+        private = request.header("Access-Control-Request-Private-Network") == "true"
+        headers |= preflight_headers(methods, private_network=private)
+    return empty_answer(204, headers)
+
+
+def _read_target(request: Request) -> None:
+    target = request.uri.decode("latin-1")
+    hosts = request.headers("Host")
+    if len(hosts) > 1 or (not hosts and request.clientproto == b"HTTP/1.1"):
+        raise HTTPError(
+            400, "A request needs one Host header.", "Send the server's name in it.", close=True
+        )
+    request.host_name = hosts[0] if hosts else "localhost"
+    absolute = _ABSOLUTE.fullmatch(target)
+    if absolute is not None:
+        request.host_name = absolute[1]
+        target = absolute[2] or "/"
+        if target.startswith("?"):
+            target = f"/{target}"
+    request.url_path, _, query = target.partition("?")
+    if not request.url_path.startswith("/") and request.url_path != "*":
+        raise HTTPError(400, "The path is malformed.", "Begin it with a slash.")
+    try:
+        request.query = parse_qsl(
+            query, keep_blank_values=True, errors="strict", max_num_fields=MOST_QUERY_FIELDS
+        )
+    except ValueError:
+        raise HTTPError(
+            400,
+            f"The query can't be read: it is not UTF-8 or has over {MOST_QUERY_FIELDS} fields.",
+            "Write it as ?type=gif&start_time=0&duration=5",
+        ) from None
+
+
+def _meet_client(site: Site, request: Request) -> None:
+    """Learn who is asking, from the connection or from the proxies before it."""
+    request.peer = request.connection.peer or ""
+    request.secure = bool(request.isSecure())
+    if request.connection.from_proxy:
+        client = site.proxies.client(request.headers("X-Forwarded-For"))
+        if client is not None:
+            request.peer = key_of(client)
+        proto = request.header("X-Forwarded-Proto")
+        if proto is not None:
+            request.secure = proto.rpartition(",")[2].strip().lower() == "https"
+    request.caller = Caller(request.peer)

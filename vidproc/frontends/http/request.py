@@ -1,0 +1,206 @@
+"""One request: what a handler sees of it, and how it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from twisted.python.failure import Failure
+from twisted.web import http
+
+from vidproc.errors import ServiceError
+from vidproc.frontends.http.answers import Answer
+from vidproc.frontends.http.body import Body
+from vidproc.frontends.http.problems import title_of
+from vidproc.frontends.interface import Backend
+from vidproc.frontends.receiving import Receiving
+from vidproc.tasks.settings import Caller
+
+DRAINABLE = 64 << 10
+"""Bytes of a refused body up to which the connection is kept for the next request."""
+
+_NO_BODY = (204, 304)
+
+
+class Connection(Protocol):
+    """What a request needs of its connection."""
+
+    backend: Backend
+    peer: str | None
+    from_proxy: bool
+
+    def serve(self, request: Request) -> None:
+        """Begin to answer a request whose head is whole."""
+        ...
+
+    def hold_body(self, held: bool) -> None: ...
+    def send_continue(self) -> None: ...
+    def close_after(self, request: Request) -> None: ...
+    def answered_early(self, request: Request) -> None: ...
+    def sent(self, size: int) -> None: ...
+    def abort(self) -> None: ...
+
+
+class Request(http.Request):
+    """A request, from its head on. Handlers use what is public here and nothing of the connection.
+
+    A handler finds the path's `arguments`, the `query`, headers by `header`, the `caller` and the
+    `body`. It returns an `Answer`, or writes one by `begin`, `write` and `finish`.
+    """
+
+    def __init__(self, channel: Any, queued: Any = False) -> None:
+        super().__init__(channel)
+        self.connection: Connection = channel
+        self.backend = self.connection.backend
+        """The gate, the tasks and threads for files."""
+        self.foreign_origin = False
+        """Whether a page of another, permitted, origin sent it."""
+        self.host_name = ""
+        """The Host header."""
+        self.url_path = ""
+        """The path, not decoded; `arguments` are."""
+        self.query: Sequence[tuple[str, str]] = ()
+        """Names and values of the query, in order."""
+        self.arguments: dict[str, str] = {}
+        """The words in braces of the route's path, decoded."""
+        self.peer = ""
+        """The client as slots count it; behind a trusted proxy the client that it names."""
+        self.caller = Caller("")
+        """Who is asking."""
+        self.secure = False
+        """Whether it came by TLS, here or at a trusted proxy."""
+        self.body = Body(channel.hold_body, channel.send_continue)
+        self.receiving: Receiving | None = None
+        """The upload that the body feeds; the connection may move the bytes past itself then."""
+        self.sending_file = False
+        """Whether a file is being sent; a client that takes it too slowly is cut off."""
+        self.on_drain: Callable[[], None] | None = None
+        """Called when the server stops; set by a handler whose answer would not end by itself.
+        Other requests are answered first."""
+        self.lost = False
+        """Whether the connection has gone; what is written goes nowhere. `notifyFinish` tells."""
+        self.common_headers: dict[str, str] = {}
+        """Headers of the answer, whatever it is; its own ones go before."""
+        self._begun = False
+
+    # --- what handlers ask ---------------------------------------------------------------------
+
+    @property
+    def verb(self) -> str:
+        """The method, such as ``GET``."""
+        return self.method.decode("ascii")
+
+    def header(self, name: str) -> str | None:
+        """Return a header's value; the last one if it came more than once."""
+        value = self.getHeader(name)
+        return None if value is None else str(value)
+
+    def headers(self, name: str) -> list[str]:
+        """Return all values of a header, in order."""
+        return [str(value) for value in self.requestHeaders.getRawHeaders(name) or ()]
+
+    def parameter(self, name: str) -> str | None:
+        """Return the last value that the query has for `name`."""
+        return next((value for key, value in reversed(self.query) if key == name), None)
+
+    def authenticate(self) -> None:
+        """Set `caller` by the token that the request shows. Raises `ServiceError` 401."""
+        try:
+            self.caller = self.backend.gate.caller(self.peer, self._token())
+        except ServiceError as error:
+            raise ServiceError(
+                error.code,
+                error.description,
+                "Send the token in the header Authorization: Bearer TOKEN.",
+            ) from None
+
+    def _token(self) -> str | None:
+        scheme, _, token = (self.header("Authorization") or "").strip().partition(" ")
+        return token.strip() if scheme.lower() == "bearer" and token.strip() else None
+
+    # --- how handlers answer -------------------------------------------------------------------
+
+    def answer(self, answer: Answer) -> None:
+        """Send a whole answer. Handlers return it instead."""
+        if self.startedWriting or self.lost or self.finished:
+            return
+        if answer.close or not self._keeps_connection():
+            self.connection.close_after(self)
+        if answer.status not in _NO_BODY:
+            self.responseHeaders.setRawHeaders("Content-Length", [str(len(answer.body))])
+        self.begin(answer.status, answer.headers)
+        self.write(answer.body)
+        self.finish()
+
+    def begin(self, status: int, headers: Mapping[str, str] | None = None) -> None:
+        """Set an answer's head; it leaves with the first `write`. Without a Content-Length the body
+        goes in chunks."""
+        self.setResponseCode(status, title_of(status).encode())
+        date = http.datetimeToString(self.backend.reactor.seconds()).decode()
+        if self.backend.gate.draining:
+            self.connection.close_after(self)
+        for name, value in ({"Date": date} | self.common_headers | dict(headers or {})).items():
+            self.setHeader(name, value)
+
+    def write(self, data: bytes) -> None:
+        """Send some of the answer's body, which `begin` has begun."""
+        if not self.lost:
+            super().write(data)
+
+    def finish(self) -> None:
+        """End the answer."""
+        if self.lost or self.finished:
+            return
+        if self.body.ended:
+            super().finish()
+            return
+        # The answer came before the body had. What follows of it is thrown away.
+        if not self.startedWriting:
+            self.write(b"")
+        self.body.on_end = super().finish
+        self.body.discard()
+        self.connection.answered_early(self)
+
+    def sent(self, size: int) -> None:
+        """Note bytes of a file that have left past `write`."""
+        self.connection.sent(size)
+
+    def _keeps_connection(self) -> bool:
+        """Whether the next request on the connection can be found once this one is answered."""
+        remaining = self.body.remaining
+        if remaining == 0:
+            return True
+        return remaining is not None and remaining <= DRAINABLE and not self.body.awaits_continue
+
+    # --- from the connection -------------------------------------------------------------------
+
+    def head_received(self, method: bytes, target: bytes, version: bytes) -> None:
+        """The head is whole; `gotLength` was called."""
+        self.method, self.uri, self.clientproto = method, target, version
+        if not self.body.ended:
+            self._begun = True
+            self.connection.serve(self)
+
+    def gotLength(self, length: int | None) -> None:
+        """The length of the body, None if it comes in chunks."""
+        expects = (self.header("Expect") or "").lower() == "100-continue"
+        self.body.begin(length, awaits_continue=expects)
+        self.body.ended = length == 0
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Some of the body has come."""
+        self.body.receive(data)
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """All of the request has come."""
+        if self._begun:
+            self.body.end()
+        else:
+            self._begun = True
+            self.connection.serve(self)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The client has gone."""
+        self.lost = True
+        self.body.lose()
+        super().connectionLost(reason)

@@ -1,0 +1,11 @@
+"""The resources that there are: the one place that lists them."""
+
+from __future__ import annotations
+
+from vidproc.frontends.http import health, info
+from vidproc.frontends.http.routing import Route
+
+ROUTES: tuple[Route, ...] = (
+    *health.ROUTES,
+    *info.ROUTES,
+)

@@ -1,0 +1,32 @@
+"""What all connections of the HTTP frontend share: the routes, and whom it serves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vidproc.frontends.http.browsers import Hosts, Origins
+from vidproc.frontends.http.options import Network
+from vidproc.frontends.http.proxies import TrustedProxies
+from vidproc.frontends.http.routing import Route, Router
+from vidproc.frontends.interface import Backend
+
+
+class Site:
+    """The resources of a server, and the names, pages and proxies that it believes."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        routes: Sequence[Route],
+        *,
+        origins: Sequence[str] = (),
+        trusted_proxies: Sequence[Network] = (),
+        hosts: Sequence[str] = (),
+    ) -> None:
+        self.backend = backend
+        self.router = Router(routes)
+        self.hosts = Hosts(hosts)
+        self.origins = Origins(origins)
+        self.proxies = TrustedProxies(trusted_proxies)
+        self.varies = bool(origins)
+        """Whether answers depend on the Origin."""
