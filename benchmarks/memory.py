@@ -25,7 +25,7 @@ from support.server_process import PlainClient, ServerProcess, receive, send
 from vidproc.files.data_folder import input_key, result_key
 from vidproc.mmp.codec import encode_head
 from vidproc.tasks.model import State, Task, new_task_id
-from vidproc.tasks.store import TaskStore
+from vidproc.tasks.store.store import TaskStore
 from vidproc.units import format_size, parse_size
 
 LIMIT = 150 << 20
@@ -67,9 +67,9 @@ def place_result(server: ServerProcess, size: int, *, fill: bool = False) -> str
         created_at=now,
         input_size=1,
     )
-    store.admit(task, 1, 100)
+    store.uploads.admit(task, 1, 100)
     store.move(task.task_id, State.QUEUED)
-    store.claim_next("benchmark", now, now)
+    store.attempts.claim_next("benchmark", now, now)
     key = result_key(task.task_id, "webm")
     with (server.data_dir / key).open("wb") as file:
         file.truncate(size)
@@ -101,7 +101,7 @@ def place_film(server: ServerProcess, film: Path) -> str:
         input_size=film.stat().st_size,
         media_type="mp4",
     )
-    store.admit(task, 1, 100)
+    store.uploads.admit(task, 1, 100)
     key = input_key(task.task_id)
     shutil.copyfile(film, server.data_dir / key)
     store.move(task.task_id, State.QUEUED, input_key=key, queued_at=time.time())

@@ -26,7 +26,7 @@ from vidproc.files.threads import WorkerThreads
 from vidproc.tasks.facade import Tasks
 from vidproc.tasks.model import State, Task, new_task_id
 from vidproc.tasks.settings import Caller, Settings
-from vidproc.tasks.store import TaskStore
+from vidproc.tasks.store.store import TaskStore
 
 ALLOWED = 0.02
 """Seconds for which nothing periodic may hold the loop."""
@@ -80,13 +80,13 @@ def fill(folder: DataFolder, store: TaskStore, path: Path, count: int, now: floa
     task = Task(
         task_id=new_task_id(), type="gif", parameters={}, peer="192.0.2.1", created_at=now - 9e4
     )
-    store.admit(task, 1, 1)
+    store.uploads.admit(task, 1, 1)
     store.move(
         task.task_id,
         State.QUEUED,
         input={"container": "mp4", "width": 1920, "height": 1080, "duration": 60.0},
     )
-    store.claim_next("benchmark", now, now)
+    store.attempts.claim_next("benchmark", now, now)
     store.move(task.task_id, State.COMPLETED, completed_at=now, output_key="", output_size=0)
     with sqlite3.connect(path) as db:
         names = [row[1] for row in db.execute("PRAGMA table_info(tasks)") if row[1] != "seq"]

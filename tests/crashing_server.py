@@ -198,9 +198,9 @@ def child_reported(point: Point, stage: str) -> None:
 
 def try_again_soon() -> None:
     """Make the pause after repeated crashes short."""
-    from vidproc.tasks import store
+    from vidproc.tasks.store import recovery_rows
 
-    store.CRASH_PAUSE = store.LONGEST_PAUSE = 0.05
+    recovery_rows.CRASH_PAUSE = recovery_rows.LONGEST_PAUSE = 0.05
 
 
 POINTS: dict[str, Callable[[Point], None]] = {

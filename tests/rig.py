@@ -41,7 +41,7 @@ from vidproc.frontends.tokens import Tokens
 from vidproc.mmp.codec import NEED_DATA, Decoder, MessageEnded, PayloadChunk, encode_head
 from vidproc.tasks.facade import Tasks
 from vidproc.tasks.settings import Settings
-from vidproc.tasks.store import TaskStore
+from vidproc.tasks.store.store import TaskStore
 
 CLIP = str(Path(__file__).parent / "media" / "flower-540p-aac.mp4")
 

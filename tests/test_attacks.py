@@ -25,7 +25,7 @@ from vidproc.ffmpeg.binary import find_ffmpeg
 from vidproc.files.data_folder import result_key
 from vidproc.mmp.codec import encode_head
 from vidproc.tasks.model import State, Task, new_task_id
-from vidproc.tasks.store import TaskStore
+from vidproc.tasks.store.store import TaskStore
 
 MEDIA = Path(__file__).parent / "media"
 CLIP = MEDIA / "screencast-480p-vp9-opus.webm"
@@ -56,9 +56,9 @@ def place_result(server: ServerProcess, size: int) -> str:
         created_at=now,
         input_size=1,
     )
-    store.admit(task, 1, 100)
+    store.uploads.admit(task, 1, 100)
     store.move(task.task_id, State.QUEUED)
-    store.claim_next("test", now, now)
+    store.attempts.claim_next("test", now, now)
     key = result_key(task.task_id, "webm")
     with (server.data_dir / key).open("wb") as file:
         file.truncate(size)

@@ -81,7 +81,7 @@ class RestartTests(SynchronousTestCase):
 
     def stored(self, **fields: Any) -> str:
         task = make_task(state=State.QUEUED, **fields)
-        self.store.admit(task, 100, 100)
+        self.store.uploads.admit(task, 100, 100)
         return task.task_id
 
     def created_at(self, task_id: str) -> float:
@@ -102,9 +102,9 @@ class RestartTests(SynchronousTestCase):
         task_id = self.stored(created_at=clock.seconds() - 3600)
         machine.wall_offset += 86400
         self.check(watch)
-        self.assertEqual(self.store.adopt_dates(machine.wall()), 86400)
+        self.assertEqual(self.store.recovery.adopt_dates(machine.wall()), 86400)
         self.assertEqual(self.created_at(task_id), machine.wall() - 3600)
-        self.assertEqual(self.store.adopt_dates(machine.wall()), 0)
+        self.assertEqual(self.store.recovery.adopt_dates(machine.wall()), 0)
         self.assertEqual(self.created_at(task_id), machine.wall() - 3600)
 
     def test_steps_add_up_and_one_that_is_taken_back_leaves_nothing(self) -> None:
@@ -114,14 +114,14 @@ class RestartTests(SynchronousTestCase):
         for step in (500.0, -500.0):
             machine.wall_offset += step
             self.check(watch)
-        self.assertEqual(self.store.adopt_dates(machine.wall()), 0)
+        self.assertEqual(self.store.recovery.adopt_dates(machine.wall()), 0)
         self.assertEqual(self.created_at(task_id), machine.wall())
 
     def test_dates_are_believed_unless_they_lie_in_the_future(self) -> None:
         now = 1_700_000_000.0
         old = self.stored(created_at=now - 7 * 86400)
         future = self.stored(created_at=now + 7 * 86400)
-        self.store.adopt_dates(now)
+        self.store.recovery.adopt_dates(now)
         self.assertEqual(self.created_at(old), now - 7 * 86400)
         self.assertEqual(self.created_at(future), now)
 
@@ -129,7 +129,7 @@ class RestartTests(SynchronousTestCase):
         machine = Machine()
         watch = ClockWatch(machine.clock(), self.store, InPlace())  # type: ignore[arg-type]
         noted: list[float] = []
-        self.patch(self.store, "note_clock_offset", noted.append)
+        self.patch(self.store.recovery, "note_clock_offset", noted.append)
         self.check(watch)
         machine.wall_offset -= 60
         self.check(watch)

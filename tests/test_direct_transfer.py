@@ -521,7 +521,7 @@ class UploadTests:
         client.transport.write(message({"action": "upload_status", "upload_id": upload_id}))
         (status,) = await self.answers(client, 1)
         offset = status["offset"]
-        task = self.rig.store.by_upload_id(upload_id)
+        task = self.rig.store.uploads.by_upload_id(upload_id)
         part = self.rig.storage.path(upload_key(task.task_id)).read_bytes()
         self.assertEqual(len(part), offset)
         self.assertEqual(part, data[:offset])

@@ -214,7 +214,7 @@ class UploadTests(ProtocolTestCase):
         def full(*arguments: Any, **keywords: Any) -> None:
             raise sqlite3.OperationalError("database or disk is full")
 
-        rig.store.admit = full  # type: ignore[method-assign]
+        rig.store.uploads.admit = full  # type: ignore[method-assign]
         client = rig.connect()
         client.send(message(UPLOAD, b"film", "mp4"))
         self.assertEqual(self.code(client.answer()), 507)
@@ -415,17 +415,17 @@ class ResumableUploadTests(ProtocolTestCase):
         """A full disk: the upload can't go on until it is put away, then it goes on."""
         client = self.server.connect()
         client.send(message(self.request, self.film, "mp4")[:-400])
-        park = self.server.store.park
+        park = self.server.store.uploads.park
 
         def full(*arguments: Any, **keywords: Any) -> Any:
             raise sqlite3.OperationalError("database or disk is full")
 
-        self.server.store.park = full  # type: ignore[method-assign]
+        self.server.store.uploads.park = full  # type: ignore[method-assign]
         client.lose()
         self.assertEqual(len(self.flushLoggedErrors(sqlite3.OperationalError)), 1)
         client = self.server.connect()
         self.assertEqual(self.code(self.send_part(client, 600, 1000)), 503)
-        self.server.store.park = park  # type: ignore[method-assign]
+        self.server.store.uploads.park = park  # type: ignore[method-assign]
         self.server.clock.advance(5)
         self.assertEqual(self.send_part(client, 600, 1000)["status"], "accepted")
 

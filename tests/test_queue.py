@@ -483,7 +483,7 @@ class FaultTests(SchedulerTestCase):
         task_id = self.submit(rig)
         seen: list[TaskView] = []
         self.watch(rig, task_id, seen.append)
-        rig.store._db.execute("DELETE FROM tasks WHERE task_id = ?", (task_id,))
+        rig.store.database.connection.execute("DELETE FROM tasks WHERE task_id = ?", (task_id,))
         self.failureResultOf(ensureDeferred(rig.tasks.cancel(task_id, Caller("192.0.2.1"))))
         self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
         self.assertTrue(seen[-1].terminal)
@@ -494,7 +494,7 @@ class FaultTests(SchedulerTestCase):
         """Nothing waits for a task that nobody can end."""
         rig = self.rig(max_concurrent=1)
         task_id = self.submit(rig)
-        rig.store._db.execute("DELETE FROM tasks WHERE task_id = ?", (task_id,))
+        rig.store.database.connection.execute("DELETE FROM tasks WHERE task_id = ?", (task_id,))
         self.finish_all(rig)
         self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
         self.assertEqual((rig.tasks.queue.running, rig.tasks.queue.queued), (0, 0))
@@ -505,7 +505,9 @@ class FaultTests(SchedulerTestCase):
         rig = Rig(root, settings=Settings(max_concurrent=1))
         self.submit(rig, "192.0.2.9")
         task_id = self.submit(rig)
-        rig.store._db.execute("UPDATE tasks SET type = 'reverse' WHERE task_id = ?", (task_id,))
+        rig.store.database.connection.execute(
+            "UPDATE tasks SET type = 'reverse' WHERE task_id = ?", (task_id,)
+        )
         self.run_coroutine(rig.tasks.stop())
         rig.close()
         again = Rig(root, settings=Settings(max_concurrent=1))
@@ -721,18 +723,18 @@ class PruneTests(SchedulerTestCase):
         rig = self.rig(retention=100.0)
         task_id = self.finished(rig)
         rig.clock.advance(100)
-        expire = rig.store.expire
+        expire = rig.store.results.expire
 
         def full(*arguments: Any, **keywords: Any) -> Any:
             raise sqlite3.OperationalError("database or disk is full")
 
-        rig.store.expire = full  # type: ignore[method-assign]
+        rig.store.results.expire = full  # type: ignore[method-assign]
         used = rig.storage.space.used
         self.prune(rig)
         self.prune(rig)
         self.assertEqual(os.listdir(rig.storage.root / "results"), [])
         self.assertEqual(rig.storage.space.used, used - len(b"GIF of the film"))
-        rig.store.expire = expire  # type: ignore[method-assign]
+        rig.store.results.expire = expire  # type: ignore[method-assign]
         self.prune(rig)
         self.assertIs(self.state(rig, task_id), State.EXPIRED)
 

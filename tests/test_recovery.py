@@ -49,7 +49,7 @@ class PartialUploadTests(SynchronousTestCase):
         """Let the server end at once, and start another; return the upload's row."""
         self.rig.close()
         self.rig = Rig(self.root)
-        self.rig.store.recover(self.rig.clock.seconds())
+        self.rig.store.recovery.recover(self.rig.clock.seconds())
         recover_partial_uploads(self.rig.store, self.rig.storage, boot)
         (task,) = self.rig.store.in_states([State.PARTIAL])
         return task
@@ -92,7 +92,7 @@ class PartialUploadTests(SynchronousTestCase):
     def test_uploads_of_an_older_version_are_kept(self) -> None:
         """It noted no boot."""
         self.begin(90)
-        with self.rig.store._transaction() as db:
+        with self.rig.store.database.transaction() as db:
             db.execute("DELETE FROM boot")
         task = self.start_again("boot 1")
         self.assertEqual((self.held(task), task.synced), (90, 90))
@@ -116,5 +116,5 @@ class PartialUploadTests(SynchronousTestCase):
     def test_a_start_notes_the_boot(self) -> None:
         """The machine's own."""
         recover(self.rig.store, self.rig.storage, self.rig.clock.seconds())
-        self.assertEqual(self.rig.store.last_boot(), boot_id())
+        self.assertEqual(self.rig.store.recovery.last_boot(), boot_id())
         self.assertNotEqual(boot_id(), "")

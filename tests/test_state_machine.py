@@ -113,7 +113,7 @@ class ServiceMachine(RuleBasedStateMachine):
         rig = Rig(self.root, settings=SETTINGS, limit=LIMIT)
         rig.clock.advance(self.now)
         # Nobody pulls the plug here.
-        rig.store._db.execute("PRAGMA synchronous = OFF")
+        rig.store.database.connection.execute("PRAGMA synchronous = OFF")
         recover(rig.store, rig.storage, rig.clock.seconds())
         rig.tasks.start(rig.store.in_states([State.QUEUED]))
         return rig

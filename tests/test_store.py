@@ -11,14 +11,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from vidproc.errors import ServiceError
 from vidproc.tasks.model import Failure, InvalidTransition, State, Task, new_task_id
-from vidproc.tasks.store import (
-    LEASE,
-    LONGEST_PAUSE,
-    MOST_PARTIAL,
-    SUSPECT_AFTER,
-    SchemaTooNew,
-    TaskStore,
-)
+from vidproc.tasks.store.attempt_rows import LEASE, SUSPECT_AFTER
+from vidproc.tasks.store.database import SchemaTooNew
+from vidproc.tasks.store.recovery_rows import LONGEST_PAUSE
+from vidproc.tasks.store.store import TaskStore
+from vidproc.tasks.store.upload_rows import MOST_PARTIAL
 
 
 def make_task(peer: str = "192.0.2.1", **fields: object) -> Task:
@@ -46,7 +43,7 @@ class StoreTests(SynchronousTestCase):
         return folder
 
     def admit(self, task: Task, tasks_per_peer: int = 1, queue_size: int = 100) -> Task:
-        self.store.admit(task, tasks_per_peer, queue_size)
+        self.store.uploads.admit(task, tasks_per_peer, queue_size)
         return task
 
     def queued(self, peer: str = "192.0.2.1", **fields: object) -> Task:
@@ -56,7 +53,7 @@ class StoreTests(SynchronousTestCase):
     def test_a_lookup_does_not_wait_for_a_commit(self) -> None:
         """It sees what was committed, while the writer is in the middle of a transaction."""
         task = self.admit(make_task())
-        with self.store._transaction() as db:
+        with self.store.database.transaction() as db:
             db.execute("UPDATE tasks SET state = 'queued'")
             found = self.store.look_up(task.task_id)
             assert found is not None
@@ -100,9 +97,9 @@ class StoreTests(SynchronousTestCase):
         """Completed, failed, cancelled and deleted tasks hold nothing."""
         for end in (State.COMPLETED, State.FAILED, State.CANCELLED):
             task = self.queued()
-            self.store.claim_next("me", 1.0, 2.0)
+            self.store.attempts.claim_next("me", 1.0, 2.0)
             self.store.move(task.task_id, end)
-        self.store.delete_upload(self.admit(make_task()).task_id)
+        self.store.uploads.delete_upload(self.admit(make_task()).task_id)
         self.admit(make_task())
 
     def test_a_full_queue_is_refused_with_503(self) -> None:
@@ -115,17 +112,17 @@ class StoreTests(SynchronousTestCase):
     def test_tasks_are_claimed_oldest_first_and_once(self) -> None:
         """Each claim begins an attempt and gives the task to its owner."""
         first, second = self.queued("192.0.2.1"), self.queued("192.0.2.2")
-        claimed = self.store.claim_next("me", 5.0, 65.0)
+        claimed = self.store.attempts.claim_next("me", 5.0, 65.0)
         assert claimed is not None
         self.assertEqual(claimed.task_id, first.task_id)
         self.assertEqual(
             (claimed.state, claimed.owner, claimed.attempt, claimed.lease_until),
             (State.PROCESSING, "me", 1, 65.0),
         )
-        claimed = self.store.claim_next("me", 5.0, 65.0)
+        claimed = self.store.attempts.claim_next("me", 5.0, 65.0)
         assert claimed is not None
         self.assertEqual(claimed.task_id, second.task_id)
-        self.assertIsNone(self.store.claim_next("me", 5.0, 65.0))
+        self.assertIsNone(self.store.attempts.claim_next("me", 5.0, 65.0))
 
     def test_a_move_that_the_table_does_not_have_is_refused(self) -> None:
         """And changes nothing."""
@@ -145,10 +142,10 @@ class StoreTests(SynchronousTestCase):
     def test_recovery_queues_what_was_running_and_forgets_plain_uploads(self) -> None:
         """A resumable upload waits for its client instead."""
         running = self.queued("192.0.2.1")
-        self.store.claim_next("dead", 1.0, 2.0)
+        self.store.attempts.claim_next("dead", 1.0, 2.0)
         plain = self.admit(make_task("192.0.2.2"))
         resumable = self.admit(make_task("192.0.2.3", upload_id="u"))
-        recovery = self.store.recover(1000.0)
+        recovery = self.store.recovery.recover(1000.0)
         self.assertEqual([t.task_id for t in recovery.interrupted], [running.task_id])
         self.assertEqual(recovery.broken, [resumable.task_id])
         self.assertEqual(recovery.forgotten, [plain.task_id])
@@ -163,10 +160,12 @@ class StoreTests(SynchronousTestCase):
 
     def crash(self, lived: float, now: float = 5000.0) -> list[Task]:
         """Claim what there is, let the server die `lived` seconds later, and recover."""
-        while self.store.claim_next("dead", 1000.0 + now, 1000.0 + now + LEASE) is not None:
+        while (
+            self.store.attempts.claim_next("dead", 1000.0 + now, 1000.0 + now + LEASE) is not None
+        ):
             pass
-        self.store.renew_leases("dead", 1000.0 + now + lived + LEASE)
-        return self.store.recover(now).interrupted
+        self.store.attempts.renew_leases("dead", 1000.0 + now + lived + LEASE)
+        return self.store.recovery.recover(now).interrupted
 
     def test_a_task_that_brings_the_server_down_alone_ten_times_fails(self) -> None:
         """With the reason; it does not take the server along for good."""
@@ -179,7 +178,7 @@ class StoreTests(SynchronousTestCase):
         (failed,) = self.crash(5.0, now)
         assert failed.failure is not None
         self.assertEqual((failed.state, failed.failure.code), (State.FAILED, 500))
-        self.assertEqual(self.store.known_keys(), set())
+        self.assertEqual(self.store.recovery.known_keys(), set())
 
     def test_crashes_in_which_others_ran_are_no_verdict(self) -> None:
         """However many: nobody knows whose fault they were."""
@@ -203,7 +202,7 @@ class StoreTests(SynchronousTestCase):
             if kills and kills[0] <= now - 1000.0:
                 kills.pop(0)
                 running.clear()
-                for task in self.store.recover(now).interrupted:
+                for task in self.store.recovery.recover(now).interrupted:
                     self.assertIs(task.state, State.QUEUED)
             for task_id, begun in list(running.items()):
                 if now - begun >= 3:
@@ -211,7 +210,7 @@ class StoreTests(SynchronousTestCase):
                     del running[task_id]
             suspects = [self.store.get(task_id) for task_id in running]
             if len(running) < 2 and not any(s and s.crashes >= SUSPECT_AFTER for s in suspects):
-                found = self.store.claim_next("me", now, now + LEASE, alone=not running)
+                found = self.store.attempts.claim_next("me", now, now + LEASE, alone=not running)
                 if found is not None:
                     running[found.task_id] = now
             now += 0.5
@@ -228,11 +227,11 @@ class StoreTests(SynchronousTestCase):
             self.store.update(task.task_id, not_before=None)
         self.store.update(task.task_id, not_before=9020.0)
         other = self.queued("192.0.2.2")
-        claimed = self.store.claim_next("me", 9019.0, 9099.0)
+        claimed = self.store.attempts.claim_next("me", 9019.0, 9099.0)
         assert claimed is not None
         self.assertEqual(claimed.task_id, other.task_id)
-        self.assertIsNone(self.store.claim_next("me", 9021.0, 9099.0, alone=False))
-        claimed = self.store.claim_next("me", 9021.0, 9099.0, alone=True)
+        self.assertIsNone(self.store.attempts.claim_next("me", 9021.0, 9099.0, alone=False))
+        claimed = self.store.attempts.claim_next("me", 9021.0, 9099.0, alone=True)
         assert claimed is not None
         self.assertEqual(claimed.task_id, task.task_id)
 
@@ -240,9 +239,9 @@ class StoreTests(SynchronousTestCase):
         """A date that no pause reaches is from another time."""
         task = self.queued("192.0.2.1")
         self.store.update(task.task_id, not_before=1_000_000.0)
-        self.store.recover(1000.0)
-        self.assertIsNone(self.store.claim_next("me", 1000.0, 2000.0))
-        self.assertIsNotNone(self.store.claim_next("me", 1000.0 + LONGEST_PAUSE, 9000.0))
+        self.store.recovery.recover(1000.0)
+        self.assertIsNone(self.store.attempts.claim_next("me", 1000.0, 2000.0))
+        self.assertIsNotNone(self.store.attempts.claim_next("me", 1000.0 + LONGEST_PAUSE, 9000.0))
 
     def test_a_long_encode_is_not_blamed_for_the_servers_end(self) -> None:
         """A power cut after an hour is nobody's fault."""
@@ -255,10 +254,10 @@ class StoreTests(SynchronousTestCase):
         """Those with a result stay, and so do tasks that have not ended."""
         old, kept = self.queued("192.0.2.1"), self.queued("192.0.2.2")
         for task, key in ((old, None), (kept, "results/x")):
-            self.store.claim_next("me", 1.0, 2.0)
+            self.store.attempts.claim_next("me", 1.0, 2.0)
             self.store.move(task.task_id, State.COMPLETED, completed_at=10.0, output_key=key)
         waiting = self.queued("192.0.2.3")
-        self.assertEqual(self.store.delete_ended(11.0), 1)
+        self.assertEqual(self.store.results.delete_ended(11.0), 1)
         self.assertIsNone(self.store.get(old.task_id))
         self.assertIsNotNone(self.store.get(kept.task_id))
         self.assertIsNotNone(self.store.get(waiting.task_id))
@@ -282,7 +281,7 @@ class StoreTests(SynchronousTestCase):
         store = TaskStore(path)
         store.open()
         self.addCleanup(store.close)
-        claimed = store.claim_next("me", 1.0, 2.0)
+        claimed = store.attempts.claim_next("me", 1.0, 2.0)
         assert claimed is not None
         self.assertEqual((claimed.task_id, claimed.crashes), ("a", 0))
         copies = [p.name for p in path.parent.glob("old.sqlite.before-*")]
@@ -297,7 +296,7 @@ class StoreTests(SynchronousTestCase):
     def park(
         self, task: Task, now: float, received: int = 10, own: int = 100, budget: int = 1000
     ) -> list[str]:
-        return self.store.park(task.task_id, now, received, own_budget=own, budget=budget)
+        return self.store.uploads.park(task.task_id, now, received, own_budget=own, budget=budget)
 
     def test_an_address_keeps_several_broken_uploads_within_a_budget(self) -> None:
         """Those that broke off longest ago are forgotten, and their ids returned."""
@@ -332,25 +331,27 @@ class StoreTests(SynchronousTestCase):
     def test_uploads_under_way_do_not_fill_the_queue(self) -> None:
         """A hundred slow ones must not turn everybody else away."""
         for number in range(5):
-            self.store.admit(make_task(f"192.0.2.{number}"), 1, 2)
+            self.store.uploads.admit(make_task(f"192.0.2.{number}"), 1, 2)
         for number in range(5, 7):
             task = make_task(f"192.0.2.{number}")
-            self.store.admit(task, 1, 2)
+            self.store.uploads.admit(task, 1, 2)
             self.store.move(task.task_id, State.QUEUED)
-        refused = self.assertRaises(ServiceError, self.store.admit, make_task("192.0.2.8"), 1, 2)
+        refused = self.assertRaises(
+            ServiceError, self.store.uploads.admit, make_task("192.0.2.8"), 1, 2
+        )
         self.assertEqual(refused.code, 503)
 
     def test_the_time_to_resume_counts_from_the_break(self) -> None:
         """However long ago the upload was begun."""
         task = self.admit(make_task(upload_id="1", created_at=1.0))
         self.park(task, 1000.0)
-        self.assertEqual(self.store.delete_parked(999.0), [])
-        self.assertEqual(self.store.delete_parked(1001.0), [task.task_id])
+        self.assertEqual(self.store.uploads.delete_parked(999.0), [])
+        self.assertEqual(self.store.uploads.delete_parked(1001.0), [task.task_id])
 
     def test_only_an_upload_can_be_forgotten_as_one(self) -> None:
         """A queued task stays, whoever asks."""
         task = self.queued()
-        self.assertFalse(self.store.delete_upload(task.task_id))
+        self.assertFalse(self.store.uploads.delete_upload(task.task_id))
         self.assertIsNotNone(self.store.get(task.task_id))
 
     def test_a_broken_upload_needs_a_slot_to_go_on(self) -> None:
@@ -358,10 +359,10 @@ class StoreTests(SynchronousTestCase):
         broken = self.admit(make_task(upload_id="1"))
         self.park(broken, 1.0)
         other = self.admit(make_task())
-        refused = self.assertRaises(ServiceError, self.store.resume, broken.task_id, 1, 100)
+        refused = self.assertRaises(ServiceError, self.store.uploads.resume, broken.task_id, 1, 100)
         self.assertEqual(refused.code, 429)
-        self.store.delete_upload(other.task_id)
-        self.assertIs(self.store.resume(broken.task_id, 1, 100).state, State.UPLOADING)
+        self.store.uploads.delete_upload(other.task_id)
+        self.assertIs(self.store.uploads.resume(broken.task_id, 1, 100).state, State.UPLOADING)
 
     def test_a_database_of_a_newer_vidproc_is_refused(self) -> None:
         """Better no start than rows that this version misreads."""
@@ -387,4 +388,6 @@ class StoreTests(SynchronousTestCase):
         self.store.move(task.task_id, State.QUEUED, input_key="inputs/a")
         broken = self.admit(make_task("192.0.2.2", upload_id="1"))
         self.park(broken, 1.0)
-        self.assertEqual(self.store.known_keys(), {"inputs/a", f"uploads/{broken.task_id}"})
+        self.assertEqual(
+            self.store.recovery.known_keys(), {"inputs/a", f"uploads/{broken.task_id}"}
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vidproc.clock import SteadyClock
 from vidproc.files.threads import WorkerThreads
-from vidproc.tasks.store import TaskStore
+from vidproc.tasks.store.store import TaskStore
 from vidproc.topics import Topic, TopicLogger
 
 STEP = 2.0
@@ -31,7 +31,7 @@ class ClockWatch:
         offset = self._clock.offset
         if abs(offset - self._noted) < STEP:
             return
-        await self._store_thread.call(self._store.note_clock_offset, offset)
+        await self._store_thread.call(self._store.recovery.note_clock_offset, offset)
         self.log.warn(
             "the clock was set by {step:+.0f} s; timeouts and retention count real time",
             step=offset - self._noted,

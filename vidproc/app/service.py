@@ -42,7 +42,8 @@ from vidproc.runners.local import LocalRunner
 from vidproc.tasks.facade import Tasks
 from vidproc.tasks.model import State
 from vidproc.tasks.recovery import recover
-from vidproc.tasks.store import SchemaTooNew, TaskStore
+from vidproc.tasks.store.database import SchemaTooNew
+from vidproc.tasks.store.store import TaskStore
 from vidproc.topics import Topic, TopicLogger
 
 DISK_THREADS = 10

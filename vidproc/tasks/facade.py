@@ -17,7 +17,7 @@ from vidproc.tasks.model import State, Task
 from vidproc.tasks.queue import Queue
 from vidproc.tasks.results import Result, Results
 from vidproc.tasks.settings import Caller, Settings
-from vidproc.tasks.store import TaskStore
+from vidproc.tasks.store.store import TaskStore
 from vidproc.tasks.uploads.known import UploadView
 from vidproc.tasks.uploads.session import AcceptedTask, PartialUpload, UploadSession
 from vidproc.tasks.uploads.submission import Submission
@@ -187,7 +187,7 @@ class Tasks:
         now = self._reactor.seconds()
         await self.uploads.broken.prune(now - self.settings.upload_retention)
         await self.results.prune()
-        await self._store_thread.call(self._store.delete_ended, now - ROW_RETENTION)
+        await self._store_thread.call(self._store.results.delete_ended, now - ROW_RETENTION)
 
     async def _find(self, task_id: str, caller: Caller) -> Task:
         task = self.queue.get(task_id)

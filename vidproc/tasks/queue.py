@@ -31,7 +31,8 @@ from vidproc.tasks.model import TERMINAL, InvalidTransition, State, Task
 from vidproc.tasks.output_space import reserve_output
 from vidproc.tasks.results import Results
 from vidproc.tasks.settings import Settings
-from vidproc.tasks.store import LEASE, SUSPECT_AFTER, TaskStore
+from vidproc.tasks.store.attempt_rows import LEASE, SUSPECT_AFTER
+from vidproc.tasks.store.store import TaskStore
 from vidproc.tasks.store_errors import explain_store_error
 from vidproc.tasks.views import TaskView, view_of_ended
 from vidproc.tasks.watches import Watches
@@ -227,7 +228,7 @@ class Queue:
         """Note in the store that we are alive."""
         if self.running:
             await self._store_thread.call(
-                self._store.renew_leases, self._owner, self._reactor.seconds() + LEASE
+                self._store.attempts.renew_leases, self._owner, self._reactor.seconds() + LEASE
             )
 
     # --- taking tasks --------------------------------------------------------------------------
@@ -302,7 +303,7 @@ class Queue:
         """Begin the oldest waiting task, or `only` that one; return whether there was one."""
         now = self._reactor.seconds()
         task = await self._store_thread.call(
-            self._store.claim_next,
+            self._store.attempts.claim_next,
             self._owner,
             now,
             now + LEASE,

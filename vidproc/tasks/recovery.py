@@ -5,7 +5,7 @@ from __future__ import annotations
 from vidproc.files.boot import boot_id
 from vidproc.files.data_folder import DataFolder, input_key, upload_key
 from vidproc.tasks.model import State
-from vidproc.tasks.store import TaskStore
+from vidproc.tasks.store.store import TaskStore
 from vidproc.topics import Topic, TopicLogger
 
 _log = TopicLogger(Topic.SERVICE, __name__)
@@ -17,12 +17,12 @@ def recover(store: TaskStore, data_folder: DataFolder, now: float) -> None:
     For the start, under the data folder's lock and before any thread runs. Raises `OSError` and
     `sqlite3.Error`; it can be done again then.
     """
-    if offset := store.adopt_dates(now):
+    if offset := store.recovery.adopt_dates(now):
         _log.info(
             "the clock was set by {offset:+.0f} s in the last run; the tasks' dates were moved",
             offset=offset,
         )
-    recovery = store.recover(now)
+    recovery = store.recovery.recover(now)
     for task in recovery.interrupted:
         _log.info(
             "task {task_id} was interrupted; it is {state} now",
@@ -33,7 +33,7 @@ def recover(store: TaskStore, data_folder: DataFolder, now: float) -> None:
         # It was whole, and had its final name, but the store did not know yet.
         data_folder.take_back(input_key(task_id), upload_key(task_id))
     removed, moved = data_folder.sort_out(
-        store.known_keys(), store.task_ids() | set(recovery.forgotten)
+        store.recovery.known_keys(), store.recovery.task_ids() | set(recovery.forgotten)
     )
     for key in removed:
         _log.info("{key} was left over; removed", key=key)
@@ -48,7 +48,7 @@ def recover_partial_uploads(store: TaskStore, data_folder: DataFolder, boot: str
 
     If the machine was started again since the last run, what had not been synced is cut off.
     """
-    last = store.last_boot()
+    last = store.recovery.last_boot()
     for task in store.in_states([State.PARTIAL]):
         key = upload_key(task.task_id)
         if last not in (None, boot):
@@ -64,4 +64,4 @@ def recover_partial_uploads(store: TaskStore, data_folder: DataFolder, boot: str
         if (task.synced, task.received) != (size, size):
             store.update(task.task_id, synced=size, received=size)
     if last != boot:
-        store.note_boot(boot)
+        store.recovery.note_boot(boot)

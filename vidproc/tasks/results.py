@@ -14,7 +14,7 @@ from vidproc.files.data_folder import DataFolder
 from vidproc.files.threads import WorkerThreads
 from vidproc.tasks.model import State, Task
 from vidproc.tasks.settings import Settings
-from vidproc.tasks.store import TaskStore
+from vidproc.tasks.store.store import TaskStore
 from vidproc.tasks.views import not_completed
 from vidproc.topics import Topic, TopicLogger
 
@@ -135,7 +135,7 @@ class Results:
         before = self._reactor.seconds() - self._settings.retention
         expired: list[str] = []
         for _ in range(BATCHES):
-            batch = await self._store_thread.call(self._store.expired, before, BATCH)
+            batch = await self._store_thread.call(self._store.results.expired, before, BATCH)
             expired += [task.task_id for task in await self._expire(batch)]
             if len(batch) < BATCH:
                 break
@@ -147,7 +147,7 @@ class Results:
         size = sum(size for _, size in orphans)
         for fetched, before in self._evictable(unfetched=unfetched):
             size += await self._store_thread.call(
-                self._store.evictable_size, fetched=fetched, before=before
+                self._store.results.evictable_size, fetched=fetched, before=before
             )
         return size
 
@@ -169,7 +169,7 @@ class Results:
         for fetched, before in self._evictable(unfetched=unfetched):
             while lacking > 0:
                 batch = await self._store_thread.call(
-                    self._store.evictable,
+                    self._store.results.evictable,
                     fetched=fetched,
                     before=before,
                     most=BATCH + len(self._downloads),
@@ -195,7 +195,7 @@ class Results:
         """Remove results; return the tasks that had one to be removed."""
         try:
             moved = await self._store_thread.call(
-                self._store.expire, [task.task_id for task in tasks]
+                self._store.results.expire, [task.task_id for task in tasks]
             )
         except sqlite3.Error as error:
             # A full disk: the files must go for the rows to be written. A row without its file

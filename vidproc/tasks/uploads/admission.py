@@ -12,7 +12,7 @@ from vidproc.files.threads import WorkerThreads
 from vidproc.tasks.model import State, Task
 from vidproc.tasks.results import Results
 from vidproc.tasks.settings import Settings
-from vidproc.tasks.store import TaskStore
+from vidproc.tasks.store.store import TaskStore
 from vidproc.tasks.store_errors import explain_store_error
 from vidproc.tasks.uploads.broken import BrokenUploads
 from vidproc.tasks.uploads.refusals import require_offset, still_ending
@@ -53,7 +53,7 @@ class Admission:
 
     async def admit(self, task: Task) -> Admitted:
         """Admit an upload that begins. Raises `ServiceError` 429, 500, 503 or 507."""
-        return await self._take_slot(task, 0, self._broken.forget, self._store.admit, task)
+        return await self._take_slot(task, 0, self._broken.forget, self._store.uploads.admit, task)
 
     async def resume(self, known: Task, task: Task, offset: int) -> Admitted:
         """Admit an upload that goes on from `offset`: `known` in the store, `task` as asked for.
@@ -69,7 +69,7 @@ class Admission:
             await self._store_thread.call(
                 self._store.update, known.task_id, input_size=known.input_size
             )
-        resume = partial(self._store.resume, sha256=task.upload_sha256)
+        resume = partial(self._store.uploads.resume, sha256=task.upload_sha256)
         try:
             return await self._take_slot(
                 known, arrived, self._broken.restore, resume, known.task_id

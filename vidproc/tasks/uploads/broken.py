@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from vidproc.files.data_folder import DataFolder, input_key, upload_key
 from vidproc.files.threads import WorkerThreads
 from vidproc.tasks.model import Task
-from vidproc.tasks.store import TaskStore
+from vidproc.tasks.store.store import TaskStore
 from vidproc.tasks.uploads.known import ANNOUNCED_RETENTION
 from vidproc.topics import Topic, TopicLogger
 
@@ -57,7 +57,7 @@ class BrokenUploads:
 
     def note_synced(self, task: Task, size: int) -> None:
         """Note that an upload under way can go on from `size` bytes after a power cut."""
-        self._store_thread.call(self._store.note_synced, task.task_id, size).addErrback(
+        self._store_thread.call(self._store.uploads.note_synced, task.task_id, size).addErrback(
             lambda failure: self.log.failure(
                 "task {task_id}: what is synced can't be noted", failure, task_id=task.task_id
             )
@@ -69,7 +69,7 @@ class BrokenUploads:
         And those of which no byte has arrived `ANNOUNCED_RETENTION` after they were created.
         """
         announced = self._reactor.seconds() - ANNOUNCED_RETENTION
-        old = await self._store_thread.call(self._store.delete_parked, before, announced)
+        old = await self._store_thread.call(self._store.uploads.delete_parked, before, announced)
         for task_id in old:
             await self._disk.call(self._data_folder.remove, upload_key(task_id))
         return len(old)
@@ -90,7 +90,7 @@ class BrokenUploads:
         received = await self._disk.call(self._data_folder.sync, upload_key(task.task_id))
         budget = self._space.capacity() // PARTIAL_PART
         forgotten = await self._store_thread.call(
-            self._store.park,
+            self._store.uploads.park,
             task.task_id,
             self._reactor.seconds(),
             received,
@@ -102,10 +102,10 @@ class BrokenUploads:
             await self._disk.call(self._data_folder.remove, upload_key(old))
 
     async def _park_again(self, task: Task) -> None:
-        await self._store_thread.call(self._store.park_again, task)
+        await self._store_thread.call(self._store.uploads.park_again, task)
 
     async def _forget(self, task: Task) -> None:
-        if await self._store_thread.call(self._store.delete_upload, task.task_id):
+        if await self._store_thread.call(self._store.uploads.delete_upload, task.task_id):
             await self._disk.call(
                 self._data_folder.remove, upload_key(task.task_id), input_key(task.task_id)
             )

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from vidproc.files.data_folder import upload_key
 from vidproc.tasks.model import State, Task
 from vidproc.tasks.settings import Caller, Settings
-from vidproc.tasks.store import TaskStore
+from vidproc.tasks.store.store import TaskStore
 from vidproc.tasks.uploads.refusals import (
     length_contradicts,
     no_such_upload,
@@ -82,12 +82,12 @@ class KnownUploads:
         under the same id.
         """
         assert task.upload_id is not None
-        known = await self._in_store(self._store.by_upload_id, task.upload_id)
+        known = await self._in_store(self._store.uploads.by_upload_id, task.upload_id)
         if known is None:
             now = self._reactor.seconds()
             task.announced_at = task.parked_at = now
             task.state = State.PARTIAL
-            await self._in_store(self._store.announce, task, MOST_ANNOUNCED)
+            await self._in_store(self._store.uploads.announce, task, MOST_ANNOUNCED)
             return await self._view(task)
         require_owner(known, caller, self._settings.owner_only)
         require_same(known, task)
@@ -95,7 +95,7 @@ class KnownUploads:
 
     async def find(self, upload_id: str, caller: Caller) -> Task:
         """Return the task of an upload, whole or not; raises `ServiceError` 404."""
-        task: Task | None = await self._in_store(self._store.by_upload_id, upload_id)
+        task: Task | None = await self._in_store(self._store.uploads.by_upload_id, upload_id)
         if task is None or not caller.owns(task, self._settings.owner_only):
             raise no_such_upload()
         return task

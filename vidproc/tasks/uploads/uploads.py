@@ -21,7 +21,7 @@ from vidproc.files.transfer import FileWriter, keep_large_blocks
 from vidproc.tasks.model import State, Task
 from vidproc.tasks.results import Results
 from vidproc.tasks.settings import Caller, Settings
-from vidproc.tasks.store import TaskStore
+from vidproc.tasks.store.store import TaskStore
 from vidproc.tasks.store_errors import explain_store_error
 from vidproc.tasks.uploads.admission import Admission, Admitted
 from vidproc.tasks.uploads.broken import BrokenUploads
@@ -141,7 +141,7 @@ class Uploads:
         older = self._by_upload_id.get(task.upload_id)
         if older is not None and caller.owns(older.task, self.settings.owner_only):
             await older.take_over()
-        known = await self._store_thread.call(self._store.by_upload_id, task.upload_id)
+        known = await self._store_thread.call(self._store.uploads.by_upload_id, task.upload_id)
         if known is None:
             require_offset(offset, 0)
             return self._begin(await self._admission.admit(task))
@@ -206,7 +206,7 @@ class Uploads:
         if session is not None and not session.over:
             session.on_broken(abandoned())
             await session.abort()
-        if not await self._store_thread.call(self._store.delete_upload, task.task_id):
+        if not await self._store_thread.call(self._store.uploads.delete_upload, task.task_id):
             raise has_become_a_task(task.task_id)
         await self._disk.call(self._data_folder.remove, upload_key(task.task_id))
         self.log.info("upload of task {task_id} was abandoned", task_id=task.task_id)

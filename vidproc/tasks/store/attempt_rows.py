@@ -1,0 +1,70 @@
+"""Rows of tasks that are worked on: claimed by a server, for as long as its lease lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import msgspec
+
+from vidproc.tasks.model import State, Task
+from vidproc.tasks.store import records
+from vidproc.tasks.store.database import Database
+
+LEASE = 60.0
+"""Seconds for which a running task belongs to its server; renewed while it runs."""
+SUSPECT_AFTER = 3
+"""Crashes of the server after which a task that ran then is tried alone, and after a pause."""
+
+
+class AttemptRows:
+    """The attempts in the store."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def claim_next(
+        self,
+        owner: str,
+        now: float,
+        lease_until: float,
+        only: str | None = None,
+        *,
+        alone: bool = True,
+        but: Collection[str] = (),
+    ) -> Task | None:
+        """Give the oldest queued task, or `only` that one, to `owner` and begin an attempt.
+
+        Those whose ids are in `but` or that pause after a crash are passed over, and unless nothing
+        else runs (`alone`) those that must run alone, too. Returns None when none waits.
+        """
+        with self._database.transaction() as db:
+            row = db.execute(
+                "SELECT * FROM tasks WHERE state = 'queued' AND (? IS NULL OR task_id = ?)"
+                " AND (not_before IS NULL OR not_before <= ?) AND (? OR crashes < ?)"
+                " AND task_id NOT IN (SELECT value FROM json_each(?))"
+                " ORDER BY seq LIMIT 1",
+                (only, only, now, alone, SUSPECT_AFTER, msgspec.json.encode(list(but)).decode()),
+            ).fetchone()
+            if row is None:
+                return None
+            task = records.from_row(row)
+            return records.move(
+                db,
+                task,
+                State.PROCESSING,
+                {
+                    "owner": owner,
+                    "lease_until": lease_until,
+                    "attempt": task.attempt + 1,
+                    "attempt_at": now,
+                    "started_at": task.started_at or now,
+                },
+            )
+
+    def renew_leases(self, owner: str, lease_until: float) -> None:
+        """Extend the lease of every task that `owner` works on."""
+        with self._database.transaction() as db:
+            db.execute(
+                "UPDATE tasks SET lease_until = ? WHERE owner = ? AND state = 'processing'",
+                (lease_until, owner),
+            )
