@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import psutil
 
@@ -40,7 +40,7 @@ class ServerProcess:
         self.pid = 0
         self._popen: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> ServerProcess:
+    def start(self) -> Self:
         """Start it and wait until it serves."""
         log = self.log_dir / "server.log"
         seen = len(log.read_text()) if log.exists() else 0

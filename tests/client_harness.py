@@ -18,9 +18,10 @@ from unittest import mock
 from twisted.internet import reactor, task
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessTerminated
-from twisted.internet.protocol import Factory, ProcessProtocol, Protocol
+from twisted.internet.protocol import ProcessProtocol, Protocol, ServerFactory
 from twisted.trial.unittest import TestCase
 
+from tests.ports import port_of
 from vidproc.client.client import Client
 from vidproc.client.command_line import parse_command_line
 from vidproc.client.display import PlainDisplay
@@ -36,6 +37,7 @@ from vidproc.mmp.codec import (
     PayloadChunk,
     encode_head,
 )
+from vidproc.transport import IStreamTransport
 
 TASK = "00112233445566778899aabbccddeeff"
 
@@ -89,6 +91,8 @@ def status(state: str, **more: Any) -> dict[str, Any]:
 class Peer(Protocol):
     """One connection to the scripted server."""
 
+    transport: IStreamTransport
+
     def __init__(self, server: ScriptedServer) -> None:
         self.server = server
         self.decoder = Decoder()
@@ -133,7 +137,7 @@ class Peer(Protocol):
         self.transport.abortConnection()
 
 
-class ScriptedServer(Factory):
+class ScriptedServer(ServerFactory):
     """A small MMP server that does as it is told; `requests` has what was asked.
 
     The `cut_...` settings work once each. `plan` lists what a watch or a poll sees, one by one.
@@ -284,11 +288,11 @@ class ServerCase(TestCase):
         self.log.addHandler(logging.StreamHandler(self.logged))
 
     def mktemp_folder(self) -> str:
-        folder = self.mktemp()
+        folder: str = self.mktemp()
         os.makedirs(folder)
         return folder
 
-    def listen(self, factory: Factory) -> int:
+    def listen(self, factory: ServerFactory) -> int:
         listening = reactor.listenTCP(0, factory, interface="127.0.0.1")
 
         def stop() -> Deferred[None]:
@@ -299,7 +303,7 @@ class ServerCase(TestCase):
             return done.addCallback(lambda _: listening.stopListening())
 
         self.addCleanup(stop)
-        return listening.getHost().port
+        return port_of(listening)
 
     async def settle(self) -> None:
         for _ in range(3):

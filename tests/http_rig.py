@@ -78,7 +78,7 @@ class HTTPClient:
 
     def written(self) -> bytes:
         """Return what the server has written since the last call."""
-        data = self.transport.value()
+        data: bytes = self.transport.value()
         self.transport.clear()
         return data
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import av
 
-from support.job import RealJob, bundled_ffmpeg, probe, run_operation
+from support.job import RealJob, bundled_ffmpeg, run_operation
+from support.job import probe as probe
 from vidproc.ffmpeg.command import Command
 from vidproc.ffmpeg.media import MediaInfo
 from vidproc.operations.base import Product
@@ -74,7 +75,7 @@ def set_clean_aperture(path: Path, crop: tuple[int, int, int, int]) -> None:
     data = bytearray(path.read_bytes())
     open_boxes, start, end = [], 0, len(data)
     for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1"):
-        while data[start + 4 : start + 8] != name:
+        while bytes(data[start + 4 : start + 8]) != name:
             start += struct.unpack_from(">I", data, start)[0]
         open_boxes.append(start)
         end = start + struct.unpack_from(">I", data, start)[0]

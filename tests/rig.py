@@ -29,9 +29,11 @@ from vidproc.ffmpeg.command import (
     CommandStopped,
     Completed,
     FailureKind,
+    OnProgress,
     Workspace,
 )
 from vidproc.files.data_folder import DataFolder
+from vidproc.files.threads import WorkerThreads
 from vidproc.frontends.gate import Gate
 from vidproc.frontends.interface import Backend
 from vidproc.frontends.mmp.frontend import MMPFactory
@@ -46,7 +48,7 @@ from vidproc.tasks.store.store import TaskStore
 CLIP = str(Path(__file__).parent / "media" / "flower-540p-aac.mp4")
 
 
-class InPlace:
+class InPlace(WorkerThreads):
     """`WorkerThreads` without threads: the call has been made when `call` returns.
 
     After `hold` calls wait until the test lets them run.
@@ -66,7 +68,7 @@ class InPlace:
         return maybeDeferred(function, *arguments, **keywords)
 
 
-class ByHand:
+class ByHand(WorkerThreads):
     """`WorkerThreads` whose calls wait until the test lets them run."""
 
     def __init__(self) -> None:
@@ -94,6 +96,7 @@ class StubCommand:
         self.stops = 0
         self.peak_memory = 0
         self.cpu_time = 0.0
+        self.on_progress: OnProgress = lambda progress: None
         self._runner = runner
         self._path_of = path_of
 
@@ -138,12 +141,12 @@ class StubRunner:
         self._path_of_key = path_of_key
 
     def start(
-        self, command: Command, workspace: Workspace, threads: int, on_progress: Any
+        self, command: Command, workspace: Workspace, threads: int, on_progress: OnProgress
     ) -> StubCommand:
         running = StubCommand(self, command, lambda name: self._path_of_key(workspace.key_of(name)))
         running.threads = threads
         running.workspace = workspace
-        running.on_progress = on_progress  # type: ignore[attr-defined]
+        running.on_progress = on_progress
         self.running.append(running)
         return running
 
@@ -173,9 +176,9 @@ class Rig:
         self.storage.open()
         self.store = TaskStore(root / "tasks.sqlite")
         self.store.open()
-        self.disk: Any = InPlace()
-        self.store_thread: Any = InPlace()
-        self.lookup_thread: Any = InPlace()
+        self.disk = InPlace()
+        self.store_thread = InPlace()
+        self.lookup_thread = InPlace()
         self.runner = StubRunner(self.storage.path)
         self.settings = settings or Settings()
         self.tasks = Tasks(
@@ -277,6 +280,7 @@ class Client:
 class Transport(StringTransport):
     """A `StringTransport` that notes how the server ends it."""
 
+    bufferSize = 1 << 16
     aborted = False
     write_closed = False
     protocol: Any = None

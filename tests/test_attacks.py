@@ -62,7 +62,7 @@ def place_result(server: ServerProcess, size: int) -> str:
     key = result_key(task.task_id, "webm")
     with (server.data_dir / key).open("wb") as file:
         file.truncate(size)
-    fields = {"output_key": key, "output_type": "webm", "output_size": size}
+    fields: dict[str, Any] = {"output_key": key, "output_type": "webm", "output_size": size}
     store.move(task.task_id, State.COMPLETED, completed_at=now, output_sha256="0" * 64, **fields)
     store.close()
     return task.task_id
@@ -211,7 +211,8 @@ class AttackTests(TestCase):
         with client.connect() as connection:
             connection.settimeout(5)
             connection.sendall(encode_head(json.dumps(request).encode(), "mp4", payload))
-            return receive(connection)[0]["error"]["code"]
+            code: int = receive(connection)[0]["error"]["code"]
+        return code
 
     def test_a_claim_beyond_the_disk_is_refused_before_it_is_sent(self) -> None:
         """507, for a plain upload and for a resumable one."""

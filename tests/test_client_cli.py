@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.protocol import Factory
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.protocol import ServerFactory
 
 from tests.client_harness import (
     COMMAND,
@@ -18,6 +18,7 @@ from tests.client_harness import (
     Collector,
     ServerCase,
 )
+from tests.ports import port_of
 from vidproc.client import cli
 
 
@@ -72,9 +73,9 @@ class SubprocessTests(ServerCase):
     async def test_a_refused_connection_exits_with_3(self) -> None:
         """Promptly, without a traceback, with how to start a server."""
         self.film(1000)
-        listening = reactor.listenTCP(0, Factory(), interface="127.0.0.1")
-        port = listening.getHost().port
-        await listening.stopListening()
+        listening = reactor.listenTCP(0, ServerFactory(), interface="127.0.0.1")
+        port = port_of(listening)
+        await maybeDeferred(listening.stopListening)
         code, _, err = await self.command(
             "film.mp4", "--type", "compress", "--host", "127.0.0.1", "--port", str(port)
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 from twisted.internet import error, task
 from twisted.python.failure import Failure
@@ -28,7 +29,7 @@ class ConnectionTests(TestCase):
         self.clock = task.Clock()
         self.connection = Connection(self.clock, 60.0)
         self.transport = FakeTransport()
-        self.connection.makeConnection(self.transport)  # type: ignore[arg-type]
+        self.connection.makeConnection(self.transport)
 
     def test_a_payload_is_read_only_as_the_network_takes_it(self) -> None:
         """Each time the transport asks there is one chunk, and no more of the file in memory."""
@@ -82,5 +83,10 @@ class AnswerTests(TestCase):
 
     def test_errors_of_other_servers_are_understood(self) -> None:
         """Optional keys may be missing; a text instead of an object will do."""
-        for fields in ({"error": {}}, {"error": "no"}, {"status": "error", "message": "no"}):
+        cases: list[dict[str, Any]] = [
+            {"error": {}},
+            {"error": "no"},
+            {"status": "error", "message": "no"},
+        ]
+        for fields in cases:
             self.assertIsInstance(Answer(fields).refusal(), Refused)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from twisted.internet import reactor, task
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.protocol import Protocol, ServerFactory
 from twisted.trial.unittest import TestCase
 
 from tests.client_harness import (
@@ -14,6 +15,7 @@ from tests.client_harness import (
     FakeTransport,
     ServerCase,
 )
+from tests.ports import port_of
 from vidproc.client.connection import Connection
 from vidproc.client.errors import (
     ConnectFailed,
@@ -21,16 +23,17 @@ from vidproc.client.errors import (
     LostForGood,
 )
 from vidproc.client.link import RetryPolicy
+from vidproc.transport import IStreamTransport
 
 
 class ConnectingTests(ServerCase):
     """Getting a connection, and losing it."""
 
     def closed_port(self) -> int:
-        listening = reactor.listenTCP(0, Factory(), interface="127.0.0.1")
-        port = listening.getHost().port
+        listening = reactor.listenTCP(0, ServerFactory(), interface="127.0.0.1")
+        port = port_of(listening)
         self.addCleanup(lambda: None)
-        self.closing = listening.stopListening()
+        self.closing = maybeDeferred(listening.stopListening)
         return port
 
     async def test_a_refused_first_connection_is_final_and_says_how_to_start_a_server(self) -> None:
@@ -57,18 +60,21 @@ class ConnectingTests(ServerCase):
             await self.meet_foreigner(said)
 
     async def meet_foreigner(self, said: bytes) -> None:
-        factory = Factory()
-        factory.peers = set()  # type: ignore[attr-defined]
-
         class Foreign(Protocol):
+            transport: IStreamTransport
+
             def connectionMade(self) -> None:
-                factory.peers.add(self)  # type: ignore[attr-defined]
+                factory.peers.add(self)
                 self.transport.write(said)
 
             def connectionLost(self, reason: Any = None) -> None:
-                factory.peers.discard(self)  # type: ignore[attr-defined]
+                factory.peers.discard(self)
 
-        factory.protocol = Foreign
+        class ForeignFactory(ServerFactory):
+            protocol = Foreign
+            peers: ClassVar[set[Foreign]] = set()
+
+        factory = ForeignFactory()
         client = self.client(port=self.listen(factory))
         problem = await self.fails(ConnectFailed, client.request("info"))
         self.assertIn("does not speak the vidproc protocol", str(problem))
@@ -94,7 +100,7 @@ class ConnectingTests(ServerCase):
         clock = task.Clock()
         connection = Connection(clock, 30.0)
         transport = FakeTransport()
-        connection.makeConnection(transport)  # type: ignore[arg-type]
+        connection.makeConnection(transport)
         waiting = connection.request({"action": "info"})
         clock.advance(29)
         self.assertNoResult(waiting)

@@ -44,7 +44,8 @@ class CommandLineCase(SynchronousTestCase):
 
     def usage(self, line: str) -> tuple[str, ...]:
         """Return the lines of the usage error that a command line must be."""
-        return self.assertRaises(UsageError, self.parse, line).lines
+        error: UsageError = self.assertRaises(UsageError, self.parse, line)
+        return error.lines
 
 
 class ParameterTests(CommandLineCase):

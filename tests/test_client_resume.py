@@ -19,7 +19,7 @@ from unittest import mock
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Protocol, ServerFactory
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -40,6 +40,7 @@ from vidproc.client.log import Log
 from vidproc.client.resume import KEEP_SECONDS, REMEMBER_FROM, ResumeFile, state_folder
 from vidproc.ffmpeg.binary import find_ffmpeg
 from vidproc.mmp.codec import Decoder, MessageStarted, NeedData, PayloadChunk
+from vidproc.transport import IStreamTransport
 
 SIZE = REMEMBER_FROM + 4321
 BREAK = 5_000_000
@@ -521,6 +522,7 @@ class Relay(Protocol):
     `seen` is what it handed on.
     """
 
+    transport: IStreamTransport
     upstream: Upstream
 
     def __init__(self, gate: Gate) -> None:
@@ -570,6 +572,8 @@ class Relay(Protocol):
 class Upstream(Protocol):
     """The relay's connection to the server."""
 
+    transport: IStreamTransport
+
     def __init__(self, relay: Relay) -> None:
         self.relay = relay
 
@@ -580,7 +584,7 @@ class Upstream(Protocol):
         self.relay.transport.loseConnection()
 
 
-class Gate(Factory):
+class Gate(ServerFactory):
     """Stands between clients and the server; lets the first connection bring `limit` bytes."""
 
     def __init__(self, server_port: int, limit: int) -> None:

@@ -206,7 +206,7 @@ class ProcessTests(SessionCase):
     async def test_a_fault_of_ours_is_one_line(self) -> None:
         """No traceback for people; the log has it."""
         session = self.session(self.gif)
-        session._act = lambda: 1 / 0  # type: ignore[method-assign,assignment]
+        self.patch(session, "_act", lambda: 1 / 0)
         self.assertEqual(await session.start(), 1)
         self.assertIn("client.log", self.errors)
         self.assertNotIn("Traceback", self.errors)
@@ -277,8 +277,9 @@ class TaskCommandTests(SessionCase):
 
     async def test_an_empty_list_says_so(self) -> None:
         """On standard error: no line is no task."""
-        for tasks in ([], None):
-            self.server.tasks = tasks  # type: ignore[assignment]
+        cases: list[list[Any] | None] = [[], None]
+        for tasks in cases:
+            self.patch(self.server, "tasks", tasks)
             self.assertEqual(await self.run_command(LIST, token="s3cret"), 0)
         self.assertEqual(self.printed, "")
         self.assertEqual(self.errors.count("There are no tasks of this token."), 2)

@@ -8,12 +8,15 @@ from typing import Any
 
 from twisted.internet import reactor, ssl
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorSSL
 
 from tests.client_harness import (
+    Peer,
     ScriptedServer,
     SessionCase,
     refusal,
 )
+from tests.ports import port_of
 from vidproc.client.tls import tls_options
 
 
@@ -56,7 +59,9 @@ class TLSTests(SessionCase):
 
     def listen_tls(self, host: str) -> tuple[int, bytes]:
         pem, private = certificate(host)
-        listening = reactor.listenSSL(0, self.server, private.options(), interface="127.0.0.1")
+        listening = IReactorSSL(reactor).listenSSL(
+            0, self.server, private.options(), interface="127.0.0.1"
+        )
         self.addCleanup(listening.stopListening)
 
         def hang_up() -> Deferred[None]:
@@ -65,7 +70,7 @@ class TLSTests(SessionCase):
             return Deferred.fromCoroutine(self.settle())
 
         self.addCleanup(hang_up)
-        return listening.getHost().port, pem
+        return port_of(listening), pem
 
     async def test_a_trusted_server_is_talked_to(self) -> None:
         """A whole run over TLS, with the certificate given by --ca."""
@@ -99,11 +104,13 @@ class TLSTests(SessionCase):
     async def test_a_plain_port_is_named_as_such(self) -> None:
         """TLS to a server without it: drop --tls, or take the other port."""
 
+        class PlainPeer(Peer):
+            def dataReceived(self, data: bytes) -> None:
+                self.answer(refusal(400))
+
         class Plain(ScriptedServer):
-            def buildProtocol(self, address: Any) -> Any:
-                peer = super().buildProtocol(address)
-                peer.dataReceived = lambda data: peer.answer(refusal(400))
-                return peer
+            def buildProtocol(self, address: Any) -> Peer:
+                return PlainPeer(self)
 
         port = self.listen(Plain())
         status = await self.run_command("--server-info", port=port, tls=tls_options("x", None))

@@ -98,7 +98,7 @@ class RestartTests(SynchronousTestCase):
         """An hour old before and after, though the clock was set by a day; and only once."""
         machine = Machine()
         clock = machine.clock()
-        watch = ClockWatch(clock, self.store, InPlace())  # type: ignore[arg-type]
+        watch = ClockWatch(clock, self.store, InPlace())
         task_id = self.stored(created_at=clock.seconds() - 3600)
         machine.wall_offset += 86400
         self.check(watch)
@@ -109,7 +109,7 @@ class RestartTests(SynchronousTestCase):
 
     def test_steps_add_up_and_one_that_is_taken_back_leaves_nothing(self) -> None:
         machine = Machine()
-        watch = ClockWatch(machine.clock(), self.store, InPlace())  # type: ignore[arg-type]
+        watch = ClockWatch(machine.clock(), self.store, InPlace())
         task_id = self.stored(created_at=machine.wall())
         for step in (500.0, -500.0):
             machine.wall_offset += step
@@ -127,7 +127,7 @@ class RestartTests(SynchronousTestCase):
 
     def test_a_step_is_warned_of_once(self) -> None:
         machine = Machine()
-        watch = ClockWatch(machine.clock(), self.store, InPlace())  # type: ignore[arg-type]
+        watch = ClockWatch(machine.clock(), self.store, InPlace())
         noted: list[float] = []
         self.patch(self.store.recovery, "note_clock_offset", noted.append)
         self.check(watch)

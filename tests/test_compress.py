@@ -317,7 +317,7 @@ class MadeUpJob:
         return function(b"")
 
     def search_part(self, details: dict[str, Any]) -> float:
-        return details["search_time"] / details["encode_time"]
+        return float(details["search_time"] / details["encode_time"])
 
 
 class DecisionTests(SynchronousTestCase):

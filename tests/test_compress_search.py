@@ -124,9 +124,11 @@ class SearchTests(SynchronousTestCase):
 
     def test_calibration_moves_the_curve(self) -> None:
         search, choice = search_for(Encoder(8.0, 0.12, 1e6, 0.12), 95.0)
+        assert choice is not None
         off = Encoder(9.5, 0.12, 1.2e6, 0.12)
         search.calibrate(off.measure(choice.crf))
         better = search.choose()
+        assert better is not None
         self.assertApproximates(off.measure(better.crf).score, 95.2, 0.3)
         self.assertApproximates(
             off.measure(better.crf).size / search.size_at(better.crf), 1.0, 0.05

@@ -8,8 +8,8 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from vidproc.files import ownership
-from vidproc.files.data_folder import FOLDERS, DataFolder
-from vidproc.files.ownership import MARKER, NotADataFolder
+from vidproc.files.data_folder import DataFolder
+from vidproc.files.ownership import FOLDERS, MARKER, NotADataFolder
 
 
 class OwnershipTests(SynchronousTestCase):

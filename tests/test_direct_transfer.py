@@ -7,17 +7,20 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import uuid4
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.interfaces import IPushProducer
-from twisted.internet.protocol import ClientFactory, Factory, Protocol
+from twisted.internet.protocol import Protocol, ServerFactory
+from twisted.internet.tcp import Connection
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SkipTest, TestCase
 from zope.interface import implementer
 
+from tests.ports import port_of
 from tests.rig import ByHand, Rig, message
 from vidproc.files import splice as splicing
 from vidproc.files.data_folder import input_key, upload_key
@@ -25,6 +28,7 @@ from vidproc.files.sendfile import SendfileSender, can_sendfile, make_sender
 from vidproc.files.splice import Spliced, can_splice, splice_into
 from vidproc.files.threads import WorkerThreads
 from vidproc.files.transfer import READ_SIZE, FileSender, FileWriter, TransferStopped
+from vidproc.frontends.mmp.protocol import MMPServerProtocol
 from vidproc.frontends.receiving import DIRECT_SHARE
 from vidproc.mmp.codec import NEED_DATA, Decoder, MessageStarted
 
@@ -37,13 +41,14 @@ SIZE = (36 << 20) + 17
 class ServerSide(Protocol):
     """What the MMP frontend is to a sender: the transport's producer, which passes pauses on."""
 
+    transport: Connection
+
     def __init__(self) -> None:
         self.sender: Any = None
         self.write_blocked = False
         self.lost: Deferred[None] = Deferred()
 
     def connectionMade(self) -> None:
-        assert self.transport is not None
         self.transport.registerProducer(self, True)
 
     def connectionLost(self, reason: Any = None) -> None:
@@ -72,13 +77,11 @@ class ServerSide(Protocol):
 class ClientSide(Protocol):
     """Keeps what arrives and tells who waits for so many bytes."""
 
+    transport: Connection
+
     def __init__(self) -> None:
         self.received = bytearray()
-        self.connected_: Deferred[None] = Deferred()
         self._waiting: tuple[int, Deferred[None]] | None = None
-
-    def connectionMade(self) -> None:
-        self.connected_.callback(None)
 
     def dataReceived(self, data: bytes) -> None:
         self.received += data
@@ -103,17 +106,15 @@ class _OnLoopback(TestCase):
     def listen(self, factory: Any) -> int:
         """Serve on a port until the test is over; return it."""
         factory.noisy = False
-        port = reactor.listenTCP(0, factory, interface="127.0.0.1")  # type: ignore[attr-defined]
+        port = reactor.listenTCP(0, factory, interface="127.0.0.1")
         self.addCleanup(port.stopListening)
-        return port.getHost().port
+        return port_of(port)
 
     async def connect(self, port: int) -> ClientSide:
         """Return a client that is connected to a port until the test is over."""
         client = ClientSide()
-        factory = ClientFactory.forProtocol(lambda: client)
-        factory.noisy = False
-        reactor.connectTCP("127.0.0.1", port, factory)  # type: ignore[attr-defined]
-        await client.connected_
+        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port)
+        await connectProtocol(endpoint, client)
         self.addCleanup(self.disconnect, client)
         return client
 
@@ -127,7 +128,7 @@ class _OnLoopback(TestCase):
         """Let the reactor go round."""
         for _ in range(count):
             turn: Deferred[None] = Deferred()
-            reactor.callLater(0.001, turn.callback, None)  # type: ignore[attr-defined]
+            reactor.callLater(0.001, turn.callback, None)
             await turn
 
     async def until(self, condition: Any) -> None:
@@ -145,21 +146,31 @@ class _Loopback(_OnLoopback):
         self.threads.start()
         self.addCleanup(self.threads.stop)
         self.server = ServerSide()
-        self.client = await self.connect(self.listen(Factory.forProtocol(lambda: self.server)))
+        factory = ServerFactory.forProtocol(lambda: self.server)
+        self.client = await self.connect(self.listen(factory))
         await self.until(lambda: self.server.transport is not None)
+        self.addCleanup(self.hang_up)
 
-    async def tearDown(self) -> None:
+    async def hang_up(self) -> None:
         await self.disconnect(self.client)
         await self.disconnect(self.server)
         await self.server.lost
 
 
-class SenderTests:
+# Trial runs them in subclasses alone; there, as mypy sees, they are test cases.
+if TYPE_CHECKING:
+    _OnLoopbackMixin = _OnLoopback
+    _LoopbackMixin = _Loopback
+else:
+    _OnLoopbackMixin = _LoopbackMixin = object
+
+
+class SenderTests(_LoopbackMixin):
     """What every sender does. `kind` makes it."""
 
     kind: Any
 
-    def sender(self: Any, data: bytes, start: int = 0) -> Any:
+    def sender(self, data: bytes, start: int = 0) -> Any:
         self.path = Path(self.mktemp())
         self.path.write_bytes(data)
         fd = os.open(self.path, os.O_RDONLY)
@@ -170,7 +181,7 @@ class SenderTests:
         )
         return self.server.sender
 
-    async def test_it_sends_the_file_from_the_offset(self: Any) -> None:
+    async def test_it_sends_the_file_from_the_offset(self) -> None:
         """All of it, in order, and says how much has gone."""
         data = os.urandom(SIZE)
         sender = self.sender(data, 5)
@@ -180,7 +191,7 @@ class SenderTests:
         self.assertEqual(self.client.received, data[5:])
         self.assertEqual(sum(self.progress), SIZE - 5)
 
-    async def test_what_was_written_before_goes_before(self: Any) -> None:
+    async def test_what_was_written_before_goes_before(self) -> None:
         """And what is written after it goes after."""
         data, before = os.urandom(100_000), os.urandom(900_000)
         sender = self.sender(data)
@@ -191,7 +202,7 @@ class SenderTests:
         await self.client.has(len(before) + len(data) + 5)
         self.assertEqual(self.client.received, before + data + b"after")
 
-    async def test_a_full_buffer_holds_it_until_it_is_empty(self: Any) -> None:
+    async def test_a_full_buffer_holds_it_until_it_is_empty(self) -> None:
         """The transport's producer is paused before the sender starts."""
         self.client.transport.pauseProducing()
         before = bytes(12 << 20)
@@ -208,7 +219,7 @@ class SenderTests:
         self.assertEqual(self.client.received[-8:], b"the file")
         self.assertFalse(self.server.write_blocked)
 
-    async def test_flow_control_is_the_old_producers_again_afterwards(self: Any) -> None:
+    async def test_flow_control_is_the_old_producers_again_afterwards(self) -> None:
         """It is told of a full buffer as before."""
         sender = self.sender(os.urandom(SIZE))
         sender.start()
@@ -220,14 +231,14 @@ class SenderTests:
         self.client.transport.resumeProducing()
         await self.until(lambda: not self.server.write_blocked)
 
-    async def test_an_offset_at_the_end_sends_nothing(self: Any) -> None:
+    async def test_an_offset_at_the_end_sends_nothing(self) -> None:
         """And is done at once."""
         sender = self.sender(b"abc", 3)
         sender.start()
         await sender.result
         self.assertEqual(self.progress, [])
 
-    async def test_a_client_that_does_not_read_blocks_it(self: Any) -> None:
+    async def test_a_client_that_does_not_read_blocks_it(self) -> None:
         """It says so, sends no more than the buffers on the way hold, and goes on later."""
         data = os.urandom(SIZE)
         self.client.transport.pauseProducing()
@@ -245,7 +256,7 @@ class SenderTests:
         self.assertEqual(self.client.received, data)
         self.assertFalse(self.server.blocked)
 
-    async def test_a_paused_sender_sends_nothing(self: Any) -> None:
+    async def test_a_paused_sender_sends_nothing(self) -> None:
         """Paused before its start it waits; paused on the way it stops soon and goes on later."""
         data = os.urandom(SIZE)
         sender = self.sender(data)
@@ -265,7 +276,7 @@ class SenderTests:
         await self.client.has(SIZE)
         self.assertEqual(self.client.received, data)
 
-    async def test_a_client_that_goes_away_stops_it(self: Any) -> None:
+    async def test_a_client_that_goes_away_stops_it(self) -> None:
         """The result fails only when no thread uses the descriptor any more."""
         self.client.transport.pauseProducing()
         sender = self.sender(os.urandom(SIZE))
@@ -275,14 +286,14 @@ class SenderTests:
         await self.assertFailure(sender.result, TransferStopped)
         await self.server.lost
 
-    async def test_it_is_stopped_at_work(self: Any) -> None:
+    async def test_it_is_stopped_at_work(self) -> None:
         """The connection is the owner's to end."""
         sender = self.sender(os.urandom(SIZE))
         sender.start()
         sender.stopProducing()
         await self.assertFailure(sender.result, TransferStopped)
 
-    async def test_a_file_that_shrinks_is_an_error(self: Any) -> None:
+    async def test_a_file_that_shrinks_is_an_error(self) -> None:
         """The header has promised more bytes than there are."""
         sender = self.sender(bytes(SIZE))
         self.path.write_bytes(b"short")
@@ -304,7 +315,6 @@ class SendfileSenderTests(SenderTests, _Loopback):
 
     async def test_a_connection_reset_while_nothing_is_read_is_noticed(self) -> None:
         """Reading is paused for a client that sends ahead; the kernel tells at the next send."""
-        assert self.server.transport is not None and self.client.transport is not None
         self.server.transport.pauseProducing()
         self.client.transport.pauseProducing()
         sender = self.sender(os.urandom(SIZE))
@@ -345,9 +355,10 @@ class SendfileSenderTests(SenderTests, _Loopback):
 class Receiver(Protocol):
     """The server's side of an upload: its bytes are for `splice_into` to read."""
 
+    transport: Connection
+
     def connectionMade(self) -> None:
-        assert self.transport is not None
-        self.transport.pauseProducing()  # type: ignore[attr-defined]
+        self.transport.pauseProducing()
 
 
 class SpliceTests(_OnLoopback):
@@ -365,10 +376,12 @@ class SpliceTests(_OnLoopback):
 
     async def asyncSetUp(self) -> None:
         self.receiver = Receiver()
-        self.client = await self.connect(self.listen(Factory.forProtocol(lambda: self.receiver)))
+        factory = ServerFactory.forProtocol(lambda: self.receiver)
+        self.client = await self.connect(self.listen(factory))
         await self.until(lambda: self.receiver.transport is not None)
+        self.addCleanup(self.hang_up)
 
-    async def tearDown(self) -> None:
+    async def hang_up(self) -> None:
         await self.disconnect(self.client)
         await self.disconnect(self.receiver)
 
@@ -388,7 +401,7 @@ class SpliceTests(_OnLoopback):
         self.assertEqual(self.path.read_bytes(), b"before" + data + b"after")
         self.assertEqual(self.writer.written, len(data) + 11)
         rest: list[bytes] = []
-        self.receiver.dataReceived = rest.append  # type: ignore[method-assign]
+        self.patch(self.receiver, "dataReceived", rest.append)
         self.receiver.transport.resumeProducing()
         await self.until(lambda: rest)
         self.assertEqual(rest, [b"next"])
@@ -442,7 +455,7 @@ class SpliceTests(_OnLoopback):
                 raise OSError(errno.EINVAL, "Invalid argument")
             return real(source, target, count, flags=flags)
 
-        self.patch(splicing.os, "splice", splice)
+        self.patch(os, "splice", splice)
         self.client.transport.write(b"x" * 100_000)
         taken = 0
         while taken < 100_000:
@@ -462,12 +475,12 @@ class SpliceTests(_OnLoopback):
         await self.writer.close()
 
 
-class UploadTests:
+class UploadTests(_OnLoopbackMixin):
     """An upload through the MMP frontend over a real connection, whichever way its bytes take."""
 
     direct: ClassVar[bool]
 
-    def setUp(self: Any) -> None:
+    def setUp(self) -> None:
         self.rig = Rig(Path(self.mktemp()))
         self.addCleanup(self.rig.close)
         self.turns_taken = 0
@@ -481,7 +494,7 @@ class UploadTests:
         self.patch(splicing._Pipe, "refused", not self.direct)
         self.port = self.listen(self.rig.factory)
 
-    async def answers(self: Any, client: ClientSide, count: int) -> list[dict[str, Any]]:
+    async def answers(self, client: ClientSide, count: int) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
         decoder = Decoder()
         seen = 0
@@ -494,7 +507,7 @@ class UploadTests:
                     found.append(json.loads(event.json))
         return found
 
-    async def test_a_large_upload_arrives_whole(self: Any) -> None:
+    async def test_a_large_upload_arrives_whole(self) -> None:
         """And the request that follows at once is answered after it."""
         data = os.urandom(SIZE)
         client = await self.connect(self.port)
@@ -507,7 +520,7 @@ class UploadTests:
         self.assertEqual(self.turns_taken > 0, self.direct)
         self.assertGreaterEqual(self.rig.gate.traffic.received, SIZE)
 
-    async def test_an_upload_that_breaks_goes_on_where_it_stood(self: Any) -> None:
+    async def test_an_upload_that_breaks_goes_on_where_it_stood(self) -> None:
         """What its file holds is what upload_status says."""
         data = os.urandom(SIZE)
         upload_id = str(uuid4())
@@ -522,6 +535,7 @@ class UploadTests:
         (status,) = await self.answers(client, 1)
         offset = status["offset"]
         task = self.rig.store.uploads.by_upload_id(upload_id)
+        assert task is not None
         part = self.rig.storage.path(upload_key(task.task_id)).read_bytes()
         self.assertEqual(len(part), offset)
         self.assertEqual(part, data[:offset])
@@ -532,7 +546,7 @@ class UploadTests:
         stored = self.rig.storage.path(input_key(accepted["task_id"])).read_bytes()
         self.assertEqual(hashlib.sha256(stored).digest(), hashlib.sha256(data).digest())
 
-    async def test_a_disk_error_leaves_the_connection_usable(self: Any) -> None:
+    async def test_a_disk_error_leaves_the_connection_usable(self) -> None:
         """The rest of the payload is thrown away, byte for byte."""
         room = [3 << 20]
 
@@ -544,13 +558,15 @@ class UploadTests:
         def splice(source: int, target: int, count: int, flags: int = 0) -> int:
             if not flags:
                 use(count)
-            return real_splice(source, target, count, flags=flags)
+            moved: int = real_splice(source, target, count, flags=flags)
+            return moved
 
         def writev(fd: int, slices: list[Any]) -> int:
             use(sum(map(len, slices)))
             return real_writev(fd, slices)
 
-        real_splice, real_writev = getattr(os, "splice", None), os.writev
+        real_splice: Any = getattr(os, "splice", None)  # absent on some systems
+        real_writev = os.writev
         if self.direct:
             self.patch(os, "splice", splice)
         self.patch(os, "writev", writev)
@@ -562,7 +578,7 @@ class UploadTests:
         self.assertEqual(refused["error"]["code"], 507)
         self.assertEqual(info["id"], 2)
 
-    async def test_a_promised_checksum_is_compared(self: Any) -> None:
+    async def test_a_promised_checksum_is_compared(self) -> None:
         """So the bytes are looked at."""
         data = os.urandom(SIZE)
         digest = hashlib.sha256(data).hexdigest()
@@ -572,7 +588,7 @@ class UploadTests:
         self.assertEqual(accepted["status"], "accepted")
         self.assertEqual(self.turns_taken, 0)
 
-    async def test_a_limit_on_uploads_holds(self: Any) -> None:
+    async def test_a_limit_on_uploads_holds(self) -> None:
         """Whichever way the bytes take."""
         rate = 100e6
         self.rig.gate.throttle.limit(rate)
@@ -603,9 +619,11 @@ class DirectUploadTests(UploadTests, _OnLoopback):
         client = await self.connect(self.port)
         await self.until(lambda: self.rig.gate.connections)
         (protocol,) = self.rig.gate._welcome
+        assert isinstance(protocol, MMPServerProtocol)
         begin, rest = message(UPLOAD, bytes(SIZE), "mp4")[:1000], bytes(SIZE)
         client.transport.write(begin)
         await self.until(lambda: protocol._receiving is not None)
+        assert protocol._receiving is not None
         writer = protocol._receiving.session.writer
         disk = writer._threads = writer._writers = ByHand()
         client.transport.write(rest[: SIZE // 2])

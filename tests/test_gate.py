@@ -55,7 +55,8 @@ class GateTests(SynchronousTestCase):
         return connection
 
     def refused(self, gate: Gate, peer: str = "192.0.2.1") -> ErrorCode:
-        return self.assertRaises(ServiceError, self.enter, gate, peer).code
+        error: ServiceError = self.assertRaises(ServiceError, self.enter, gate, peer)
+        return error.code
 
     def test_connections_and_clients_are_counted(self) -> None:
         """Two of one client are two connections of one peer."""

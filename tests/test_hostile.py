@@ -319,12 +319,12 @@ class HostileTestCase(TestCase):
         """Send a file through an operation; return how that ended in detail, and the seconds."""
         client = PlainClient(self.server.port, next_address())
         start = time.monotonic()
-        request = {"action": "upload", "type": operation, "parameters": parameters}
+        request: dict[str, Any] = {"action": "upload", "type": operation, "parameters": parameters}
         answer = client.request(request, data, kind)[0]
         if "error" in answer:
             error = answer["error"]
             answer = {"status": "refused", "error_code": error["code"]}
-            answer.update(error=error["description"], solution=error["solution"])
+            answer |= {"error": error["description"], "solution": error["solution"]}
             return answer, time.monotonic() - start
         with client.connect() as connection:
             request = {"action": "watch", "task_id": answer["task_id"], "interval": 60}
@@ -480,7 +480,7 @@ class CanaryTests(HostileTestCase):
         owner = PlainClient(self.server.port, next_address())
 
         def upload(operation: str, parameters: dict[str, Any]) -> str:
-            task_id = owner.upload(FILM, operation, parameters)["task_id"]
+            task_id: str = owner.upload(FILM, operation, parameters)["task_id"]
             self.addCleanup(owner.request, {"action": "cancel", "task_id": task_id})
             return task_id
 
@@ -501,7 +501,7 @@ class CanaryTests(HostileTestCase):
     def send_part(self) -> Path:
         """Leave a broken upload behind; return its file."""
         client = PlainClient(self.server.port, next_address())
-        request = {"action": "upload", "type": "extract_audio", "parameters": {}}
+        request: dict[str, Any] = {"action": "upload", "type": "extract_audio", "parameters": {}}
         request |= {"upload_id": str(uuid.uuid4()), "size": 1 << 20}
         answer = client.request(request, FILM.read_bytes()[:200_000], "mp4")[0]
         self.assertEqual(answer["status"], "partial", answer)

@@ -100,7 +100,7 @@ def shown_size(path: Path) -> Size:
 
 def decode(path: Path, filters: str, *options: str) -> bytes:
     """Return the pictures that `filters` let through, as the output `options` tell."""
-    start = [media.tools().path, "-nostdin", "-hide_banner", "-loglevel", "error", "-i", path]
+    start = [media.tools().path, "-nostdin", "-hide_banner", "-loglevel", "error", "-i", str(path)]
     middle = ["-map", "0:V:0", "-vf", filters, "-fps_mode", "passthrough"]
     done = subprocess.run(
         [*start, *middle, *options, "-"], capture_output=True, check=True, timeout=600
@@ -408,7 +408,7 @@ class SoundTests(MatrixCase):
 class MisfitTests(MatrixCase):
     def test_what_needs_a_picture_is_415_for_a_file_without_one(self) -> None:
         """A cover is no film."""
-        needed = {
+        needed: dict[str, dict[str, Any]] = {
             "resolution": {"width": 64, "height": 64},
             "aspect_ratio": {"aspect_ratio": "1:1"},
             "gif": {"start_time": 0, "duration": 1},

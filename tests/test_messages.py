@@ -115,7 +115,7 @@ class ParseRequestTests(SynchronousTestCase):
         )
 
     def test_the_others(self) -> None:
-        for fields, request in [
+        cases: list[tuple[dict[str, Any], Request]] = [
             ({"action": "status", "task_id": "t"}, Status(task_id="t")),
             ({"action": "download", "task_id": "t"}, Download(task_id="t")),
             ({"action": "download", "task_id": "t", "offset": 9}, Download(task_id="t", offset=9)),
@@ -128,7 +128,8 @@ class ParseRequestTests(SynchronousTestCase):
                 UploadStatus(upload_id=UUID(UPLOAD_ID)),
             ),
             ({"action": "info"}, Info()),
-        ]:
+        ]
+        for fields, request in cases:
             self.assertEqual(parse(**fields), request)
 
     def test_unknown_keys_are_ignored(self) -> None:
@@ -138,7 +139,7 @@ class ParseRequestTests(SynchronousTestCase):
         )
 
     def test_unknown_or_missing_action(self) -> None:
-        for fields in [
+        cases: list[dict[str, Any]] = [
             {},
             {"action": None},
             {"action": "dance"},
@@ -146,7 +147,8 @@ class ParseRequestTests(SynchronousTestCase):
             {"action": 1},
             {"action": ["info"]},
             {"action": {}},
-        ]:
+        ]
+        for fields in cases:
             error = self.assertRaises(ServiceError, parse, **fields)
             self.assertEqual(error.code, 400)
             self.assertIn("action", error.description)
@@ -155,7 +157,7 @@ class ParseRequestTests(SynchronousTestCase):
     def test_a_malformed_field_is_named(self) -> None:
         task = {"task_id": "t"}
         upload = {"type": "compress"}
-        for action, fields, name in [
+        cases: list[tuple[str, dict[str, Any], str]] = [
             ("status", {}, "task_id"),
             ("status", {"task_id": None}, "task_id"),
             ("status", {"task_id": 7}, "task_id"),
@@ -196,7 +198,8 @@ class ParseRequestTests(SynchronousTestCase):
             ("upload", {**upload, "sha256": "a" * 64 + "\n"}, "sha256"),
             ("upload_status", {}, "upload_id"),
             ("upload_status", {"upload_id": ""}, "upload_id"),
-        ]:
+        ]
+        for action, fields, name in cases:
             error = self.assertRaises(ServiceError, parse, action=action, **fields)
             self.assertEqual(error.code, ErrorCode.BAD_REQUEST, fields)
             self.assertIn(action, error.description)
@@ -513,7 +516,7 @@ class DocumentedJsonTests(SynchronousTestCase):
 
     def test_answers(self) -> None:
         # Most specific first: an answer is of the first of these that knows all its keys.
-        kinds = [
+        kinds: list[type[msgspec.Struct]] = [
             StatusDetail,
             StatusReport,
             DownloadStarts,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.rig import InPlace
+from tests.rig import InPlace, Transport
 from vidproc.files.transfer import READ_SIZE, TransferStopped
 from vidproc.frontends.mmp.watching import Watching
 from vidproc.frontends.receiving import MAX_READ_AHEAD, Receiving
@@ -18,6 +18,7 @@ from vidproc.frontends.sending import Sending
 from vidproc.frontends.timer import Timer
 from vidproc.tasks.model import State, Task
 from vidproc.tasks.results import Result
+from vidproc.tasks.uploads.session import UploadSession
 from vidproc.tasks.views import TaskView
 
 
@@ -109,7 +110,7 @@ class WatchingTests(SynchronousTestCase):
 
     def test_a_status_that_can_not_be_sent_is_a_fault(self) -> None:
         """It does not reach the task service."""
-        self.watching._send = lambda _: 1 // 0  # type: ignore[assignment, return-value]
+        self.patch(self.watching, "_send", lambda _: 1 // 0)
         self.watching.show(view())
         self.assertEqual(self.faults, [self.watching])
 
@@ -139,13 +140,12 @@ class StubSession:
 
 class ReceivingTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.session: Any = StubSession()
-        self.transport: Any = StringTransport()
-        self.transport.bufferSize = 1
+        self.session = StubSession()
+        self.transport = Transport()
         self.holds: list[bool] = []
         self.broken: list[object] = []
         self.receiving = Receiving(
-            self.session,
+            cast(UploadSession, self.session),
             self.transport,
             lambda: self.holds.append(self.receiving.held),
             self.broken.append,

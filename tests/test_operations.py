@@ -32,7 +32,7 @@ class OperationCase(TestCase):
 
     def refused(self, source: Path, operation: str, **fields: Any) -> ServiceError:
         """Run an operation that must be refused and return its error."""
-        error = self.assertRaises(ServiceError, self.do, source, operation, **fields)
+        error: ServiceError = self.assertRaises(ServiceError, self.do, source, operation, **fields)
         self.assertTrue(error.solution)
         return error
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from twisted.logger import formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from tests.rig import Rig, message
 from tests.test_protocol import UPLOAD
@@ -59,7 +60,8 @@ class PerformanceTests(SynchronousTestCase):
             rig.clock, rig.tasks, self.machine, rig.gate, rig.storage, rig.disk, 2
         )
 
-        def observe(event: Any) -> None:
+        @implementer(ILogObserver)
+        def observe(event: LogEvent) -> None:
             if event.get("topic") is Topic.PERFORMANCE:
                 self.lines.append(formatEvent(event))
 

@@ -124,7 +124,8 @@ class RefusalTests(TestCase):
         """Probe bytes that must be refused and return the error."""
         path = media.scratch(self) / name
         path.write_bytes(content)
-        return self.assertRaises(ServiceError, media.probe, path)
+        error: ServiceError = self.assertRaises(ServiceError, media.probe, path)
+        return error
 
     def test_what_is_no_video(self) -> None:
         """Nothing, text, noise: 415 with a way out."""

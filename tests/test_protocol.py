@@ -13,8 +13,9 @@ from uuid import uuid4
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.logger import LogLevel, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from tests.rig import Client, Rig, complete_step, message
 from vidproc.errors import ServiceError
@@ -32,7 +33,7 @@ from vidproc.tasks.settings import Settings
 from vidproc.tasks.views import TaskView
 
 GIF = {"start_time": 0, "duration": 1}
-UPLOAD = {"action": "upload", "type": "gif", "parameters": GIF}
+UPLOAD: dict[str, Any] = {"action": "upload", "type": "gif", "parameters": GIF}
 
 
 class ProtocolTestCase(SynchronousTestCase):
@@ -42,13 +43,13 @@ class ProtocolTestCase(SynchronousTestCase):
         return rig
 
     def code(self, answer: dict[str, Any]) -> int:
-        return answer["error"]["code"]
+        return int(answer["error"]["code"])
 
     def upload(self, client: Client, payload: bytes = b"film", **fields: Any) -> str:
         client.send(message({**UPLOAD, **fields}, payload, "mp4"))
         answer = client.answer()
         self.assertEqual(answer.get("status"), "accepted", answer)
-        return answer["task_id"]
+        return str(answer["task_id"])
 
     def complete(self, rig: Rig, content: bytes = b"GIF of the film") -> None:
         """Let the one running task do well."""
@@ -164,7 +165,7 @@ class UploadTests(ProtocolTestCase):
 
     def test_what_the_json_shows_to_be_wrong_is_refused_before_the_payload(self) -> None:
         """The answer is there when only the head has been sent."""
-        cases = [
+        cases: list[tuple[dict[str, Any], int]] = [
             ({**UPLOAD, "type": "dance"}, 400),
             ({**UPLOAD, "parameters": {"start_time": 0}}, 422),
             ({"action": "upload"}, 400),
@@ -581,7 +582,7 @@ class WatchTests(ProtocolTestCase):
             if b'"completed"' in data:
                 seen.append(self.upload(other))
 
-        self.client.transport.write = spy
+        self.patch(self.client.transport, "write", spy)
         while not seen:
             complete_step(self.server.runner.running[0])
         self.assertEqual(len(seen), 1)
@@ -824,7 +825,8 @@ class AnyBytesTests(ProtocolTestCase):
         """Never an exception, never a fault of ours (500), and nothing is left behind."""
         faults: list[Any] = []
 
-        def observe(event: Any) -> None:
+        @implementer(ILogObserver)
+        def observe(event: LogEvent) -> None:
             if event["log_level"] >= LogLevel.error:
                 faults.append(event)
 
@@ -912,7 +914,7 @@ class TokenTests(ProtocolTestCase):
             completed_at=1e9 + 0.123,
             failure=TaskFailure(code=415, description="ä" * 1000, solution="ö" * 1000),
         )
-        view = TaskView(task, "x" * 20, 0.1234, 12345.6, 0.12, 100, ("w",) * 50)
+        view = TaskView(task, "x" * 20, 0.1234, 12345.6, 0.12, 100, warnings=("w",) * 50)
         data = messages.encode_answer(
             list_report([view] * 100, messages.List(id="i" * 64)), detail=True
         )

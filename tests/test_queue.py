@@ -58,7 +58,8 @@ class SchedulerTestCase(SynchronousTestCase):
         return self.successResultOf(coroutine)
 
     def view(self, rig: Rig, task_id: str) -> TaskView:
-        return self.run_coroutine(rig.tasks.status(task_id, Caller("192.0.2.1")))
+        view: TaskView = self.run_coroutine(rig.tasks.status(task_id, Caller("192.0.2.1")))
+        return view
 
     def state(self, rig: Rig, task_id: str) -> State:
         return self.view(rig, task_id).task.state
@@ -238,21 +239,21 @@ class ProgressTests(SchedulerTestCase):
         command = self.encoding(rig)
         duration = command.command.duration or 0
         rig.clock.advance(5)
-        command.on_progress(Progress(duration / 2, 6, 2.0))  # type: ignore[attr-defined]
+        command.on_progress(Progress(duration / 2, 6, 2.0))
         task_id = next(iter(rig.tasks.queue._entries))
         view = self.view(rig, task_id)
         self.assertEqual((view.stage, view.speed), (command.command.stage, 2.0))
         self.assertAlmostEqual(view.progress, 0.5 * command.command.share, places=2)
         assert view.eta is not None
         self.assertAlmostEqual(view.eta, 5 * (1 - view.progress) / view.progress, places=2)
-        command.on_progress(Progress(0.0, 1, 2.0))  # type: ignore[attr-defined]
+        command.on_progress(Progress(0.0, 1, 2.0))
         self.assertEqual(self.view(rig, task_id).progress, view.progress)
 
     def test_progress_is_1_only_at_the_end(self) -> None:
         """What FFmpeg has written still has to be verified."""
         rig = self.rig()
         command = self.encoding(rig)
-        command.on_progress(Progress(1e9, 6, 2.0))  # type: ignore[attr-defined]
+        command.on_progress(Progress(1e9, 6, 2.0))
         task_id = next(iter(rig.tasks.queue._entries))
         self.assertLess(self.view(rig, task_id).progress, 1)
         self.finish_all(rig)
@@ -280,8 +281,8 @@ class TogetherTests(SchedulerTestCase):
     def test_the_joining_waits_for_all_and_finds_its_list(self) -> None:
         """Progress and speed are those of both."""
         rig, task_id, (one, other) = self.start()
-        one.on_progress(Progress(0.25, 6, 2.0))  # type: ignore[attr-defined]
-        other.on_progress(Progress(0.5, 12, 4.0))  # type: ignore[attr-defined]
+        one.on_progress(Progress(0.25, 6, 2.0))
+        other.on_progress(Progress(0.5, 12, 4.0))
         view = self.view(rig, task_id)
         self.assertAlmostEqual(view.progress, 0.98 * 0.75, places=2)
         self.assertEqual(view.speed, 6.0)
@@ -416,7 +417,8 @@ class FaultTests(SchedulerTestCase):
         session = self.run_coroutine(rig.tasks.admit(submission, Caller("192.0.2.1")))
         session.write(b"film")
         task_id = self.successResultOf(session.finish()).task_id
-        start, started = rig.runner.start, []
+        start = rig.runner.start
+        started: list[StubCommand] = []
 
         def once(*arguments: Any) -> Any:
             if started:
@@ -424,7 +426,7 @@ class FaultTests(SchedulerTestCase):
             started.append(start(*arguments))
             return started[0]
 
-        rig.runner.start = once  # type: ignore[method-assign]
+        self.patch(rig.runner, "start", once)
         complete_step(rig.runner.running[0])
         self.assertEqual(started[0].stops, 1)
         self.assertIs(self.state(rig, task_id), State.PROCESSING)
@@ -705,7 +707,8 @@ class PruneTests(SchedulerTestCase):
         return task_id
 
     def prune(self, rig: Rig) -> list[str]:
-        return self.run_coroutine(rig.tasks.results.prune())
+        pruned: list[str] = self.run_coroutine(rig.tasks.results.prune())
+        return pruned
 
     def test_a_result_is_kept_for_its_retention(self) -> None:
         """Then it expires: file gone, row kept."""

@@ -30,7 +30,7 @@ class PartialUploadTests(SynchronousTestCase):
         recover_partial_uploads(self.rig.store, self.rig.storage, "boot 1")
 
     def make_folder(self) -> str:
-        folder = self.mktemp()
+        folder: str = self.mktemp()
         Path(folder).mkdir(parents=True)
         return folder
 

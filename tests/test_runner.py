@@ -11,14 +11,16 @@ import sys
 import textwrap
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import psutil
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
-from twisted.logger import LogEvent, Logger, LogLevel
+from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
+from zope.interface import implementer
 
 from vidproc.ffmpeg.binary import FFmpeg, FFmpegUnusable, find_ffmpeg
 from vidproc.ffmpeg.command import (
@@ -38,6 +40,8 @@ from vidproc.runners.admission import Admission, Place, memory_budget
 from vidproc.runners.failures import kind_of_end
 from vidproc.runners.local import LocalCommand, LocalRunner
 from vidproc.runners.watchdog import Watchdog
+
+Ending = TypeVar("Ending", CommandFailed, CommandStopped)
 
 TEST_PICTURE = ("-f", "lavfi", "-i", "testsrc=size=128x96:rate=25:duration={}")
 
@@ -229,9 +233,9 @@ class LocalRunnerTests(TestCase):
         ffmpeg: FFmpeg | None = None,
         stall_timeout: float = 300.0,
         budget: int = 1 << 40,
-        **limits: int,
+        **limits: Any,
     ) -> LocalRunner:
-        sandbox = Sandbox(**{"address_space": 4 << 30, "file_size": 1 << 30, **limits})
+        sandbox = replace(Sandbox(address_space=4 << 30, file_size=1 << 30), **limits)
         return LocalRunner(
             reactor,
             ffmpeg or self.ffmpeg,
@@ -241,9 +245,15 @@ class LocalRunnerTests(TestCase):
             budget=budget,
         )
 
-    def start(self, runner: LocalRunner, command: Command):
+    def start(self, runner: LocalRunner, command: Command) -> LocalCommand:
         workspace = Workspace("inputs/none", "work")
         return runner.start(command, workspace, 2, self.progress.append)
+
+    async def ends(self, running: LocalCommand, how: type[Ending]) -> Ending:
+        """Wait for a command that must fail with `how` and return the exception."""
+        error: Any = await self.assertFailure(running.result, how)
+        assert isinstance(error, how)
+        return error
 
     async def test_a_command_runs_and_reports_progress(self) -> None:
         """The file is there, the progress ends at its duration, and nothing is left running."""
@@ -256,8 +266,8 @@ class LocalRunnerTests(TestCase):
 
     async def test_a_failing_command_tells_what_ffmpeg_said(self) -> None:
         """The exit status as the reason, the end of standard error for the log."""
-        failed = self.start(self.runner(), make_command(1, "-vf", "nonsense")).result
-        error = await self.assertFailure(failed, CommandFailed)
+        failed = self.start(self.runner(), make_command(1, "-vf", "nonsense"))
+        error = await self.ends(failed, CommandFailed)
         self.assertIs(error.kind, FailureKind.INPUT)
         self.assertIn("exit status", error.reason)
         self.assertIn("nonsense", error.stderr_tail)
@@ -265,7 +275,7 @@ class LocalRunnerTests(TestCase):
     async def test_a_missing_program_fails_the_result(self) -> None:
         """Whatever stage the start fails at, the result fires and nothing stays in the set."""
         runner = self.runner(FFmpeg("/nonexistent/ffmpeg", "0", frozenset(), frozenset()))
-        error = await self.assertFailure(self.start(runner, make_command(1)).result, CommandFailed)
+        error = await self.ends(self.start(runner, make_command(1)), CommandFailed)
         self.assertIs(error.kind, FailureKind.OURS)
         self.assertEqual(runner.running, set())
 
@@ -286,7 +296,7 @@ class LocalRunnerTests(TestCase):
                 running = self.start(runner, make_command(1))
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-            error = await self.assertFailure(running.result, CommandFailed)
+            error = await self.ends(running, CommandFailed)
             self.assertIs(error.kind, FailureKind.REFUSED, f"{left} left: {error}")
         await self.start(runner, make_command(1)).result
         self.assertEqual(open_files(), before)
@@ -296,7 +306,7 @@ class LocalRunnerTests(TestCase):
         runner = self.runner()
         running = self.start(runner, make_command(100000))
         reactor.callLater(0.2, running.stop)
-        await self.assertFailure(running.result, CommandStopped)
+        await self.ends(running, CommandStopped)
         self.assertFalse(psutil.pid_exists(running.pid or 0))
 
     async def test_what_a_process_leaves_behind_is_killed_and_logged(self) -> None:
@@ -305,7 +315,12 @@ class LocalRunnerTests(TestCase):
         program.write_text("#!/bin/sh\nsleep 1000 &\necho $! > child\n")
         program.chmod(0o700)
         logged: list[LogEvent] = []
-        self.patch(LocalCommand, "log", Logger("runner", observer=logged.append))
+
+        @implementer(ILogObserver)
+        def observe(event: LogEvent) -> None:
+            logged.append(event)
+
+        self.patch(LocalCommand, "log", Logger("runner", observer=observe))
         runner = self.runner(FFmpeg(str(program), "0", frozenset(), frozenset()))
         await self.start(runner, make_command(1)).result
         child = psutil.Process(int((self.root / "work" / "child").read_text()))
@@ -330,13 +345,13 @@ class LocalRunnerTests(TestCase):
         self.assertEqual(Path(f"/proc/{pid}/environ").read_bytes(), b"")
         self.assertEqual(os.getpgid(pid), pid)
         running.stop()
-        await self.assertFailure(running.result, CommandStopped)
+        await self.ends(running, CommandStopped)
 
     async def test_a_file_beyond_the_limit_ends_the_command(self) -> None:
         """RLIMIT_FSIZE holds."""
         runner = self.runner(file_size=20_000)
         command = make_command(20, "-c:v", "ffv1")
-        error = await self.assertFailure(self.start(runner, command).result, CommandFailed)
+        error = await self.ends(self.start(runner, command), CommandFailed)
         self.assertIs(error.kind, FailureKind.OUTGROWN, f"{error} {error.stderr_tail[-800:]}")
         self.assertLessEqual((self.root / "work" / "out.mkv").stat().st_size, 20_000)
 
@@ -354,7 +369,7 @@ class LocalRunnerTests(TestCase):
         writer = await deferToThread(os.open, self.root / "work" / "silent", os.O_WRONLY)
         self.addCleanup(os.close, writer)
         await deferToThread(os.write, writer, bytes(64 * 64 * 25))
-        error = await self.assertFailure(running.result, CommandFailed)
+        error = await self.ends(running, CommandFailed)
         self.assertIs(error.kind, FailureKind.STALLED)
         self.assertGreater(len(self.progress), 1)
 
@@ -388,7 +403,7 @@ class LocalRunnerTests(TestCase):
             limits = Path(f"/proc/{running.pid}/limits").read_text()
             found.append(int(re.search(r"address space +(\d+)", limits)[1]))  # type: ignore[index]
             running.stop()
-            await self.assertFailure(running.result, CommandStopped)
+            await self.ends(running, CommandStopped)
         self.assertEqual(found[1] - found[0], 2 * (192 << 20))
         self.assertLess(found[0], 100 << 30)
         self.assertEqual(found[2], 2 * (1 << 40) + found[0] - (128 << 20))
@@ -397,7 +412,7 @@ class LocalRunnerTests(TestCase):
         """The kernel does it when it is short of memory."""
         running = self.start(self.runner(), make_command(100000))
         os.kill(running.pid or 0, signal.SIGKILL)
-        error = await self.assertFailure(running.result, CommandFailed)
+        error = await self.ends(running, CommandFailed)
         self.assertIs(error.kind, FailureKind.KILLED)
 
     def test_the_child_dies_with_its_server(self) -> None:

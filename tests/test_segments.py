@@ -17,8 +17,8 @@ from vidproc.operations import clips, segments
 
 def film(**fields: Any) -> MediaInfo:
     """Return a film of a minute at 25 pictures a second."""
-    video = {"index": 0, "codec": "h264", "width": 640, "height": 360, "duration": 60.0}
-    video |= {"frame_rate": 25.0, **fields.pop("video", {})}
+    video: dict[str, Any] = {"index": 0, "codec": "h264", "width": 640, "height": 360}
+    video |= {"duration": 60.0, "frame_rate": 25.0, **fields.pop("video", {})}
     return MediaInfo(
         **{"container": "mov,mp4,m4a", "size": 1, "video": VideoStream(**video), **fields}
     )
@@ -114,7 +114,8 @@ class WebMTests(TestCase):
             lavfi="testsrc2=s=320x240:r=50",
             seconds=2,
         )
-        self.assertTrue(media.probe(clip).video.interlaced)  # type: ignore[union-attr]
+        video = media.probe(clip).video
+        self.assertTrue(video is not None and video.interlaced)
         self.assert_same(*self.both(clip, 0.0, 2.0))
 
     def test_colours_are_tagged_alike(self) -> None:

@@ -125,7 +125,7 @@ class SlowDownloadTests(SynchronousTestCase):
             write(data)
             client.protocol.pauseProducing()
 
-        client.transport.write = block
+        self.patch(client.transport, "write", block)
         client.send(message({"action": "download", "task_id": task_id}))
         sender = client.protocol._sending
         assert sender is not None

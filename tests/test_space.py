@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -116,7 +117,7 @@ class CountTests(SynchronousTestCase):
             count = Space(folder, LIMIT)
             count.measure()
             self.patch(space_module, "BATCH", 5)
-            self.patch(space_module.time, "sleep", lambda _: count.stored("a", 100))
+            self.patch(time, "sleep", lambda _: count.stored("a", 100))
             count.verify()
             self.assertEqual(count.used, 300)
 

@@ -261,7 +261,7 @@ class ServiceMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.rig.runner.running)
     @rule(number=places, out_time=st.floats(min_value=-1, max_value=5))
     def command_makes_progress(self, number: int, out_time: float) -> None:
-        self.pick(number).on_progress(Progress(out_time, 3, 1.0))  # type: ignore[attr-defined]
+        self.pick(number).on_progress(Progress(out_time, 3, 1.0))
 
     @precondition(lambda self: self.rig.runner.running)
     @rule(number=places, kind=st.sampled_from(list(FailureKind)))
@@ -448,7 +448,7 @@ class StateMachineTests(SynchronousTestCase):
     def test_any_order_of_events_keeps_the_invariants(self) -> None:
         """In at least `STEPS` steps."""
         ServiceMachine.steps = 0
-        run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        run_state_machine_as_test(
             ServiceMachine,
             settings=settings(
                 max_examples=145,

@@ -6,6 +6,7 @@ import random
 import sqlite3
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -19,7 +20,7 @@ from vidproc.tasks.store.upload_rows import MOST_PARTIAL
 
 
 def make_task(peer: str = "192.0.2.1", **fields: object) -> Task:
-    values: dict = {
+    values: dict[str, Any] = {
         "task_id": new_task_id(),
         "type": "gif",
         "parameters": {"start_time": 0, "duration": 5},
@@ -38,7 +39,7 @@ class StoreTests(SynchronousTestCase):
         self.addCleanup(self.store.close)
 
     def mktemp_folder(self) -> str:
-        folder = self.mktemp()
+        folder: str = self.mktemp()
         Path(folder).mkdir(parents=True)
         return folder
 

@@ -23,7 +23,7 @@ def service_for(*arguments: str) -> Any:
 
 class RetentionTests(SynchronousTestCase):
     def min_retention(self, *arguments: str) -> float:
-        return service_for(*arguments).config.settings.min_retention
+        return float(service_for(*arguments).config.settings.min_retention)
 
     def test_an_unfetched_result_is_safe_for_an_hour_by_default(self) -> None:
         self.assertEqual(self.min_retention(), 3600.0)

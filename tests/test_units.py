@@ -60,7 +60,7 @@ class ParseDurationTests(SynchronousTestCase):
 
 class ParseTimeTests(SynchronousTestCase):
     def test_seconds_and_clock(self) -> None:
-        for value, seconds in [
+        cases: list[tuple[str | float, float]] = [
             (0, 0.0),
             (12.5, 12.5),
             ("0", 0.0),
@@ -73,7 +73,8 @@ class ParseTimeTests(SynchronousTestCase):
             ("1:2:3", 3723.0),
             ("100:00:00", 360000.0),
             ("00:00:59.999", 59.999),
-        ]:
+        ]
+        for value, seconds in cases:
             self.assertEqual(parse_time(value), seconds, repr(value))
 
     def test_nonsense_says_how_to_write_it(self) -> None:

@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import tarfile
 from pathlib import Path
+from typing import Any
 
 from twisted.trial.unittest import TestCase
 
@@ -27,7 +28,7 @@ class UpgradeTests(TestCase):
         self.server = ServerProcess(Path(self.mktemp()), *options)
         with tarfile.open(ARCHIVE) as archive:
             # Python before 3.11.4 knows no filters, and the archive is our own.
-            known = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+            known: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
             archive.extractall(self.server.root, **known)
         self.film = (self.server.root / "clip.mp4").read_bytes()
         self.addCleanup(self.server.stop)

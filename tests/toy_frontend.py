@@ -15,10 +15,12 @@ from vidproc.frontends.peers import peer_key
 from vidproc.frontends.refusals import TurnedAway
 from vidproc.tasks.uploads.session import AcceptedTask, UploadSession
 from vidproc.tasks.uploads.submission import Submission
+from vidproc.transport import IStreamTransport
 
 
 class ToyProtocol(LineReceiver):
     delimiter = b"\n"
+    transport: IStreamTransport
     session: UploadSession | None = None
 
     def __init__(self, backend: Backend) -> None:
@@ -93,7 +95,7 @@ class ToyProtocol(LineReceiver):
 
 class ToyFrontend:
     def __init__(self, backend: Backend) -> None:
-        self.factory = Factory.forProtocol(lambda: ToyProtocol(backend))  # type: ignore[arg-type]
+        self.factory = Factory.forProtocol(lambda: ToyProtocol(backend))
 
     def start(self) -> None: ...
     def reload(self) -> None: ...

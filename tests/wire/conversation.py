@@ -13,11 +13,11 @@ from typing import Any
 from tests.rig import Client, Rig, complete_step, message
 
 UPLOAD_ID = "6e9b1a0e-54cb-4f10-9fd0-3c1b8a6e2f01"
-GIF = {"action": "upload", "type": "gif", "parameters": {"start_time": 0, "duration": 1}}
+Step = dict[str, Any]
+
+GIF: Step = {"action": "upload", "type": "gif", "parameters": {"start_time": 0, "duration": 1}}
 FILM = "f" * 100
 PART = {**GIF, "upload_id": UPLOAD_ID, "size": 100}
-
-Step = dict[str, Any]
 
 
 def steps() -> list[Step]:
@@ -92,16 +92,17 @@ def _play(rig: Rig, client: Client) -> list[list[Any]]:
             client.send(step["raw"].encode("latin-1"))
         else:
             request, media_type, payload = step["send"]
-            request = {**request, "task_id": tasks.get(request.get("task_id"), "0" * 32)}
-            if "task_id" not in step["send"][0]:
-                del request["task_id"]
+            if "task_id" in request:
+                request = {**request, "task_id": tasks.get(request["task_id"], "0" * 32)}
             client.send(message(request, payload.encode(), media_type))
         running = rig.runner.running
         while step.get("do") == "complete" and running:
             complete_step(running[0])
         if step.get("do") == "fail" and running:
-            running[0].fail("Invalid data found")
-        found = [[head, kind, data.decode()] for head, kind, data in client.answers()]
+            running[0].fail()
+        found: list[list[Any]] = [
+            [head, kind, data.decode()] for head, kind, data in client.answers()
+        ]
         for head, _, _ in found:
             if head.get("status") == "accepted" and head["task_id"] not in tasks.values():
                 tasks[f"TASK-{len(tasks) + 1}"] = head["task_id"]
