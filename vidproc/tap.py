@@ -6,6 +6,8 @@ Imported whenever twistd lists its plugins: imports nothing heavy, and never the
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -49,6 +51,7 @@ class Options(usage.Options):
         ["max-connections-per-ip", None, "64", "Connections from one address."],
         ["ffmpeg", None, None, "Path of an FFmpeg to use instead of the bundled one."],
         ["sandbox", None, "auto", "auto, strict (refuse to start without) or off."],
+        ["on-done", None, None, "Command to run for each task that ends; its status on stdin."],
         ["token-file", None, None, "Names and tokens, one a line; requests then need a token."],
     ]
     optFlags = [
@@ -139,6 +142,7 @@ class Options(usage.Options):
                 raise usage.UsageError(str(error)) from None
         if self["ffmpeg"] is not None:
             self._convert("ffmpeg", _checked_ffmpeg)
+        self._convert("on-done", _command)
         if self["token-file"] is not None:
             try:
                 self["tokens"] = Tokens.read(Path(self["token-file"]).expanduser().absolute())
@@ -228,6 +232,20 @@ def _checked_ffmpeg(path: str) -> str:
     except FFmpegUnusable as error:
         raise ValueError(str(error)) from None
     return absolute
+
+
+def _command(text: str | None) -> tuple[str, ...] | None:
+    """Return the words of a command line, as a shell would split it, its program absolute.
+
+    Raises `ValueError` when it can't be split or there is no such program.
+    """
+    if text is None:
+        return None
+    words = shlex.split(text)
+    program = shutil.which(words[0]) if words else None
+    if program is None:
+        raise ValueError(f"{text!r} names no program that can be run; write its path first")
+    return (str(Path(program).absolute()), *words[1:])
 
 
 def makeService(options: Options) -> IService:

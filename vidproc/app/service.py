@@ -24,6 +24,7 @@ from vidproc.app import stopping, twistd_log
 from vidproc.app.clock_watch import ClockWatch
 from vidproc.app.logs import TopicLogs
 from vidproc.app.measuring import Meter, usable_cores
+from vidproc.app.on_done import OnDone
 from vidproc.app.performance import PerformanceService
 from vidproc.app.ports import CannotListen, Ports, reload_or_log
 from vidproc.app.private_files import everything_below, keep_private, tighten
@@ -148,6 +149,10 @@ class VidprocService(Service):
         self._logs.start()
         self._store = TaskStore(config.data_dir / "tasks.sqlite")
         self._store.open()
+        if config.on_done is None:
+            self._store.untold.forget()
+        else:
+            self._store.untold.note_ends()
         recover(self._store, self._data_folder, self._reactor.seconds())
         self._store_thread = WorkerThreads(self._reactor, "store", 1)
         self._lookup_thread = WorkerThreads(self._reactor, "lookup", 1)
@@ -192,6 +197,16 @@ class VidprocService(Service):
             cores,
             ClockWatch(self._clock, self._store, self._store_thread),
         )
+        self._on_done = OnDone(
+            self._reactor,
+            config.on_done or (),
+            self._store.untold,
+            self._store_thread,
+            self._data_folder.path,
+        )
+        if config.on_done is not None:
+            self._tasks.queue.watches.on_ended.append(self._on_done.ended)
+        self._on_done.start()
         self._store_thread.start()
         self._lookup_thread.start()
         self._disk.start()
@@ -288,6 +303,7 @@ class VidprocService(Service):
         await patience.wait_for("transfers", transfers_end)
         for ending in self._ports.stop():
             await patience.wait_for("a frontend", ending)
+        await patience.wait_for("--on-done", ensureDeferred(self._on_done.stop()))
         await patience.wait_for("uploads", ensureDeferred(self._tasks.uploads.abort_all()))
         await patience.wait_for("upkeep", maybeDeferred(self._performance.stopService))
         patience.cancel()

@@ -35,6 +35,8 @@ class Config:
     ffmpeg: str | None = None
     sandbox: str = "auto"
     tokens: Tokens = field(default_factory=Tokens)
+    on_done: Sequence[str] | None = None
+    """The command to run for each task that ends, in words."""
     twistd: Mapping[str, Any] | None = None
     """twistd's own options, when twistd runs it."""
 
@@ -74,5 +76,6 @@ def config_from(options: Options) -> Config:
         ffmpeg=options["ffmpeg"],
         sandbox=options["sandbox"],
         tokens=options["tokens"],
+        on_done=options["on-done"],
         twistd=options.parent,
     )

@@ -39,6 +39,8 @@ class Watches:
 
     def __init__(self, view: Callable[[str], TaskView | None]) -> None:
         self.view = view
+        self.on_ended: list[Listener] = []
+        """Listeners that are told of each task that ends, when its row says so."""
         self._by_task: dict[str, list[Subscription]] = {}
 
     def __len__(self) -> int:
@@ -75,6 +77,11 @@ class Watches:
         """Tell the listeners of a task that it has ended; that ends their watches."""
         for subscription in self._by_task.pop(view.task.task_id, []):
             self._tell(subscription, view)
+        for listener in self.on_ended:
+            try:
+                listener(view)
+            except Exception:
+                self.log.failure("the end of task {task_id}", task_id=view.task.task_id)
 
     def _tell(self, subscription: Subscription, view: TaskView) -> None:
         try:

@@ -35,7 +35,7 @@ class Representation:
     @property
     def last_modified(self) -> str:
         """The value of the Last-Modified header."""
-        return datetimeToString(int(self.modified)).decode("ascii")
+        return str(datetimeToString(int(self.modified)), "ascii")
 
 
 class Selection(NamedTuple):

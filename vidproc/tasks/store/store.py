@@ -20,6 +20,7 @@ from vidproc.tasks.store.attempt_rows import AttemptRows
 from vidproc.tasks.store.database import Database
 from vidproc.tasks.store.recovery_rows import RecoveryRows
 from vidproc.tasks.store.result_rows import ResultRows
+from vidproc.tasks.store.untold_rows import UntoldRows
 from vidproc.tasks.store.upload_rows import UploadRows
 
 
@@ -32,6 +33,7 @@ class TaskStore:
         self.attempts = AttemptRows(self.database)
         self.results = ResultRows(self.database)
         self.recovery = RecoveryRows(self.database)
+        self.untold = UntoldRows(self.database)
 
     def open(self) -> None:
         """Open the database and bring its schema up to date. Raises `SchemaTooNew`."""
