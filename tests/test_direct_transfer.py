@@ -13,7 +13,7 @@ from uuid import uuid4
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.interfaces import IPushProducer, IReactorFromThreads
 from twisted.internet.protocol import Protocol, ServerFactory
 from twisted.internet.tcp import Connection
 from twisted.internet.testing import StringTransport
@@ -142,7 +142,7 @@ class _Loopback(_OnLoopback):
         return Deferred.fromCoroutine(self.asyncSetUp())
 
     async def asyncSetUp(self) -> None:
-        self.threads = WorkerThreads(reactor, "disk", 4)
+        self.threads = WorkerThreads(IReactorFromThreads(reactor), "disk", 4)
         self.threads.start()
         self.addCleanup(self.threads.stop)
         self.server = ServerSide()
@@ -365,7 +365,7 @@ class SpliceTests(_OnLoopback):
     def setUp(self) -> Any:
         if not hasattr(os, "splice"):
             raise SkipTest("this system has no splice")
-        self.threads = WorkerThreads(reactor, "disk", 4)
+        self.threads = WorkerThreads(IReactorFromThreads(reactor), "disk", 4)
         self.threads.start()
         self.addCleanup(self.threads.stop)
         self.path = Path(self.mktemp())
@@ -631,7 +631,9 @@ class DirectUploadTests(UploadTests, _OnLoopback):
         for _ in range(5):
             self.rig.clock.advance(60)
         await self.turns(5)
-        self.assertTrue(protocol.transport.connected)
+        transport = protocol.transport
+        assert isinstance(transport, Connection)
+        self.assertTrue(transport.connected)
         client.transport.write(message(UPLOAD, bytes(SIZE), "mp4")[1000 + SIZE // 2 :])
 
         def goes_on() -> bool:

@@ -13,6 +13,7 @@ from uuid import uuid4
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
@@ -59,7 +60,9 @@ class ProtocolTestCase(SynchronousTestCase):
 
 def rig_turns(client: Client) -> None:
     """Let the connection have all the turns that it waits for."""
-    client.protocol.clock.pump([0.0] * 10)
+    clock = client.protocol.clock
+    assert isinstance(clock, Clock)
+    clock.pump([0.0] * 10)
 
 
 class RequestTests(ProtocolTestCase):

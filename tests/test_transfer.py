@@ -10,6 +10,7 @@ from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.task import deferLater
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import TestCase
@@ -20,7 +21,7 @@ from vidproc.files.transfer import CHUNK, HIGH_WATER, FileSender, FileWriter, Tr
 
 class _Base(TestCase):
     def setUp(self) -> None:
-        self.threads = WorkerThreads(reactor, "disk", 4)
+        self.threads = WorkerThreads(IReactorFromThreads(reactor), "disk", 4)
         self.threads.start()
         self.addCleanup(self.threads.stop)
         self.path = Path(self.mktemp())

@@ -10,6 +10,9 @@ import errno
 import os
 from typing import Any
 
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.tcp import Port
+
 from vidproc.topics import Topic, TopicLogger
 
 REST = 0.2
@@ -23,12 +26,13 @@ class PatientPort:
 
     log = TopicLogger(Topic.SERVICE)
 
-    def __init__(self, port: Any, reactor: Any) -> None:
+    def __init__(self, port: Port, reactor: IReactorTime) -> None:
         self._port = port
         self._reactor = reactor
         self._accept = port.doRead
         self._logged_at = float("-inf")
-        port.doRead = self._accept_or_rest
+        # Twisted has no hook for it.
+        port.doRead = self._accept_or_rest  # type: ignore[method-assign]
 
     def _accept_or_rest(self) -> Any:
         if self._is_descriptor_left():

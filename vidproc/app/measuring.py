@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import resource
 from dataclasses import dataclass
-from typing import Any
 
 import psutil
+from twisted.internet.interfaces import IReactorTime
 
 from vidproc.frontends.traffic import Traffic
 from vidproc.runners.interface import Runner
@@ -52,7 +52,7 @@ class Meter:
     `peak_memory` is the most bytes that one FFmpeg has used.
     """
 
-    def __init__(self, reactor: Any, runner: Runner, traffic: Traffic, cores: int) -> None:
+    def __init__(self, reactor: IReactorTime, runner: Runner, traffic: Traffic, cores: int) -> None:
         self.peak_memory = 0
         self._reactor = reactor
         self._runner = runner

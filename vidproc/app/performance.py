@@ -8,10 +8,10 @@ time.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
 from vidproc.app.clock_watch import ClockWatch
@@ -41,7 +41,7 @@ class PerformanceService(Service):
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactorTime,
         tasks: Tasks,
         meter: Meter,
         gate: Gate,

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 from twisted.application.service import Service
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 
@@ -343,7 +344,7 @@ def raise_open_files() -> int:
     return 1 << 16 if soft == resource.RLIM_INFINITY else soft
 
 
-def _readable(address: Any) -> str:
-    if hasattr(address, "port"):
+def _readable(address: object) -> str:
+    if isinstance(address, IPv4Address | IPv6Address):
         return f"{address.type.lower()} {address.host} port {address.port}"
     return str(address)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 
 from vidproc.files.threads import when_fired
 from vidproc.topics import Topic, TopicLogger
@@ -33,7 +34,7 @@ class Patience:
 
     log = TopicLogger(Topic.SERVICE)
 
-    def __init__(self, reactor: Any, seconds: float) -> None:
+    def __init__(self, reactor: IReactorTime, seconds: float) -> None:
         self._waiting: Deferred[None] | None = None
         self._over = False
         self.hurried = False

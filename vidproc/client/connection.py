@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Protocol
 import msgspec
 from twisted.internet import error as net_error
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPullProducer
+from twisted.internet.interfaces import IDelayedCall, IPullProducer, IReactorTime
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
@@ -110,10 +110,10 @@ class Connection(TwistedProtocol):
     `stall_timeout` is the seconds without a byte in either direction that are a stall.
     """
 
-    def __init__(self, clock: Any, stall_timeout: float) -> None:
+    def __init__(self, clock: IReactorTime, stall_timeout: float) -> None:
         self._clock = clock
         self._stall_timeout = stall_timeout
-        self._timer: Any = None
+        self._timer: IDelayedCall | None = None
         self._decoder = Decoder()
         self._exchange: _Exchange | None = None
         self._heard = False

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from twisted.internet import error as net_error
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 
@@ -66,7 +67,7 @@ class Link:
         retry: RetryPolicy | None = None,
         connect_timeout: float = 10.0,
         stall_timeout: float = 60.0,
-        clock: Any = None,
+        clock: IReactorTime | None = None,
     ) -> None:
         self._reactor = reactor
         self.clock = reactor if clock is None else clock

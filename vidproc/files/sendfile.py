@@ -12,10 +12,10 @@ import select
 import socket
 import time
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPullProducer, IPushProducer
+from twisted.internet.interfaces import IPullProducer, IPushProducer, ITransport
 from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -29,7 +29,7 @@ _SEND_STEP = 2 << 20
 Sender: TypeAlias = "FileSender | SendfileSender"
 
 
-def can_sendfile(transport: Any) -> bool:
+def can_sendfile(transport: ITransport) -> TypeGuard[Connection]:
     """Whether the kernel can send a file to this transport's socket by itself."""
     return (
         hasattr(os, "sendfile")
@@ -44,12 +44,13 @@ def make_sender(
     fd: int,
     start: int,
     end: int,
-    transport: Any,
+    transport: ITransport,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> Sender:
     """Return what sends bytes `start` to `end` of the open file `fd` to `transport` fastest."""
-    kind = SendfileSender if can_sendfile(transport) else FileSender
-    return kind(threads, fd, start, end, transport, on_progress)
+    if can_sendfile(transport):
+        return SendfileSender(threads, fd, start, end, transport, on_progress)
+    return FileSender(threads, fd, start, end, transport, on_progress)
 
 
 @implementer(IPushProducer)
@@ -67,7 +68,7 @@ class SendfileSender:
         fd: int,
         start: int,
         end: int,
-        transport: Any,
+        transport: Connection,
         on_progress: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.result: Deferred[None] = Deferred()

@@ -13,9 +13,9 @@ import socket
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import ITransport
 from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 
@@ -38,7 +38,7 @@ class Spliced:
     """Whether there may be more to take at once."""
 
 
-def can_splice(writer: FileWriter, transport: Any) -> bool:
+def can_splice(writer: FileWriter, transport: ITransport) -> bool:
     """Whether the kernel can move what this transport receives to the writer's file by itself."""
     return (
         hasattr(os, "splice")
@@ -49,13 +49,14 @@ def can_splice(writer: FileWriter, transport: Any) -> bool:
     )
 
 
-def splice_into(writer: FileWriter, transport: Any, size: int) -> Deferred[Spliced]:
+def splice_into(writer: FileWriter, transport: ITransport, size: int) -> Deferred[Spliced]:
     """Move up to `size` received bytes to the writer's file, for one turn.
 
     Nobody else may read the transport until the Deferred fires. It never fails: an error of the
     disk is told by the writer's `on_error` first, and a connection that is lost is left to the
     reactor to find.
     """
+    assert isinstance(transport, Connection)  # `can_splice` said so
     turn = Spliced()
     source = transport.getHandle().dup()  # the transport may close its own meanwhile
 

@@ -7,6 +7,7 @@ from threading import Thread
 from typing import Any, ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
@@ -17,7 +18,7 @@ R = TypeVar("R")
 class WorkerThreads:
     """At most `count` threads; with one, calls run one after another in the order made."""
 
-    def __init__(self, reactor: Any, name: str, count: int) -> None:
+    def __init__(self, reactor: IReactorFromThreads, name: str, count: int) -> None:
         self._reactor = reactor
         self._pool = ThreadPool(minthreads=1, maxthreads=count, name=name)
 

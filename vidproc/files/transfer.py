@@ -13,10 +13,10 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.interfaces import IConsumer, IPushProducer, ITransport
+from twisted.internet.interfaces import IPushProducer, ITransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -311,7 +311,7 @@ class FileSender:
         fd: int,
         start: int,
         end: int,
-        transport: ITransport | IConsumer,
+        transport: ITransport,
         on_progress: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.result: Deferred[None] = Deferred()
@@ -321,7 +321,7 @@ class FileSender:
         self._fd = fd
         self._position = start
         self._end = end
-        self._transport: Any = transport
+        self._transport = transport
         self._on_progress = on_progress
         self._paused = False
         self._reading = False

@@ -8,9 +8,10 @@ stops. The rules are in modules of their own: `tokens`, `peers`, `refusals`, `th
 from __future__ import annotations
 
 import secrets
-from typing import Any, Protocol
+from typing import Protocol
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from vidproc.errors import ErrorCode, ServiceError
@@ -21,12 +22,13 @@ from vidproc.frontends.tokens import Tokens
 from vidproc.frontends.traffic import Traffic
 from vidproc.tasks.settings import Caller
 from vidproc.topics import Topic, TopicLogger
+from vidproc.transport import IStreamTransport
 
 
 class Connection(Protocol):
     """One connection, as the gate sees it."""
 
-    transport: Any
+    transport: IStreamTransport
 
     @property
     def transferring(self) -> bool:
@@ -50,7 +52,7 @@ class Gate:
 
     def __init__(
         self,
-        clock: Any,
+        clock: IReactorTime,
         *,
         tokens: Tokens | None = None,
         idle_timeout: float = 60.0,

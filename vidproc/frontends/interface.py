@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IProtocolFactory
+from twisted.internet.interfaces import IProtocolFactory, IReactorTime
 
 from vidproc.files.threads import WorkerThreads
 from vidproc.frontends.gate import Gate
@@ -19,7 +19,7 @@ from vidproc.tasks.facade import Tasks
 class Backend:
     """What a frontend stands on: the gate, the tasks, threads for files, and what `info` tells."""
 
-    reactor: Any
+    reactor: IReactorTime
     gate: Gate
     tasks: Tasks
     disk: WorkerThreads

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from ipaddress import IPv6Address, ip_address
-from typing import Any
 
 from vidproc.errors import ErrorCode, ServiceError
 
 
-def peer_key(address: Any) -> str:
+def peer_key(address: object) -> str:
     """Return what one client's connections have in common: an IPv4 address or an IPv6 /64.
 
     `address` is what a transport's ``getPeer`` returns; with a ``haproxy:`` endpoint that is the

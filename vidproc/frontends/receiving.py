@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.interfaces import IPushProducer, ITransport
 from zope.interface import implementer
 
 from vidproc.errors import ServiceError
@@ -33,7 +32,7 @@ class Receiving:
     def __init__(
         self,
         session: UploadSession,
-        transport: Any,
+        transport: ITransport,
         on_hold: Callable[[], None],
         on_broken: Callable[[ServiceError], None],
     ) -> None:

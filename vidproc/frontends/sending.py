@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+
+from twisted.internet.interfaces import ITransport
 
 from vidproc.files.sendfile import make_sender
 from vidproc.files.threads import WorkerThreads
@@ -18,7 +19,7 @@ class Sending:
         threads: WorkerThreads,
         result: Result,
         offset: int,
-        transport: Any,
+        transport: ITransport,
         on_sent: Callable[[int], None],
     ) -> None:
         self._result = result

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
 
 MINIMUM_RATE = 1024
 """Bytes a second that an upload must bring, on average over an idle timeout, and that a download
@@ -40,7 +41,7 @@ class SlowClientWatch:
 
     def __init__(
         self,
-        clock: Any,
+        clock: IReactorTime,
         idle_timeout: float,
         waiting: Callable[[], Waiting],
         on_silent: Callable[[bool], None],

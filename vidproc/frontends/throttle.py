@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from twisted.internet.interfaces import IReactorTime
 
 PACKET = 1400
 """Bytes of a packet, as the service's promise counts them."""
@@ -18,7 +18,7 @@ _TOLERANCE = 0.02
 class IngestThrottle:
     """A limit on what all uploads together bring, in bytes a second; None while there is none."""
 
-    def __init__(self, clock: Any) -> None:
+    def __init__(self, clock: IReactorTime) -> None:
         self.rate: float | None = None
         self._clock = clock
         self._paid_until = float("-inf")
@@ -31,6 +31,6 @@ class IngestThrottle:
         """Note that an upload brought `size` bytes; return the seconds until it may bring more."""
         if self.rate is None:
             return 0.0
-        now = float(self._clock.seconds())
+        now = self._clock.seconds()
         self._paid_until = max(self._paid_until, now - _TOLERANCE) + size / self.rate
         return max(0.0, self._paid_until - now)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 
 class Timer:
     """Calls `call` once, so many seconds after its start, unless it is stopped before."""
 
-    def __init__(self, clock: Any, call: Callable[[], None]) -> None:
+    def __init__(self, clock: IReactorTime, call: Callable[[], None]) -> None:
         self._clock = clock
         self._call = call
         self._delayed: IDelayedCall | None = None

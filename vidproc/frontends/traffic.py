@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 import struct
 import sys
-from typing import Any
+
+from twisted.internet.interfaces import ITransport
 
 # struct tcp_info of Linux (include/uapi/linux/tcp.h): 8 bytes of flags, 24 u32, 4 u64, then u32
 # segs_out, segs_in, notsent_bytes, min_rtt, data_segs_in, data_segs_out.
@@ -21,23 +22,23 @@ class Traffic:
         self.received = 0
         self.sent = 0
         self._closed_packets = 0
-        self._sockets: dict[Any, socket.socket] = {}
-        self._packets: dict[Any, int] = {}
+        self._sockets: dict[ITransport, socket.socket] = {}
+        self._packets: dict[ITransport, int] = {}
 
-    def opened(self, transport: Any) -> None:
+    def opened(self, transport: ITransport) -> None:
         """Begin to count a connection's packets."""
         handle = getattr(transport, "getHandle", lambda: None)()
         if sys.platform == "linux" and isinstance(handle, socket.socket):
             self._sockets[transport] = handle
             self._packets[transport] = 0
 
-    def sample(self, transport: Any) -> None:
+    def sample(self, transport: ITransport) -> None:
         """Ask the kernel for a connection's count; once closed it can't be asked any more."""
         handle = self._sockets.get(transport)
         if handle is not None:
             self._packets[transport] = _packets_received(handle)
 
-    def closed(self, transport: Any) -> None:
+    def closed(self, transport: ITransport) -> None:
         """Keep the count of a connection that has ended, as of its last sample."""
         if self._sockets.pop(transport, None) is not None:
             self._closed_packets += self._packets.pop(transport)

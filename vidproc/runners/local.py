@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessDone
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorProcess, IReactorTime
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
@@ -73,7 +73,7 @@ class LocalRunner:
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactorProcess,
         ffmpeg: FFmpeg,
         sandbox: Sandbox,
         path_of_key: Callable[[str], Path],
@@ -169,7 +169,7 @@ class LocalCommand(ProcessProtocol):
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactorProcess,
         now: Callable[[], float],
         command: Command,
         threads: int,
@@ -183,6 +183,7 @@ class LocalCommand(ProcessProtocol):
         self.cpu_time = 0.0
         self.peak_memory = 0
         self._reactor = reactor
+        self._time = IReactorTime(reactor)
         self._on_progress = on_progress
         self._on_ended: Callable[[], None] = lambda: None
         self._stall_timeout = stall_timeout
@@ -239,7 +240,7 @@ class LocalCommand(ProcessProtocol):
             self._finish(CommandStopped("stopped on request"))
             return
         self._signal(signal.SIGTERM)
-        self._timer = self._reactor.callLater(TERMINATE_GRACE, self._kill)
+        self._timer = self._time.callLater(TERMINATE_GRACE, self._kill)
 
     def kill(self) -> None:
         """End the process group at once."""
@@ -250,7 +251,7 @@ class LocalCommand(ProcessProtocol):
 
     def _kill(self) -> None:
         self._signal(signal.SIGKILL)
-        self._timer = self._reactor.callLater(GIVE_UP, self._give_up)
+        self._timer = self._time.callLater(GIVE_UP, self._give_up)
 
     def _give_up(self) -> None:
         self._timer = None
@@ -286,7 +287,7 @@ class LocalCommand(ProcessProtocol):
     def _check_later(self) -> None:
         # Twice within a short timeout at least.
         delay = min(STALL_CHECK, self._stall_timeout / 2)
-        self._next_check = self._reactor.callLater(delay, self._check_alive)
+        self._next_check = self._time.callLater(delay, self._check_alive)
 
     def _check_alive(self) -> None:
         """Stop the process if it has stalled."""

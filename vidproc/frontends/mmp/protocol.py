@@ -53,6 +53,7 @@ from vidproc.tasks.uploads.session import AcceptedTask, PartialUpload
 from vidproc.tasks.uploads.submission import Submission
 from vidproc.tasks.views import TaskView
 from vidproc.topics import Topic, TopicLogger
+from vidproc.transport import IStreamTransport
 
 DISCARD_TIME = 30.0
 """Seconds for which the payload of a refused request is read and thrown away."""
@@ -81,7 +82,7 @@ class MMPServerProtocol(Protocol):
 
     log = TopicLogger(Topic.CONNECTIONS)
 
-    transport: Any
+    transport: IStreamTransport
 
     def __init__(self, backend: Backend) -> None:
         self.peer: str | None = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
 
 from vidproc.frontends.timer import Timer
 from vidproc.tasks.views import TaskView
@@ -20,7 +21,7 @@ class Watching:
 
     def __init__(
         self,
-        clock: Any,
+        clock: IReactorTime,
         interval: float,
         send: Callable[[TaskView], bool],
         on_end: Callable[[Watching], None],

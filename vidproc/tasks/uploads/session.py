@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from twisted.internet.defer import Deferred, ensureDeferred, fail
-from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer
+from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer, ITransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -100,7 +100,7 @@ class UploadSession:
         self.writer.write(data)
         self._check_space()
 
-    def take_from(self, transport: Any, size: int) -> Deferred[Spliced]:
+    def take_from(self, transport: ITransport, size: int) -> Deferred[Spliced]:
         """Take up to `size` bytes of the payload from the transport's socket, past the reactor.
 
         Nobody else may read the transport until it fires.
