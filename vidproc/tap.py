@@ -84,9 +84,6 @@ class Options(usage.Options):
             sys.exit(1)
 
     def postOptions(self) -> None:
-        from vidproc.files import ownership
-        from vidproc.frontends.tokens import Tokens
-
         self["endpoints"] = {
             listed.name: [
                 endpoint_description(text, listed.option)
@@ -97,6 +94,17 @@ class Options(usage.Options):
         for listed in FRONTENDS:
             for option in listed.options:
                 self._convert_frontend_option(listed, option)
+        self._check_folders()
+        self._convert_limits()
+        self._check_sandbox()
+        if self["ffmpeg"] is not None:
+            self._convert("ffmpeg", _checked_ffmpeg)
+        self._convert("on-done", _command)
+        self._read_tokens()
+
+    def _check_folders(self) -> None:
+        from vidproc.files import ownership
+
         # twistd changes its directory when it daemonizes.
         for name in ("data-dir", "log-dir"):
             self[name] = Path(self[name]).expanduser().absolute()
@@ -104,6 +112,8 @@ class Options(usage.Options):
             ownership.check(self["data-dir"])
         except (ownership.NotADataFolder, OSError) as error:
             raise usage.UsageError(f"--data-dir: {error}") from None
+
+    def _convert_limits(self) -> None:
         for name in ("storage-limit", "max-upload"):
             self._convert(name, parse_size)
         for name in (
@@ -129,6 +139,8 @@ class Options(usage.Options):
         self._convert(
             "max-concurrent", lambda text: None if text == "auto" else whole_number(text, 1, 1024)
         )
+
+    def _check_sandbox(self) -> None:
         if self["sandbox"] not in ("auto", "strict", "off"):
             raise usage.UsageError(
                 f"--sandbox: {self['sandbox']!r} is none of auto, strict and off"
@@ -140,9 +152,10 @@ class Options(usage.Options):
                 find_layers("strict")
             except SandboxIncomplete as error:
                 raise usage.UsageError(str(error)) from None
-        if self["ffmpeg"] is not None:
-            self._convert("ffmpeg", _checked_ffmpeg)
-        self._convert("on-done", _command)
+
+    def _read_tokens(self) -> None:
+        from vidproc.frontends.tokens import Tokens
+
         if self["token-file"] is not None:
             try:
                 self["tokens"] = Tokens.read(Path(self["token-file"]).expanduser().absolute())

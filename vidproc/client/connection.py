@@ -23,10 +23,10 @@ from vidproc.client.errors import ClientError, ConnectFailed, ConnectionBroken, 
 from vidproc.client.tls import tls_problem
 from vidproc.mmp.codec import (
     Decoder,
+    Event,
     MessageEnded,
     MessageStarted,
     NeedData,
-    PayloadChunk,
     encode_head,
 )
 from vidproc.mmp.errors import RemoteProtocolError
@@ -241,13 +241,7 @@ class Connection(TwistedProtocol):
                 event = self._decoder.next_event()
                 if isinstance(event, NeedData):
                     return
-                if isinstance(event, MessageStarted):
-                    self._started(event)
-                elif isinstance(event, PayloadChunk):
-                    if self._exchange is not None and self._exchange.sink is not None:
-                        self._exchange.sink.write(event.data)
-                elif isinstance(event, MessageEnded):
-                    self._ended()
+                self._take(event)
                 if not self.usable:
                     return
         except RemoteProtocolError as problem:
@@ -260,6 +254,14 @@ class Connection(TwistedProtocol):
         except Exception as problem:
             # A sink that can't go on, or a fault of ours: either way nobody waits in vain.
             self.fail(problem)
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, MessageStarted):
+            self._started(event)
+        elif isinstance(event, MessageEnded):
+            self._ended()
+        elif self._exchange is not None and self._exchange.sink is not None:
+            self._exchange.sink.write(event.data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Fail the request under way."""

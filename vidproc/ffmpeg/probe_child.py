@@ -48,6 +48,7 @@ _ATTACHED_PICTURE = 0x400 | 0x800  # and timed thumbnails
 _DEFAULT, _FORCED = 0x1, 0x40
 
 _FRAMES_WANTED = 4
+_MOST_ERRORS = 200  # undecodable packets after which no frame is expected
 """Pictures that are decoded to learn about interlacing."""
 _TIMES_KEPT = 20_000
 _LAST_PACKETS = 32
@@ -274,24 +275,21 @@ def _read(
     seen = errors = 0
     try:
         for packet in container.demux():
-            if packet.size == 0 and packet.pts is None and packet.dts is None:
-                continue
-            if packet.is_discard:
-                continue
             index = packet.stream_index
-            if index not in tallies:  # streams may appear late in MPEG-TS
+            flush = packet.size == 0 and packet.pts is None and packet.dts is None
+            # Streams may appear late in MPEG-TS.
+            if flush or packet.is_discard or index not in tallies:
                 continue
             tallies[index].add(packet)
             seen += packet.size
             if wanted and index == video.index:
                 try:
-                    for frame in packet.decode():
-                        frames.append(frame)
-                        wanted = max(0, wanted - 1)
+                    decoded = packet.decode()
                 except av.error.FFmpegError:
+                    decoded = []
                     errors += 1
-                if errors > 200:
-                    wanted = 0
+                frames += decoded
+                wanted = max(0, wanted - len(decoded)) if errors <= _MOST_ERRORS else 0
             settled = wanted == 0 and (video is None or tallies[video.index].packets > 300)
             late = time.monotonic() > deadline
             if late or (not whole and (settled or seen > options["probe_bytes"])):

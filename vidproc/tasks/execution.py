@@ -191,10 +191,7 @@ class Attempt:
         """Run commands at once; the first that fails has the others stopped."""
         self._check_stopped()
         self._set_stage(commands[0].stage)
-        for command in commands:
-            for name, contents in command.files:
-                await self._disk.call(self._path(name).write_bytes, contents)
-                self._check_stopped()
+        await self._write_files(commands)
         workspace = await self._bounded_workspace(len(commands))
         self._check_stopped()
         self.speed = None
@@ -248,6 +245,12 @@ class Attempt:
             elapsed=max(each.elapsed for each in completed),
         )
         return completed
+
+    async def _write_files(self, commands: Sequence[Command]) -> None:
+        for command in commands:
+            for name, contents in command.files:
+                await self._disk.call(self._path(name).write_bytes, contents)
+                self._check_stopped()
 
     def warn(self, sentence: str) -> None:
         """Tell the client something in a sentence, once."""
