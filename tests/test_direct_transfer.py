@@ -29,6 +29,7 @@ from vidproc.files.splice import Spliced, can_splice, splice_into
 from vidproc.files.threads import WorkerThreads
 from vidproc.files.transfer import READ_SIZE, FileSender, FileWriter, TransferStopped
 from vidproc.frontends.mmp.protocol import MMPServerProtocol
+from vidproc.frontends.mmp.states import Uploading
 from vidproc.frontends.receiving import DIRECT_SHARE
 from vidproc.mmp.codec import NEED_DATA, Decoder, MessageStarted
 
@@ -622,12 +623,12 @@ class DirectUploadTests(UploadTests, _OnLoopback):
         assert isinstance(protocol, MMPServerProtocol)
         begin, rest = message(UPLOAD, bytes(SIZE), "mp4")[:1000], bytes(SIZE)
         client.transport.write(begin)
-        await self.until(lambda: protocol._receiving is not None)
-        assert protocol._receiving is not None
-        writer = protocol._receiving.session.writer
+        await self.until(lambda: isinstance(protocol.state, Uploading))
+        assert isinstance(protocol.state, Uploading)
+        writer = protocol.state.upload.session.writer
         disk = writer._threads = writer._writers = ByHand()
         client.transport.write(rest[: SIZE // 2])
-        await self.until(lambda: protocol._taking)
+        await self.until(lambda: protocol.taken_directly)
         for _ in range(5):
             self.rig.clock.advance(60)
         await self.turns(5)

@@ -18,6 +18,7 @@ from support.server_process import PlainClient, ServerProcess, receive, send, wa
 from tests.rig import Rig
 from vidproc.errors import ErrorCode, ServiceError
 from vidproc.frontends.gate import Gate
+from vidproc.frontends.pacing import Pacing
 from vidproc.frontends.peers import Peers
 from vidproc.frontends.refusals import Refusals, TurnedAway
 from vidproc.frontends.throttle import LEAST_RATE, IngestThrottle
@@ -135,6 +136,19 @@ class GateTests(SynchronousTestCase):
         self.clock.advance(30.0)
         self.assertTrue(busy.aborted and refused.aborted)
 
+    def test_a_transfer_that_ends_during_a_drain_ends_its_connection(self) -> None:
+        """At any other time it serves the next request, and so does one that still transfers."""
+        gate = self.gate()
+        first, second = self.enter(gate), self.enter(gate)
+        gate.settled(first)
+        self.assertFalse(first.closed)
+        first.transferring = second.transferring = True
+        gate.drain(30.0)
+        second.transferring = False
+        gate.settled(first)
+        gate.settled(second)
+        self.assertEqual((first.closed, second.closed), (False, True))
+
     def test_an_empty_gate_is_drained_at_once(self) -> None:
         """Nothing to wait for."""
         self.successResultOf(self.gate().drain(30.0))
@@ -235,6 +249,43 @@ class ThrottleTests(SynchronousTestCase):
         throttle = IngestThrottle(Clock())
         throttle.limit(1.0)
         self.assertEqual(throttle.rate, LEAST_RATE)
+
+
+class PacingTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.throttle = IngestThrottle(self.clock)
+        self.throttle.limit(LEAST_RATE)
+        self.events: list[int | str] = []
+
+    def pacing(self) -> Pacing:
+        return Pacing(
+            self.clock, self.throttle, lambda: self.events.append("pause"), self.events.append
+        )
+
+    def test_who_is_ahead_pauses_until_it_is_its_turn(self) -> None:
+        """It is told how much it read before the pause; what is read meanwhile does not count."""
+        pacing = self.pacing()
+        pacing.took(int(LEAST_RATE))
+        pacing.took(int(LEAST_RATE))
+        self.assertTrue(pacing.paused)
+        self.assertEqual(self.events, ["pause"])
+        self.clock.advance(1.0)
+        self.assertFalse(pacing.paused)
+        self.assertEqual(self.events, ["pause", int(LEAST_RATE)])
+
+    def test_nothing_happens_without_a_limit(self) -> None:
+        """However much comes."""
+        self.throttle.limit(None)
+        self.pacing().took(1 << 40)
+        self.assertEqual(self.events, [])
+
+    def test_a_connection_that_ends_is_not_resumed(self) -> None:
+        """Its timer ends with it."""
+        pacing = self.pacing()
+        pacing.took(int(LEAST_RATE))
+        pacing.stop()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
 class TrafficTests(SynchronousTestCase):

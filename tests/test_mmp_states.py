@@ -10,11 +10,13 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.rig import InPlace, Transport
+from tests.rig import InPlace, Rig, Transport, message
 from vidproc.files.transfer import READ_SIZE, TransferStopped
+from vidproc.frontends.mmp import states
 from vidproc.frontends.mmp.watching import Watching
 from vidproc.frontends.receiving import MAX_READ_AHEAD, Receiving
 from vidproc.frontends.sending import Sending
+from vidproc.frontends.slow_clients import HEAD_TIME
 from vidproc.frontends.timer import Timer
 from vidproc.tasks.model import State, Task
 from vidproc.tasks.results import Result
@@ -206,3 +208,107 @@ class SendingTests(SynchronousTestCase):
 
     def run_(self, sending: Sending) -> Any:
         return ensureDeferred(sending.run())
+
+
+class StateTests(SynchronousTestCase):
+    """What a connection is at, from its first request to its end."""
+
+    def setUp(self) -> None:
+        self.rig = Rig(Path(self.mktemp()))
+        self.addCleanup(self.rig.close)
+        self.client = self.rig.connect()
+
+    def assert_state(self, kind: type[states.Ready]) -> None:
+        self.assertIs(type(self.client.protocol.state), kind)
+
+    def upload(self) -> str:
+        parameters = {"start_time": 0, "duration": 1}
+        request = {"action": "upload", "type": "gif", "parameters": parameters}
+        data = message(request, b"film", "mp4")
+        self.client.send(data[:-2])
+        self.assert_state(states.Uploading)
+        self.assertTrue(self.client.protocol.transferring)
+        disk = self.rig.disk.hold()
+        self.client.send(data[-2:])
+        self.assert_state(states.Finishing)
+        self.assertTrue(self.client.protocol.transferring)
+        disk.run_all()
+        self.assert_state(states.Ready)
+        self.assertFalse(self.client.protocol.transferring)
+        return str(self.client.answer()["task_id"])
+
+    def test_an_upload_is_received_then_made_safe(self) -> None:
+        """And the connection is ready for more."""
+        self.upload()
+
+    def test_a_request_that_waits_is_being_answered(self) -> None:
+        """What comes meanwhile waits for its turn."""
+        lookup = self.rig.lookup_thread.hold()
+        self.client.send(message({"action": "status", "task_id": "0" * 32, "id": 7}))
+        self.assert_state(states.Answering)
+        self.client.send(message({"action": "info", "id": 8}))
+        self.assertEqual(self.client.answers(), [])
+        lookup.run_all()
+        self.assert_state(states.Ready)
+        self.assertEqual([answer[0]["id"] for answer in self.client.answers()], [7, 8])
+
+    def test_a_watch_lasts_until_the_next_request(self) -> None:
+        """The task service forgets it then."""
+        task_id = self.upload()
+        self.client.request({"action": "watch", "task_id": task_id})
+        self.assert_state(states.Watching)
+        self.client.request({"action": "info"})
+        self.assert_state(states.Ready)
+        self.assertEqual(list(self.rig.tasks.queue.watches.task_ids), [])
+
+    def test_what_is_refused_is_thrown_away_in_bounded_time(self) -> None:
+        """A payload that ends within it leaves the connection as it was."""
+        self.client.send(message({"action": "nonsense"}, bytes(100))[:-1])
+        self.assert_state(states.Ready)
+        self.rig.clock.advance(states.DISCARD_TIME - 1)
+        self.client.send(bytes(1))
+        self.rig.clock.advance(2)
+        self.assertEqual(self.client.request({"action": "info"})[-1][0]["status"], "ok")
+        self.client.send(message({"action": "nonsense"}, bytes(100))[:-1])
+        self.rig.clock.advance(states.DISCARD_TIME)
+        self.assert_state(states.Lost)
+
+    def test_a_connection_that_ends_lingers(self) -> None:
+        """Until its client goes, or for a bounded time."""
+        self.client.send(b"GET / HTTP/1.1\r\n\r\n")
+        self.assert_state(states.Ending)
+        self.rig.clock.advance(states.LINGER_TIME - 0.1)
+        self.assert_state(states.Ending)
+        self.rig.clock.advance(0.1)
+        self.assert_state(states.Lost)
+        self.assertEqual(self.rig.clock.getDelayedCalls(), [])
+
+    def test_a_stop_waits_for_an_answer(self) -> None:
+        """The client that has asked is told, then its connection ends."""
+        lookup = self.rig.lookup_thread.hold()
+        self.client.send(message({"action": "status", "task_id": "0" * 32}))
+        self.rig.gate.drain(30.0)
+        self.assert_state(states.Answering)
+        lookup.run_all()
+        self.assertEqual(self.client.answer()["error"]["code"], 404)
+        self.assert_state(states.Ending)
+
+    def test_an_admission_that_comes_too_late_gives_everything_back(self) -> None:
+        """The client has gone while its slot was taken."""
+        store = self.rig.store_thread.hold()
+        parameters = {"start_time": 0, "duration": 1}
+        request = {"action": "upload", "type": "gif", "parameters": parameters}
+        self.client.send(message(request, b"film", "mp4"))
+        self.assert_state(states.Answering)
+        self.client.lose()
+        store.run_all()
+        self.assert_state(states.Lost)
+        self.assertEqual(self.rig.tasks.uploads.active, 0)
+        self.assertEqual(self.rig.storage.space.reserved, 0)
+
+    def test_an_error_names_no_request_that_was_answered_before(self) -> None:
+        """A head that does not arrive in time has no id yet."""
+        self.client.request({"action": "info", "id": 7})
+        self.client.send(message({"action": "info", "id": 8})[:-1])
+        self.rig.clock.advance(HEAD_TIME)
+        self.assertNotIn("id", self.client.answer())

@@ -9,7 +9,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.rig import Rig, complete_step, message
-from vidproc.frontends.slow_clients import MINIMUM_RATE, SlowClientWatch, Waiting
+from vidproc.frontends.mmp.states import Sending
+from vidproc.frontends.slow_clients import HEAD_TIME, MINIMUM_RATE, SlowClientWatch, Waiting
 
 
 class SlowClientWatchTests(SynchronousTestCase):
@@ -97,6 +98,19 @@ class SlowClientWatchTests(SynchronousTestCase):
         self.clock.advance(60.0)
         self.assertEqual(self.silent, [False])
 
+    def test_a_head_must_arrive_in_time(self) -> None:
+        """However often a byte of it comes; a whole one may take as long as it likes to answer."""
+        for _ in range(3):
+            self.watch.time_head(True)
+            self.move(int(HEAD_TIME) - 1, received=100)
+            self.watch.time_head(False)
+            self.move(30, received=2000)
+        self.assertEqual(self.slow, [])
+        for _ in range(int(HEAD_TIME)):
+            self.watch.time_head(True)
+            self.move(1, received=2000)
+        self.assertEqual(len(self.slow), 1)
+
     def test_nothing_is_called_after_the_end(self) -> None:
         """No timer is left."""
         self.watch.stop()
@@ -127,12 +141,12 @@ class SlowDownloadTests(SynchronousTestCase):
 
         self.patch(client.transport, "write", block)
         client.send(message({"action": "download", "task_id": task_id}))
-        sender = client.protocol._sending
-        assert sender is not None
+        state = client.protocol.state
+        assert isinstance(state, Sending)
         for _ in range(60):
             if client.transport.aborted:
                 break
-            sender.sent(100)
+            state.result.sent(100)
             rig.clock.advance(10.0)
         self.assertTrue(client.transport.aborted)
         task = rig.store.get(task_id)

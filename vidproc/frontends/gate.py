@@ -32,12 +32,16 @@ class Connection(Protocol):
 
     @property
     def transferring(self) -> bool:
-        """Whether a file is on its way, in or out. While the server drains, a connection that
-        stops transferring ends by itself."""
+        """Whether a file is on its way, in or out. A connection calls `Gate.settled` when it
+        becomes false. What only tells of tasks, such as a stream of events, is no transfer."""
         ...
 
     def close(self) -> None:
-        """End the connection in good order: what was written still leaves."""
+        """End the connection in good order, for the server stops: what was written still leaves.
+
+        A request that is being answered gets its answer first; a stream of events ends. The
+        connection serves no further request.
+        """
         ...
 
     def abort(self) -> None:
@@ -173,6 +177,14 @@ class Gate:
             if not connection.transferring:
                 connection.close()
         return drained
+
+    def settled(self, connection: Connection) -> None:
+        """Note that a connection has answered a request, or that its transfer has ended.
+
+        Closes it if the server drains and no file is on its way.
+        """
+        if self.draining and not connection.transferring:
+            connection.close()
 
     def abort_all(self) -> None:
         """Cut all connections off."""

@@ -1,4 +1,5 @@
-"""Where a slow client is cut off: one that is silent, takes nothing, or moves a file too slowly."""
+"""Where a slow client is cut off: one that is silent, that does not read, or that moves a file, or
+sends the head of a request, too slowly."""
 
 from __future__ import annotations
 
@@ -7,11 +8,16 @@ from enum import Enum, auto
 
 from twisted.internet.interfaces import IReactorTime
 
+from vidproc.frontends.timer import Timer
+
 MINIMUM_RATE = 1024
 """Bytes a second that an upload must bring, on average over an idle timeout, and that a download
 must take, over two."""
 STALL_FACTOR = 2
 """A client that takes nothing of its answer for so many idle timeouts is cut off."""
+HEAD_TIME = 20.0
+"""Seconds within which the head of a request must arrive. Byte by byte it would hold its connection
+for hours."""
 CLOCK_JUMP = 5.0
 """Seconds by which a timer may be late in a machine that only has much to do."""
 
@@ -36,7 +42,7 @@ class SlowClientWatch:
 
     `waiting` says who is waited for. `on_silent` is called when nothing has moved for the idle
     timeout (twice that if the client blocks; its argument tells), `on_slow` with a sentence when a
-    file moves too slowly. Nothing is called after that.
+    file or a head arrives too slowly. Nothing is called after that.
     """
 
     def __init__(
@@ -55,6 +61,7 @@ class SlowClientWatch:
         self._moved_at: float = clock.seconds()
         self._received = _Rate(idle_timeout, self._moved_at)
         self._sent = _Rate(STALL_FACTOR * idle_timeout, self._moved_at)
+        self._head = Timer(clock, self._head_is_late)
         self._look_again(idle_timeout)
 
     def received(self, size: int) -> None:
@@ -77,8 +84,19 @@ class SlowClientWatch:
         self._received.expected = self._sent.expected = 0.0
         self.stirred()
 
+    def time_head(self, arriving: bool) -> None:
+        """Note whether the head of a request has begun to arrive, and is not whole yet."""
+        if arriving:
+            self._head.start(HEAD_TIME)
+        else:
+            self._head.stop()
+
+    def _head_is_late(self) -> None:
+        self._on_slow(f"The request did not arrive within {HEAD_TIME:.0f} s.")
+
     def stop(self) -> None:
         """The connection has ended."""
+        self._head.stop()
         if self._timer.active():
             self._timer.cancel()
 

@@ -34,6 +34,8 @@ class Watching:
         self._timer = Timer(clock, self._tick)
         self._subscription: Subscription | None = None
         self._missed: TaskView | None = None
+        self.over = False
+        """Whether the client is told nothing more."""
 
     def begin(self, subscription: Subscription) -> None:
         """Note the subscription that `show` is the listener of."""
@@ -62,6 +64,7 @@ class Watching:
 
     def end(self) -> None:
         """Watch no longer. May be called twice."""
+        self.over = True
         self._timer.stop()
         if self._subscription is not None:
             self._subscription.stop()
