@@ -99,7 +99,7 @@ class HTTPClient:
         return response
 
     def request(
-        self, method: str, path: str, body: bytes | None = None, **headers: str
+        self, method: str, path: str, body: bytes | None = None, **headers: Any
     ) -> Response:
         """Send a whole request and return its answer. ``_`` in a header's name stands for ``-``."""
         self.send(request(method, path, body, **headers))
@@ -114,13 +114,14 @@ class HTTPClient:
         self.connection.connectionLost(Failure(ConnectionDone()))
 
 
-def request(method: str, path: str, body: bytes | None = None, **headers: str) -> bytes:
+def request(method: str, path: str, body: bytes | None = None, **headers: Any) -> bytes:
     """Return a request's bytes; ``Host: localhost`` unless said otherwise."""
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
     headers.setdefault("Host", "localhost")
     if body is not None:
         headers.setdefault("Content-Length", str(len(body)))
     lines = [f"{method} {path} HTTP/1.1"]
-    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode() + (body or b"")
 
 

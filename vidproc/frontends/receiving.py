@@ -39,6 +39,8 @@ class Receiving:
         self.session = session
         self.held = False
         """Whether the session waits for the disk or for space."""
+        self.direct = True
+        """Whether bytes may go past whoever holds this; not if they have to be seen."""
         self._transport = transport
         self._on_hold = on_hold
         session.on_broken = on_broken
@@ -55,7 +57,8 @@ class Receiving:
         What comes slowly or goes through TLS comes by the reactor.
         """
         return (
-            not self.held
+            self.direct
+            and not self.held
             and size >= DIRECT_FROM
             and can_splice(self.session.writer, self._transport)
         )

@@ -71,7 +71,8 @@ class Task(msgspec.Struct, kw_only=True):
     """One task's record, as it is in the store. Times are seconds since the epoch, sizes bytes.
 
     `parked_at` is when a resumable upload broke off, with `received` bytes, `synced` of which
-    outlive a power cut; `announced_at` is when one was created before its first byte. An upload
+    outlive a power cut; `announced_at` is when one was created before its first byte, and
+    `upload_metadata` what its client wants to be told again. An upload
     whose length nobody has said yet has an `input_size` of 0.
     Keys name files relative to the data folder. `owner` is the server that works on it until
     `lease_until`; `attempt` counts how often work began (last at `attempt_at`), `failures` how
@@ -96,6 +97,7 @@ class Task(msgspec.Struct, kw_only=True):
     upload_id: str | None = None
     parked_at: float | None = None
     announced_at: float | None = None
+    upload_metadata: str | None = None
     received: int = 0
     synced: int | None = None
     upload_sha256: str | None = None

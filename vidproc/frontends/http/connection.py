@@ -97,6 +97,7 @@ class HTTPConnection(http.HTTPChannel):
         self._waits_for_turn: Request | None = None
         self._head_size = 0
         self._head_lines = 0
+        self._header = b""
         self._chunked_received = 0
         self._discarding = Timer(self._clock, self.abort)
         self._lingering = Timer(self._clock, self.abort)
@@ -233,6 +234,7 @@ class HTTPConnection(http.HTTPChannel):
         if not self.requests:
             self._head_size = len(line) + 2
             self._head_lines = 0
+            self._header = b""
             if len(line) > MOST_URL:
                 self._refuse(_long_url())
                 return
@@ -250,6 +252,7 @@ class HTTPConnection(http.HTTPChannel):
         super().lineReceived(line)
 
     def headerReceived(self, line: bytes) -> bool:
+        self._header = line.partition(b":")[0].strip().lower()
         return self._life is Life.OPEN and bool(super().headerReceived(line))
 
     def lineLengthExceeded(self, line: bytes) -> None:
@@ -331,10 +334,10 @@ class HTTPConnection(http.HTTPChannel):
 
     # --- bodies --------------------------------------------------------------------------------
 
-    def hold_body(self, held: bool) -> None:
-        """Pause the client within a body, or let it go on."""
-        self._holds.hold("body", held)
-        if not held:
+    def hold(self, reason: str, held: bool) -> None:
+        """Pause the client for one more reason, or for one fewer; it is no fault of the client."""
+        if self._life is not Life.LOST:
+            self._holds.hold(reason, held and self._life is Life.OPEN)
             self._slow_client.forgive()
 
     def send_continue(self) -> None:
@@ -452,7 +455,8 @@ class HTTPConnection(http.HTTPChannel):
     # --- the end -------------------------------------------------------------------------------
 
     def _respondToBadRequestAndDisconnect(self) -> None:
-        self._refuse(_bad_framing() if self._in_body else _bad_request())
+        framing = self._in_body or self._header in (b"content-length", b"transfer-encoding")
+        self._refuse(_bad_framing() if framing else _bad_request())
 
     def _refuse(self, error: ServiceError | HTTPError) -> None:
         """Tell a client that its connection ends, and why. Nothing is said within an answer."""

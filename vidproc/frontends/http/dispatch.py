@@ -65,6 +65,7 @@ async def _serve(site: Site, request: Request) -> None:
         return
     route = match.route
     request.arguments = match.arguments
+    request.common_headers.update(route.headers)
     if route.access is Access.TOKEN:
         request.authenticate()
     if not route.takes_body and not request.body.ended:

@@ -33,7 +33,10 @@ class Connection(Protocol):
         """Begin to answer a request whose head is whole."""
         ...
 
-    def hold_body(self, held: bool) -> None: ...
+    def hold(self, reason: str, held: bool) -> None:
+        """Stop reading the client for one more reason, or for one fewer."""
+        ...
+
     def send_continue(self) -> None: ...
     def close_after(self, request: Request) -> None: ...
     def answered_early(self, request: Request) -> None: ...
@@ -69,7 +72,7 @@ class Request(http.Request):
         """Who is asking."""
         self.secure = False
         """Whether it came by TLS, here or at a trusted proxy."""
-        self.body = Body(channel.hold_body, channel.send_continue)
+        self.body = Body(lambda held: channel.hold("body", held), channel.send_continue)
         self.receiving: Receiving | None = None
         """The upload that the body feeds; the connection may move the bytes past itself then."""
         self.sending_file = False
@@ -102,6 +105,11 @@ class Request(http.Request):
     def parameter(self, name: str) -> str | None:
         """Return the last value that the query has for `name`."""
         return next((value for key, value in reversed(self.query) if key == name), None)
+
+    def reference(self, path: str) -> str:
+        """Return a path of this server as a URL relative to the request's: a proxy may have put
+        something before it that only the client knows."""
+        return "../" * (self.url_path.count("/") - 1) + path.removeprefix("/")
 
     def authenticate(self) -> None:
         """Set `caller` by the token that the request shows. Raises `ServiceError` 401."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from urllib.parse import unquote
 
@@ -30,9 +30,10 @@ class Route:
     """One method of one resource.
 
     `path` is a template such as ``/api/v1/tasks/{task_id}``: a word in braces is one segment that
-    the handler finds in `Request.arguments`. A GET serves HEAD, too, unless HEAD has a route of
-    its own. A handler that takes a body from the request sets `takes_body`; it is called before the
-    body has come. Of other requests the body is thrown away. `summary` is a sentence for people.
+    the handler finds in `Request.arguments`. A slash at a path's end makes no difference. A GET
+    serves HEAD, too, unless HEAD has a route of its own. A handler that takes a body from the
+    request sets `takes_body`; it is called before the body has come. Of other requests the body is
+    thrown away. `summary` is a sentence for people. All answers, errors too, have `headers`.
     """
 
     method: str
@@ -41,6 +42,7 @@ class Route:
     summary: str = ""
     access: Access = Access.TOKEN
     takes_body: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,8 @@ class Router:
         return Match(route, arguments)
 
     def _find(self, path: str) -> tuple[dict[str, Route], dict[str, str]] | None:
+        if path.endswith("/") and path != "/":
+            path = path[:-1]
         segments = tuple(path.split("/"))
         if segments in self._exact:
             return self._exact[segments], {}

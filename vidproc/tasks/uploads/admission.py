@@ -55,15 +55,19 @@ class Admission:
         """Admit an upload that begins. Raises `ServiceError` 429, 500, 503 or 507."""
         return await self._take_slot(task, 0, self._broken.forget, self._store.uploads.admit, task)
 
-    async def resume(self, known: Task, task: Task, offset: int) -> Admitted:
+    async def resume(self, known: Task, task: Task, offset: int | None) -> Admitted:
         """Admit an upload that goes on from `offset`: `known` in the store, `task` as asked for.
+
+        Without an offset it begins again, and replaces what has arrived.
 
         Raises `ServiceError` as `admit` does, and 409 for a wrong offset.
         """
         if known.state is State.UPLOADING:
             raise still_ending()
-        arrived = await self._disk.call(self._data_folder.size, upload_key(known.task_id))
-        require_offset(offset, arrived)
+        arrived = 0
+        if offset is not None:
+            arrived = await self._disk.call(self._data_folder.size, upload_key(known.task_id))
+            require_offset(offset, arrived)
         if task.input_size and not known.input_size:
             known.input_size = task.input_size
             await self._store_thread.call(
@@ -75,7 +79,7 @@ class Admission:
                 known, arrived, self._broken.restore, resume, known.task_id
             )
         except KeyError:  # forgotten meanwhile
-            require_offset(offset, 0)
+            require_offset(offset or 0, 0)
             return await self.admit(task)
 
     async def _take_slot(

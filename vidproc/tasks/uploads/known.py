@@ -7,7 +7,7 @@ short time.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
@@ -46,6 +46,11 @@ class UploadView:
     expires_at: float | None
     filename: str | None = None
     task_id: str | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+    media_type: str = ""
+    metadata: str | None = None
+    arriving: bool = False
+    """Whether a connection sends it just now, so that `offset` may grow."""
 
 
 Call = Callable[..., Awaitable[Any]]
@@ -124,6 +129,7 @@ class KnownUploads:
     async def _view(self, task: Task) -> UploadView:
         assert task.upload_id is not None
         expires_at = None
+        received = None
         whole = task.state not in (State.UPLOADING, State.PARTIAL)
         if whole:
             offset = task.input_size
@@ -146,4 +152,8 @@ class KnownUploads:
             expires_at=expires_at,
             filename=task.filename,
             task_id=task.task_id if whole else None,
+            parameters=task.parameters,
+            media_type=task.media_type,
+            metadata=task.upload_metadata,
+            arriving=received is not None,
         )

@@ -47,8 +47,8 @@ class UploadSession:
 
     Whoever feeds it registers as its producer, which is paused while the disk lags or space has to
     be made. `on_broken` is called when the session can't go on (a disk error, no space, or a newer
-    connection took over). `finishing` and `aborting` are what its end does with what has arrived;
-    one of them is called, once.
+    connection took over). `finishing`, `aborting` and `reverting` are what its end does with what
+    has arrived; one of them is called, once.
     """
 
     log = TopicLogger(Topic.UPLOADS)
@@ -62,18 +62,20 @@ class UploadSession:
         max_upload: int,
         finishing: Callable[[UploadSession], Coroutine[Any, Any, Ended]],
         aborting: Callable[[UploadSession], Coroutine[Any, Any, None]],
+        reverting: Callable[[UploadSession], Coroutine[Any, Any, None]],
     ) -> None:
         self.task = task
         self.size = task.input_size or max_upload
         self.length_follows = task.input_size == 0
         """Whether `size` is only the most that may arrive."""
-        self.received = writer.written
+        self.began_at = self.received = writer.written
         self.space = space
         self.writer = writer
         self.on_broken: Callable[[ServiceError], None] = lambda _: None
         self._max_upload = max_upload
         self._finishing = finishing
         self._aborting = aborting
+        self._reverting = reverting
         self._making_space = False
         self._held_by: set[str] = set()
         self._producer: IPushProducer | None = None
@@ -196,6 +198,12 @@ class UploadSession:
         """The connection was lost, or the client gave up. Gives the slot back."""
         if self._over is None:
             self._over = ensureDeferred(self._aborting(self))
+        return when_fired(self._over)
+
+    def revert(self) -> Deferred[None]:
+        """What this session has received is wrong: forget that, and give the slot back."""
+        if self._over is None:
+            self._over = ensureDeferred(self._reverting(self))
         return when_fired(self._over)
 
     def take_over(self) -> Deferred[None]:

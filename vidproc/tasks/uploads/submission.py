@@ -33,6 +33,10 @@ class Submission:
     sha256: str | None = None
     length_follows: bool = False
     """Whether nobody knows the whole file's size yet; `payload_size` means nothing then."""
+    restart: bool = False
+    """Whether the file begins at byte 0 again, whatever has arrived under its `upload_id`."""
+    metadata: str | None = None
+    """What a client wants to be told again of its upload, as it wrote it."""
 
 
 def check_submission(
@@ -66,6 +70,7 @@ def check_submission(
         input_size=size,
         upload_id=submission.upload_id,
         upload_sha256=submission.sha256.lower() if submission.sha256 else None,
+        upload_metadata=submission.metadata,
         warnings=warnings,
     )
 

@@ -115,7 +115,10 @@ class Uploads:
             return self._begin(await self._admission.admit(task))
         # Two connections with one upload_id must not interleave here.
         return await self._locked(
-            task.upload_id, lambda: self._admit_resumable(task, submission.offset, caller)
+            task.upload_id,
+            lambda: self._admit_resumable(
+                task, None if submission.restart else submission.offset, caller
+            ),
         )
 
     async def create(self, submission: Submission, caller: Caller) -> UploadView:
@@ -135,7 +138,7 @@ class Uploads:
         )
 
     async def _admit_resumable(
-        self, task: Task, offset: int, caller: Caller
+        self, task: Task, offset: int | None, caller: Caller
     ) -> UploadSession | AcceptedTask:
         assert task.upload_id is not None
         older = self._by_upload_id.get(task.upload_id)
@@ -143,7 +146,7 @@ class Uploads:
             await older.take_over()
         known = await self._store_thread.call(self._store.uploads.by_upload_id, task.upload_id)
         if known is None:
-            require_offset(offset, 0)
+            require_offset(offset or 0, 0)
             return self._begin(await self._admission.admit(task))
         require_owner(known, caller, self.settings.owner_only)
         require_same(known, task)
@@ -170,6 +173,7 @@ class Uploads:
             max_upload=self.settings.max_upload,
             finishing=self._finish,
             aborting=self._abort,
+            reverting=self._revert,
         )
         self._sessions.add(session)
         if task.upload_id is not None:
@@ -305,6 +309,22 @@ class Uploads:
             received=session.received,
             size=session.size,
         )
+
+    async def _revert(self, session: UploadSession) -> None:
+        """Forget what a session has received, and put away what was there before it."""
+        key = upload_key(session.task.task_id)
+        try:
+            await session.writer.close()
+            await self._disk.call(self._data_folder.cut, key, session.began_at)
+        except OSError as error:
+            # What can't be cut off may not count as received.
+            self.log.error(
+                "upload of task {task_id}: {error}", task_id=session.task.task_id, error=str(error)
+            )
+            await self.broken.forget(session.task)
+        else:
+            await self.broken.put_away(session.task)
+        self._end(session)
 
     def _end(self, session: UploadSession) -> None:
         self._sessions.discard(session)

@@ -1,0 +1,165 @@
+"""An HTML form whose last field is the video: its fields first, then the video as it comes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
+from twisted.internet.defer import Deferred
+
+from vidproc.errors import ServiceError
+from vidproc.frontends.http import upload_body
+from vidproc.frontends.http.body import BodyBroken
+from vidproc.frontends.http.problems import HTTPError
+from vidproc.frontends.http.request import Request
+from vidproc.tasks.uploads.session import AcceptedTask, PartialUpload, UploadSession
+
+MOST_FIELDS = 100
+"""Fields that a form may have before its file."""
+MOST_VALUES = 64 << 10
+"""Bytes that these may have together."""
+
+
+class Form:
+    """One form on its way; takes a request's body. First `fields`, then `take`."""
+
+    def __init__(self, request: Request, content_type: str) -> None:
+        """Raises `HTTPError` 400 when the boundary is missing or malformed."""
+        _, options = parse_options_header(content_type)
+        try:
+            self._parser = PushMultipartParser(
+                options.get("boundary", ""), max_segment_count=MOST_FIELDS + 1
+            )
+        except MultipartError as error:
+            raise _malformed(error) from None
+        self.filename = ""
+        """The file's name, as the form says it."""
+        self._request = request
+        self._fields: list[tuple[str, str]] = []
+        self._values_size = 0
+        self._name: str | None = None
+        """The field that is being read."""
+        self._value = bytearray()
+        self._in_file = False
+        self._file_ended = False
+        self._before_file: Deferred[None] = Deferred()
+        self._feed: upload_body.UploadFeed | None = None
+        # What has come while the upload waits to be admitted:
+        self._early: list[bytes] = []
+        self._error: Exception | None = None
+        self._ended = False
+
+    async def fields(self) -> list[tuple[str, str]]:
+        """Return the names and values before the file, which is held back then.
+
+        Raises `HTTPError` 400 or 413, or `BodyBroken`.
+        """
+        self._request.body.feed(self)
+        await self._before_file
+        return self._fields
+
+    async def take(self, session: UploadSession) -> AcceptedTask | PartialUpload:
+        """Feed the file to `session` and finish that; raises as `upload_body.receive` does."""
+        feed = self._feed = upload_body.begin(self._request, session)
+        feed.receiving.direct = False  # boundaries have to be found
+        for data in self._early:
+            feed.receive(data)
+        self._early.clear()
+        if self._error is not None:
+            feed.fail(self._error)
+        elif self._ended:
+            feed.end()
+        self._request.connection.hold("form", False)
+        await feed.whole
+        return await upload_body.finish(self._request, session, whole=True)
+
+    # The body is fed to us:
+
+    def receive(self, data: bytes) -> None:
+        """Parse some of the body."""
+        if self._error is not None:
+            return
+        try:
+            for event in self._parser.parse(data):
+                self._take_event(event)
+        except MultipartError as error:
+            self._fail(_malformed(error))
+        except (HTTPError, ServiceError) as error:
+            self._fail(error)
+
+    def end(self) -> None:
+        """All of the body has come."""
+        if self._error is not None:
+            return
+        self._ended = True
+        if not self._in_file:
+            self._fail(
+                HTTPError(400, "The form has no file.", "Add a field named file, as the last one.")
+            )
+            return
+        try:
+            self._parser.close()
+        except MultipartError as error:
+            self._fail(_malformed(error))
+            return
+        if self._feed is not None:
+            self._feed.end()
+
+    def lose(self) -> None:
+        """The body broke off."""
+        self._fail(BodyBroken())
+
+    def _take_event(self, event: Any) -> None:
+        if isinstance(event, MultipartSegment):
+            self._begin_field(event)
+        elif event is None:
+            self._end_field()
+        elif not self._in_file:
+            self._value += event
+            if self._values_size + len(self._value) > MOST_VALUES:
+                raise HTTPError(
+                    413, f"The form's fields have more than {MOST_VALUES} bytes.", "Send fewer."
+                )
+        elif self._feed is None:
+            self._early.append(bytes(event))
+        else:
+            self._feed.receive(bytes(event))
+
+    def _begin_field(self, segment: MultipartSegment) -> None:
+        if self._file_ended:
+            raise HTTPError(400, "A field follows the form's file.", "Put the file last.")
+        self._name = segment.name
+        if segment.filename is not None or segment.name == "file":
+            self._in_file = True
+            self.filename = segment.filename or ""
+            # The rest waits until the upload is admitted.
+            self._request.connection.hold("form", True)
+            self._before_file.callback(None)
+
+    def _end_field(self) -> None:
+        if self._in_file:
+            self._file_ended = True
+            return
+        try:
+            text = self._value.decode()
+        except UnicodeDecodeError:
+            raise HTTPError(400, "A field of the form is not UTF-8.", "Send UTF-8.") from None
+        self._fields.append((self._name or "", text))
+        self._values_size += len(self._value)
+        self._value.clear()
+
+    def _fail(self, error: Exception) -> None:
+        if self._error is None:
+            self._error = error
+            if self._feed is not None:
+                self._feed.fail(error)
+            elif not self._before_file.called:
+                self._before_file.errback(error)
+
+
+def _malformed(error: MultipartError) -> HTTPError:
+    return HTTPError(
+        400,
+        f"The form can't be read: {error}.",
+        "Send multipart/form-data with a boundary. Example: curl -F type=gif -F file=@film.mp4",
+    )

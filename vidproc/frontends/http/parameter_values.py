@@ -1,0 +1,65 @@
+"""Parameters as text, from a query or a form, as the values that an operation's types ask for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Any, get_type_hints
+
+import msgspec
+
+from vidproc.operations.parameters import PARAMETERS
+
+_INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(\d{1,18}(\.\d*)?|\.\d{1,18})([eE][+-]?\d{1,2})?", re.ASCII)
+_WORDS = {"true": True, "false": False, "null": None}
+
+
+def read_parameters(operation: str, pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """Return the parameters that names and texts say; a list repeats its name.
+
+    A text becomes the first of number, truth value and text that the parameter's type takes. What
+    fits no type, and what the operation does not know, stays text: it is refused, or warned of,
+    where parameters are checked.
+    """
+    texts: dict[str, list[str]] = {}
+    for name, text in pairs:
+        texts.setdefault(name, []).append(text)
+    types = _types(operation)
+    return {name: _value(given, types.get(name)) for name, given in texts.items()}
+
+
+@cache
+def _types(operation: str) -> dict[str, Any]:
+    kind = PARAMETERS.get(operation)
+    return {} if kind is None else get_type_hints(kind, include_extras=True)
+
+
+def _value(texts: Sequence[str], kind: Any) -> Any:
+    candidates: list[Any] = []
+    if len(texts) == 1:
+        candidates += _readings(texts[0])
+    candidates.append([next(iter(_readings(text))) for text in texts])
+    candidates.append(list(texts))
+    if kind is not None:
+        for candidate in candidates:
+            try:
+                msgspec.convert(candidate, kind)
+            except msgspec.ValidationError:
+                continue
+            return candidate
+    # Refused in the clearest words as a number that is out of range, say, and not as a text.
+    return candidates[0] if kind is not None or len(texts) > 1 else texts[0]
+
+
+def _readings(text: str) -> list[Any]:
+    readings: list[Any] = []
+    stripped = text.strip()
+    if _INTEGER.fullmatch(stripped):
+        readings.append(int(stripped))
+    if _NUMBER.fullmatch(stripped):
+        readings.append(float(stripped))
+    if stripped.lower() in _WORDS:
+        readings.append(_WORDS[stripped.lower()])
+    return [*readings, text]

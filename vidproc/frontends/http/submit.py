@@ -1,0 +1,140 @@
+"""Plain uploads: a POST or PUT whose body is the video, or an HTML form that holds it."""
+
+from __future__ import annotations
+
+from vidproc.errors import ErrorCode, ServiceError
+from vidproc.frontends.http import forms, tus, upload_body
+from vidproc.frontends.http.answers import Answer, json_answer
+from vidproc.frontends.http.parameter_values import read_parameters
+from vidproc.frontends.http.problems import HTTPError
+from vidproc.frontends.http.request import Request
+from vidproc.frontends.http.routing import Route
+from vidproc.frontends.reports import accepted
+from vidproc.tasks.uploads.session import AcceptedTask, PartialUpload, UploadSession
+from vidproc.tasks.uploads.submission import Submission
+
+PATH = "/api/v1/tasks"
+MOST_FORM = 1 << 20
+"""Bytes by which a form may be longer than the video in it."""
+
+_RESERVED = ("type", "filename")
+
+
+async def submit(request: Request) -> Answer:
+    """Take a video and start a task on it."""
+    if request.body.ended and request.header("Content-Length") is None:
+        raise HTTPError(
+            411,
+            "The length of the video is not known.",
+            "Send it as the body, with a Content-Length or in chunks.",
+        )
+    content_type = request.header("Content-Type") or ""
+    if content_type.partition(";")[0].strip().lower() == "multipart/form-data":
+        return await _submit_form(request, content_type)
+    submission = _submission(request, list(request.query), request.body.length)
+    admitted = await request.backend.tasks.admit(submission, request.caller)
+    if isinstance(admitted, AcceptedTask):
+        await _require_same_length(request, submission)
+        return _accepted(request, admitted)
+    return _finished(request, admitted, await upload_body.receive(request, admitted, whole=True))
+
+
+async def _submit_form(request: Request, content_type: str) -> Answer:
+    most = request.backend.tasks.settings.max_upload
+    if (request.body.length or 0) > most + MOST_FORM:
+        raise too_large(most)
+    form = forms.Form(request, content_type)
+    fields = await form.fields()
+    submission = _submission(
+        request, [*request.query, *fields], None, filename=form.filename or None
+    )
+    admitted = await request.backend.tasks.admit(submission, request.caller)
+    if isinstance(admitted, AcceptedTask):
+        return _accepted(request, admitted)
+    return _finished(request, admitted, await form.take(admitted))
+
+
+def too_large(most: int) -> ServiceError:
+    """Return what is said to a body that no upload could have."""
+    return ServiceError(
+        ErrorCode.TOO_LARGE,
+        f"The body is longer than the {most} bytes of an upload that this server takes.",
+        "Send a smaller file, or only a stretch of the video.",
+    )
+
+
+def _submission(
+    request: Request,
+    pairs: list[tuple[str, str]],
+    length: int | None,
+    filename: str | None = None,
+) -> Submission:
+    """Return what a query or form asks for; `length` is None where only the end tells."""
+    operation = _last(pairs, "type")
+    if operation is None:
+        raise ServiceError(
+            ErrorCode.BAD_REQUEST,
+            "The request does not say what to do with the video.",
+            "Add type to the query. Example: POST /api/v1/tasks?type=gif&start_time=0&duration=5",
+        )
+    filename = _last(pairs, "filename") or filename
+    key = request.header("Idempotency-Key")
+    parameters = read_parameters(operation, (p for p in pairs if p[0] not in _RESERVED))
+    return Submission(
+        type=operation,
+        parameters=parameters,
+        media_type=upload_body.media_type_of(filename, request.header("Content-Type")),
+        payload_size=length or 0,
+        filename=None if filename is None else filename[:1024],
+        upload_id=None if key is None else tus.read_key(key),
+        size=length if key is not None else None,
+        length_follows=length is None,
+        restart=key is not None,
+    )
+
+
+def _last(pairs: list[tuple[str, str]], name: str) -> str | None:
+    return next((value for key, value in reversed(pairs) if key == name), None)
+
+
+async def _require_same_length(request: Request, submission: Submission) -> None:
+    """Let a repeated request whose body has no known length be the one that was accepted.
+
+    Raises `ServiceError` 422 if its body is another.
+    """
+    if not submission.length_follows or submission.upload_id is None:
+        return
+    view = await request.backend.tasks.describe_upload(submission.upload_id, request.caller)
+    counter = upload_body.Counter()
+    request.body.feed(counter)
+    size = await counter.whole
+    if size != view.length:
+        raise _another_length(size, view.length or 0)
+
+
+def _finished(
+    request: Request, session: UploadSession, result: AcceptedTask | PartialUpload
+) -> Answer:
+    if isinstance(result, PartialUpload):
+        # A whole body, but not the one that this key was begun with.
+        raise _another_length(result.offset, session.size)
+    return _accepted(request, result)
+
+
+def _another_length(size: int, known: int) -> ServiceError:
+    return ServiceError(
+        ErrorCode.INVALID_PARAMETER,
+        f"The body has {size} bytes, but this Idempotency-Key was begun with {known}.",
+        "Send the same file again, or draw a new UUID for a new upload.",
+    )
+
+
+def _accepted(request: Request, task: AcceptedTask) -> Answer:
+    location = request.reference(f"{PATH}/{task.task_id}")
+    return json_answer(accepted(task.task_id), 201, {"Location": location})
+
+
+ROUTES = (
+    Route("POST", PATH, submit, "Send a video and start a task on it.", takes_body=True),
+    Route("PUT", PATH, submit, "The same, for curl -T.", takes_body=True),
+)

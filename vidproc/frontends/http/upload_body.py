@@ -1,0 +1,154 @@
+"""A request's body on its way to an upload."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import PurePath
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+
+from vidproc.errors import ServiceError
+from vidproc.frontends.http.body import BodyBroken
+from vidproc.frontends.http.problems import HTTPError
+from vidproc.frontends.http.request import Request
+from vidproc.frontends.receiving import Receiving
+from vidproc.tasks.uploads.refusals import taken_over
+from vidproc.tasks.uploads.session import AcceptedTask, PartialUpload, UploadSession
+
+_EXTENSION = re.compile(r"[A-Za-z0-9]{1,10}", re.ASCII)
+
+
+def media_type_of(filename: str | None, content_type: str | None = None) -> str:
+    """Return the kind of a file as MMP names it: an extension, or "" if nothing tells."""
+    extension = PurePath(filename or "").suffix[1:]
+    if _EXTENSION.fullmatch(extension):
+        return extension.lower()
+    kind, _, subtype = (content_type or "").partition(";")[0].strip().lower().partition("/")
+    return subtype if kind == "video" and _EXTENSION.fullmatch(subtype) else ""
+
+
+class Check(Protocol):
+    """A checksum that is reckoned as bytes come."""
+
+    def update(self, data: bytes) -> None: ...
+
+    @property
+    def right(self) -> bool: ...
+
+
+async def receive(
+    request: Request, session: UploadSession, check: Check | None = None, *, whole: bool = False
+) -> AcceptedTask | PartialUpload:
+    """Feed a request's body to `session` and finish that.
+
+    `whole` says that the body is all of the file, so that its end tells the length.
+    With a `check` nothing is kept of a body that it does not fit, or that breaks off before it can
+    be told. Raises `ServiceError`, `HTTPError` 460, and `BodyBroken` when the client has gone.
+    """
+    feed = begin(request, session, check)
+    try:
+        request.body.feed(feed)
+    except BodyBroken:
+        feed.lose()
+    await feed.whole
+    return await finish(request, session, whole=whole)
+
+
+def begin(request: Request, session: UploadSession, check: Check | None = None) -> UploadFeed:
+    """Return what feeds `session`. Raises `ServiceError` if a newer connection was quicker."""
+    if session.over:
+        raise taken_over()
+    feed = UploadFeed(request, session, check)
+    request.receiving = feed.receiving
+    return feed
+
+
+async def finish(
+    request: Request, session: UploadSession, *, whole: bool
+) -> AcceptedTask | PartialUpload:
+    """Finish a session whose bytes have all come. Raises `ServiceError`."""
+    try:
+        if whole and session.length_follows:
+            session.set_size(session.received)
+        return await session.finish()
+    except ServiceError:
+        await session.abort()
+        raise
+    finally:
+        request.receiving = None
+
+
+class UploadFeed:
+    """Takes a body and gives it to a session; `whole` fires when all of it was given."""
+
+    def __init__(self, request: Request, session: UploadSession, check: Check | None) -> None:
+        self.whole: Deferred[None] = Deferred()
+        self._request = request
+        self._session = session
+        self._check = check
+        transport: Any = request.transport
+        self.receiving = Receiving(session, transport, self._held, self.fail)
+        # Bytes that have to be seen can't go past us.
+        self.receiving.direct = check is None
+
+    def receive(self, data: bytes) -> None:
+        """Some of the body has come."""
+        if self._check is not None:
+            self._check.update(data)
+        self.receiving.write(data)
+
+    def end(self) -> None:
+        """All of the body has come."""
+        self.receiving.payload_ended()
+        if self.whole.called:
+            return
+        if self._check is not None and not self._check.right:
+            self.fail(
+                HTTPError(
+                    460,
+                    "The checksum of the body is not the one that was promised.",
+                    "The bytes changed on the way: send them again from the same offset.",
+                )
+            )
+        else:
+            self.whole.callback(None)
+
+    def lose(self) -> None:
+        """The body broke off."""
+        self.fail(BodyBroken())
+
+    def _held(self) -> None:
+        self._request.connection.hold("upload", self.receiving.held)
+
+    def fail(self, error: Exception) -> None:
+        """The upload can't go on: end it, then let `whole` fail."""
+        if self.whole.called:
+            return
+        self._request.receiving = None
+        self.receiving.payload_ended()
+        end: Callable[[], Deferred[None]] = self._session.abort
+        if self._check is not None:
+            end = self._session.revert
+        ended = end()
+        self._request.connection.hold("upload", False)
+        # The slot is free, and the offset stands, before the client is told.
+        ended.addBoth(lambda _: None if self.whole.called else self.whole.errback(error))
+
+
+class Counter:
+    """Takes a body and keeps only its size, which `whole` fires with."""
+
+    def __init__(self) -> None:
+        self.whole: Deferred[int] = Deferred()
+        self._size = 0
+
+    def receive(self, data: bytes) -> None:
+        self._size += len(data)
+
+    def end(self) -> None:
+        self.whole.callback(self._size)
+
+    def lose(self) -> None:
+        self.whole.errback(BodyBroken())
