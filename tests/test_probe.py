@@ -263,6 +263,11 @@ class BeliefTests(TestCase):
         for answer in (b"", b"{", b"[]", b'{"streams":5}', b'{"container":"mov","streams":[{}]}'):
             self.assertRaises(ProbeError, parse_probe, answer, 1)
 
+    def test_an_answer_that_would_take_long_to_read_is_not_read(self) -> None:
+        """Decoding holds the whole server; a probe that was taken over may answer anything."""
+        for answer in (b"[" * 4000, b"[" + b"[]," * 5000 + b"1]", b'{"a":' * 5000):
+            self.assertRaises(ProbeError, parse_probe, answer, 1)
+
     def test_limits_are_413(self) -> None:
         """Too many pixels, too many streams."""
         for kind in ("too_large", "too_many_streams"):

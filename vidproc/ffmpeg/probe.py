@@ -18,6 +18,7 @@ from vidproc.errors import ErrorCode, ServiceError
 from vidproc.ffmpeg.command import SOURCE, Command, input_file
 from vidproc.ffmpeg.media import AudioStream, Cover, MediaInfo, SubtitleStream, VideoStream
 from vidproc.units import format_size
+from vidproc.untrusted_json import decode_json
 
 PROBE_CHILD = str(Path(__file__).with_name("probe_child.py"))
 """The script that a Command with ``program="probe"`` runs."""
@@ -49,7 +50,11 @@ ANALYZE_DURATION = 20_000_000
 """Microseconds of the film that FFmpeg may read to find the streams."""
 _WHOLE_BYTES = 256 << 20  # a smaller file is read to its end: its true length costs milliseconds
 _PROBE_BYTES = 64 << 20
-_CAPTURE = 1 << 20
+_CAPTURE = 256 << 10
+"""Bytes of an answer; 64 streams with long titles take some 100 kB. Decoding holds the server, from
+whichever thread: 10 ms at worst."""
+_MOST_OBJECTS = 4096
+"""Objects and lists of an answer; 64 streams have some 400."""
 
 _TEXT_SUBTITLES = frozenset(
     """subrip srt ass ssa webvtt mov_text text microdvd subviewer subviewer1 sami realtext jacosub
@@ -101,8 +106,10 @@ def parse_probe(stdout: bytes, size: int) -> MediaInfo:
     Raises `ServiceError` 415 when the file is no film or too damaged, 413 when it is beyond our
     limits, and `ProbeError` when the answer makes no sense or our own output is unsound.
     """
+    if stdout.count(b"[") + stdout.count(b"{") > _MOST_OBJECTS:
+        raise ProbeError("the probe's answer holds too much")  # decoding it would take long
     try:
-        found = msgspec.json.decode(stdout)
+        found = decode_json(stdout)
     except msgspec.DecodeError as error:
         raise ProbeError(f"the probe's answer is no JSON: {error}") from None
     if not isinstance(found, dict):

@@ -51,6 +51,9 @@ _FRAMES_WANTED = 4
 _MOST_ERRORS = 200  # undecodable packets after which no frame is expected
 """Pictures that are decoded to learn about interlacing."""
 _TIMES_KEPT = 20_000
+_TAGS_KEPT = 200
+_TEXT = 300
+"""Characters that are kept of a text; the reader takes fewer."""
 _LAST_PACKETS = 32
 """Packets at the end of a film that we made whose pictures are all decoded."""
 
@@ -128,7 +131,10 @@ def probe(path: str, options: dict[str, Any]) -> dict[str, Any]:
             "start": _seconds(container.start_time, av.time_base),
             "bit_rate": container.bit_rate,
             "chapters": len(container.chapters()),
-            "tags": dict(container.metadata),
+            "tags": {
+                key[:_TEXT]: text[:_TEXT]
+                for key, text in itertools.islice(container.metadata.items(), _TAGS_KEPT)
+            },
             "streams": [_stream_facts(stream) for stream in streams],
             "video": video.index if video is not None else None,
         }
@@ -208,7 +214,7 @@ def _stream_facts(stream: Any) -> dict[str, Any]:
         "forced": bool(disposition & _FORCED),
         "cover": stream.type == "video" and _is_cover(stream),
         "language": stream.language,
-        "title": stream.metadata.get("title"),
+        "title": stream.metadata.get("title", "")[:_TEXT] or None,
         "start": float(stream.start_time * base) if stream.start_time is not None else None,
         "duration": float(stream.duration * base) if stream.duration is not None else None,
         "frames": stream.frames,

@@ -15,6 +15,7 @@ import msgspec
 from vidproc.answers import Answer, RequestId, StatusReport
 from vidproc.errors import ErrorCode, ServiceError
 from vidproc.mmp.codec import MAX_JSON_SIZE, MAX_PAYLOAD_SIZE, encode_head
+from vidproc.untrusted_json import decode_json
 
 MAX_SHORT_ANSWER = 1200
 """Header, JSON and media type of an answer stay under this many bytes without ``detail``.
@@ -144,8 +145,8 @@ def decode_object(json: bytes) -> dict[str, Any]:
     if not json:
         raise ServiceError(ErrorCode.BAD_REQUEST, "The request has no JSON.", example)
     try:
-        fields = msgspec.json.decode(json)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        fields = decode_json(json)
+    except msgspec.DecodeError as error:
         raise ServiceError(
             ErrorCode.BAD_REQUEST,
             f"The request's JSON can't be read: {clip(str(error), 120)}.",

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from vidproc.tasks.model import TRANSITIONS, Failure, InvalidTransition, State, Task
+from vidproc.untrusted_json import decode_json
 
 COLUMNS = Task.__struct_fields__
 _JSON_COLUMNS = {"parameters", "input", "output", "warnings", "failure"}
@@ -68,9 +69,8 @@ def from_row(row: sqlite3.Row) -> Task:
     fields = {name: row[name] for name in COLUMNS}
     for name in _JSON_COLUMNS:
         if fields[name] is not None:
-            fields[name] = msgspec.json.decode(
-                fields[name], type=Failure if name == "failure" else Any
-            )
+            value = decode_json(fields[name])  # parameters are whatever a client sent
+            fields[name] = msgspec.convert(value, Failure) if name == "failure" else value
     fields["state"] = State(fields["state"])
     return Task(**fields)
 
