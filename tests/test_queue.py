@@ -129,7 +129,6 @@ class QueueTests(SchedulerTestCase):
             (FailureKind.RATE, 415),
             (FailureKind.SPACE, 507),
             (FailureKind.MEMORY, 413),
-            (FailureKind.KILLED, 413),
             (FailureKind.STALLED, 413),
             (FailureKind.TIMED_OUT, 413),
         ):
@@ -153,6 +152,45 @@ class QueueTests(SchedulerTestCase):
         self.assertEqual(failure.code, 500)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 3)
         self.assertEqual(rig.runner.running, [])
+
+    def test_a_kill_from_outside_is_no_failure(self) -> None:
+        """It is tried again after longer and longer pauses, and fails only after many."""
+        rig = self.rig()
+        task_id = self.submit(rig)
+        for number in range(endings.MAX_KILLS - 1):
+            rig.runner.running[0].fail(FailureKind.KILLED)
+            delay = min(endings.LONGEST_KILL_DELAY, endings.KILL_DELAY * 2**number)
+            rig.clock.advance(delay - 0.1)
+            self.assertEqual(rig.runner.running, [])
+            rig.clock.advance(0.1)
+        self.assertEqual(self.view(rig, task_id).task.failures, 0)
+        self.finish_all(rig)
+        self.assertIs(self.state(rig, task_id), State.COMPLETED)
+
+    def test_what_is_killed_for_ever_fails_in_the_end(self) -> None:
+        rig = self.rig()
+        task_id = self.submit(rig)
+        for _ in range(endings.MAX_KILLS):
+            complete_step(rig.runner.running[0])
+            rig.runner.running[0].fail(FailureKind.KILLED)
+            rig.clock.advance(endings.LONGEST_KILL_DELAY)
+        failure = self.view(rig, task_id).task.failure
+        assert failure is not None
+        self.assertEqual(failure.code, 500)
+        self.assertIn("killed from outside", failure.description)
+        self.assertEqual(rig.runner.running, [])
+
+    def test_a_kill_for_memory_is_tried_three_times(self) -> None:
+        """The kernel may choose another one than that which took the memory."""
+        rig = self.rig()
+        task_id = self.submit(rig)
+        for number in range(endings.MAX_FAILURES):
+            self.assertIs(self.state(rig, task_id), State.PROCESSING)
+            rig.runner.running[0].fail(FailureKind.OOM_KILLED)
+            rig.clock.advance(number + 1.0)
+        failure = self.view(rig, task_id).task.failure
+        assert failure is not None
+        self.assertEqual(failure.code, 413)
 
     def test_a_shortage_of_processes_fails_no_task(self) -> None:
         """It is tried again and again, with a pause, and counts as no failure."""
@@ -879,12 +917,26 @@ class PruneTests(SchedulerTestCase):
         rig = self.rig()
         first, second = self.finished(rig, "192.0.2.1"), self.finished(rig, "192.0.2.2")
         rig.tasks.note_downloaded(second)
-        self.run_coroutine(rig.tasks.results.make_space(1, unfetched=True))
+        space, most = rig.storage.space, rig.storage.space.used - 1
+        self.run_coroutine(
+            rig.tasks.results.make_space(lambda: space.used - most, lambda: None, unfetched=True)
+        )
         self.assertIs(self.state(rig, second), State.EXPIRED)
         self.assertIs(self.state(rig, first), State.COMPLETED)
 
 
 class ExamineTests(SchedulerTestCase):
+    def test_a_probes_answer_is_read_in_a_thread(self) -> None:
+        """It may have any size that the probe may write."""
+        rig = self.rig()
+        self.submit(rig)
+        threads = rig.disk.hold()
+        probe, *_ = rig.runner.running
+        complete_step(probe)
+        self.assertEqual(rig.runner.running, [])
+        threads.run_all()
+        self.assertEqual([each.command.program for each in rig.runner.running], ["ffmpeg"])
+
     def test_what_commands_wrote_is_read_in_a_thread(self) -> None:
         """Up to 16 MiB are read and looked through: the reactor must not wait for that."""
         rig = self.rig()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from tests.rig import Rig
+from twisted.internet.defer import ensureDeferred
+
+from tests.rig import ByHand, Rig
 from tests.test_queue import SchedulerTestCase
 from vidproc.tasks import results
 from vidproc.tasks.model import State, Task
+from vidproc.tasks.output_space import reserve_output
 from vidproc.tasks.results import Result
 from vidproc.tasks.settings import Caller
 
@@ -28,6 +31,14 @@ class ResultsTestCase(SchedulerTestCase):
     def prune(self, rig: Rig) -> list[str]:
         found: list[str] = self.run_coroutine(rig.tasks.results.prune())
         return found
+
+    def make_space(self, rig: Rig, size: int) -> None:
+        """Free `size` bytes."""
+        space = rig.storage.space
+        most = space.used - size
+        self.run_coroutine(
+            rig.tasks.results.make_space(lambda: space.used - most, lambda: None, unfetched=True)
+        )
 
     def stored(self, rig: Rig, task_id: str) -> Task:
         task = rig.store.get(task_id)
@@ -67,10 +78,42 @@ class DownloadTests(ResultsTestCase):
         rig = self.rig(min_retention=0.0)
         first, second = self.finished(rig, 1), self.finished(rig, 2)
         result = self.open(rig, first)
-        self.run_coroutine(rig.tasks.results.make_space(len(CONTENT), unfetched=True))
+        self.make_space(rig, len(CONTENT))
         self.assertIs(self.stored(rig, first).state, State.COMPLETED)
         self.assertIs(self.stored(rig, second).state, State.EXPIRED)
         result.close()
+
+    def test_two_who_need_space_free_no_more_than_both_need(self) -> None:
+        """Each gets its own, though both ask before either has any."""
+        rig = self.rig(min_retention=0.0)
+        tasks = [self.finished(rig, number) for number in range(6)]
+        space = rig.storage.space
+        space.limit = space.used + len(CONTENT)
+        disk = ByHand()
+        rig.tasks.results._disk = disk
+        got = [
+            ensureDeferred(
+                reserve_output(
+                    space,
+                    rig.tasks.results,
+                    Task(
+                        task_id=str(number),
+                        type="gif",
+                        parameters={},
+                        peer=str(number),
+                        created_at=0,
+                    ),
+                    2 * len(CONTENT),
+                )
+            )
+            for number in range(2)
+        ]
+        disk.run_all()
+        for each in got:
+            self.assertEqual(self.successResultOf(each), 2 * len(CONTENT))
+        kept = [self.stored(rig, task_id).state for task_id in tasks]
+        self.assertEqual(kept, [State.EXPIRED] * 3 + [State.COMPLETED] * 3)
+        self.assertEqual(space.used + space.reserved, space.limit)
 
     def test_upkeep_takes_only_so_many_results_at_a_time(self) -> None:
         """Other upkeep has its turn; the rest follows."""

@@ -37,7 +37,7 @@ from vidproc.ffmpeg.command import (
 from vidproc.ffmpeg.progress import ProgressParser
 from vidproc.ffmpeg.sandbox import Sandbox
 from vidproc.runners.admission import Admission, Place, memory_budget
-from vidproc.runners.failures import kind_of_end
+from vidproc.runners.failures import kind_of_end, oom_kills
 from vidproc.runners.local import LocalCommand, LocalRunner
 from vidproc.runners.watchdog import Watchdog
 
@@ -201,6 +201,38 @@ class FailureTests(SynchronousTestCase):
             self.assertIs(kind_of_end(None, number, ""), kind)
         said = "terminate called after throwing an instance of 'std::bad_alloc'"
         self.assertIs(kind_of_end(None, signal.SIGABRT, said), FailureKind.MEMORY)
+
+    def test_any_other_signal_comes_from_outside(self) -> None:
+        """Those without a name, too."""
+        faults = {"SEGV", "BUS", "ILL", "FPE", "ABRT", "TRAP", "SYS", "PIPE", "XCPU", "XFSZ"}
+        own = {signal.Signals[f"SIG{name}"] for name in faults}
+        for number in set(range(1, signal.SIGRTMAX + 1)) - own:
+            self.assertIs(kind_of_end(None, number, ""), FailureKind.KILLED)
+
+    def test_only_a_kill_can_be_the_kernels(self) -> None:
+        for number, kind in (
+            (signal.SIGKILL, FailureKind.OOM_KILLED),
+            (signal.SIGTERM, FailureKind.KILLED),
+            (signal.SIGSEGV, FailureKind.CRASHED),
+        ):
+            self.assertIs(kind_of_end(None, number, "", oom_killed=True), kind)
+
+    def test_the_kernel_tells_how_many_it_killed(self) -> None:
+        vmstat = Path(self.mktemp())
+        self.assertEqual(oom_kills(vmstat), 0)
+        vmstat.write_text("nr_free_pages 1\noom_kill_other 9\noom_kill 7\nzswpin 0\n")
+        self.assertEqual(oom_kills(vmstat), 7)
+        vmstat.write_text("oom_kill many\n")
+        self.assertEqual(oom_kills(vmstat), 0)
+
+    def test_ffmpeg_says_that_it_was_told_to_end(self) -> None:
+        """What the file says does not count."""
+        said = "[info] frame=1\n[info] Exiting normally, received signal 15.\n"
+        self.assertIs(kind_of_end(255, None, said), FailureKind.KILLED)
+        title = "[info]   title : x\n[info]  : Exiting normally, received signal 15.\n"
+        for words in (title, f"{said}[error] Invalid data\n"):
+            self.assertIs(kind_of_end(255, None, words), FailureKind.INPUT)
+        self.assertIs(kind_of_end(1, None, said), FailureKind.INPUT)
 
     def test_what_it_said_says_it(self) -> None:
         for said, kind in (
@@ -409,11 +441,20 @@ class LocalRunnerTests(TestCase):
         self.assertEqual(found[2], 2 * (1 << 40) + found[0] - (128 << 20))
 
     async def test_a_process_killed_from_outside_says_so(self) -> None:
-        """The kernel does it when it is short of memory."""
-        running = self.start(self.runner(), make_command(100000))
-        os.kill(running.pid or 0, signal.SIGKILL)
-        error = await self.ends(running, CommandFailed)
-        self.assertIs(error.kind, FailureKind.KILLED)
+        """Whichever signal it was. FFmpeg ends by itself after SIGTERM, with a status."""
+        for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGRTMIN + 3):
+            encoding: Deferred[Progress] = Deferred()
+            workspace = Workspace("inputs/none", "work")
+
+            def progressed(progress: Progress, encoding: Deferred[Progress] = encoding) -> None:
+                if not encoding.called and progress.frame:
+                    encoding.callback(progress)
+
+            running = self.runner().start(make_command(100000), workspace, 2, progressed)
+            await encoding
+            os.kill(running.pid or 0, number)
+            error = await self.ends(running, CommandFailed)
+            self.assertIs(error.kind, FailureKind.KILLED, error)
 
     def test_the_child_dies_with_its_server(self) -> None:
         """kill -9 of the process that started FFmpeg leaves no FFmpeg behind."""

@@ -244,12 +244,16 @@ class StoreTests(SynchronousTestCase):
         self.assertIsNone(self.store.attempts.claim_next("me", 1000.0, 2000.0))
         self.assertIsNotNone(self.store.attempts.claim_next("me", 1000.0 + LONGEST_PAUSE, 9000.0))
 
-    def test_a_long_encode_is_not_blamed_for_the_servers_end(self) -> None:
-        """A power cut after an hour is nobody's fault."""
+    def test_a_file_that_does_its_harm_late_fails_as_well(self) -> None:
+        """Nothing is tried for ever, and a power cut after an hour alone is no verdict."""
         self.queued()
-        for _ in range(15):
-            (task,) = self.crash(3600.0)
-            self.assertEqual((task.state, task.crashes, task.not_before), (State.QUEUED, 0, None))
+        now = 5000.0
+        for number in range(1, 10):
+            (task,) = self.crash(3600.0, now)
+            self.assertEqual((task.state, task.crashes_alone), (State.QUEUED, number))
+            now = max(now, task.not_before or 0)
+        (failed,) = self.crash(3600.0, now)
+        self.assertIs(failed.state, State.FAILED)
 
     def test_rows_without_files_are_forgotten_after_their_time(self) -> None:
         """Those with a result stay, and so do tasks that have not ended."""

@@ -32,7 +32,7 @@ from vidproc.ffmpeg.program_files import find_program_files
 from vidproc.ffmpeg.progress import ProgressParser
 from vidproc.ffmpeg.sandbox import Sandbox
 from vidproc.runners.admission import Admission, Place, memory_budget
-from vidproc.runners.failures import is_shortage, kind_of_end
+from vidproc.runners.failures import is_shortage, kind_of_end, name_of_signal, oom_kills
 from vidproc.runners.watchdog import Watchdog
 from vidproc.topics import Topic, TopicLogger
 
@@ -189,6 +189,7 @@ class LocalCommand(ProcessProtocol):
         self._stall_timeout = stall_timeout
         self._now = now
         self._started_at = now()
+        self._oom_kills = 0
         self._watchdog = Watchdog(stall_timeout, self._started_at)
         self._progress = ProgressParser()
         self._stdout = bytearray()
@@ -207,6 +208,7 @@ class LocalCommand(ProcessProtocol):
     def spawn(self, argv: list[str], cwd: str) -> None:
         """Start the process; a spawn that raises fails `result`."""
         self._started_at = self._now()
+        self._oom_kills = oom_kills()
         self._watchdog = Watchdog(self._stall_timeout, self._started_at)
         pipes: dict[int, int | str] = {1: "r", 2: "r"}
         if self.command.program == "ffmpeg":
@@ -340,11 +342,16 @@ class LocalCommand(ProcessProtocol):
         else:
             ended: Any = reason.value
             how = (
-                f"signal {signal.Signals(ended.signal).name}"
+                f"signal {name_of_signal(ended.signal)}"
                 if ended.signal
                 else f"exit status {ended.exitCode}"
             )
-            kind = kind_of_end(ended.exitCode, ended.signal, tail)
+            kind = kind_of_end(
+                ended.exitCode,
+                ended.signal,
+                tail,
+                oom_killed=oom_kills() > self._oom_kills,
+            )
             self._finish(CommandFailed(self.command, how, tail, kind=kind))
 
     def _finish(self, outcome: Completed | Exception) -> None:

@@ -8,8 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vidproc.errors import ErrorCode, ServiceError
+from vidproc.ffmpeg.command import CommandFailed, FailureKind
 from vidproc.runners.failures import is_shortage
-from vidproc.tasks.execution import Attempt, AttemptStopped, Outcome, Outgrown, StopReason
+from vidproc.tasks.execution import (
+    Attempt,
+    AttemptStopped,
+    Outcome,
+    Outgrown,
+    StopReason,
+    too_much_memory,
+)
 from vidproc.tasks.model import Failure, State, Task
 from vidproc.tasks.output_space import SpaceLacks
 from vidproc.topics import Topic, TopicLogger
@@ -22,6 +30,13 @@ SHORTAGE_DELAY = 5.0
 failure of the task: it is tried for as long as it takes."""
 MAX_FAILURES = 3
 """Attempts that may end in a fault of ours before the task fails."""
+MAX_KILLS = 10
+"""Attempts whose program may be killed from outside before the task fails. That is no failure of
+the task either, but something on the machine does not want it to run."""
+KILL_DELAY = 1.0
+"""Seconds to wait after the first kill; twice as long after each further one, up to
+`LONGEST_KILL_DELAY`."""
+LONGEST_KILL_DELAY = 60.0
 
 log = TopicLogger(Topic.TASKS, __name__)
 
@@ -32,6 +47,7 @@ class Ending:
 
     A task that goes back to the queue waits for `delay` seconds, or until `waits_for` bytes are
     free; its next attempt reserves `needs` bytes at least. `wait_reason` tells its owner why.
+    `kills` counts the attempts whose program was killed from outside.
     """
 
     state: State
@@ -39,16 +55,18 @@ class Ending:
     delay: float = 0.0
     waits_for: int = 0
     needs: int = 0
+    kills: int = 0
     wait_reason: str | None = None
 
 
 async def ending_of(
-    attempt: Attempt, job_timeout: float, is_stopping: Callable[[], bool]
+    attempt: Attempt, job_timeout: float, is_stopping: Callable[[], bool], kills: int = 0
 ) -> Ending:
     """Do the work of an attempt and return what becomes of its task. Raises nothing.
 
     `job_timeout` is in seconds, for the message alone; `is_stopping` tells whether the server is
-    going down, for then nothing that went wrong is the task's failure.
+    going down, for then nothing that went wrong is the task's failure. `kills` is how many earlier
+    attempts ended because their program was killed from outside.
     """
     error: ServiceError
     try:
@@ -64,7 +82,7 @@ async def ending_of(
     except ServiceError as refused:
         error = refused
     except Exception as fault:
-        return _ending_of_fault(attempt, fault, is_stopping)
+        return _ending_of_fault(attempt, fault, is_stopping, kills)
     if attempt.stop_reason in (StopReason.CANCELLED, StopReason.STOPPING) or is_stopping():
         # A stop reaches FFmpeg in more ways than ours (systemd signals all of them): whatever
         # it made of it is no failure of the task.
@@ -95,8 +113,10 @@ def _ending_of_lack(attempt: Attempt, lack: SpaceLacks | Outgrown) -> Ending:
     return Ending(State.QUEUED, waits_for=lack.size, wait_reason=reason)
 
 
-def _ending_of_fault(attempt: Attempt, fault: Exception, is_stopping: Callable[[], bool]) -> Ending:
-    """Return what a fault of ours, the exception being handled, makes of a task."""
+def _ending_of_fault(
+    attempt: Attempt, fault: Exception, is_stopping: Callable[[], bool], kills: int
+) -> Ending:
+    """Return what a fault that is not the file's, the exception being handled, makes of a task."""
     task = attempt.task
     if attempt.stop_reason is not None or is_stopping():
         return _interrupted(attempt)
@@ -111,15 +131,45 @@ def _ending_of_fault(attempt: Attempt, fault: Exception, is_stopping: Callable[[
             delay=SHORTAGE_DELAY,
             wait_reason="The server is short of processes, open files or memory.",
         )
-    error = fault_with_reference("task {task_id}: an attempt failed", task)
+    kind = fault.kind if isinstance(fault, CommandFailed) else None
+    if kind is FailureKind.KILLED:
+        return _ending_of_kill(attempt, kills + 1)
     failures = task.failures + 1
+    if kind is FailureKind.OOM_KILLED:
+        # The one that the kernel chose need not be the one that took too much.
+        error = too_much_memory()
+        reason = "The server ran out of memory during an attempt. It is tried again."
+    else:
+        error = fault_with_reference("task {task_id}: an attempt failed", task)
+        reason = "An attempt failed through a fault of the server. It is tried again."
     if failures < MAX_FAILURES:
         return Ending(
             State.QUEUED,
             {"failures": failures},
             delay=RETRY_DELAY * failures,
-            wait_reason="An attempt failed through a fault of the server. It is tried again.",
+            wait_reason=reason,
         )
+    return _failed(attempt, error)
+
+
+def _ending_of_kill(attempt: Attempt, kills: int) -> Ending:
+    """Return what becomes of a task whose program was killed from outside for the `kills`th time.
+
+    Somebody on the machine did it, or a guard against low memory: the task is not to blame.
+    """
+    if kills < MAX_KILLS:
+        return Ending(
+            State.QUEUED,
+            delay=min(LONGEST_KILL_DELAY, KILL_DELAY * 2 ** (kills - 1)),
+            kills=kills,
+            wait_reason="FFmpeg was killed from outside of the server. It is tried again.",
+        )
+    error = ServiceError(
+        ErrorCode.INTERNAL,
+        f"FFmpeg was killed from outside of the server {kills} times during this task.",
+        "Tell the server's operator: something on the machine ends FFmpeg, such as a guard against"
+        " low memory.",
+    )
     return _failed(attempt, error)
 
 

@@ -44,6 +44,9 @@ from vidproc.topics import Topic, TopicLogger
 
 R = TypeVar("R")
 
+_NOT_THE_FILES = frozenset(
+    {FailureKind.REFUSED, FailureKind.OURS, FailureKind.KILLED, FailureKind.OOM_KILLED}
+)
 _MAX_WARNINGS = 50
 _MAX_READ = 16 << 20
 
@@ -317,7 +320,7 @@ class Attempt:
     async def _probe(self, name: str, *, verify: bool) -> MediaInfo:
         try:
             completed = await self.run(probe_command(name, verify=verify))
-            return parse_probe(completed.stdout, self.size_of(name))
+            return await self._disk.call(self._parse_probe, completed.stdout, name)
         except CommandFailed as error:
             raise self._explain(error) from error
         except ProbeError as error:
@@ -329,6 +332,10 @@ class Attempt:
                 "This file can't be read as a video.",
                 "Check that it plays from start to end, or send it in another format.",
             ) from error
+
+    def _parse_probe(self, answer: bytes, name: str) -> MediaInfo:
+        """Return what a probe's answer about the file `name` says. For a thread."""
+        return parse_probe(answer, self.size_of(name))
 
     async def _verify(self, product: Product) -> MediaInfo:
         """Look at the product as a player would; raises `ServiceError` when it is not whole."""
@@ -388,7 +395,7 @@ class Attempt:
     def _explain(self, error: CommandFailed) -> Exception:
         """Turn a failed command into an error that helps its sender, and log what FFmpeg said.
 
-        One that never really ran is no matter of the file's: it stays a fault of ours.
+        One that never really ran, or was killed, is no matter of the file's: it stays as it is.
         """
         tail = error.stderr_tail
         self.log.error(
@@ -397,7 +404,7 @@ class Attempt:
             error=str(error),
             tail=escape(tail[-2000:]),
         )
-        if error.kind in (FailureKind.REFUSED, FailureKind.OURS):
+        if error.kind in _NOT_THE_FILES:
             return error
         if error.kind is FailureKind.OUTGROWN:
             return Outgrown(self._reserved or 0)
@@ -407,12 +414,8 @@ class Attempt:
                 "The server ran out of room while it worked on this task.",
                 "Try again later, or ask the server's operator for room.",
             )
-        if error.kind in (FailureKind.MEMORY, FailureKind.KILLED):
-            return ServiceError(
-                ErrorCode.TOO_LARGE,
-                "This file needs more memory than the server gives one task.",
-                "Send a smaller or less unusual file.",
-            )
+        if error.kind is FailureKind.MEMORY:
+            return too_much_memory()
         if error.kind is FailureKind.TIMED_OUT:
             return ServiceError(
                 ErrorCode.TOO_LARGE,
@@ -430,3 +433,12 @@ class Attempt:
             f"FFmpeg could not process this file ({error.command.stage}: {error.reason}).",
             "Check that it plays from start to end, or send it in another format.",
         )
+
+
+def too_much_memory() -> ServiceError:
+    """Return the error of a file whose processing takes too much memory."""
+    return ServiceError(
+        ErrorCode.TOO_LARGE,
+        "This file needs more memory than the server gives one task.",
+        "Send a smaller or less unusual file.",
+    )

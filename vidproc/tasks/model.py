@@ -76,7 +76,7 @@ class Task(msgspec.Struct, kw_only=True):
     whose length nobody has said yet has an `input_size` of 0.
     Keys name files relative to the data folder. `owner` is the server that works on it until
     `lease_until`; `attempt` counts how often work began (last at `attempt_at`), `failures` how
-    often it ended by itself, `crashes` how often the server crashed soon after it began, and
+    often it ended by itself, `crashes` how often the server crashed meanwhile, and
     `crashes_alone` how often nothing else ran then. No attempt begins before `not_before`.
     """
 

@@ -20,11 +20,11 @@ async def reserve_output(space: Space, results: Results, task: Task, size: int) 
 
     Raises `ServiceError` 507 when they can never be had, `SpaceLacks` when not now.
     """
-    if space.reserve_output(task.task_id, size, task.peer):
-        return size
-    lacking = size - space.free() - space.reserved_for(task.task_id)
-    await results.make_space(lacking, unfetched=True)
-    if space.reserve_output(task.task_id, size, task.peer):
+    if await results.make_space(
+        lambda: size - space.free() - space.reserved_for(task.task_id),
+        lambda: space.reserve_output(task.task_id, size, task.peer),
+        unfetched=True,
+    ):
         return size
     if size + task.input_size > space.capacity():
         raise no_space(size)

@@ -10,6 +10,7 @@ import secrets
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -59,6 +60,8 @@ class _Entry:
     attempt: Attempt | None = None
     needs: int = 0
     """Bytes that an attempt has outgrown, doubled: what the next one reserves at least."""
+    kills: int = 0
+    """Attempts whose program was killed from outside, in this life of the server."""
     waits_for: int = 0
     """Bytes that were not free when an attempt began; 0 when it waits for nothing."""
     ended: Deferred[None] = field(default_factory=Deferred)
@@ -373,7 +376,7 @@ class Queue:
         timer = self._reactor.callLater(timeout, attempt.stop, StopReason.TIMED_OUT)
         try:
             self._announce(entry, attempt)
-            ending = await ending_of(attempt, timeout, lambda: self._stopping)
+            ending = await ending_of(attempt, timeout, lambda: self._stopping, entry.kills)
         finally:
             if timer.active():
                 timer.cancel()
@@ -403,6 +406,7 @@ class Queue:
         moved = await self._move_surely(entry.task.task_id, State.QUEUED, fields)
         await self._remove_file(work_key(moved.task_id), 0)
         entry.needs = max(entry.needs, ending.needs)
+        entry.kills = max(entry.kills, ending.kills)
         entry.waits_for = ending.waits_for
         if entry.waits_for:  # for as long as it waits, nothing is reserved for it
             self._space.release(moved.task_id)
@@ -456,9 +460,8 @@ class Queue:
         """Let tasks go on that wait for space, when there is some; for upkeep."""
         waiting = [entry for entry in self._entries.values() if entry.waits_for]
         for entry in waiting:
-            lacking = entry.waits_for - self._space.free()
-            await self._results.make_space(lacking, unfetched=True)
-            if entry.waits_for <= self._space.free():
+            lacking = partial(self._lacking, entry)
+            if await self._results.make_space(lacking, lacking, unfetched=True) <= 0:
                 entry.waits_for, entry.wait_reason = 0, None
                 self._fill()
                 return  # it reserves first; the others are looked at next time
@@ -468,6 +471,10 @@ class Queue:
             first = waiting[0]
             if inputs + first.waits_for > self._space.capacity():
                 await self._refuse(first.task, no_space(first.waits_for))
+
+    def _lacking(self, entry: _Entry) -> int:
+        """Return the bytes that must become free for a task that waits for space."""
+        return entry.waits_for - self._space.free()
 
     async def check_growth(self) -> None:
         """Stop attempts that write more than was reserved for them."""

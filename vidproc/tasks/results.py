@@ -6,7 +6,9 @@ import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
+from twisted.internet.defer import DeferredLock
 from twisted.internet.interfaces import IReactorTime
 
 from vidproc.errors import ErrorCode, ServiceError
@@ -17,6 +19,8 @@ from vidproc.tasks.settings import Settings
 from vidproc.tasks.store.store import TaskStore
 from vidproc.tasks.views import not_completed
 from vidproc.topics import Topic, TopicLogger
+
+R = TypeVar("R")
 
 BATCH = 100
 """Results that are looked at, and removed, together."""
@@ -66,6 +70,7 @@ class Results:
         self._downloads: dict[str, int] = {}
         self._removed_early: dict[str, int] = {}
         self._sent: dict[str, int] = {}
+        self._evicting = DeferredLock()
 
     async def open(self, task: Task) -> Result:
         """Open a finished task's file; raises `ServiceError` 409 or 410."""
@@ -151,17 +156,37 @@ class Results:
             )
         return size
 
-    async def make_space(self, lacking: int, *, unfetched: bool) -> None:
-        """Free `lacking` bytes: orphans first, then results that were fetched, oldest first.
+    async def make_space(
+        self, lacking: Callable[[], int], then: Callable[[], R], *, unfetched: bool
+    ) -> R:
+        """Free the bytes that `lacking` returns, if they can be freed; return what `then` returns.
 
-        With `unfetched` also results that nobody fetched, unless they are younger than the minimum
-        retention. Removes nothing if that would not do.
+        Orphans go first, then results that were fetched, oldest first. With `unfetched` also
+        results that nobody fetched, unless they are younger than the minimum retention. Nothing is
+        removed if that would not do.
+
+        One caller at a time, each with its own `then`, so that nobody else takes what was freed,
+        and nobody frees what another one has freed already.
         """
-        if lacking <= 0 or await self.evictable(unfetched=unfetched) < lacking:
-            return
+        if lacking() <= 0:
+            return then()
+        await self._evicting.acquire()
+        try:
+            while (bytes_lacking := lacking()) > 0:
+                if await self.evictable(unfetched=unfetched) < bytes_lacking:
+                    break
+                if not await self._evict(bytes_lacking, unfetched=unfetched):
+                    break
+            return then()
+        finally:
+            self._evicting.release()
+
+    async def _evict(self, lacking: int, *, unfetched: bool) -> int:
+        """Remove what may go, in the order of `make_space`; return the bytes that were removed."""
+        wanted = lacking
         for key, size in await self._disk.call(self._data_folder.orphans):
             if lacking <= 0:
-                return
+                break
             await self._disk.call(self._data_folder.remove, key)
             self._data_folder.space.removed(size)
             lacking -= size
@@ -183,6 +208,7 @@ class Results:
                 if not gone:
                     break
                 lacking -= sum(task.output_size or 0 for task in gone)
+        return wanted - lacking
 
     def _evictable(self, *, unfetched: bool) -> list[tuple[bool, float]]:
         """Return what `TaskStore.evictable` is to be asked for, in this order."""

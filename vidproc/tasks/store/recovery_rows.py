@@ -9,11 +9,9 @@ from vidproc.errors import ErrorCode
 from vidproc.files.data_folder import upload_key
 from vidproc.tasks.model import Failure, State, Task
 from vidproc.tasks.store import records
-from vidproc.tasks.store.attempt_rows import LEASE, SUSPECT_AFTER
+from vidproc.tasks.store.attempt_rows import SUSPECT_AFTER
 from vidproc.tasks.store.database import Database
 
-EARLY = 600.0
-"""Seconds of an attempt within which a crash of the server counts for the task."""
 CRASH_PAUSE = 5.0
 """Seconds that a suspect task pauses at first; doubled at each further crash."""
 LONGEST_PAUSE = 3600.0
@@ -124,13 +122,11 @@ class RecoveryRows:
         """Queue a task that ran when the server crashed.
 
         A crash is no verdict on what ran then. But a file may be the reason: so after
-        `SUSPECT_AFTER` of them a task runs alone, which shows whether it is.
+        `SUSPECT_AFTER` of them a task runs alone, which shows whether it is. It does not matter how
+        long an attempt had lasted: some files do their harm late.
         """
-        # The lease was renewed until shortly before the end.
-        lived = (task.lease_until or 0) - LEASE - (task.attempt_at or 0)
-        early = lived < EARLY
-        crashes = task.crashes + 1 if early else 0
-        crashes_alone = task.crashes_alone + alone if early else 0
+        crashes = task.crashes + 1
+        crashes_alone = task.crashes_alone + alone
         pause = min(LONGEST_PAUSE, CRASH_PAUSE * 2 ** min(30, crashes - SUSPECT_AFTER))
         fields: dict[str, Any] = {
             "owner": None,

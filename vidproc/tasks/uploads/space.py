@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from vidproc.files.space import Space, no_space
 from vidproc.operations.parameters import parse_parameters
 from vidproc.operations.registry import get_operation
@@ -38,15 +40,18 @@ class UploadSpace:
         if not task.input_size:
             size = STEP  # the length follows; the first step of it
         wanted = size + estimate_output(task)
-        lacking = self._space.lacking(task.task_id, wanted, task.peer)
-        if lacking:
-            await self._results.make_space(lacking, unfetched=False)
-            lacking = self._space.lacking(task.task_id, wanted, task.peer)
-        if not lacking:
+        lacking = partial(self._space.lacking, task.task_id, wanted, task.peer)
+
+        def reserve_all() -> bool:
+            if lacking():
+                return False
             self._space.reserve(task.task_id, wanted, task.peer)
+            return True
+
+        if await self._results.make_space(lacking, reserve_all, unfetched=False):
             self.allowed = offset + size
             return
-        if lacking > await self._results.evictable(unfetched=True):
+        if lacking() > await self._results.evictable(unfetched=True):
             raise no_space(wanted)
         affordable = self._space.affordable(task.task_id, task.peer)
         self._space.reserve(task.task_id, affordable, task.peer)
@@ -60,11 +65,17 @@ class UploadSpace:
         """Make space for the next bytes of a file of `size`; raises `ServiceError` 507."""
         task = self._task
         step = min(size - self.allowed, STEP)
-        wanted = self._space.reserved_for(task.task_id) + step
-        lacking = self._space.lacking(task.task_id, wanted, task.peer)
-        await self._results.make_space(lacking, unfetched=True)
-        self._space.reserve(task.task_id, wanted, task.peer)
-        self.allowed += step
+
+        def claim() -> tuple[str, int, str]:
+            return task.task_id, self._space.reserved_for(task.task_id) + step, task.peer
+
+        def reserve() -> None:
+            self._space.reserve(*claim())
+            self.allowed += step
+
+        await self._results.make_space(
+            lambda: self._space.lacking(*claim()), reserve, unfetched=True
+        )
 
     def release(self) -> None:
         """Give back what is reserved."""
