@@ -71,6 +71,24 @@ class OwnershipTests(SynchronousTestCase):
         (self.root / "thesis.tex").touch()
         self.assertRefused("thesis.tex")
 
+    def test_a_strangers_file_in_a_data_folder_is_refused(self) -> None:
+        """Once it is elsewhere, the folder is as good as before."""
+        self.open()
+        for name in ("holiday.mp4", "inputs.old", "tasks.sqlite.bak"):
+            stranger = self.root / name
+            stranger.write_bytes(b"precious")
+            self.assertRefused(name, "Move it")
+            self.assertEqual(stranger.read_bytes(), b"precious")
+            stranger.unlink()
+        self.open()
+
+    def test_what_a_file_system_makes_by_itself_is_no_strangers(self) -> None:
+        """NFS keeps a removed file that is still open under another name."""
+        self.open()
+        (self.root / ".nfs000000000001").touch()
+        (self.root / "lost+found").mkdir()
+        self.open()
+
     def test_a_start_that_was_cut_short_does_not_lock_the_folder_out(self) -> None:
         """Whatever it had made by then: the next one goes on."""
 

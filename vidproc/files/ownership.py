@@ -26,6 +26,7 @@ _OURS = re.compile(
     r"lock|vidproc-data\.new|tasks\.sqlite(-wal|-shm|-journal)?|tasks\.sqlite\.before-\d+(\.new)?"
 )
 _NOBODYS = frozenset({"lost+found"})  # what a file system makes by itself
+_REMOVED_WHILE_OPEN = (".nfs", ".fuse_hidden")  # what network file systems leave for a while
 _BEFORE_MARKERS = frozenset({*FOLDERS, "lock"})
 _BEGUN = frozenset({"lock", f"{MARKER}.new"})
 """What a start that was cut short may have made before the marker."""
@@ -38,8 +39,9 @@ class NotADataFolder(Exception):
 def check(root: Path) -> None:
     """Return if `root` is a data folder, empty, or not there; touches nothing.
 
-    Folders of versions without markers are recognised by what they hold. Raises `NotADataFolder`,
-    or `OSError` when it can't be read.
+    Folders of versions without markers are recognised by what they hold. A data folder with a
+    stranger's file beside ours is refused, too: it counts in the limit, and nobody would look
+    after it. Raises `NotADataFolder`, or `OSError` when it can't be read.
     """
     try:
         names = {path.name for path in root.iterdir()} - _NOBODYS
@@ -49,10 +51,19 @@ def check(root: Path) -> None:
         raise NotADataFolder(
             f"{root} is not a folder; name one for vidproc alone with --data-dir"
         ) from None
+    foreign = sorted(
+        name
+        for name in names - {*FOLDERS, ORPHANS, MARKER}
+        if _OURS.fullmatch(name) is None and not name.startswith(_REMOVED_WHILE_OPEN)
+    )
     if MARKER in names:
         _check_format(root)
+        if foreign:
+            raise NotADataFolder(
+                f"the data folder {root} holds {escape(foreign[0])!r}, which is not vidproc's."
+                " Move it to another place and start again"
+            )
         return
-    foreign = sorted(name for name in names - {*FOLDERS, ORPHANS} if _OURS.fullmatch(name) is None)
     if not foreign and (names <= _BEGUN or names >= _BEFORE_MARKERS):
         return
     example = escape(foreign[0] if foreign else min(names))
