@@ -7,7 +7,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from vidproc.frontends.http.links import KEY_SIZE, LIFETIME, LinkKeyUnusable, Links, load_key
+from vidproc.files.keys import KEY_SIZE, KeyUnusable, load_key
+from vidproc.frontends.http.links import LIFETIME, Links
 
 TASK = "0123456789abcdef" * 2
 
@@ -80,4 +81,4 @@ class KeyTests(SynchronousTestCase):
     def test_a_file_that_holds_no_key_is_refused(self) -> None:
         """An empty key would let anybody sign."""
         self.path.write_bytes(b"")
-        self.assertRaises(LinkKeyUnusable, load_key, self.path)
+        self.assertRaises(KeyUnusable, load_key, self.path)

@@ -73,6 +73,16 @@ class Cancelled(Answer, kw_only=True):
     message: str = ""
 
 
+class TaskList(Answer, kw_only=True):
+    """The token's own tasks, newest first, each in the short form of its status.
+
+    It is as long as they need: 100 of them fit MMP's JSON, but no single packet.
+    """
+
+    status: str
+    tasks: list[StatusReport]
+
+
 class Limits(msgspec.Struct, kw_only=True):
     """The server's limits: bytes, tasks and seconds."""
 
@@ -108,3 +118,43 @@ class ServerDescription(Answer, kw_only=True):
     ffmpeg: str | msgspec.UnsetType = msgspec.UNSET
     sandbox: list[str] | msgspec.UnsetType = msgspec.UNSET
     load: Load | msgspec.UnsetType = msgspec.UNSET
+
+
+class FigurePoint(msgspec.Struct, kw_only=True, frozen=True):
+    """The server at one moment, and since the moment before.
+
+    CPU as shares of all cores that the server may use, 0 to 1; memory and disk in bytes; packets
+    and bytes a second.
+    """
+
+    at: str
+    cpu_ffmpeg: float
+    cpu_service: float
+    cpu_other: float
+    memory_service: int
+    memory_ffmpeg: int
+    memory_available: int
+    disk_used: int
+    disk_reserved: int
+    disk_free: int
+    packets_in: float
+    bytes_in: float
+    bytes_out: float
+    connections: int
+    peers: int
+    uploads: int
+    watches: int
+    queued: int
+    running: int
+    concurrency: int
+
+
+class ServerFigures(msgspec.Struct, kw_only=True):
+    """The figures of the last ten minutes: a point each `interval` seconds, oldest first.
+
+    `uptime` is in seconds.
+    """
+
+    interval: float
+    uptime: float
+    points: list[FigurePoint]

@@ -16,6 +16,7 @@ from twisted.internet.task import LoopingCall
 
 from vidproc.app.clock_watch import ClockWatch
 from vidproc.app.cpu_reserve import CpuReserve
+from vidproc.app.figures import RecentFigures, in_mebibytes
 from vidproc.app.measuring import Counters, Figures, Meter
 from vidproc.app.rebalancing import Rebalancer
 from vidproc.files.data_folder import DataFolder
@@ -60,6 +61,7 @@ class PerformanceService(Service):
         self._clock_watch = clock_watch
         self._reserve = CpuReserve(meter, tasks.queue, gate.throttle)
         self._rebalancer = Rebalancer(meter, tasks.queue, cores)
+        self.recent = RecentFigures(reactor, tasks, gate, data_folder.space, INTERVAL)
         self._last: Counters | None = None
         self._next_line = 0.0
         self._next_count = reactor.seconds() + COUNT_INTERVAL
@@ -116,29 +118,11 @@ class PerformanceService(Service):
     def _write(self, figures: Figures) -> None:
         self.log.info(
             "cpu_ffmpeg={cpu_ffmpeg:.1%} cpu_service={cpu_service:.1%} cpu_other={cpu_other:.1%}"
-            " mem_service={mem_service:.0f}MiB mem_ffmpeg={mem_ffmpeg:.0f}MiB"
-            " mem_available={mem_available:.0f}MiB disk_used={disk_used:.0f}MiB"
+            " mem_service={memory_service:.0f}MiB mem_ffmpeg={memory_ffmpeg:.0f}MiB"
+            " mem_available={memory_available:.0f}MiB disk_used={disk_used:.0f}MiB"
             " disk_reserved={disk_reserved:.0f}MiB disk_free={disk_free:.0f}MiB"
-            " packets_in={packets:.0f}/s bytes_in={bytes_in:.0f}/s bytes_out={bytes_out:.0f}/s"
+            " packets_in={packets_in:.0f}/s bytes_in={bytes_in:.0f}/s bytes_out={bytes_out:.0f}/s"
             " connections={connections} peers={peers} uploads={uploads} watches={watches}"
             " queued={queued} running={running} concurrency={concurrency}",
-            cpu_ffmpeg=figures.ffmpeg_cpu,
-            cpu_service=figures.service_cpu,
-            cpu_other=figures.other_cpu,
-            mem_service=figures.service_memory / (1 << 20),
-            mem_ffmpeg=figures.ffmpeg_memory / (1 << 20),
-            mem_available=figures.available_memory / (1 << 20),
-            disk_used=self._data_folder.space.used / (1 << 20),
-            disk_reserved=self._data_folder.space.reserved / (1 << 20),
-            disk_free=self._data_folder.space.free() / (1 << 20),
-            packets=figures.packets_in,
-            bytes_in=figures.bytes_in,
-            bytes_out=figures.bytes_out,
-            connections=self._gate.connections,
-            peers=self._gate.peers,
-            uploads=self._tasks.uploads.active,
-            watches=len(self._queue.watches),
-            queued=self._queue.queued,
-            running=self._queue.running,
-            concurrency=self._queue.concurrency,
+            **in_mebibytes(self.recent.note(figures)),
         )

@@ -25,6 +25,7 @@ from vidproc.app import stopping, twistd_log
 from vidproc.app.clock_watch import ClockWatch
 from vidproc.app.logs import TopicLogs
 from vidproc.app.measuring import Meter, usable_cores
+from vidproc.app.metrics import Metrics
 from vidproc.app.on_done import OnDone
 from vidproc.app.performance import PerformanceService
 from vidproc.app.ports import CannotListen, Ports, reload_or_log
@@ -35,6 +36,7 @@ from vidproc.clock import SteadyClock
 from vidproc.ffmpeg.binary import FFmpegUnusable, find_ffmpeg
 from vidproc.ffmpeg.sandbox import Sandbox, SandboxIncomplete, find_layers, missing_layers
 from vidproc.files.data_folder import DataFolder, DataFolderInUse
+from vidproc.files.keys import load_key
 from vidproc.files.ownership import NotADataFolder
 from vidproc.files.threads import WorkerThreads
 from vidproc.frontends.gate import Gate
@@ -188,10 +190,11 @@ class VidprocService(Service):
             max_connections=min(config.max_connections, most_connections(files)),
             max_connections_per_ip=config.max_connections_per_ip,
         )
+        meter = Meter(self._reactor, self._runner, self._gate.traffic, cores)
         self._performance = PerformanceService(
             self._reactor,
             self._tasks,
-            Meter(self._reactor, self._runner, self._gate.traffic, cores),
+            meter,
             self._gate,
             self._data_folder,
             self._disk,
@@ -214,8 +217,24 @@ class VidprocService(Service):
         self._writers.start()
         self._tasks.start(self._store.in_states([State.QUEUED]))
         self._performance.startService()
+        self._metrics = Metrics(
+            self._tasks,
+            self._gate,
+            self._data_folder.space,
+            meter.count,
+            lambda: self._performance.recent.last,
+        )
         self._ports.serve(
-            Backend(self._reactor, self._gate, self._tasks, self._disk, self._server_info)
+            Backend(
+                self._reactor,
+                self._gate,
+                self._tasks,
+                self._disk,
+                self._server_info,
+                figures=self._performance.recent.answer,
+                metrics=self._metrics.render,
+                secret=lambda name: load_key(self._data_folder.path(name)),
+            )
         )
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reload))
         self._tell_start(cores)

@@ -9,7 +9,7 @@ disk and are meant for a thread.
     work/<task id>/<attempt>/   where one attempt works
     results/<task id>.<kind>    what can be downloaded
     orphans/<folder>-<name>     what no row of the store knew at a start
-    tasks.sqlite, lock, and the marker (`vidproc.files.ownership`)
+    tasks.sqlite, lock, link.key (`vidproc.files.keys`), and the marker (`vidproc.files.ownership`)
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ stops. The rules are in modules of their own: `tokens`, `peers`, `refusals`, `th
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from typing import Protocol
 
 from twisted.internet.defer import Deferred, succeed
@@ -68,6 +69,8 @@ class Gate:
         self.tokens = tokens or Tokens()
         self.throttle = IngestThrottle(clock)
         self.traffic = Traffic()
+        self.errors: Counter[tuple[str, int]] = Counter()
+        """Requests answered with an error so far, by frontend and code."""
         self.draining = False
         self._clock = clock
         self._peers = Peers(max_connections, max_connections_per_ip)
@@ -148,6 +151,10 @@ class Gate:
     def caller(self, peer: str, token: str | None) -> Caller:
         """Return who is asking. Raises `ServiceError` 401 when the token is missing or wrong."""
         return Caller(peer, self.tokens.check(token))
+
+    def count_error(self, frontend: str, code: int) -> None:
+        """Count a request that a frontend answers with an error."""
+        self.errors[frontend, code] += 1
 
     def fault(self, failure: Failure) -> ServiceError:
         """Log a fault of ours under a reference and return what to tell the client."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,6 +10,8 @@ from typing import Protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocolFactory, IReactorTime
 
+from vidproc.answers import ServerFigures
+from vidproc.files.keys import KEY_SIZE
 from vidproc.files.threads import WorkerThreads
 from vidproc.frontends.gate import Gate
 from vidproc.frontends.server_info import ServerInfo
@@ -24,6 +27,12 @@ class Backend:
     tasks: Tasks
     disk: WorkerThreads
     server_info: Callable[[], ServerInfo]
+    figures: Callable[[], ServerFigures] = lambda: ServerFigures(interval=10, uptime=0, points=[])
+    """The figures of the last ten minutes."""
+    metrics: Callable[[], bytes] = lambda: b""
+    """Everything that is counted, in Prometheus' text format."""
+    secret: Callable[[str], bytes] = lambda _: secrets.token_bytes(KEY_SIZE)
+    """Returns a key that the data folder keeps under a name. Blocks; for the start."""
 
 
 class Frontend(Protocol):

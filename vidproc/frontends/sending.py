@@ -12,7 +12,10 @@ from vidproc.tasks.results import Result
 
 
 class Sending:
-    """Sends `result` from byte `offset` on. `on_sent` gets the bytes that have left."""
+    """Sends `result` from byte `offset` on, up to `end` if that is given.
+
+    `on_sent` gets the bytes that have left.
+    """
 
     def __init__(
         self,
@@ -21,11 +24,13 @@ class Sending:
         offset: int,
         transport: ITransport,
         on_sent: Callable[[int], None],
+        end: int | None = None,
     ) -> None:
         self._result = result
         self._on_sent = on_sent
+        last = result.size if end is None else end
         self._sender = make_sender(
-            threads, result.fd, offset, result.size, transport, on_progress=self.sent
+            threads, result.fd, offset, last, transport, on_progress=self.sent
         )
 
     @property

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import msgspec
 
-from vidproc.answers import Answer, RequestId, StatusReport
+from vidproc.answers import Answer, RequestId
 from vidproc.errors import ErrorCode, ServiceError
 from vidproc.mmp.codec import MAX_JSON_SIZE, MAX_PAYLOAD_SIZE, encode_head
 from vidproc.untrusted_json import decode_json
@@ -215,16 +215,6 @@ class DownloadStarts(Answer, kw_only=True):
     def __post_init__(self) -> None:
         if not 0 <= self.offset <= self.size:
             raise ValueError("offset outside the file")
-
-
-class TaskList(Answer, kw_only=True):
-    """The token's own tasks, newest first, each in the short form of its status.
-
-    It is as long as they need: 100 of them fit MMP's JSON, but no single packet.
-    """
-
-    status: str
-    tasks: list[StatusReport]
 
 
 class ErrorBody(msgspec.Struct, kw_only=True, omit_defaults=True):

@@ -5,7 +5,7 @@ All calls may raise `ServiceError`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -49,7 +49,10 @@ class Tasks:
         cores: int,
     ) -> None:
         self.settings = settings
+        self.on_accepted: list[Callable[[Task], None]] = []
+        """Called with each task that is accepted. They must not raise."""
         self._reactor = reactor
+        self._space = data_folder.space
         self._store = store
         self._store_thread = store_thread
         self._lookup_thread = lookup_thread
@@ -73,9 +76,14 @@ class Tasks:
             writers,
             store,
             store_thread,
-            on_accepted=self.queue.enqueue,
+            on_accepted=self._accepted,
             results=self.results,
         )
+
+    def _accepted(self, task: Task) -> None:
+        for observe in self.on_accepted:
+            observe(task)
+        self.queue.enqueue(task)
 
     # --- uploads -------------------------------------------------------------------------------
 
@@ -108,6 +116,10 @@ class Tasks:
     async def abandon_upload(self, upload_id: str, caller: Caller) -> None:
         """Forget an upload and what has arrived of it; raises `ServiceError` 404 or 409."""
         await self.uploads.abandon(upload_id, caller)
+
+    async def has_room(self) -> bool:
+        """Return whether there is any free space, or a result that could be removed for some."""
+        return self._space.free() > 0 or await self.results.evictable(unfetched=True) > 0
 
     # --- tasks ---------------------------------------------------------------------------------
 
@@ -160,6 +172,10 @@ class Tasks:
         """Open a finished task's file; raises `ServiceError` 404, 409 or 410."""
         return await self.results.open(await self._find(task_id, caller))
 
+    async def linked_result(self, task_id: str) -> Result:
+        """Open a finished task's file for whoever has a link to it; raises as `result` does."""
+        return await self.results.open(await self._find(task_id, None))
+
     def note_sent(self, result: Result, start: int, end: int) -> None:
         """Remember which bytes of a result were sent: one that was sent whole counts as fetched."""
         self.results.note_sent(result.task, start, end)
@@ -189,7 +205,8 @@ class Tasks:
         await self.results.prune()
         await self._store_thread.call(self._store.results.delete_ended, now - ROW_RETENTION)
 
-    async def _find(self, task_id: str, caller: Caller) -> Task:
+    async def _find(self, task_id: str, caller: Caller | None) -> Task:
+        """Return a task that is known to `caller`, None for anybody; raises `ServiceError` 404."""
         task = self.queue.get(task_id)
         if task is None:
             task = await self._lookup_thread.call(self._store.look_up, task_id)
@@ -201,7 +218,7 @@ class Tasks:
         if (
             task is None
             or task.state in (State.UPLOADING, State.PARTIAL)
-            or not caller.owns(task, self.settings.owner_only)
+            or (caller is not None and not caller.owns(task, self.settings.owner_only))
         ):
             raise no_such_task()
         return task

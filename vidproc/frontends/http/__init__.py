@@ -23,8 +23,8 @@ subject, and list it in that module's ``ROUTES``; add these to `resources.ROUTES
   that `request.lost` is true and writes go nowhere. `request.registerProducer(producer, True)`
   tells when the client does not read. Set `request.on_drain` to a function that ends the stream:
   it is called when the server stops.
-- A file: as a stream, with a Content-Length header; while it leaves set `request.sending_file`,
-  pass `request.transport` to `frontends.sending.Sending`, and give `request.sent` its `on_sent`.
+- A file: as a stream, with a Content-Length header; pass `request.transport` to
+  `frontends.sending.Sending`, whose `on_sent` is `request.sent`; tell `request.send` of it.
 - A body: `Route(..., takes_body=True)`; `await request.body.read(most)` for a small one, or
   `request.body.feed(sink)`. Without `takes_body` a body is thrown away first.
 """

@@ -81,6 +81,7 @@ class HTTPConnection(http.HTTPChannel):
     def __init__(self, site: Site) -> None:
         super().__init__()
         self.backend = site.backend
+        self.shared = site.shared
         self._site = site
         self.peer: str | None = None
         """Whose the connection is; None until that is known."""
@@ -415,6 +416,15 @@ class HTTPConnection(http.HTTPChannel):
         self._slow_client.sent(size)
         self._gate.traffic.sent += size
 
+    def file_begins(self) -> None:
+        """A file is sent from now on: how fast the client takes it counts from here."""
+        self._slow_client.forgive()
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        super().registerProducer(producer, streaming)
+        if self._write_blocked:
+            producer.pauseProducing()  # the transport will not tell it: it has told us
+
     def pauseProducing(self) -> None:
         """The client does not read: write nothing more."""
         self._write_blocked = True
@@ -464,6 +474,7 @@ class HTTPConnection(http.HTTPChannel):
             return
         if not (self.requests and self.requests[-1].startedWriting):
             answer = problem_answer(error)
+            self._gate.count_error("http", answer.status)
             self.log.info("peer {peer}: {why}", peer=self.peer, why=error.description)
             self.write(_raw(answer))
         self._end()
@@ -502,7 +513,7 @@ class HTTPConnection(http.HTTPChannel):
         request = self.requests[0] if self.requests else None
         if self._life is not Life.OPEN or request is None:
             return False
-        return request.sending_file or request.receiving is not None
+        return request.sending is not None or request.receiving is not None
 
     def abort(self) -> None:
         """Cut the connection off."""
@@ -542,9 +553,11 @@ class HTTPConnection(http.HTTPChannel):
     def _waiting(self) -> Waiting:
         """Return who is waited for."""
         request = self.requests[0] if self.requests else None
+        sending = None if request is None else request.sending
+        if sending is not None and (self._write_blocked or sending.blocked):
+            return Waiting.CLIENT_BLOCKS_FILE
         if self._write_blocked:
-            file = request is not None and request.sending_file
-            return Waiting.CLIENT_BLOCKS_FILE if file else Waiting.CLIENT_BLOCKS
+            return Waiting.CLIENT_BLOCKS
         if self._life is not Life.OPEN:
             return Waiting.CLIENT
         if request is None or self.line_mode:

@@ -14,10 +14,16 @@ async def healthz(request: Request) -> Answer:
 
 
 async def readyz(request: Request) -> Answer:
-    """Answer 200 if uploads are taken, 503 while the server drains."""
+    """Answer 200 if uploads are taken, 503 while the server drains or has no free space."""
     if request.backend.gate.draining:
         raise ServiceError(
             ErrorCode.UNAVAILABLE, "The server is shutting down.", "Try again in a minute."
+        )
+    if not await request.backend.tasks.has_room():
+        raise ServiceError(
+            ErrorCode.UNAVAILABLE,
+            "The server has no free space.",
+            "Try again when tasks have ended, or give it more with --storage-limit.",
         )
     return json_answer({"status": "ok"})
 

@@ -8,43 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import re
-import secrets
 from collections.abc import Callable
-from pathlib import Path
 
 LIFETIME = 3600
 """Seconds for which a link is good."""
-KEY_SIZE = 32
 _TOKEN = re.compile(r"([0-9a-f]{1,12})\.([0-9a-f]{64})", re.ASCII)
-
-
-class LinkKeyUnusable(OSError):
-    """The key file holds no key."""
-
-
-def load_key(path: Path) -> bytes:
-    """Return the key in the file at `path`, which is made when it is not there. Blocks.
-
-    Raises `OSError`.
-    """
-    try:
-        key = path.read_bytes()
-    except FileNotFoundError:
-        key = secrets.token_bytes(KEY_SIZE)
-        new = path.with_name(f"{path.name}.new")
-        new.unlink(missing_ok=True)
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(fd, "wb") as file:
-            file.write(key)
-            file.flush()
-            os.fsync(fd)
-        new.replace(path)
-        return key
-    if len(key) != KEY_SIZE:
-        raise LinkKeyUnusable(f"{path} has {len(key)} bytes and not {KEY_SIZE}; remove it")
-    return key
 
 
 class Links:

@@ -12,8 +12,10 @@ from vidproc.errors import ServiceError
 from vidproc.frontends.http.answers import Answer
 from vidproc.frontends.http.body import Body
 from vidproc.frontends.http.problems import title_of
+from vidproc.frontends.http.shared import Shared
 from vidproc.frontends.interface import Backend
 from vidproc.frontends.receiving import Receiving
+from vidproc.frontends.sending import Sending
 from vidproc.tasks.settings import Caller
 
 DRAINABLE = 64 << 10
@@ -26,6 +28,7 @@ class Connection(Protocol):
     """What a request needs of its connection."""
 
     backend: Backend
+    shared: Shared
     peer: str | None
     from_proxy: bool
 
@@ -41,6 +44,7 @@ class Connection(Protocol):
     def close_after(self, request: Request) -> None: ...
     def answered_early(self, request: Request) -> None: ...
     def sent(self, size: int) -> None: ...
+    def file_begins(self) -> None: ...
     def abort(self) -> None: ...
 
 
@@ -56,6 +60,8 @@ class Request(http.Request):
         self.connection: Connection = channel
         self.backend = self.connection.backend
         """The gate, the tasks and threads for files."""
+        self.shared = self.connection.shared
+        """What all handlers share: the feeds of events, the links to results."""
         self.foreign_origin = False
         """Whether a page of another, permitted, origin sent it."""
         self.host_name = ""
@@ -75,8 +81,8 @@ class Request(http.Request):
         self.body = Body(lambda held: channel.hold("body", held), channel.send_continue)
         self.receiving: Receiving | None = None
         """The upload that the body feeds; the connection may move the bytes past itself then."""
-        self.sending_file = False
-        """Whether a file is being sent; a client that takes it too slowly is cut off."""
+        self.sending: Sending | None = None
+        """The file that is being sent; a client that takes it too slowly is cut off."""
         self.on_drain: Callable[[], None] | None = None
         """Called when the server stops; set by a handler whose answer would not end by itself.
         Other requests are answered first."""
@@ -132,6 +138,8 @@ class Request(http.Request):
         """Send a whole answer. Handlers return it instead."""
         if self.startedWriting or self.lost or self.finished:
             return
+        if answer.status >= 400:
+            self.backend.gate.count_error("http", answer.status)
         if answer.close or not self._keeps_connection():
             self.connection.close_after(self)
         if answer.status not in _NO_BODY:
@@ -168,6 +176,12 @@ class Request(http.Request):
         self.body.on_end = super().finish
         self.body.discard()
         self.connection.answered_early(self)
+
+    def send(self, sending: Sending | None) -> None:
+        """Note the file that is being sent from now on, None when it has been."""
+        self.sending = sending
+        if sending is not None:
+            self.connection.file_begins()
 
     def sent(self, size: int) -> None:
         """Note bytes of a file that have left past `write`."""

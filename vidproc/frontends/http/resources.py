@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from vidproc.frontends.http import health, info, submit, uploads
+from vidproc.frontends.http import (
+    downloads,
+    events,
+    figures,
+    health,
+    info,
+    submit,
+    tasks,
+    uploads,
+)
 from vidproc.frontends.http.routing import Route
 
 ROUTES: tuple[Route, ...] = (
@@ -10,4 +19,8 @@ ROUTES: tuple[Route, ...] = (
     *info.ROUTES,
     *submit.ROUTES,
     *uploads.ROUTES,
+    *tasks.ROUTES,
+    *events.ROUTES,
+    *downloads.ROUTES,
+    *figures.ROUTES,
 )

@@ -8,6 +8,7 @@ from vidproc.frontends.http.browsers import Hosts, Origins
 from vidproc.frontends.http.options import Network
 from vidproc.frontends.http.proxies import TrustedProxies
 from vidproc.frontends.http.routing import Route, Router
+from vidproc.frontends.http.shared import Shared
 from vidproc.frontends.interface import Backend
 
 
@@ -24,6 +25,7 @@ class Site:
         hosts: Sequence[str] = (),
     ) -> None:
         self.backend = backend
+        self.shared = Shared(backend)
         self.router = Router(routes)
         self.hosts = Hosts(hosts)
         self.origins = Origins(origins)

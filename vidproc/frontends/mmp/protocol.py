@@ -422,6 +422,8 @@ class MMPServerProtocol(Protocol):
         *,
         detail: bool = False,
     ) -> None:
+        if isinstance(answer, messages.ErrorAnswer):
+            self._gate.count_error("mmp", answer.error.code)
         if not isinstance(self.state, states.Lost):
             data = messages.encode_answer(answer, media_type, payload_size, detail=detail)
             self._gate.traffic.sent += len(data)

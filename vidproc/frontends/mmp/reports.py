@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vidproc.answers import ServerDescription, StatusReport
+from vidproc.answers import ServerDescription, StatusReport, TaskList
 from vidproc.frontends import reports
 from vidproc.frontends.server_info import ServerInfo
 from vidproc.mmp import messages
@@ -24,10 +24,10 @@ _LISTED_ERROR = 50
 """Bytes of a listed task's error: a hundred tasks must fit one answer's JSON."""
 
 
-def list_report(views: Sequence[TaskView], request: messages.List) -> messages.TaskList:
+def list_report(views: Sequence[TaskView], request: messages.List) -> TaskList:
     """Return the answer to `list`; each task's status has the whole of its texts."""
     tasks = [_listed(view) for view in views]
-    return messages.TaskList(id=request.id, status="ok", tasks=tasks)
+    return TaskList(id=request.id, status="ok", tasks=tasks)
 
 
 def _listed(view: TaskView) -> StatusReport:

@@ -1,0 +1,207 @@
+"""A task's result: the whole file or a range of it, and signed links to it."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import msgspec
+from twisted.internet.interfaces import IPushProducer
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from vidproc.files.transfer import TransferStopped
+from vidproc.frontends.http.answers import Answer, json_answer
+from vidproc.frontends.http.conditional import Representation, Selection, select
+from vidproc.frontends.http.disposition import attachment, result_name
+from vidproc.frontends.http.problems import HTTPError
+from vidproc.frontends.http.request import Request
+from vidproc.frontends.http.routing import Access, Route
+from vidproc.frontends.sending import Sending
+from vidproc.tasks.results import Result
+from vidproc.topics import Topic, TopicLogger
+from vidproc.units import iso_utc
+
+MEDIA_TYPES = {
+    "mp4": "video/mp4",
+    "mkv": "video/x-matroska",
+    "webm": "video/webm",
+    "gif": "image/gif",
+    "mp3": "audio/mpeg",
+}
+"""Kind of a result -> its media type; any other is application/octet-stream."""
+
+log = TopicLogger(Topic.CONNECTIONS, __name__)
+
+
+class Link(msgspec.Struct, kw_only=True):
+    """A link to a result: `url` is relative to the URL of the request; until when it is good."""
+
+    url: str
+    expires_at: str
+
+
+async def result(request: Request) -> Answer | None:
+    """Send a task's result."""
+    task_id = request.arguments["task_id"]
+    token = request.parameter("link")
+    if token is not None and request.shared.links.opens(task_id, token):
+        found = await request.backend.tasks.linked_result(task_id)
+    else:
+        request.authenticate()
+        found = await request.backend.tasks.result(task_id, request.caller)
+    try:
+        return await _answer(request, found)
+    finally:
+        found.close()
+
+
+async def _answer(request: Request, found: Result) -> Answer | None:
+    file = Representation(found.sha256, found.task.completed_at or 0.0, found.size)
+    selection = select(file, request.verb, request.header)
+    headers = _headers(found, file)
+    if selection.status == 416:
+        raise HTTPError(
+            416,
+            f"The range lies beyond the file's {file.size} bytes.",
+            "Ask for a range within it. Example: Range: bytes=0-1023",
+            {"Content-Range": f"bytes */{file.size}"},
+        )
+    if selection.status == 412:
+        raise HTTPError(
+            412,
+            "The file is not the one that the request names.",
+            "Fetch it without If-Match and If-Unmodified-Since.",
+        )
+    if selection.status == 304:
+        return Answer(304, b"", headers)
+    headers |= _description(found)
+    if selection.status == 206:
+        headers["Content-Range"] = f"bytes {selection.start}-{selection.end - 1}/{file.size}"
+    headers["Content-Length"] = str(selection.end - selection.start)
+    if request.lost:
+        return None
+    request.begin(selection.status, headers)
+    if request.verb == "HEAD":
+        request.write(b"")
+    else:
+        await _send(request, found, selection)
+    request.finish()
+    return None
+
+
+def _headers(found: Result, file: Representation) -> dict[str, str]:
+    """Return what even a 304 has."""
+    digest = base64.b64encode(bytes.fromhex(found.sha256)).decode()
+    return {
+        "ETag": file.quoted_etag,
+        "Last-Modified": file.last_modified,
+        "Cache-Control": "private, no-cache",
+        "Repr-Digest": f"sha-256=:{digest}:",
+        "Referrer-Policy": "no-referrer",
+    }
+
+
+def _description(found: Result) -> dict[str, str]:
+    name = result_name(found.task.filename, found.media_type)
+    return {
+        "Content-Type": MEDIA_TYPES.get(found.media_type, "application/octet-stream"),
+        "Accept-Ranges": "bytes",
+        "Content-Disposition": attachment(name),
+    }
+
+
+async def _send(request: Request, found: Result, selection: Selection) -> None:
+    """Send the bytes selected. Only a whole file that was sent whole counts as fetched."""
+    sender = _Sender(request, found, selection)
+    try:
+        await sender.run()
+    except OSError as error:
+        # The head has promised bytes that can't come: only the end of the connection says so.
+        log.error(
+            "result of task {task_id} can't be read: {error}",
+            task_id=found.task.task_id,
+            error=str(error),
+        )
+        request.connection.abort()
+        raise TransferStopped from error
+    finally:
+        request.send(None)
+        if selection.status == 200:
+            request.backend.tasks.note_sent(found, 0, found.sent)
+
+
+@implementer(IPushProducer)
+class _Sender:
+    """Moves a result's bytes to a request's connection, as fast as the client takes them."""
+
+    def __init__(self, request: Request, found: Result, selection: Selection) -> None:
+        self._request = request
+        request.write(b"")  # the head leaves before the file's bytes
+        assert request.transport is not None
+        self._sending = Sending(
+            request.backend.disk,
+            found,
+            selection.start,
+            request.transport,
+            request.sent,
+            end=selection.end,
+        )
+        request.send(self._sending)
+
+    async def run(self) -> None:
+        """Send; raises `OSError` or `TransferStopped`."""
+        request = self._request
+        gone = request.notifyFinish()
+
+        def lost(_: Failure) -> None:
+            self._sending.stop()
+
+        gone.addErrback(lost)
+        request.registerProducer(self, True)
+        try:
+            await self._sending.run()
+        finally:
+            if not request.lost:
+                request.unregisterProducer()
+
+    def pauseProducing(self) -> None:
+        """The client does not read."""
+        self._sending.pause()
+
+    def resumeProducing(self) -> None:
+        """The client reads again."""
+        self._sending.resume()
+
+    def stopProducing(self) -> None:
+        """The connection is lost."""
+        self._sending.stop()
+
+
+async def link(request: Request) -> Answer:
+    """Make a link to a task's result, which needs no token."""
+    task_id = request.arguments["task_id"]
+    found = await request.backend.tasks.result(task_id, request.caller)
+    found.close()
+    token, ends = request.shared.links.token_for(task_id)
+    url = f"result?link={token}"
+    made = Link(url=url, expires_at=iso_utc(ends) or "")
+    headers: dict[str, Any] = {"Location": url, "Referrer-Policy": "no-referrer"}
+    return json_answer(made, 201, headers)
+
+
+ROUTES = (
+    Route(
+        "GET",
+        "/api/v1/tasks/{task_id}/result",
+        result,
+        "The result, or a range of it.",
+        Access.ANYBODY,
+    ),
+    Route(
+        "POST",
+        "/api/v1/tasks/{task_id}/link",
+        link,
+        "A link to the result that a browser can follow without a token, for an hour.",
+    ),
+)

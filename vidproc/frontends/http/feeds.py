@@ -1,0 +1,139 @@
+"""The events of tasks, encoded once for all who follow them, and at most so many a second."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from vidproc.frontends.reports import status_report
+from vidproc.tasks.facade import Tasks
+from vidproc.tasks.settings import Caller
+from vidproc.tasks.views import TaskView
+from vidproc.tasks.watches import Subscription
+
+SHORTEST_INTERVAL = 0.1
+"""Seconds between two events of a task: what changes meanwhile is in the second one."""
+
+
+class Follower(Protocol):
+    """Who is told of a feed's events."""
+
+    def deliver(self, feed: TaskFeed) -> None:
+        """Take note of the feed's newest event. Must not raise."""
+        ...
+
+
+class TaskFeed:
+    """One task's events, for all of its followers.
+
+    `number` is that of the newest event, in the order of all events of this server's run; `body` is
+    its text without the id.
+    """
+
+    def __init__(self, task_id: str, clock: Any, next_number: Callable[[], int]) -> None:
+        self.task_id = task_id
+        self.number = 0
+        self.body = b""
+        self.ended = False
+        """Whether the newest event is the task's last one."""
+        self.followers: dict[Follower, None] = {}
+        self._subscription: Subscription | None = None
+        self._clock = clock
+        self._next_number = next_number
+        self._latest: TaskView | None = None
+        self._not_before = 0.0
+        self._timer: Any = None
+
+    def begin(self, view: TaskView, subscription: Subscription | None) -> None:
+        """Take the task as it is now, and the subscription whose listener is `changed`."""
+        if subscription is not None:
+            if self._subscription is None:
+                self._subscription = subscription
+            else:
+                subscription.stop()
+        if not self.body or view.terminal:
+            self.changed(view)
+
+    def changed(self, view: TaskView) -> None:
+        """The task has changed: tell the followers, now or when their interval is over."""
+        if self.ended:
+            return
+        self._latest = view
+        if self._timer is None:
+            wait = self._not_before - self._clock.seconds()
+            if wait > 0:
+                self._timer = self._clock.callLater(wait, self._tell)
+            else:
+                self._tell()
+
+    def stop(self) -> None:
+        """Nobody follows any more."""
+        if self._subscription is not None:
+            self._subscription.stop()
+            self._subscription = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _tell(self) -> None:
+        self._timer = None
+        view = self._latest
+        assert view is not None
+        body = b"event: status\ndata: " + msgspec.json.encode(status_report(view)) + b"\n\n"
+        if body == self.body:
+            return
+        self.body = body
+        self.ended = view.terminal
+        self.number = self._next_number()
+        self._not_before = self._clock.seconds() + SHORTEST_INTERVAL
+        for follower in list(self.followers):
+            follower.deliver(self)
+
+
+class Feeds:
+    """The feeds of all tasks that somebody follows."""
+
+    def __init__(self, clock: Any, tasks: Tasks) -> None:
+        self.run = secrets.token_hex(4)
+        """Tells this run of the server from others: numbers begin again with each."""
+        self._clock = clock
+        self._tasks = tasks
+        self._feeds: dict[str, TaskFeed] = {}
+        self._number = 0
+
+    def __len__(self) -> int:
+        return len(self._feeds)
+
+    async def follow(self, task_id: str, caller: Caller, follower: Follower) -> TaskFeed:
+        """Have `follower` told of a task's events from now on; return the feed, which has the
+        task's present status.
+
+        Raises `ServiceError` 404. `leave` must follow otherwise.
+        """
+        feed = self._feeds.get(task_id)
+        if feed is None:
+            feed = self._feeds[task_id] = TaskFeed(task_id, self._clock, self._count)
+        feed.followers[follower] = None
+        try:
+            view, subscription = await self._tasks.watch(task_id, caller, feed.changed)
+        except BaseException:
+            self.leave(feed, follower)
+            raise
+        feed.begin(view, subscription)
+        if not feed.followers:  # the last one has left meanwhile
+            feed.stop()
+        return feed
+
+    def leave(self, feed: TaskFeed, follower: Follower) -> None:
+        """Tell `follower` of no further event. May be called twice."""
+        feed.followers.pop(follower, None)
+        if not feed.followers and self._feeds.get(feed.task_id) is feed:
+            del self._feeds[feed.task_id]
+            feed.stop()
+
+    def _count(self) -> int:
+        self._number += 1
+        return self._number
