@@ -21,9 +21,11 @@ from vidproc.mmp.messages import (
     DownloadStarts,
     ErrorAnswer,
     Info,
+    List,
     Partial,
     Request,
     Status,
+    TaskList,
     Upload,
     UploadStatus,
     Watch,
@@ -512,7 +514,7 @@ class DocumentedJsonTests(SynchronousTestCase):
             if isinstance(request, Upload):
                 _, warnings = parse_parameters(request.type, request.parameters)
                 self.assertEqual(warnings, [])
-        self.assertEqual(seen, {Upload, Status, Download, Watch, Cancel, UploadStatus, Info})
+        self.assertEqual(seen, {Upload, Status, Download, Watch, Cancel, UploadStatus, List, Info})
 
     def test_answers(self) -> None:
         # Most specific first: an answer is of the first of these that knows all its keys.
@@ -524,6 +526,7 @@ class DocumentedJsonTests(SynchronousTestCase):
             Accepted,
             Partial,
             Cancelled,
+            TaskList,
         ]
         seen = set()
         for block in self.blocks("answer"):

@@ -60,7 +60,7 @@ def status_report(view: TaskView, *, detail: bool = True) -> StatusReport:
 
 def accepted(task_id: str) -> Accepted:
     """Return the answer to an upload that has become a task."""
-    message = "The task is queued. Ask its status, or watch it, by its task_id."
+    message = "The task is queued. Ask for its status, or watch it, with its task_id."
     return Accepted(status="accepted", task_id=task_id, message=message)
 
 
