@@ -1,9 +1,9 @@
 """How much memory the server needs: the peak (VmHWM) of its process, in each of several cases.
 
 Eight uploads of 2 GB to a disk slowed down by an injected writer, past the reactor and through it
-(with a checksum); 1,000 idle connections; 100 watchers. With `--single SIZE` one upload and one
-download of that size, with their speeds, instead. Run it from a checkout:
-``python -m benchmarks.memory``. Linux only.
+(with a checksum); as many bytes in 100 uploads; 1,000 idle connections; 100 watchers. With
+`--single SIZE` one upload and one download of that size, with their speeds, instead. Run it from a
+checkout: ``python -m benchmarks.memory``. Linux only.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from vidproc.units import format_size, parse_size
 
 LIMIT = 150 << 20
 UPLOADS = 8
+MANY_UPLOADS = 100
 CONNECTIONS = 1000
 WATCHERS = 100
 PER_ADDRESS = 50
@@ -162,8 +163,8 @@ def single(folder: Path, size: int) -> int:
         server.stop()
 
 
-def eight_uploads(folder: Path, size: int, *, checksum: bool) -> int:
-    """`UPLOADS` uploads at once of `size` bytes each to a slow disk; returns the peak."""
+def uploads(folder: Path, count: int, size: int, *, checksum: bool) -> int:
+    """`count` uploads at once of `size` bytes each to a slow disk; returns the peak."""
     source = folder / "source"
     folder.mkdir()
     digest = hashlib.sha256()
@@ -174,7 +175,7 @@ def eight_uploads(folder: Path, size: int, *, checksum: bool) -> int:
     fields: dict[str, Any] = {"sha256": digest.hexdigest()} if checksum else {}
     with running(SlowDiskServer(folder / "server")) as server:
         run_streams(
-            UPLOADS,
+            count,
             lambda index: mmp_upload(
                 server.port, source, size, address=f"127.0.0.{10 + index}", **fields
             ),
@@ -236,14 +237,19 @@ def main() -> None:
     )
     options = parser.parse_args()
     size = options.size or (256 << 20 if options.quick else 2 << 30)
+    many_size = size * UPLOADS // MANY_UPLOADS
     watched = 3.0 if options.quick else 15.0
     raise_file_limit(4 * CONNECTIONS)
     cases: list[tuple[str, Callable[[Path], int]]] = [
         (
             f"{UPLOADS} uploads of {format_size(size)}",
-            lambda folder: eight_uploads(folder, size, checksum=False),
+            lambda folder: uploads(folder, UPLOADS, size, checksum=False),
         ),
-        ("the same with a checksum", lambda folder: eight_uploads(folder, size, checksum=True)),
+        ("the same with a checksum", lambda folder: uploads(folder, UPLOADS, size, checksum=True)),
+        (
+            f"{MANY_UPLOADS} uploads with a checksum",
+            lambda folder: uploads(folder, MANY_UPLOADS, many_size, checksum=True),
+        ),
         (f"{CONNECTIONS:,} idle connections", lambda f: idle_connections(f, CONNECTIONS)),
         (f"{WATCHERS} watchers", lambda folder: watchers(folder, watched)),
     ]

@@ -16,7 +16,7 @@ from typing import Any
 
 from twisted.scripts.twistd import run
 
-from vidproc.files import splice, transfer
+from vidproc.files import file_writer, splice
 
 
 def slow_down(rate: float) -> None:
@@ -40,7 +40,7 @@ def slow_down(rate: float) -> None:
         move(self, nowhere, size)
         leave_hole(fd, size)
 
-    transfer.FileWriter._write_in_thread = write  # type: ignore[method-assign]
+    file_writer.FileWriter._write_in_thread = write  # type: ignore[method-assign]
     splice._Pipe.empty = empty  # type: ignore[method-assign]
 
 

@@ -24,10 +24,11 @@ from tests.ports import port_of
 from tests.rig import ByHand, Rig, message
 from vidproc.files import splice as splicing
 from vidproc.files.data_folder import input_key, upload_key
+from vidproc.files.file_sender import FileSender, TransferStopped
+from vidproc.files.file_writer import READ_SIZE, FileWriter
 from vidproc.files.sendfile import SendfileSender, can_sendfile, make_sender
 from vidproc.files.splice import Spliced, can_splice, splice_into
 from vidproc.files.threads import WorkerThreads
-from vidproc.files.transfer import READ_SIZE, FileSender, FileWriter, TransferStopped
 from vidproc.frontends.mmp.protocol import MMPServerProtocol
 from vidproc.frontends.mmp.states import Uploading
 from vidproc.frontends.receiving import DIRECT_SHARE

@@ -11,7 +11,8 @@ from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.rig import InPlace, Rig, Transport, message
-from vidproc.files.transfer import READ_SIZE, TransferStopped
+from vidproc.files.file_sender import TransferStopped
+from vidproc.files.file_writer import READ_SIZE
 from vidproc.frontends.mmp import states
 from vidproc.frontends.mmp.watching import Watching
 from vidproc.frontends.receiving import MAX_READ_AHEAD, Receiving
@@ -119,14 +120,14 @@ class WatchingTests(SynchronousTestCase):
 
 class StubWriter:
     hashes = False
+    read_size = READ_SIZE
 
 
 class StubSession:
     """What `Receiving` asks of an upload's session."""
 
-    writer = StubWriter()
-
     def __init__(self) -> None:
+        self.writer = StubWriter()
         self.taken = b""
         self.aborted = 0
 
@@ -156,6 +157,9 @@ class ReceivingTests(SynchronousTestCase):
     def test_large_reads_last_as_long_as_the_payload(self) -> None:
         """What is read at a time is also what may wait to be written."""
         self.assertEqual(self.transport.bufferSize, READ_SIZE)
+        self.session.writer.read_size = 1000  # others upload as well
+        self.receiving.write(b"film")
+        self.assertEqual(self.transport.bufferSize, 1000)
         self.receiving.payload_ended()
         self.assertEqual(self.transport.bufferSize, MAX_READ_AHEAD)
 

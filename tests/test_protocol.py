@@ -20,7 +20,7 @@ from zope.interface import implementer
 
 from tests.rig import Client, Rig, complete_step, message
 from vidproc.errors import ServiceError
-from vidproc.files.transfer import HIGH_WATER
+from vidproc.files.file_writer import HIGH_WATER
 from vidproc.frontends.mmp.reports import list_report
 from vidproc.frontends.mmp.states import DISCARD_TIME, LINGER_TIME
 from vidproc.frontends.peers import peer_key

@@ -15,8 +15,10 @@ from twisted.internet.task import deferLater
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import TestCase
 
+from vidproc.files.file_sender import CHUNK, FileSender, TransferStopped
+from vidproc.files.file_writer import HIGH_WATER, FileWriter
 from vidproc.files.threads import WorkerThreads
-from vidproc.files.transfer import CHUNK, HIGH_WATER, FileSender, FileWriter, TransferStopped
+from vidproc.files.write_budget import WriteBudget
 
 
 class _Base(TestCase):
@@ -76,6 +78,54 @@ class FileWriterTests(_Base):
         await caught_up
         self.assertEqual(told, ["lag", "caught up"])
         await writer.finish()
+
+    async def test_many_writers_keep_within_one_budget(self) -> None:
+        """Whatever each is given before it pauses: all that waits is the budget and a read of each;
+        and none waits for ever."""
+        total, count = 1 << 20, 20
+        budget = WriteBudget(total)
+        lagging: set[int] = set()
+
+        def writer(number: int) -> FileWriter:
+            return FileWriter(
+                self.threads,
+                self.path.with_name(f"{self.path.name}.{number}"),
+                budget=budget,
+                on_lag=lambda: lagging.add(number),
+                on_caught_up=lambda: lagging.discard(number),
+            )
+
+        writers = [writer(number) for number in range(count)]
+        read_size = writers[0].read_size
+        self.assertEqual(read_size, total // count)
+        highest, left = 0, dict.fromkeys(range(count), 10)
+        while left:
+            for number in [number for number in left if number not in lagging]:
+                writers[number].write(bytes(read_size))
+                left[number] -= 1
+                if not left[number]:
+                    del left[number]
+                highest = max(highest, sum(each.backlog for each in writers))
+            await deferLater(reactor, 0)
+        for each in writers:
+            await each.finish()
+            self.assertEqual(each.written, 10 * read_size)
+        self.assertGreater(highest, total // 2)
+        self.assertLessEqual(highest, total + count * read_size)
+        self.assertFalse(budget.spent)
+        self.assertEqual(budget.share, total)
+
+    async def test_a_write_that_fails_gives_its_share_back(self) -> None:
+        """Others go on as if it had never been."""
+        budget = WriteBudget(1000)
+        writer = FileWriter(self.threads, self.path / "nowhere" / "file", budget=budget)
+        failed: Deferred[Any] = Deferred()
+        writer.on_error = failed.callback
+        writer.write(bytes(2000))
+        self.assertTrue(budget.spent)
+        with self.assertRaises(FileNotFoundError):
+            await failed
+        self.assertFalse(budget.spent)
 
     async def test_it_is_synced_on_the_way(self) -> None:
         """Each time that so many bytes were written; the size told was on the disk by then."""

@@ -20,8 +20,8 @@ from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from vidproc.files.file_sender import FileSender, TransferStopped
 from vidproc.files.threads import WorkerThreads
-from vidproc.files.transfer import FileSender, TransferStopped
 from vidproc.files.turns import PATIENCE, TURN_TIME, UNABLE
 
 _SEND_STEP = 2 << 20

@@ -19,7 +19,7 @@ from twisted.internet.interfaces import ITransport
 from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 
-from vidproc.files.transfer import FileWriter
+from vidproc.files.file_writer import FileWriter
 from vidproc.files.turns import PATIENCE, TURN_BYTES, TURN_TIME, UNABLE
 
 _PIPE_SIZE = 1 << 20

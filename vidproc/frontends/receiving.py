@@ -10,7 +10,6 @@ from zope.interface import implementer
 
 from vidproc.errors import ServiceError
 from vidproc.files.splice import Spliced, can_splice
-from vidproc.files.transfer import READ_SIZE
 from vidproc.tasks.uploads.session import UploadSession
 
 MAX_READ_AHEAD = 64 << 10
@@ -45,11 +44,12 @@ class Receiving:
         self._on_hold = on_hold
         session.on_broken = on_broken
         session.registerProducer(self, True)
-        self._read_at_a_time(READ_SIZE)
+        self._read_at_a_time(session.writer.read_size)
 
     def write(self, data: bytes | memoryview) -> None:
         """Take bytes of the payload that came by the reactor."""
         self.session.write(data)
+        self._read_at_a_time(self.session.writer.read_size)
 
     def can_take_directly(self, size: int) -> bool:
         """Whether a thread could move the next `size` bytes of the payload past the reactor.

@@ -25,8 +25,8 @@ from zope.interface import implementer
 
 from vidproc.answers import Answer
 from vidproc.errors import ServiceError
+from vidproc.files.file_sender import TransferStopped
 from vidproc.files.splice import Spliced
-from vidproc.files.transfer import TransferStopped
 from vidproc.frontends.interface import Backend
 from vidproc.frontends.mmp import states
 from vidproc.frontends.mmp.refusals import not_mmp, too_slow

@@ -12,10 +12,10 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from vidproc.errors import ServiceError
+from vidproc.files.file_writer import FileWriter
 from vidproc.files.space import no_space
 from vidproc.files.splice import Spliced, splice_into
 from vidproc.files.threads import when_fired
-from vidproc.files.transfer import FileWriter
 from vidproc.tasks.model import Task
 from vidproc.tasks.store_errors import explain_store_error
 from vidproc.tasks.uploads.refusals import length_contradicts, taken_over, too_long

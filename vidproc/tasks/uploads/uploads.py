@@ -16,8 +16,9 @@ from twisted.internet.interfaces import IReactorTime
 
 from vidproc.errors import ServiceError
 from vidproc.files.data_folder import DataFolder, input_key, upload_key
+from vidproc.files.file_writer import FileWriter, keep_large_blocks
 from vidproc.files.threads import WorkerThreads
-from vidproc.files.transfer import FileWriter, keep_large_blocks
+from vidproc.files.write_budget import WriteBudget
 from vidproc.tasks.model import State, Task
 from vidproc.tasks.results import Results
 from vidproc.tasks.settings import Caller, Settings
@@ -76,6 +77,7 @@ class Uploads:
         self._store = store
         self._store_thread = store_thread
         self._on_accepted = on_accepted
+        self._write_budget = WriteBudget()
         self._sessions: set[UploadSession] = set()
         self._by_upload_id: dict[str, UploadSession] = {}
         self._locks: dict[str, DeferredLock] = {}
@@ -163,6 +165,7 @@ class Uploads:
             offset=offset,
             hashed=task.upload_sha256 is not None,
             writers=self._writers,
+            budget=self._write_budget,
             sync_every=None if task.upload_id is None else SYNC_EVERY,
             on_synced=lambda size: self.broken.note_synced(task, size),
         )

@@ -1,9 +1,8 @@
-"""Bytes between transports and disk, with the disk in threads and flow control both ways.
+"""Bytes to disk in threads, with flow control.
 
-A disk that stalls must not stop the reactor: `FileWriter` and `FileSender` touch files in a
-thread pool only. Whoever feeds a `FileWriter` is told when it lags and when it has caught up;
-`FileSender` is a push producer. (The idea of a thread that pauses the producer is that of
-Synapse's BackgroundFileConsumer.)
+A disk that stalls must not stop the reactor: a `FileWriter` touches its file in a thread pool only.
+Whoever feeds it is told when it lags and when it has caught up. (The idea of a thread that pauses
+the producer is that of Synapse's BackgroundFileConsumer.)
 """
 
 from __future__ import annotations
@@ -16,20 +15,18 @@ from pathlib import Path
 from typing import TypeAlias
 
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.interfaces import IPushProducer, ITransport
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from vidproc.files.threads import WorkerThreads, when_fired
+from vidproc.files.write_budget import WriteBudget
 
 HIGH_WATER = 4 << 20
-"""Bytes waiting for the disk at which whoever feeds a `FileWriter` is asked to pause."""
-LOW_WATER = 1 << 20
-"""Bytes waiting at which it may go on."""
-CHUNK = 512 << 10
-"""Bytes that a `FileSender` reads at a time."""
+"""Bytes waiting for the disk at which whoever feeds a `FileWriter` is asked to pause; fewer when
+many writers share one budget."""
+LOW_WATER_PART = 4
+"""It may go on when no more than the high-water mark divided by this waits."""
 READ_SIZE = 1 << 20
-"""Bytes that a transport should read at a time (``transport.bufferSize``)."""
+"""Bytes that a transport should read at a time (``transport.bufferSize``), at the most."""
 
 Source: TypeAlias = Callable[[int], tuple[int, bool]]
 """Appends to the file whose descriptor it gets, which stands at the file's end; returns the bytes
@@ -57,8 +54,9 @@ class FileWriter:
     that breaks again and again would have it read each time. `writers` (`threads` unless given)
     move bytes; what may take long without moving any is for `threads`. With `sync_every` the file
     is synced each time that so many bytes were written, while more are being written, and
-    `on_synced` is called with the size that outlives a power cut. `on_lag` and `on_caught_up`
-    are called in the reactor thread; `on_error` once, with the failure of a write, after which
+    `on_synced` is called with the size that outlives a power cut. Writers that have one `budget`
+    keep no more bytes waiting together than it allows. `on_lag` and `on_caught_up` are called in
+    the reactor thread; `on_error` once, with the failure of a write, after which
     everything written is thrown away.
     """
 
@@ -70,6 +68,7 @@ class FileWriter:
         offset: int = 0,
         hashed: bool = False,
         writers: WorkerThreads | None = None,
+        budget: WriteBudget | None = None,
         sync_every: int | None = None,
         on_synced: Callable[[int], None] = lambda _: None,
         on_lag: Callable[[], None] = lambda: None,
@@ -78,6 +77,8 @@ class FileWriter:
     ) -> None:
         self._threads = threads
         self._writers = writers or threads
+        self._budget = budget or WriteBudget()
+        self._budget.join()
         self._path = path
         self._start = offset
         self._hashed = hashed
@@ -90,7 +91,7 @@ class FileWriter:
         self.on_caught_up = on_caught_up
         self.on_error = on_error
         self._fd: int | None = None
-        self._closed = self._hurried = False
+        self._closing = self._closed = self._hurried = False
         self._pending: list[bytes | memoryview] = []
         self._pending_size = 0
         self._in_flight = 0
@@ -107,15 +108,25 @@ class FileWriter:
         """Bytes taken and not yet written."""
         return self._pending_size + self._in_flight
 
+    @property
+    def read_size(self) -> int:
+        """Bytes that whoever feeds it should read at a time."""
+        return min(READ_SIZE, self._budget.share)
+
+    @property
+    def _high_water(self) -> int:
+        return min(HIGH_WATER, self._budget.share)
+
     def write(self, data: bytes | memoryview) -> None:
         """Take bytes; returns at once."""
         if self._failure is not None or not data:
             return
         self._pending.append(data)
         self._pending_size += len(data)
+        self._budget.add(len(data))
         if not self._at_work:
             self._flush()
-        if not self._lagging and self.backlog >= HIGH_WATER:
+        if not self._lagging and (self.backlog >= self._high_water or self._budget.spent):
             self._lagging = True
             self.on_lag()
 
@@ -155,6 +166,9 @@ class FileWriter:
         return self._close(sync=False)
 
     def _close(self, *, sync: bool, digest: bool = False) -> Deferred[str | None]:
+        if not self._closing:
+            self._closing = True
+            self._budget.leave()
         drained: Deferred[None] = Deferred()
         if self._at_work:
             self._waiting = drained
@@ -188,6 +202,7 @@ class FileWriter:
 
     def _work_done(self, size: int) -> None:
         self.written += size
+        self._budget.add(-self._in_flight)
         self._in_flight = 0
         self._at_work = False
         self._sync_if_due()
@@ -195,7 +210,7 @@ class FileWriter:
             self._flush()
         elif self._source is not None:
             self._run_source()
-        if self._lagging and self.backlog <= LOW_WATER:
+        if self._lagging and self.backlog <= self._high_water // LOW_WATER_PART:
             self._lagging = False
             self.on_caught_up()
         self._tell_drained()
@@ -223,6 +238,7 @@ class FileWriter:
 
     def _failed(self, failure: Failure) -> None:
         self._failure = failure
+        self._budget.add(-self.backlog)
         self._in_flight = self._pending_size = 0
         self._at_work = False
         self._pending = []
@@ -295,108 +311,3 @@ class FileWriter:
             digest.update(data)
             position += len(data)
         return digest
-
-
-@implementer(IPushProducer)
-class FileSender:
-    """Sends bytes `start` to `end` of the open file `fd` to a transport.
-
-    `result` fires with None when the last byte was handed over, or fails with the `OSError` of a
-    read or with `TransferStopped`. The next chunk is read while the last one leaves.
-    """
-
-    def __init__(
-        self,
-        threads: WorkerThreads,
-        fd: int,
-        start: int,
-        end: int,
-        transport: ITransport,
-        on_progress: Callable[[int], None] = lambda _: None,
-    ) -> None:
-        self.result: Deferred[None] = Deferred()
-        self.blocked = False
-        """Always False: the transport tells its own producer that the client does not read."""
-        self._threads = threads
-        self._fd = fd
-        self._position = start
-        self._end = end
-        self._transport = transport
-        self._on_progress = on_progress
-        self._paused = False
-        self._reading = False
-        self._ready: bytes | None = None
-        self._over = False
-        self._outcome: BaseException | None = None
-
-    def start(self) -> None:
-        """Begin; to be called once."""
-        if self._position >= self._end:
-            self._finish(None)
-        else:
-            self._read()
-
-    def pauseProducing(self) -> None:
-        self._paused = True
-
-    def resumeProducing(self) -> None:
-        self._paused = False
-        if self._ready is not None and not self._over:
-            data, self._ready = self._ready, None
-            self._send(data)
-
-    def stopProducing(self) -> None:
-        self._finish(TransferStopped("the connection was lost"))
-
-    def _read(self) -> None:
-        size = min(CHUNK, self._end - self._position)
-        self._reading = True
-        reading = self._threads.call(os.pread, self._fd, size, self._position)
-        reading.addCallbacks(self._got, self._read_failed)
-
-    def _got(self, data: bytes) -> None:
-        self._reading = False
-        if self._over:
-            self._fire()
-        elif not data:
-            self._finish(OSError("the file is shorter than it was"))
-        else:
-            self._position += len(data)
-            if self._paused:
-                self._ready = data
-            else:
-                self._send(data)
-
-    def _read_failed(self, failure: Failure) -> None:
-        self._reading = False
-        if self._over:
-            self._fire()
-        else:
-            self._finish(failure.value or OSError("reading failed"))
-
-    def _send(self, data: bytes) -> None:
-        self._on_progress(len(data))
-        self._transport.write(data)
-        if self._position >= self._end:
-            self._finish(None)
-        elif not self._over:
-            self._read()
-
-    def _finish(self, outcome: BaseException | None) -> None:
-        if not self._over:
-            self._over = True
-            self._ready = None
-            self._outcome = outcome
-            if not self._reading:
-                self._fire()
-
-    def _fire(self) -> None:
-        # Only when no thread reads any more: whoever waits for us closes the descriptor next.
-        if self._outcome is None:
-            self.result.callback(None)
-        else:
-            self.result.errback(self._outcome)
-
-
-class TransferStopped(Exception):
-    """A transfer ended before its last byte because the other side went away."""
