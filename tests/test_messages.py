@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from vidproc.answers import Accepted, Answer, Cancelled, StatusDetail, StatusReport
+from vidproc.answers import Accepted, Answer, Cancelled, StatusDetail, StatusReport, TaskList
 from vidproc.errors import ErrorCode, ServiceError
 from vidproc.mmp.codec import HEADER_SIZE, Decoder, MessageStarted
 from vidproc.mmp.messages import (
@@ -25,7 +25,6 @@ from vidproc.mmp.messages import (
     Partial,
     Request,
     Status,
-    TaskList,
     Upload,
     UploadStatus,
     Watch,
