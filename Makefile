@@ -14,7 +14,7 @@ TESTS ?= tests
 TEST_JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1)
 TRIAL_OPTIONS ?=
 SERVE_OPTIONS ?=
-BENCHES ?= transfer latency memory overhead reserve parallel mixed resume
+BENCHES ?= transfer http_transfer latency memory overhead reserve parallel mixed resume
 BENCH_OPTIONS ?= --quick
 SOAK_MINUTES ?= 15
 # The versions that were tested; empty: the newest that setup.cfg allows.

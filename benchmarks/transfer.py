@@ -54,7 +54,7 @@ http {{
   client_body_temp_path tmp; client_body_buffer_size {buffer};
   proxy_temp_path tmp; fastcgi_temp_path tmp; uwsgi_temp_path tmp; scgi_temp_path tmp;
   server {{
-    listen 127.0.0.1:{port}; root {root}/files;
+    listen 127.0.0.1:{port}; root {root}/files;{tls}
     location / {{ dav_methods PUT DELETE; }}
   }}
 }}
@@ -62,15 +62,27 @@ http {{
 
 
 @contextlib.contextmanager
-def nginx(root: Path, buffer: str = "1m") -> Iterator[int]:
-    """Run nginx on files below `root`; yields its port. Exits when there is no nginx."""
+def nginx(
+    root: Path, buffer: str = "1m", certificate: tuple[Path, Path] | None = None
+) -> Iterator[tuple[int, int]]:
+    """Run nginx on files below `root`; yields its port and, with a certificate and its key, the one
+    for TLS. Exits when there is no nginx."""
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
     if program is None:
         raise SystemExit(INSTALL_NGINX)
     (root / "files").mkdir(parents=True)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    text = _NGINX_CONF.format(port=port, root=root, buffer=buffer)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as probe,
+        socket.create_server(("127.0.0.1", 0)) as other,
+    ):
+        port, tls_port = probe.getsockname()[1], other.getsockname()[1]
+    tls = ""
+    if certificate is not None:
+        tls = (
+            f" listen 127.0.0.1:{tls_port} ssl;"
+            f" ssl_certificate {certificate[0]}; ssl_certificate_key {certificate[1]};"
+        )
+    text = _NGINX_CONF.format(port=port, root=root, buffer=buffer, tls=tls)
     if os.geteuid() != 0:
         text = text.replace("user root;\n", "")
     (root / "nginx.conf").write_text(text)
@@ -83,7 +95,7 @@ def nginx(root: Path, buffer: str = "1m") -> Iterator[int]:
 
     try:
         wait_for(serves, 10, lambda: server.poll() is None)
-        yield port
+        yield port, tls_port
     finally:
         server.terminate()
         server.wait(30)
@@ -244,7 +256,7 @@ def main() -> None:
         root.chmod(0o755)
         http_port = None
         if not options.alone:
-            http_port = stack.enter_context(nginx(root / "nginx", options.nginx_buffer))
+            http_port, _ = stack.enter_context(nginx(root / "nginx", options.nginx_buffer))
         bench = Bench(root, size, http_port)
         stack.callback(bench.server.stop)
         print(f"{format_size(size)} a run on tmpfs, {repeat} runs each in turn, MB/s")

@@ -4,23 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
-import re
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from support.server_process import ServerProcess
-
-
-class HTTPServerProcess(ServerProcess):
-    """A server that speaks HTTP, too, at `http_port`."""
-
-    def command(self) -> list[str]:
-        return [*super().command(), "--http=0"]
-
-    @property
-    def http_port(self) -> int:
-        return int(re.findall(r" serves .* port \d+, tcp \S+ port (\d+)", self.log())[-1])
+from support.http_server import HTTPServerProcess
 
 
 class RealServerTests(SynchronousTestCase):

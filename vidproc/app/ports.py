@@ -12,6 +12,7 @@ from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
 from vidproc.app.accepting import PatientPort
+from vidproc.app.bulk_tls import use_bulk_transport
 from vidproc.frontends import registry
 from vidproc.frontends.interface import Backend, Frontend
 from vidproc.topics import Topic, TopicLogger
@@ -69,6 +70,7 @@ class Ports:
                     )
                 for port in outcome:
                     self._open.append(port)
+                    use_bulk_transport(getattr(port, "factory", None))
                     if hasattr(port, "doRead"):
                         PatientPort(port, reactor)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer, ITransport
+from twisted.protocols.policies import ProtocolWrapper
 from zope.interface import implementer
 
 from vidproc.errors import ServiceError
@@ -97,5 +99,8 @@ class Receiving:
 
     def _read_at_a_time(self, size: int) -> None:
         """It is also what may wait to be written, so it is large only during an upload."""
-        if hasattr(self._transport, "bufferSize"):
-            self._transport.bufferSize = size
+        transport: Any = self._transport
+        while isinstance(transport, ProtocolWrapper):
+            transport = transport.transport  # a wrapper such as TLS; it is the socket that reads
+        if hasattr(transport, "bufferSize"):
+            transport.bufferSize = size

@@ -1,0 +1,114 @@
+"""TLS in bulk: what arrives together is handed on together, and nothing is lost or reordered."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import ssl
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.testing import StringTransport
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from support.certificates import write_certificate
+from vidproc.app.bulk_tls import MOST_AT_ONCE, BulkTLSTransport, use_bulk_transport
+
+
+class Recorder(Protocol):
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.lost = False
+
+    def dataReceived(self, data: bytes) -> None:
+        self.pieces.append(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.lost = True
+
+
+class Wire(StringTransport):
+    def abortConnection(self) -> None:
+        self.disconnecting = True
+
+
+class BulkTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        certificate, key = write_certificate(Path(self.mktemp()))
+        own = ssl.PrivateCertificate.loadPEM(certificate.read_bytes() + key.read_bytes())
+        self.server, server = self.end(own.options(), is_client=False)
+        self.client, client = self.end(ssl.CertificateOptions(trustRoot=None), is_client=True)
+        self.ends: list[Any] = [server, client]
+        self.pump()
+
+    def end(self, options: Any, *, is_client: bool) -> tuple[Recorder, Any]:
+        recorder = Recorder()
+        factory = TLSMemoryBIOFactory(
+            options,
+            is_client,
+            Factory.forProtocol(lambda: recorder),
+        )
+        if not is_client:
+            use_bulk_transport(factory)
+        transport: Any = factory.buildProtocol(None)
+        transport.makeConnection(Wire())
+        return recorder, transport
+
+    def pump(self) -> None:
+        """Carry bytes until both sides have said all."""
+        moved = True
+        while moved:
+            moved = False
+            for source, target in (self.ends, self.ends[::-1]):
+                source._aggregator.flush()
+                data = source.transport.value()
+                if data:
+                    moved = True
+                    source.transport.clear()
+                    target.dataReceived(data)
+
+    def test_the_server_has_the_bulk_transport(self) -> None:
+        """The client of this test has Twisted's own."""
+        self.assertIsInstance(self.ends[0], BulkTLSTransport)
+        self.assertNotIsInstance(self.ends[1], BulkTLSTransport)
+
+    def test_records_that_arrive_together_are_one_piece(self) -> None:
+        """Up to a bound."""
+        sent = os.urandom(2 * MOST_AT_ONCE + 5)
+        assert self.client.transport is not None
+        self.client.transport.write(sent)
+        self.pump()
+        self.assertEqual(b"".join(self.server.pieces), sent)
+        self.assertLessEqual(len(self.server.pieces), 4)
+
+    def test_what_is_written_arrives_whole(self) -> None:
+        """Small and large, in order."""
+        assert self.server.transport is not None
+        sent = [b"head", os.urandom(300_000), b"", b"tail"]
+        for data in sent:
+            self.server.transport.write(data)
+        self.pump()
+        self.assertEqual(b"".join(self.client.pieces), b"".join(sent))
+
+    def test_the_end_comes_after_what_was_said(self) -> None:
+        """A close alert that arrives with data does not swallow it."""
+        assert self.client.transport is not None
+        self.client.transport.write(b"last words")
+        self.client.transport.loseConnection()
+        self.pump()
+        self.assertEqual(b"".join(self.server.pieces), b"last words")
+        self.assertTrue(self.ends[0].transport.disconnecting)
+
+    def test_garbage_ends_the_connection(self) -> None:
+        """As without it."""
+        self.ends[0].dataReceived(b"\x17\x03\x03\x00\x05hello")
+        self.assertTrue(self.ends[0].transport.disconnecting)
+
+    def test_what_is_used_of_twisted(self) -> None:
+        """Names that it does not promise; without them this module has to be looked at again."""
+        for name in ("_write", "_bufferedWrite", "_tlsShutdownFinished", "_flushReceiveBIO"):
+            self.assertTrue(callable(getattr(TLSMemoryBIOProtocol, name)), name)
+        for name in ("_tlsConnection", "_lostTLSConnection"):
+            self.assertTrue(hasattr(self.ends[1], name), name)

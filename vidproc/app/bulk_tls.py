@@ -1,0 +1,95 @@
+"""TLS for large transfers: Twisted's transport, but records are decrypted and encrypted in bulk.
+
+Twisted hands each record of 16 KiB on by itself. What handing on costs, at either side, is about
+what decrypting a record costs. Here all records that have arrived are handed on as one piece, and
+all that a write makes leave as one. `tests/test_bulk_tls.py` holds what is used of Twisted's
+transport that it does not promise.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from OpenSSL.SSL import Error, WantReadError
+from twisted.internet.interfaces import ITransport
+from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+
+RECORD = 1 << 14
+"""Bytes in a record at most."""
+MOST_AT_ONCE = 1 << 20
+"""Bytes that are handed on as one piece at most."""
+_READ = 1 << 18  # bytes of encrypted records that are taken at a time
+
+
+class _BulkConnection:
+    """A pyOpenSSL connection whose `recv` returns all that has arrived."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._error: Error | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def recv(self, size: int) -> bytes:
+        """Return what has arrived, whatever `size`. Raises as `Connection.recv` does."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        records: list[bytes] = []
+        received = 0
+        while received < MOST_AT_ONCE:
+            try:
+                record: bytes = self._connection.recv(RECORD)
+            except Error as error:
+                if not records:
+                    raise
+                self._error = error  # the reader asks again until it is told
+                break
+            records.append(record)
+            received += len(record)
+        return records[0] if len(records) == 1 else b"".join(records)
+
+
+class BulkTLSTransport(BufferingTLSTransport):
+    """Twisted's transport over a `_BulkConnection`."""
+
+    _tlsConnection: Any
+    transport: Any
+
+    def makeConnection(self, transport: ITransport) -> None:
+        super().makeConnection(transport)
+        if self._tlsConnection is not None:
+            self._tlsConnection = _BulkConnection(self._tlsConnection)
+
+    def _write(self, bytes: Any) -> None:
+        """Encrypt what is written, and let its records leave together."""
+        if self._lostTLSConnection:
+            return
+        view = memoryview(bytes)
+        sent = 0
+        while sent < len(view):
+            try:
+                sent += self._tlsConnection.send(view[sent : sent + RECORD])
+            except WantReadError:
+                self._bufferedWrite(view[sent:].tobytes())
+                break
+            except Error:
+                self._tlsShutdownFinished(Failure())
+                return
+        self._flush_records()
+
+    def _flush_records(self) -> None:
+        while True:
+            try:
+                records = self._tlsConnection.bio_read(_READ)
+            except WantReadError:
+                return
+            self.transport.write(records)
+
+
+def use_bulk_transport(factory: Any) -> None:
+    """Let the connections of a port's factory be bulk ones if they are TLS."""
+    if isinstance(factory, TLSMemoryBIOFactory):
+        factory.protocol = BulkTLSTransport
