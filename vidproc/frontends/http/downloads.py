@@ -184,7 +184,7 @@ async def link(request: Request) -> Answer:
     found = await request.backend.tasks.result(task_id, request.caller)
     found.close()
     token, ends = request.shared.links.token_for(task_id)
-    url = f"result?link={token}"
+    url = request.reference(f"/api/v1/tasks/{task_id}/result?link={token}")
     made = Link(url=url, expires_at=iso_utc(ends) or "")
     headers: dict[str, Any] = {"Location": url, "Referrer-Policy": "no-referrer"}
     return json_answer(made, 201, headers)

@@ -8,13 +8,14 @@ from vidproc.frontends.http import (
     figures,
     health,
     info,
+    openapi,
     submit,
     tasks,
     uploads,
 )
 from vidproc.frontends.http.routing import Route
 
-ROUTES: tuple[Route, ...] = (
+_DESCRIBED: tuple[Route, ...] = (
     *health.ROUTES,
     *info.ROUTES,
     *submit.ROUTES,
@@ -24,3 +25,5 @@ ROUTES: tuple[Route, ...] = (
     *downloads.ROUTES,
     *figures.ROUTES,
 )
+
+ROUTES = (*_DESCRIBED, *openapi.routes_for(_DESCRIBED))
