@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 
 from vidproc.app.accepting import PatientPort
 from vidproc.app.bulk_tls import use_bulk_transport
+from vidproc.app.certificates import CertificateReactor
 from vidproc.frontends import registry
 from vidproc.frontends.interface import Backend, Frontend
 from vidproc.topics import Topic, TopicLogger
@@ -50,6 +51,7 @@ class Ports:
         self._endpoints = {name: texts for name, texts in endpoints.items() if texts}
         self._factories = {name: _UntilServed() for name in self._endpoints}
         self._open: list[IListeningPort] = []
+        self._tls: list[CertificateReactor] = []
         self._frontends: dict[str, Frontend] = {}
 
     @property
@@ -62,12 +64,14 @@ class Ports:
         for name, descriptions in self._endpoints.items():
             for description in descriptions:
                 outcome: list[Any] = []
-                listening = serverFromString(reactor, description).listen(self._factories[name])
+                tls = CertificateReactor(reactor, description)
+                listening = serverFromString(tls, description).listen(self._factories[name])
                 listening.addBoth(outcome.append)
                 if outcome and isinstance(outcome[0], Failure):
                     raise CannotListen(
                         f"can't listen on {description}: {outcome[0].getErrorMessage()}"
                     )
+                self._tls.append(tls)
                 for port in outcome:
                     self._open.append(port)
                     use_bulk_transport(getattr(port, "factory", None))
@@ -85,7 +89,11 @@ class Ports:
                 self._factories[listed.name].served_by = frontend.factory
 
     def reload(self) -> None:
-        """Let the frontends read again what may have changed; what is wrong is logged."""
+        """Read certificates again, and let the frontends read again what may have changed. What is
+        wrong is logged."""
+        for tls in self._tls:
+            if tls.certificates:
+                reload_or_log(self.log, f"the certificate of {tls.description}", tls.reload)
         for name, frontend in self._frontends.items():
             reload_or_log(self.log, f"the {name} frontend", frontend.reload)
 

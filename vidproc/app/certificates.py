@@ -1,0 +1,81 @@
+"""TLS endpoints whose certificate can be read again while they serve.
+
+A TLS endpoint reads its certificate once, when it is made. Here it listens with a `Certificate`
+instead, which hands each new connection what was read last; connections that are open keep theirs.
+Endpoints ask the reactor to listen, so a stand-in for the reactor is where to come between.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from OpenSSL.SSL import Connection
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
+from twisted.internet.protocol import Factory
+from twisted.internet.ssl import CertificateOptions
+from zope.interface import implementer
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class Certificate:
+    """The certificate of one TLS endpoint, as it was read last."""
+
+    def __init__(self, options: CertificateOptions) -> None:
+        self.replace(options)
+
+    def replace(self, options: CertificateOptions) -> None:
+        """Use another one for new connections. Raises what OpenSSL says if it is none."""
+        self._context = options.getContext()
+
+    def serverConnectionForTLS(self, protocol: Any) -> Connection:
+        """Return what encrypts a new connection."""
+        return Connection(self._context, None)
+
+
+class CertificateReactor:
+    """A reactor that lets the endpoint of `description` listen with a `Certificate`."""
+
+    def __init__(self, reactor: Any, description: str) -> None:
+        self._reactor = reactor
+        self.description = description
+        self.certificates: list[Certificate] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+    def listenSSL(
+        self, port: int, factory: Any, contextFactory: Any, *arguments: Any, **keywords: Any
+    ) -> Any:
+        """Listen, as the reactor does, with a certificate that can be replaced."""
+        certificate = Certificate(contextFactory)
+        self.certificates.append(certificate)
+        return self._reactor.listenSSL(port, factory, certificate, *arguments, **keywords)
+
+    def reload(self) -> None:
+        """Read the certificate again, if the endpoint has one.
+
+        Raises `ValueError` if what the files hold can't be used; all stays as it was then.
+        """
+        if not self.certificates:
+            return
+        reader = _Reader()
+        try:
+            serverFromString(reader, self.description).listen(Factory())
+            for certificate, options in zip(self.certificates, reader.options, strict=True):
+                certificate.replace(options)
+        except Exception as error:  # whatever OpenSSL, cryptography and the endpoint's parser raise
+            what = f"{type(error).__name__}: {error}"
+            raise ValueError(f"the certificate can't be used ({what})") from error
+
+
+class _Reader:
+    """A reactor on which endpoints listen in vain: they read their files, and that is all."""
+
+    def __init__(self) -> None:
+        self.options: list[CertificateOptions] = []
+
+    def listenSSL(
+        self, port: int, factory: Any, contextFactory: Any, *arguments: Any, **keywords: Any
+    ) -> None:
+        self.options.append(contextFactory)
