@@ -16,10 +16,10 @@ from vidproc.tasks.execution import (
     Outcome,
     Outgrown,
     StopReason,
-    too_much_memory,
 )
 from vidproc.tasks.model import Failure, State, Task
 from vidproc.tasks.output_space import SpaceLacks
+from vidproc.tasks.refused_files import too_much_memory
 from vidproc.topics import Topic, TopicLogger
 from vidproc.units import format_duration, format_size
 

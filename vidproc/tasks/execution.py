@@ -10,15 +10,12 @@ import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-from twisted.internet.defer import DeferredList
-from twisted.python.failure import Failure as DeferredFailure
 
-from vidproc.errors import ErrorCode, ServiceError
+from vidproc.errors import ServiceError
 from vidproc.ffmpeg.capabilities import Capabilities
 from vidproc.ffmpeg.command import (
     SOURCE,
@@ -27,7 +24,6 @@ from vidproc.ffmpeg.command import (
     CommandStopped,
     Completed,
     FailureKind,
-    Progress,
     Workspace,
 )
 from vidproc.ffmpeg.media import MediaInfo
@@ -36,8 +32,16 @@ from vidproc.files.data_folder import DataFolder, attempt_key, result_key
 from vidproc.files.threads import WorkerThreads
 from vidproc.operations.base import Operation, Product
 from vidproc.operations.parameters import Parameters
-from vidproc.runners.interface import Runner, RunningCommand
+from vidproc.runners.interface import Runner
+from vidproc.tasks.command_group import CommandGroup, UnderWay
 from vidproc.tasks.model import Task
+from vidproc.tasks.refused_files import (
+    empty_result,
+    explain_failure,
+    not_a_video,
+    unplayable_result,
+    wrong_result,
+)
 from vidproc.tasks.verification import compare
 from vidproc.text import escape
 from vidproc.topics import Topic, TopicLogger
@@ -123,7 +127,7 @@ class Attempt:
         self.speed: float | None = None
         self.warnings = list(task.warnings)
         self.input: dict[str, Any] = {}
-        self._running: list[RunningCommand] = []
+        self._group: CommandGroup | None = None
         self._operation = operation
         self._data_folder = data_folder
         self._disk = disk
@@ -144,13 +148,8 @@ class Attempt:
             self._stop_commands()
 
     def _stop_commands(self) -> None:
-        for running in list(self._running):
-            try:
-                running.stop()
-            except Exception:
-                self.log.failure(
-                    "task {task_id}: a command can't be stopped", task_id=self.task.task_id
-                )
+        if self._group is not None:
+            self._group.stop()
 
     async def perform(self) -> Outcome:
         """Do the task; return what came of it.
@@ -198,49 +197,22 @@ class Attempt:
         workspace = await self._bounded_workspace(len(commands))
         self._check_stopped()
         self.speed = None
-        latest: dict[int, Progress] = {}
-
-        def progressed(number: int, progress: Progress) -> None:
-            latest[number] = progress
-            self._progressed([(commands[n], each) for n, each in latest.items()])
-
-        running: list[RunningCommand] = []
-        fault: Exception | None = None
+        group = self._group = CommandGroup(
+            self._runner, commands, workspace, self.threads, self._progressed
+        )
         try:
-            for number, command in enumerate(commands):
-                running.append(
-                    self._runner.start(
-                        command, workspace, self.threads, partial(progressed, number)
-                    )
-                )
-                self._running.append(running[-1])
-        except Exception as raised:
-            fault = raised  # raised again when those that did start have ended
-
-        def stop_the_others(failure: DeferredFailure) -> DeferredFailure:
-            self._stop_commands()
-            return failure
-
-        for each in running:
-            each.result.addErrback(stop_the_others)
-        if fault is not None:
-            self._stop_commands()
-        ended: Any = await DeferredList([each.result for each in running], consumeErrors=True)
-        self._running.clear()
-        if fault is not None:
-            raise fault
-        if self._outgrown and self.stop_reason is None:
-            raise Outgrown(self._reserved or 0)
-        errors = [found.value for succeeded, found in ended if not succeeded]
-        for error in errors:
-            if not isinstance(error, CommandStopped):
-                raise error
-        if errors:
-            raise AttemptStopped(self.stop_reason)
+            completed = await group.run()
+        except (CommandFailed, CommandStopped) as error:
+            self._check_outgrown()
+            if isinstance(error, CommandStopped):
+                raise AttemptStopped(self.stop_reason) from error
+            raise
+        finally:
+            self._group = None
+        self._check_outgrown()
         self._check_stopped()
         self._done_share = min(0.99, self._done_share + sum(c.share for c in commands))
         self.progress = max(self.progress, self._done_share)
-        completed: list[Completed] = [found for _, found in ended]
         self.log.debug(
             "task {task_id}: {stage} took {elapsed:.2f} s",
             task_id=self.task.task_id,
@@ -287,12 +259,16 @@ class Attempt:
 
     async def check_growth(self) -> None:
         """Stop the attempt if its folder has passed the space reserved for it."""
-        if self._reserved is None or not self._running or self._outgrown:
+        if self._reserved is None or self._group is None or self._outgrown:
             return
         grown = await self._disk.call(self._data_folder.size_below, self.folder_key)
         if grown > self._reserved:
             self._outgrown = True
             self._stop_commands()
+
+    def _check_outgrown(self) -> None:
+        if self._outgrown and self.stop_reason is None:
+            raise Outgrown(self._reserved or 0)
 
     # --- the steps ----------------------------------------------------------------------------
 
@@ -308,7 +284,7 @@ class Attempt:
             self.stage = stage
             self._on_change()
 
-    def _progressed(self, under_way: Sequence[tuple[Command, Progress]]) -> None:
+    def _progressed(self, under_way: UnderWay) -> None:
         speeds = [progress.speed for _, progress in under_way if progress.speed is not None]
         self.speed = sum(speeds) if speeds else None
         done = self._done_share
@@ -327,11 +303,7 @@ class Attempt:
             self.log.error(
                 "task {task_id}: probe: {error}", task_id=self.task.task_id, error=str(error)
             )
-            raise ServiceError(
-                ErrorCode.UNSUPPORTED_MEDIA,
-                "This file can't be read as a video.",
-                "Check that it plays from start to end, or send it in another format.",
-            ) from error
+            raise not_a_video() from error
 
     def _parse_probe(self, answer: bytes, name: str) -> MediaInfo:
         """Return what a probe's answer about the file `name` says. For a thread."""
@@ -340,11 +312,7 @@ class Attempt:
     async def _verify(self, product: Product) -> MediaInfo:
         """Look at the product as a player would; raises `ServiceError` when it is not whole."""
         if self.size_of(product.file) == 0:
-            raise ServiceError(
-                ErrorCode.UNSUPPORTED_MEDIA,
-                "Nothing could be made from this file.",
-                "Check that it plays from start to end, or send it in another format.",
-            )
+            raise empty_result()
         try:
             found = await self._probe(product.file, verify=True)
         except ServiceError as error:
@@ -353,11 +321,7 @@ class Attempt:
                 task_id=self.task.task_id,
                 error=str(error),
             )
-            raise ServiceError(
-                ErrorCode.UNSUPPORTED_MEDIA,
-                "The result made from this file can't be played, so it was thrown away.",
-                "Check that the file plays from start to end, or send it in another format.",
-            ) from error
+            raise unplayable_result() from error
         verdict = compare(found, product.expectation, self.media)
         if verdict.fault is not None:
             self.log.error(
@@ -366,11 +330,7 @@ class Attempt:
                 fault=verdict.fault,
                 found=found,
             )
-            raise ServiceError(
-                ErrorCode.UNSUPPORTED_MEDIA,
-                f"The result made from this file is not right: {verdict.fault}.",
-                "Check that the file plays from start to end, or send it in another format.",
-            )
+            raise wrong_result(verdict.fault)
         if verdict.warning is not None:
             self.warn(verdict.warning)
         return found
@@ -408,37 +368,4 @@ class Attempt:
             return error
         if error.kind is FailureKind.OUTGROWN:
             return Outgrown(self._reserved or 0)
-        if error.kind is FailureKind.SPACE:
-            return ServiceError(
-                ErrorCode.NO_SPACE,
-                "The server ran out of room while it worked on this task.",
-                "Try again later, or ask the server's operator for room.",
-            )
-        if error.kind is FailureKind.MEMORY:
-            return too_much_memory()
-        if error.kind is FailureKind.TIMED_OUT:
-            return ServiceError(
-                ErrorCode.TOO_LARGE,
-                "The work on this file took more CPU time than the server gives one task.",
-                "Send a shorter or smaller film.",
-            )
-        if error.kind is FailureKind.STALLED:
-            return ServiceError(
-                ErrorCode.TOO_LARGE,
-                "The work on this file made no progress and was stopped.",
-                "Check that the file plays from start to end, or send it in another format.",
-            )
-        return ServiceError(
-            ErrorCode.UNSUPPORTED_MEDIA,
-            f"FFmpeg could not process this file ({error.command.stage}: {error.reason}).",
-            "Check that it plays from start to end, or send it in another format.",
-        )
-
-
-def too_much_memory() -> ServiceError:
-    """Return the error of a file whose processing takes too much memory."""
-    return ServiceError(
-        ErrorCode.TOO_LARGE,
-        "This file needs more memory than the server gives one task.",
-        "Send a smaller or less unusual file.",
-    )
+        return explain_failure(error)

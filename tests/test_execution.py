@@ -1,0 +1,121 @@
+"""An attempt's commands, and what its client is told when they fail."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.rig import StubCommand, StubRunner
+from vidproc.ffmpeg.command import (
+    Command,
+    CommandFailed,
+    CommandStopped,
+    Completed,
+    FailureKind,
+    Progress,
+    Workspace,
+)
+from vidproc.tasks.command_group import CommandGroup, UnderWay
+from vidproc.tasks.refused_files import explain_failure
+
+ONE = Command("ffmpeg", (), stage="one")
+TWO = Command("ffmpeg", (), stage="two")
+
+
+class CommandGroupTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.runner = StubRunner(lambda key: self.fail(f"nobody reads {key}"))
+        self.progress: list[UnderWay] = []
+        self.group = CommandGroup(
+            self.runner, [ONE, TWO], Workspace("", ""), 2, self.progress.append
+        )
+
+    def run_group(self) -> Deferred[list[Completed]]:
+        return ensureDeferred(self.group.run())
+
+    def test_it_ends_when_all_have_ended(self) -> None:
+        """In the order of the commands, whichever was the quickest."""
+        running = self.run_group()
+        one, two = self.runner.running
+        two.complete(b"two")
+        self.assertNoResult(running)
+        one.complete(b"one")
+        ended = self.successResultOf(running)
+        self.assertEqual([each.stdout for each in ended], [b"one", b"two"])
+
+    def test_one_that_fails_has_the_other_stopped(self) -> None:
+        """What is told is the failure, not that the other was stopped; both have ended by then."""
+        self.runner.stops_at_once = False
+        running = self.run_group()
+        one, two = self.runner.running
+        two.fail(FailureKind.MEMORY)
+        self.assertEqual(one.stops, 1)
+        self.assertNoResult(running)
+        one.end(CommandStopped("stopped on request"))
+        error = self.failureResultOf(running, CommandFailed).value
+        self.assertIs(error.command, TWO)
+
+    def test_a_stop_ends_all(self) -> None:
+        """And nothing else is told."""
+        running = self.run_group()
+        self.group.stop()
+        self.failureResultOf(running, CommandStopped)
+        self.assertEqual(self.runner.running, [])
+
+    def test_what_reported_is_told_together(self) -> None:
+        """Of each command the newest."""
+        self.run_group().addErrback(lambda _: None)
+        one, two = self.runner.running
+        first, second, third = (Progress(out_time, None, None) for out_time in (1.0, 2.0, 3.0))
+        one.on_progress(first)
+        two.on_progress(second)
+        one.on_progress(third)
+        self.assertEqual(list(self.progress[0]), [(ONE, first)])
+        self.assertEqual(dict(self.progress[-1]), {ONE: third, TWO: second})
+        self.group.stop()
+
+    def test_a_runner_that_fails_at_the_second_leaves_no_first(self) -> None:
+        """The fault is raised once the first has ended."""
+        start = self.runner.start
+
+        def refuse(command: Command, *rest: Any) -> StubCommand:
+            if command is TWO:
+                raise RuntimeError("out of order")
+            return start(command, *rest)
+
+        self.patch(self.runner, "start", refuse)
+        self.failureResultOf(self.run_group(), RuntimeError)
+        self.assertEqual(self.runner.running, [])
+
+    def test_one_that_can_not_be_stopped_does_not_keep_the_others(self) -> None:
+        """The fault is logged."""
+        running = self.run_group()
+        one, two = self.runner.running
+
+        def refuse() -> None:
+            raise RuntimeError("no")
+
+        self.patch(one, "stop", refuse)
+        self.group.stop()
+        self.assertTrue(self.flushLoggedErrors(RuntimeError))
+        self.assertNotIn(two, self.runner.running)
+        one.complete()
+        self.failureResultOf(running, CommandStopped)
+
+
+class ExplanationTests(SynchronousTestCase):
+    def test_each_failure_of_a_file_says_what_to_do(self) -> None:
+        """Too much for this server is 413, no space is 507, and everything else is the file."""
+        codes = {
+            FailureKind.SPACE: 507,
+            FailureKind.MEMORY: 413,
+            FailureKind.TIMED_OUT: 413,
+            FailureKind.STALLED: 413,
+        }
+        for kind in FailureKind:
+            error = explain_failure(CommandFailed(ONE, "exit status 1", "secret", kind=kind))
+            self.assertEqual(error.code, codes.get(kind, 415), kind)
+            self.assertTrue(error.solution)
+            self.assertNotIn("secret", error.description + error.solution)
