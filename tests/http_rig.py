@@ -9,7 +9,9 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import ITCPTransport
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from tests.rig import Rig, Transport
 from vidproc.frontends.http.connection import HTTPConnection
@@ -58,12 +60,29 @@ class Response:
         return self.headers["Connection"] == "close"
 
 
+@implementer(ITCPTransport)
+class TCPTransport(Transport):
+    """A transport that can be closed one way, as TCP can."""
+
+    def getTcpNoDelay(self) -> bool:
+        return True
+
+    def getTcpKeepAlive(self) -> bool:
+        return True
+
+    def getHost(self) -> Any:
+        return self.hostAddr
+
+    def getPeer(self) -> Any:
+        return self.peerAddr
+
+
 class HTTPClient:
     """One connection to an HTTP frontend, in memory."""
 
     def __init__(self, frontend: HTTPFrontend, host: str = "192.0.2.1") -> None:
         address = IPv4Address("TCP", host, 40000)
-        self.transport = Transport(
+        self.transport = TCPTransport(
             hostAddress=IPv4Address("TCP", "192.0.2.99", 80), peerAddress=address
         )
         connection = frontend.factory.buildProtocol(address)

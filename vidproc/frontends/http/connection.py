@@ -99,6 +99,8 @@ class HTTPConnection(http.HTTPChannel):
         self._head_size = 0
         self._head_lines = 0
         self._header = b""
+        self._body_due = False
+        """Whether the last request's head has come, and its body not yet."""
         self._chunked_received = 0
         self._discarding = Timer(self._clock, self.abort)
         self._lingering = Timer(self._clock, self.abort)
@@ -156,9 +158,10 @@ class HTTPConnection(http.HTTPChannel):
         self._took(len(data))
         if self._life is not Life.OPEN:
             return
-        self._turns = max(self._turns, 1)
+        self._turns = REQUESTS_PER_TURN
         super().dataReceived(data)
         self._time_head()
+        self._end_if_dry()
         if len(data) >= DIRECT_FROM:
             self._take_directly()
 
@@ -221,12 +224,13 @@ class HTTPConnection(http.HTTPChannel):
     @property
     def _in_head(self) -> bool:
         """Whether a head has begun to arrive and is not whole."""
-        return bool(self.line_mode and (self._buffer or self.requests))
+        between_or_within = self.line_mode and not self._body_due
+        return bool(between_or_within and (self._buffer or self.requests))
 
     @property
     def _in_body(self) -> bool:
         """Whether a request's body is on its way."""
-        return bool(not self.line_mode and self.requests and not self.requests[-1].body.ended)
+        return self._body_due and bool(self.requests) and not self.requests[-1].body.ended
 
     def lineReceived(self, line: bytes) -> None:
         if self._life is not Life.OPEN:
@@ -265,6 +269,7 @@ class HTTPConnection(http.HTTPChannel):
         request = self.requests[-1]
         if self._life is not Life.OPEN:
             return
+        self._body_due = True
         self._chunked_received = 0
         self.persistent = self.checkPersistence(request, self._version)
         codings = request.headers("Transfer-Encoding")
@@ -280,6 +285,7 @@ class HTTPConnection(http.HTTPChannel):
 
     def allContentReceived(self) -> None:
         if self._life is Life.OPEN:
+            self._body_due = False
             self._discarding.stop()
             self._gate.traffic.sample(self.transport)
             super().allContentReceived()
@@ -545,7 +551,8 @@ class HTTPConnection(http.HTTPChannel):
 
     def _end_if_dry(self) -> None:
         """End a connection whose client sends no more, once everything is answered."""
-        if self._input_ended and (not self.requests or self.line_mode):
+        between_requests = not self.requests or self.line_mode
+        if self._input_ended and between_requests and not self._busyReceiving:
             self._end()
 
     # --- slow clients --------------------------------------------------------------------------
