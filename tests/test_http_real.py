@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import stat
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -26,3 +27,14 @@ class RealServerTests(SynchronousTestCase):
         server.stop()
         assert client.sock is not None
         self.assertEqual(client.sock.recv(1), b"")
+
+    def test_a_link_outlives_a_restart(self) -> None:
+        """Its key stays in the data folder, for the server alone, which knows it for its own."""
+        server = HTTPServerProcess(Path(self.mktemp())).start()
+        self.addCleanup(server.stop)
+        key = server.data_dir / "link.key"
+        first = key.read_bytes()
+        self.assertEqual(stat.S_IMODE(key.stat().st_mode), 0o600)
+        server.stop()
+        server.start()
+        self.assertEqual(key.read_bytes(), first)

@@ -24,6 +24,7 @@ _TEXT = "This is a data folder of vidproc.\nformat {format}\n"
 _MARKED = re.compile(r"\AThis is a data folder of vidproc\.\nformat (\d{1,9})\n\Z")
 _OURS = re.compile(
     r"lock|vidproc-data\.new|tasks\.sqlite(-wal|-shm|-journal)?|tasks\.sqlite\.before-\d+(\.new)?"
+    r"|link\.key(\.new)?"
 )
 _NOBODYS = frozenset({"lost+found"})  # what a file system makes by itself
 _REMOVED_WHILE_OPEN = (".nfs", ".fuse_hidden")  # what network file systems leave for a while
