@@ -63,25 +63,25 @@ class SizeTests(TestCase):
 class ClipTests(TestCase):
     def test_a_part_past_the_end_is_cut_with_a_warning(self) -> None:
         """The part ends where the film does, and the client is told."""
-        part = clips.clip(film(), 8.0, 5.0, sound=True)
+        part = clips.clip(film(), 8.0, 5.0, with_audio=True)
         self.assertEqual((part.start, part.length), (8.0, 2.0))
         self.assertIn("10.00 s", part.warnings[0])
 
     def test_a_part_inside_is_left_alone(self) -> None:
         """Nothing is said when nothing was changed."""
-        self.assertEqual(clips.clip(film(), 1.0, 9.0, sound=True).warnings, ())
+        self.assertEqual(clips.clip(film(), 1.0, 9.0, with_audio=True).warnings, ())
 
     def test_a_start_past_the_last_picture_is_refused_with_the_duration(self) -> None:
         """FFmpeg would make an empty file of it and report success."""
         for start in (9.99, 10.0, 11.0):
-            error = self.assertRaises(ServiceError, clips.clip, film(), start, 1.0, sound=True)
+            error = self.assertRaises(ServiceError, clips.clip, film(), start, 1.0, with_audio=True)
             self.assertEqual(error.code, 422)
             self.assertIn("10.00 s", error.description)
 
     def test_an_unknown_duration_is_taken_as_it_comes(self) -> None:
         """What can't be checked is left to the check of the result."""
         video = VideoStream(index=0, codec="h264", width=64, height=64)
-        part = clips.clip(film(video=video, duration=None), 5.0, 2.0, sound=True)
+        part = clips.clip(film(video=video, duration=None), 5.0, 2.0, with_audio=True)
         self.assertEqual(part.length, 2.0)
 
     def test_reading_starts_at_the_first_picture_not_at_the_first_sound(self) -> None:
@@ -169,7 +169,7 @@ class DeliveryTests(TestCase):
         self.assertEqual([stream.index for stream in kept], [2])
         self.assertEqual(
             delivery.subtitle_warnings(media, kept),
-            ["1 subtitle track was left out, for they are pictures, not text."],
+            ["1 image-based subtitle track was left out."],
         )
 
     def test_every_input_is_held_to_files_and_known_formats(self) -> None:
@@ -182,16 +182,16 @@ class DeliveryTests(TestCase):
 
 
 class GifSizeTests(TestCase):
-    full = gif.Look((480, 270), 12.0)
+    full = gif.Rendition((480, 270), 12.0)
 
     def search(self, most: int, real_full: float, guess: float) -> gif.SizeSearch:
         """Run a search against a world where colours save less than we think."""
         search = gif.SizeSearch(self.full, most, guess)
-        while (look := search.next_look()) is not None:
-            pixels = look.size[0] * look.size[1] / (480 * 270)
-            colours = {256: 1.0, 128: 0.95, 64: 0.85}[look.colours]
-            size = int(real_full * colours * (look.fps / 12) ** 0.8 * pixels**0.85)
-            search.measured(look, size, f"{search.attempts}")
+        while (rendition := search.next_rendition()) is not None:
+            pixels = rendition.size[0] * rendition.size[1] / (480 * 270)
+            colours = {256: 1.0, 128: 0.95, 64: 0.85}[rendition.colours]
+            size = int(real_full * colours * (rendition.fps / 12) ** 0.8 * pixels**0.85)
+            search.measured(rendition, size, f"{search.attempts}")
         return search
 
     def test_a_size_is_met_in_at_most_four_attempts(self) -> None:

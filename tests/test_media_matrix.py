@@ -393,7 +393,7 @@ class SoundTests(MatrixCase):
             if track is None:
                 error = self.refused(path, "extract_audio")
                 self.assertEqual(error.code, 415, path.name)
-                self.assertIn("no sound", error.description)
+                self.assertIn("no audio", error.description)
                 continue
             result = media.process(path, "extract_audio", {}, self.folder / path.stem)
             self.assertIsNone(result.media.video, path.name)

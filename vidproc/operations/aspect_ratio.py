@@ -1,4 +1,4 @@
-"""aspect_ratio: the film in another shape."""
+"""aspect_ratio: the video with a different aspect ratio."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vidproc.operations.resolution import reshaped
 
 
 class AspectRatioOperation(Operation[AspectRatio]):
-    """Give the picture the shape W:H with square pixels, at the size it has."""
+    """Change the aspect ratio to W:H, with square pixels and without scaling."""
 
     name = "aspect_ratio"
 
@@ -24,20 +24,20 @@ class AspectRatioOperation(Operation[AspectRatio]):
         warnings = []
         if max(exact) > sizes.MAX_SIDE + 1:
             warnings.append(
-                f"A frame of {exact[0]:.0f}x{exact[1]:.0f} would be too large: "
-                f"it was made {size[0]}x{size[1]}."
+                f"A frame of {exact[0]:.0f}x{exact[1]:.0f} would be too large; "
+                f"it was reduced to {size[0]}x{size[1]}."
             )
         return reshaped(media, capabilities, size, parameters.fit, warnings)
 
     def estimate_size(self, parameters: AspectRatio, source_size: int) -> int:
-        """Return a guess of the output's bytes: that of the source and some more."""
+        """Return an estimate of the output's bytes: twice the source's."""
         return max(2 * source_size, 4 << 20)
 
 
 def canvas(shown: sizes.Size, ratio: float, fit: Fit) -> tuple[float, float]:
-    """Return the (width, height) that has the shape `ratio` = width / height.
+    """Return the (width, height) with the aspect ratio `ratio` = width / height.
 
-    A crop cuts `shown` down to the shape; padding and stretching grow it, so no detail is lost.
+    A crop reduces `shown`; padding and stretching enlarge it, so that no detail is lost.
     """
     width, height = shown
     wider = ratio > width / height

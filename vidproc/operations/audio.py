@@ -1,4 +1,4 @@
-"""The audio track of a result: which one, copied or encoded, and what was given up."""
+"""The audio track of a result: which one, copied or encoded, and what was dropped."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Container = Literal["mp4", "webm"]
 
 
 _COPYABLE: dict[Container, frozenset[str]] = {
-    # What every player takes from this container, which is less than it can hold.
+    # What every player supports in this container; the container can hold more.
     "mp4": frozenset({"aac", "mp3"}),
     "webm": frozenset({"opus", "vorbis"}),
 }
 
 
 _LAYOUTS: dict[str, str] = {
-    # What the encoders write without layouts that players do not know (5.1(side), PCE).
+    # Layouts that players support; encoders can write others too (5.1(side), PCE).
     "aac": "mono|stereo|5.1",
     "libopus": "mono|stereo|3.0|quad|5.0|5.1|6.1|7.1",
 }
@@ -27,7 +27,7 @@ _LAYOUTS: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """The chosen audio track and what becomes of it.
+    """The chosen audio track and how it is encoded.
 
     `encoder` is ``copy`` or an encoder's name; `bit_rate` in bits per second, None when copied.
     """
@@ -40,7 +40,7 @@ class Sound:
 
     @property
     def copied(self) -> bool:
-        """Whether the packets are taken over as they are."""
+        """Whether the packets are copied without re-encoding."""
         return self.encoder == "copy"
 
     def stream(self, node: Any) -> Any:
@@ -48,7 +48,7 @@ class Sound:
         stream = node[str(self.track.index)]
         if self.copied:
             return stream
-        # Silence where time stamps jump: encoders count samples and would run ahead of the picture.
+        # Silence where time stamps jump: encoders count samples and would get ahead of the video.
         stream = stream.filter("aresample", **{"async": 1, "min_hard_comp": 0.04})
         return stream.filter("aformat", channel_layouts=_LAYOUTS[self.encoder])
 
@@ -70,10 +70,10 @@ def choose_sound(
     track: AudioStream | None = None,
     bit_rate: int | None = None,
 ) -> Sound | None:
-    """Return the track that belongs into `container` and how, None for a silent film.
+    """Return the audio track for `container` and its encoding, None if there is no audio.
 
-    `track` defaults to the one that a player would choose. It is copied when the container
-    holds it and no exact `cut` or `bit_rate` (bits per second) needs it encoded.
+    `track` defaults to the one that a player would choose. It is copied if the container
+    supports it and no exact `cut` or `bit_rate` (bits per second) requires encoding.
     """
     track = track or media.main_audio()
     if track is None:
@@ -89,10 +89,10 @@ def choose_sound(
 
 
 def can_copy(track: AudioStream, container: Container) -> bool:
-    """Whether players take the track from `container` as it is."""
+    """Whether players support the track in `container` without re-encoding."""
     if track.codec not in _COPYABLE[container] or not track.channels:
         return False
-    # MPEG-2 and 2.5 layer 3 in MP4 stay silent in several players.
+    # Several players play no MPEG-2 or 2.5 layer 3 audio in MP4.
     return track.codec != "mp3" or track.sample_rate >= 32000
 
 
@@ -107,7 +107,7 @@ def opus_rate(channels: int) -> int:
 
 
 def sound_warnings(media: MediaInfo, sound: Sound | None) -> list[str]:
-    """Return a sentence for each thing that was given up of the sound."""
+    """Return a sentence for everything that was dropped from the audio."""
     sentences = []
     if sound is not None and len(media.audio) > 1:
         language = f" ({sound.track.language})" if sound.track.language else ""
@@ -117,7 +117,7 @@ def sound_warnings(media: MediaInfo, sound: Sound | None) -> list[str]:
         )
     if sound is not None and not sound.copied and sound.track.channels > sound.channels:
         sentences.append(
-            f"The sound was mixed down from {sound.track.channels} to {sound.channels} channels."
+            f"The audio was mixed down from {sound.track.channels} to {sound.channels} channels."
         )
     return sentences
 

@@ -1,8 +1,8 @@
-"""What an operation is: from what the probe found and typed parameters to commands.
+"""The interface of operations: they turn the probe's findings and typed parameters into commands.
 
-A simple operation implements `Operation.plan`, a pure function. One that must look before it
-decides (a search for the right quality) overrides `Operation.run` and awaits `Job.run` as often
-as it needs to; it still spawns nothing itself.
+A simple operation implements `Operation.plan`, a pure function. One that has to experiment before
+it can decide (a search for the right quality) overrides `Operation.run` and awaits `Job.run` as
+often as necessary; it never starts a process itself.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ P = TypeVar("P", bound=Parameters)
 R = TypeVar("R")
 
 SHORT_SOURCE = 16 << 20
-"""Bytes of a source up to which the operations on all of it count as short."""
+"""Bytes: operations on a whole source of at most this size count as short."""
 _BITS_PER_PIXEL = 0.2
-"""Bits for each pixel that CRF 20 takes of busy filmed video; most takes half of that."""
+"""Bits per pixel of busy live-action video at CRF 20; most needs half of that."""
 _AUDIO_RATE = 320_000
-"""Bits per second of an audio track, at most."""
+"""The highest bit rate of an audio track, in bits per second."""
 SHORT_CLIP = 30.0
-"""Seconds of a clip up to which making it counts as short."""
+"""Seconds: a clip of at most this length counts as short."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What the finished file must be, checked before anybody may have it.
+    """Properties that the finished file must have, checked before it can be downloaded.
 
-    `size` is (width, height) displayed, in pixels; `duration` is in seconds and may be missed by
-    `tolerance` seconds; None means not checked.
+    `size` is the displayed (width, height) in pixels; `duration` is in seconds, give or take
+    `tolerance` seconds; None means that it is not checked.
     """
 
     video: bool
@@ -47,9 +47,9 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """The finished file: its name in the attempt's folder, its kind, what it must be.
+    """The finished file: its name in the attempt's folder, its media type, its expected properties.
 
-    `details` goes into the status' `output` as it is.
+    `details` become part of the status' `output`.
     """
 
     file: str
@@ -60,9 +60,9 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Commands to run one after another, what they make, and what a person should know of it.
+    """Commands to run one after another, their product, and warnings for the client.
 
-    Those of a tuple run at once.
+    The commands of a tuple run in parallel.
     """
 
     commands: Sequence[Command | tuple[Command, ...]]
@@ -77,69 +77,68 @@ class Job(Protocol[P]):
     parameters: P
     capabilities: Capabilities
     threads: int
-    """The most that one of its commands is given; one gets fewer where it wants fewer."""
+    """The most threads for one of its commands; a command that wants fewer gets fewer."""
 
     def run(self, command: Command) -> Awaitable[Completed]:
         """Run a command; raises `CommandFailed` or `CommandStopped`."""
 
     def run_together(self, commands: Sequence[Command]) -> Awaitable[list[Completed]]:
-        """Run commands at once; when one fails, the others are stopped before its error is raised.
+        """Run commands in parallel; if one fails, the others are stopped before it is raised.
 
-        The threads are not shared out: each command says how many it wants.
+        The threads are not divided among them: each command says how many it wants.
         """
 
     def warn(self, sentence: str) -> None:
-        """Tell the client, in a sentence, what was given up or changed."""
+        """Tell the client in a sentence what was dropped or changed."""
 
     def size_of(self, name: str) -> int:
-        """Return the bytes of a file that a command of this job wrote."""
+        """Return the size in bytes of a file that a command of this job wrote."""
 
     def examine(self, name: str, function: Callable[[bytes], R]) -> Awaitable[R]:
-        """Return what `function` makes of a file that a command of this job wrote.
+        """Return the result of `function` for the contents of a file that a command wrote.
 
         It gets at most the first 16 MiB, and may run in a thread.
         """
 
 
 class Operation(Generic[P]):
-    """One thing that can be done to a film. Instances hold no state."""
+    """Something that can be done to a video. Instances have no state."""
 
     name: ClassVar[str]
 
     def plan(self, media: MediaInfo, parameters: P, capabilities: Capabilities) -> Plan:
-        """Return what to run. Raises `ServiceError` 415 or 422 when it can't be done to `media`."""
+        """Return what to run. Raises `ServiceError` 415 or 422 if it cannot be done to `media`."""
         raise NotImplementedError
 
     def estimate_size(self, parameters: P, source_size: int) -> int:
-        """Return a guess of the output's bytes from its request alone, to reserve space by."""
+        """Return an estimate of the output's bytes from the request alone, for the reservation."""
         return source_size
 
     def estimate_output(self, media: MediaInfo, parameters: P) -> int:
-        """Return the bytes that all files of an attempt may take together, generously.
+        """Return a generous limit for the total bytes of all files of an attempt.
 
-        A guess that is too low costs an attempt: it is stopped there, and the next one has twice
-        the space.
+        An attempt that reaches the limit is stopped, and the next one gets twice the space.
         """
         return filmed_bytes(media) + max(2 * media.size, 4 << 20)
 
     def is_short(self, parameters: P, source_size: int) -> bool:
-        """Return whether the work is likely to be over within a minute.
+        """Return whether the work will probably take less than a minute.
 
-        Nothing but the request and the source's bytes is known at this point.
+        Only the request and the size of the source are known at this point.
         """
         return source_size <= SHORT_SOURCE
 
     async def run(self, job: Job[P]) -> Product:
-        """Do it: run the plan's commands one after another and return the product."""
+        """Run the plan's commands one after another and return the product."""
         return await follow(job, self.plan(job.media, job.parameters, job.capabilities))
 
 
 def filmed_bytes(
     media: MediaInfo, size: tuple[float, float] | None = None, length: float | None = None
 ) -> int:
-    """Return the bytes that an H.264 video of good quality may take, with its audio.
+    """Return the largest expected bytes of an H.264 video of good quality, with its audio.
 
-    Of all of `media` unless `length` (seconds) says less, at `size` (pixels) or the source's.
+    It covers `length` seconds, or all of `media`, at `size` (pixels) or the source's size.
     """
     seconds = media.duration or 0.0
     if length is not None:
@@ -165,9 +164,9 @@ async def follow(job: Job[P], plan: Plan) -> Product:
 
 
 def require_encoder(capabilities: Capabilities, *names: str) -> str:
-    """Return the first of `names` that the FFmpeg at hand can encode with.
+    """Return the first of the encoders `names` that this FFmpeg has.
 
-    Raises `ServiceError` 500 when it has none of them.
+    Raises `ServiceError` 500 if it has none of them.
     """
     for name in names:
         if name in capabilities.encoders:

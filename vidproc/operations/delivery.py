@@ -1,4 +1,4 @@
-"""The finished file: frames, sound and subtitles in a container, without private tags."""
+"""The finished file: video, audio and subtitles in a container, without private tags."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from vidproc.operations.frames import counted
 from vidproc.operations.sizes import Size
 
 KEPT_TAGS = ("title", "artist", "album_artist", "album", "composer", "genre", "track")
-"""Tags that say what a film is. All others may say where, when or with what it was taken."""
+"""Tags that describe the content. Others may reveal where, when or with what it was recorded."""
 
 
-_SNAPPED_RATE = 23  # pictures/s from which half a picture is less than 22 ms
+_SNAPPED_RATE = 23  # frames/s from which half a frame is less than 22 ms
 
 
 def film_duration(media: MediaInfo, sound: Sound | None) -> float | None:
-    """Return the seconds of a film of the picture and the chosen track, None when unknown."""
+    """Return the duration in seconds of the video and the chosen audio, None if unknown."""
     video = media.video
     if video is None or video.duration is None or (sound and sound.track.duration is None):
         return media.duration
@@ -33,7 +33,7 @@ def film_duration(media: MediaInfo, sound: Sound | None) -> float | None:
 
 
 def tolerance(media: MediaInfo) -> float:
-    """Return by how many seconds a film's length may change for honest reasons."""
+    """Return by how many seconds the duration may legitimately change."""
     rate = media.video.frame_rate if media.video is not None else None
     allowed = max(0.5, 2 / rate if rate else 0.0)
     if media.ends_early:
@@ -43,10 +43,10 @@ def tolerance(media: MediaInfo) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What goes into the finished file besides the picture.
+    """What goes into the finished file besides the video frames.
 
-    `video` holds the encoder's output options. `whole` says that nothing is cut off in time, so
-    that chapters hold.
+    `video` holds the encoder's output options. `whole` means that the file covers the whole
+    source, so that chapters stay valid.
     """
 
     file: str
@@ -59,7 +59,7 @@ class Delivery:
 
 
 def deliver(node: Any, media: MediaInfo, stream: Any, delivery: Delivery) -> Any:
-    """Return the output node: picture, sound and subtitles into a file without private tags."""
+    """Return the output node: video, audio and subtitles in a file without private tags."""
     streams = [stream]
     mp4 = delivery.container == "mp4"
     options: dict[str, Any] = {
@@ -93,7 +93,7 @@ def deliver(node: Any, media: MediaInfo, stream: Any, delivery: Delivery) -> Any
 
 
 def clean_metadata(media: MediaInfo) -> dict[str, Any]:
-    """Return options that drop every tag but the harmless ones of `KEPT_TAGS`."""
+    """Return options that drop all tags except `KEPT_TAGS`."""
     options: dict[str, Any] = {"map_metadata:g": -1, "map_metadata:s": -1}
     kept = [(name, media.tags[name]) for name in KEPT_TAGS if media.tags.get(name)]
     for number, (name, value) in enumerate(kept):
@@ -102,11 +102,11 @@ def clean_metadata(media: MediaInfo) -> dict[str, Any]:
 
 
 def rate_options(media: MediaInfo, container: Container = "mp4") -> dict[str, Any]:
-    """Return options that keep the pictures' own times.
+    """Return options that keep the frames' times.
 
-    FFmpeg's usual time base is one picture: right for a constant rate, where it takes away the
-    rounding of a container's milliseconds, but it would move the pictures of a variable rate, or
-    of a slow one against the sound. WebM counts milliseconds anyway.
+    FFmpeg's default time base is one frame. That is right for a constant rate, where it removes
+    the rounding to a container's milliseconds. But it would shift the frames of a variable rate,
+    or of a low one relative to the audio. WebM counts milliseconds anyway.
     """
     options: dict[str, Any] = {"fps_mode": "vfr"}
     video = media.video
@@ -123,17 +123,17 @@ def kept_subtitles(media: MediaInfo) -> tuple[SubtitleStream, ...]:
 
 
 def subtitle_warnings(media: MediaInfo, kept: Sequence[SubtitleStream]) -> list[str]:
-    """Return a sentence when subtitles were left out."""
+    """Return a sentence if subtitles were dropped."""
     lost = len(media.subtitles) - len(kept)
     if not lost:
         return []
-    pictures = sum(not stream.text for stream in media.subtitles)
-    why = ", for they are pictures, not text" if pictures == lost else ""
-    return [f"{counted(lost, 'subtitle track').capitalize()} left out{why}."]
+    images = sum(not stream.text for stream in media.subtitles)
+    noun = "image-based subtitle track" if images == lost else "subtitle track"
+    return [f"{counted(lost, noun)} left out."]
 
 
 def x264(crf: int = 21, **rest: Any) -> dict[str, Any]:
-    """Return the options of H.264 that plays everywhere, at a constant quality `crf`."""
+    """Return options for H.264 that plays everywhere, at a constant quality `crf`."""
     return {
         "c:v": "libx264",
         "preset": "medium",
@@ -145,8 +145,8 @@ def x264(crf: int = 21, **rest: Any) -> dict[str, Any]:
 
 
 def encoding_memory(size: Size, *others: Size) -> int:
-    """Return an estimate of the bytes an encode at `size` needs: look-ahead and decoded frames.
+    """Return an estimate of the memory of an encode at `size`, in bytes: lookahead, decoded frames.
 
-    `others` are the sizes of the pictures before it, such as the source's.
+    `others` are the frame sizes before the encoder, such as the source's.
     """
     return (160 << 20) + 120 * size[0] * size[1] + sum(50 * w * h for w, h in others)

@@ -25,29 +25,29 @@ _MOST_SAMPLING = 48_000
 
 
 class ExtractAudioOperation(Operation[ExtractAudio]):
-    """Take one audio track out of a film, as MP3 by LAME."""
+    """Extract one audio track as MP3 (LAME)."""
 
     name = "extract_audio"
 
     def plan(self, media: MediaInfo, parameters: ExtractAudio, capabilities: Capabilities) -> Plan:
-        """Return one encode. Raises `ServiceError` 415 without sound, 422 without that track."""
+        """Return one encode. Raises `ServiceError` 415 without audio, 422 without that track."""
         require_encoder(capabilities, "libmp3lame")
         track = choose_track(media, parameters.track)
         warnings = frames.ending_warnings(media)
         if parameters.track is None and len(media.audio) > 1:
             warnings.append(
-                f"Audio track {audio.track_number(media, track)} of {len(media.audio)} was "
-                f"taken: {describe_tracks(media)}."
+                f"Audio track {audio.track_number(media, track)} was extracted; the file has "
+                f"{len(media.audio)}: {describe_tracks(media)}."
             )
         if track.channels > 2:
-            warnings.append(f"The {track.channels} channels were mixed down to 2 for MP3.")
+            warnings.append(f"The {track.channels} channels were mixed down to stereo for MP3.")
         options, sentences = _encoding(track, parameters.bitrate)
         warnings.extend(sentences)
 
         node = reading.source(media)
-        sound = node[str(track.index)]
-        sound = sound.filter("aresample", **{"async": 1, "min_hard_comp": 0.04})
-        streams = [sound.filter("aformat", channel_layouts="stereo|mono")]
+        stream = node[str(track.index)]
+        stream = stream.filter("aresample", **{"async": 1, "min_hard_comp": 0.04})
+        streams = [stream.filter("aformat", channel_layouts="stereo|mono")]
         if media.covers:
             cover = media.covers[0]
             streams.append(node[str(cover.index)])
@@ -82,24 +82,24 @@ class ExtractAudioOperation(Operation[ExtractAudio]):
         return Plan([command], Product(_RESULT, "mp3", expectation), warnings)
 
     def estimate_output(self, media: MediaInfo, parameters: ExtractAudio) -> int:
-        """Return the bytes of the MP3 at the rate asked for, or at the highest there is."""
+        """Return the bytes of the MP3 at the requested bit rate, or at the highest."""
         rate = max(parameters.bitrate or 0, _MPEG1_RATES[-1] * 1000)
         seconds = media.duration
-        if seconds is None:  # an odd file: at the lowest rate that speech has
+        if seconds is None:  # a strange file: assume the lowest rate of speech
             seconds = media.size * 8 / 16_000
         return int(seconds * rate / 8 * 1.02) + (256 << 10)
 
     def is_short(self, parameters: ExtractAudio, source_size: int) -> bool:
-        """Return whether the work is likely to be over within a minute: sound is quick."""
+        """Return whether the work will probably take less than a minute: audio is quick."""
         return source_size <= _SHORT_SOURCE
 
     def estimate_size(self, parameters: ExtractAudio, source_size: int) -> int:
-        """Return a guess of the output's bytes: few films have more sound than picture."""
+        """Return an estimate of the output's bytes: audio is seldom more than half of a file."""
         return max(1 << 20, source_size // 2)
 
 
 def _encoding(track: AudioStream, bitrate: int | None) -> tuple[dict[str, Any], list[str]]:
-    """Return LAME's options and a sentence when the rate asked for is none of MP3's."""
+    """Return LAME's options, and a sentence if MP3 does not support the requested bit rate."""
     options: dict[str, Any] = {"c:a": "libmp3lame"}
     sampling = track.sample_rate
     if sampling > _MOST_SAMPLING:
@@ -111,24 +111,26 @@ def _encoding(track: AudioStream, bitrate: int | None) -> tuple[dict[str, Any], 
         options["ar"] = sampling = 44_100
     rates = _MPEG1_RATES if sampling >= _MPEG1_SAMPLING else _MPEG2_RATES
     rate = min(rates, key=lambda kilobits: abs(kilobits * 1000 - bitrate)) * 1000
-    if sampling < 16_000:  # MPEG 2.5 goes no higher
+    if sampling < 16_000:  # the limit of MPEG 2.5
         rate = min(rate, 64_000)
     options["b:a"] = rate
     if rate == bitrate:
         return options, []
-    return options, [f"MP3 has no {bitrate} bit/s here: the nearest, {rate} bit/s, was used."]
+    return options, [
+        f"MP3 does not support {bitrate} bit/s here; the nearest rate, {rate} bit/s, was used."
+    ]
 
 
 def choose_track(media: MediaInfo, wanted: int | str | None) -> AudioStream:
     """Return the audio track by number (from 1) or language, by default the main one.
 
-    Raises `ServiceError` 415 when the file has no sound, 422 when it has no such track.
+    Raises `ServiceError` 415 if the file has no audio, 422 if it has no such track.
     """
     main = media.main_audio()
     if main is None:
         raise ServiceError(
             ErrorCode.UNSUPPORTED_MEDIA,
-            "The file has no sound: there is no audio track to extract.",
+            "The file has no audio track to extract.",
             "Send a file with an audio track.",
         )
     if wanted is None:
@@ -151,7 +153,7 @@ def choose_track(media: MediaInfo, wanted: int | str | None) -> AudioStream:
 
 
 def describe_tracks(media: MediaInfo) -> str:
-    """Return the audio tracks in a line: ``1 (eng), 2 (deu, 5.1)``; at most ten."""
+    """Return a list of the audio tracks such as ``1 (eng), 2 (deu, 5.1)``; at most ten."""
     names = []
     for number, track in enumerate(media.audio[:10], 1):
         facts = [track.language or "no language", track.title or "", track.codec]

@@ -1,8 +1,8 @@
-"""The frames of a video, cleaned.
+"""Normalising the frames of a video.
 
-What leaves `picture` or `fit_picture` is upright, progressive, SDR, in limited range and has square
-pixels, so that the operations only think about its size. Everything here is pure: it takes what the
-probe found and returns ffmpeg-python nodes and sentences.
+The output of `picture` and `fit_picture` is upright, progressive, SDR, limited range and has square
+pixels, so that operations only have to deal with its size. Everything here is pure: it turns the
+probe's findings into ffmpeg-python nodes and sentences.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vidproc.operations.parameters import Fit
 from vidproc.operations.sizes import MAX_SIDE, Size, around, inside, scaled
 
 REFERENCE_WHITE = 203
-"""cd/m2: the HDR level that becomes SDR white or nearly so (ITU-R BT.2408, 3.2)."""
+"""cd/m2: the HDR level that becomes (almost) SDR white (ITU-R BT.2408, 3.2)."""
 
 
 _RGB = ("rgb", "bgr", "gbr", "argb", "abgr", "0rgb", "0bgr", "x2rgb", "x2bgr", "pal8", "bayer")
@@ -26,31 +26,31 @@ _RGB = ("rgb", "bgr", "gbr", "argb", "abgr", "0rgb", "0bgr", "x2rgb", "x2bgr", "
 _SCALER = "lanczos+accurate_rnd+full_chroma_int"
 
 
-_RGB_SCALER = "lanczos"  # colours at full resolution make a GIF of drawn edges 7 % larger
+_RGB_SCALER = "lanczos"  # full-resolution chroma makes a GIF of drawings 7 % larger
 
 
 def require_video(media: MediaInfo) -> VideoStream:
-    """Return the film's picture; raises `ServiceError` 415 when it has none that can be read."""
+    """Return the video stream; raises `ServiceError` 415 if there is none that can be read."""
     if media.video is None:
         if media.unreadable_video:
             raise ServiceError(
                 ErrorCode.UNSUPPORTED_MEDIA,
-                "The video is too damaged, or of an unknown kind: no picture could be decoded.",
-                "Check that it plays on your machine and was copied to its end, then send it "
-                "again; extract_audio can still take its sound.",
+                "The video is too damaged or in an unknown format: no frame could be decoded.",
+                "Check that it plays on your machine and was copied completely, then send it "
+                "again; extract_audio can still extract its audio.",
             )
         raise ServiceError(
             ErrorCode.UNSUPPORTED_MEDIA,
-            "The file has no video: it holds only sound.",
-            "Send a file with a video stream, or use extract_audio for its sound.",
+            "The file has no video, only audio.",
+            "Send a file with a video stream, or use extract_audio for its audio.",
         )
     if media.video.dolby_vision_only:
         raise ServiceError(
             ErrorCode.UNSUPPORTED_MEDIA,
-            "The picture is Dolby Vision without a common layer (profile 5): its colours can't be "
-            "read here.",
-            "Export it as HDR10, HLG or standard range and send that; extract_audio can still take "
-            "its sound.",
+            "The video is Dolby Vision without a compatible base layer (profile 5): its colours "
+            "cannot be read here.",
+            "Export it as HDR10, HLG or SDR and send that; extract_audio can still extract its "
+            "audio.",
         )
     return media.video
 
@@ -64,10 +64,10 @@ def picture(
     pixel_format: str = "yuv420p",
     sample: Callable[[Any], Any] | None = None,
 ) -> Any:
-    """Return the film's picture, cleaned, at `size` (displayed pixels; default: the source's).
+    """Return the normalised video at `size` (displayed pixels; default: the source's).
 
-    FFmpeg turns it upright itself. Sizes must be even unless `pixel_format` is RGB or 4:4:4.
-    `sample` chooses pictures (a frame rate, a part) where that is cheapest: before any scaling.
+    FFmpeg rotates it itself. Sizes must be even unless `pixel_format` is RGB or 4:4:4.
+    `sample` selects frames (a frame rate, a clip) where that is cheapest: before any scaling.
     """
     video = require_video(media)
     width, height = size or scaled(video.displayed_size, 1.0)
@@ -94,7 +94,7 @@ def picture(
         stream = _to_sdr(stream.filter("format", "yuv444p10le"), video, rgb)
     else:
         if not rgb and video.color_matrix is None:
-            # Players guess an untagged matrix by the size, and the size may change here.
+            # Players guess an untagged matrix from the size, and the size may change here.
             stream = stream.filter("setparams", colorspace=guessed_matrix(video))
         options: dict[str, Any] = {"out_range": "tv"}
         if video.full_range and not rgb:
@@ -111,7 +111,7 @@ def picture(
 
 
 def _one_off(video: VideoStream, size: Size) -> bool:
-    """Whether `size` only lacks the source's odd column or row: cutting it keeps the rest sharp."""
+    """Whether `size` lacks only an odd column or row: cropping keeps the rest sharp."""
     if video.sample_aspect_ratio != (1, 1):
         return False
     lacking = [have - want for have, want in zip(video.displayed_size, size, strict=True)]
@@ -119,22 +119,22 @@ def _one_off(video: VideoStream, size: Size) -> bool:
 
 
 def _to_sdr(stream: Any, video: VideoStream, rgb: bool) -> Any:
-    """Map HDR or wide-gamut pictures to BT.709."""
+    """Map HDR or wide-gamut frames to BT.709."""
     given = {
         "tin": video.color_transfer or "bt709",
         "pin": video.color_primaries or "bt2020",
         "min": "bt2020nc" if rgb or video.color_matrix in (None, "gbr") else video.color_matrix,
         "rin": "full" if video.full_range and not rgb else "limited",
     }
-    if given["tin"] in ("smpte428", "bt1361e"):  # zscale knows neither
+    if given["tin"] in ("smpte428", "bt1361e"):  # zscale supports neither
         given["tin"] = "bt709"
     if given["min"] == "smpte2085":
         given["min"] = "bt2020nc"
     target = {"p": "bt709", "t": "bt709", "m": "bt709", "r": "limited"}
     if not video.hdr:
         return stream.filter("zscale", **given, **target)
-    # Mobius leaves what is darker than half of the reference white as it is and rolls off the
-    # lights up to 1,000 cd/m2; reference white becomes 90 % signal.
+    # Mobius does not change levels below half of the reference white, and rolls off highlights
+    # up to 1,000 cd/m2; reference white becomes 90 % signal.
     stream = stream.filter("zscale", **given, t="linear", npl=REFERENCE_WHITE)
     stream = stream.filter("format", "gbrpf32le").filter("zscale", p="bt709")
     stream = stream.filter("tonemap", "mobius", param=0.5, peak=5, desat=0)
@@ -142,17 +142,17 @@ def _to_sdr(stream: Any, video: VideoStream, rgb: bool) -> Any:
 
 
 def is_rgb(pixel_format: str | None) -> bool:
-    """Whether a pixel format holds red, green and blue, not luma and chroma."""
+    """Whether a pixel format stores red, green and blue rather than luma and chroma."""
     return pixel_format is not None and pixel_format.startswith(_RGB)
 
 
 def wide_gamut(video: VideoStream) -> bool:
-    """Whether the colours are of BT.2020 or P3 without HDR."""
+    """Whether the colours are BT.2020 or P3 without HDR."""
     return not video.hdr and video.color_primaries in ("bt2020", "smpte431", "smpte432")
 
 
 def guessed_matrix(video: VideoStream) -> str:
-    """Return the colour matrix that players assume for an untagged picture of this size."""
+    """Return the colour matrix that players assume for an untagged video of this size."""
     if video.width >= 1280 or video.height > 576:
         return "bt709"
     return "bt470bg" if video.height == 576 else "smpte170m"
@@ -161,10 +161,10 @@ def guessed_matrix(video: VideoStream) -> str:
 def fit_picture(
     node: Any, media: MediaInfo, capabilities: Capabilities, target: Size, fit: Fit
 ) -> Any:
-    """Return the clean picture in a frame of exactly `target` pixels (even numbers).
+    """Return the normalised video in a frame of exactly `target` pixels (even numbers).
 
-    `pad` keeps all of it between black bars, `crop` fills the frame and cuts what sticks out,
-    `stretch` changes its shape.
+    `pad` adds black bars around it, `crop` fills the frame and cuts off what does not fit, and
+    `stretch` distorts it.
     """
     shown = require_video(media).displayed_size
     if fit == "pad":
@@ -172,41 +172,41 @@ def fit_picture(
         stream = picture(node, media, capabilities, inner)
         if inner == target:
             return stream
-        x, y = ((outer - part) // 4 * 2 for outer, part in zip(target, inner, strict=True))
+        x, y = ((outer - side) // 4 * 2 for outer, side in zip(target, inner, strict=True))
         return stream.filter("pad", *target, x, y, color="black")
     if fit == "crop":
         outer = around(shown, target)
         if max(outer) > 2 * MAX_SIDE:
             raise ServiceError(
                 ErrorCode.INVALID_PARAMETER,
-                f"A picture of {shown[0]}x{shown[1]} can't be cropped to {target[0]}x{target[1]}: "
+                f"A frame of {shown[0]}x{shown[1]} cannot be cropped to {target[0]}x{target[1]}: "
                 "too little of it would be left.",
-                "Choose a shape nearer to the source's, or fit pad. Example: --fit pad",
+                "Choose a shape closer to the source's, or pad. Example: --fit pad",
             )
         stream = picture(node, media, capabilities, outer)
         if outer == target:
             return stream
-        x, y = ((whole - part) // 4 * 2 for whole, part in zip(outer, target, strict=True))
+        x, y = ((whole - side) // 4 * 2 for whole, side in zip(outer, target, strict=True))
         return stream.filter("crop", *target, x, y)
     return picture(node, media, capabilities, target)
 
 
 def picture_warnings(media: MediaInfo, capabilities: Capabilities) -> list[str]:
-    """Return a sentence for each thing that `picture` changes or leaves out."""
+    """Return a sentence for everything that `picture` changes or drops."""
     video = require_video(media)
     sentences = []
     converts = "zscale" in capabilities.filters and "tonemap" in capabilities.filters
     if video.hdr:
         name = "PQ" if video.color_transfer == "smpte2084" else "HLG"
         sentences.append(
-            f"The HDR picture ({name}) was mapped to standard dynamic range."
+            f"The HDR video ({name}) was mapped to standard dynamic range."
             if converts
-            else f"The HDR picture ({name}) looks washed out: this server's FFmpeg can't map it."
+            else f"The HDR video ({name}) looks washed out: this server's FFmpeg cannot map it."
         )
     elif wide_gamut(video) and converts:
         sentences.append("The wide colour gamut was mapped to BT.709.")
     if video.interlaced:
-        sentences.append("The interlaced picture was made progressive.")
+        sentences.append("The interlaced video was deinterlaced.")
     if media.other_videos:
         sentences.append(
             f"Only the first video stream was used; {counted(media.other_videos, 'other')} "
@@ -217,14 +217,14 @@ def picture_warnings(media: MediaInfo, capabilities: Capabilities) -> list[str]:
 
 
 def ending_warnings(media: MediaInfo) -> list[str]:
-    """Return a sentence when the file ends before its header says."""
+    """Return a sentence if the file ends before its header says."""
     if not media.ends_early:
         return []
     if media.duration is None or media.claimed_duration is None:
-        return ["The source is damaged or ends early; the result holds what could be read."]
+        return ["The source is damaged or ends early; the result contains what could be read."]
     return [
-        f"The source ends early: {media.duration:.1f} of the {media.claimed_duration:.1f} "
-        "seconds it claims could be read."
+        f"The source ends early: only {media.duration:.1f} of its {media.claimed_duration:.1f} "
+        "seconds could be read."
     ]
 
 

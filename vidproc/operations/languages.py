@@ -1,4 +1,4 @@
-"""Language codes: whether ``de``, ``deu`` and ``ger`` mean the same (ISO 639-1 and 639-2)."""
+"""Language codes: ``de``, ``deu`` and ``ger`` are equivalent (ISO 639-1 and 639-2)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CANONICAL = {
 
 
 def same_language(one: str, other: str) -> bool:
-    """Whether two codes name the same language; regions (``de-AT``) make no difference."""
+    """Whether two codes name the same language; regions (``de-AT``) are ignored."""
     return _canonical(one) == _canonical(other)
 
 

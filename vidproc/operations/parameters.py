@@ -17,13 +17,13 @@ from vidproc.units import parse_time
 
 Fit = Literal["pad", "crop", "stretch"]
 Time = float | str
-"""Seconds; text is parsed to a float when the parameters are made."""
+"""Seconds, or text that is parsed when the parameters are created."""
 
 Dimension = Annotated[int, msgspec.Meta(ge=16, le=8192)]
 
 
 class Parameters(msgspec.Struct, kw_only=True, frozen=True):
-    """Base of the operations' parameters. Making one by `parse_parameters` checks every range."""
+    """Base class of the operations' parameters. `parse_parameters` checks every range."""
 
 
 class Compress(Parameters, kw_only=True, frozen=True):
@@ -36,7 +36,7 @@ class Compress(Parameters, kw_only=True, frozen=True):
 
 
 class Resolution(Parameters, kw_only=True, frozen=True):
-    """The picture's new displayed size."""
+    """The new displayed frame size."""
 
     width: Dimension
     height: Dimension
@@ -44,7 +44,7 @@ class Resolution(Parameters, kw_only=True, frozen=True):
 
 
 class AspectRatio(Parameters, kw_only=True, frozen=True):
-    """The picture's new displayed shape, ``W:H`` such as 16:9 or 2.39:1, from 1:10 to 10:1."""
+    """The new displayed aspect ratio, ``W:H`` such as 16:9 or 2.39:1, from 1:10 to 10:1."""
 
     aspect_ratio: str
     fit: Fit = "pad"
@@ -53,7 +53,7 @@ class AspectRatio(Parameters, kw_only=True, frozen=True):
         self.ratio()
 
     def ratio(self) -> tuple[float, float]:
-        """Return (W, H); raises `ValueError` when it is malformed or out of range."""
+        """Return (W, H); raises `ValueError` if it is malformed or out of range."""
         match = re.fullmatch(
             r"\s*(\d{1,5}(?:\.\d{1,6})?)\s*:\s*(\d{1,5}(?:\.\d{1,6})?)\s*",
             self.aspect_ratio,
@@ -80,8 +80,8 @@ class ExtractAudio(Parameters, kw_only=True, frozen=True):
     ) = None
 
 
-class _Segment(Parameters, kw_only=True, frozen=True):
-    """A part of the film. Times may be text; `start` and `length` are seconds."""
+class _ClipParameters(Parameters, kw_only=True, frozen=True):
+    """A clip of the video. Times may be text; `start` and `length` are in seconds."""
 
     start_time: Time
     duration: Time
@@ -99,17 +99,17 @@ class _Segment(Parameters, kw_only=True, frozen=True):
 
     @property
     def start(self) -> float:
-        """Seconds from the first picture shown."""
+        """Seconds from the first frame shown."""
         return parse_time(self.start_time)
 
     @property
     def length(self) -> float:
-        """Seconds asked for."""
+        """The requested length in seconds."""
         return parse_time(self.duration)
 
 
-class Gif(_Segment, kw_only=True, frozen=True):
-    """`fps` pictures per second; `width` is at most the source's; `max_size` is in bytes."""
+class Gif(_ClipParameters, kw_only=True, frozen=True):
+    """`fps` is frames per second; `width` is at most the source's; `max_size` is in bytes."""
 
     fps: Annotated[float, msgspec.Meta(ge=1, le=50)] = 12.0
     width: Annotated[int, msgspec.Meta(ge=16, le=1920)] = 480
@@ -121,7 +121,7 @@ class Gif(_Segment, kw_only=True, frozen=True):
             raise ValueError("duration must be at most 600 seconds for a GIF; use webm for more")
 
 
-class WebM(_Segment, kw_only=True, frozen=True):
+class WebM(_ClipParameters, kw_only=True, frozen=True):
     """`quality` is the encoder's CRF: lower is better and larger."""
 
     codec: Literal["vp9", "av1"] = "vp9"
@@ -137,7 +137,7 @@ PARAMETERS: dict[str, type[Parameters]] = {
     "gif": Gif,
     "webm": WebM,
 }
-"""Operation name -> its parameters, in the order in which they are listed to people."""
+"""Operation name -> its parameters, in the order in which people see them."""
 
 EXAMPLES: dict[str, str] = {
     "compress": '{"quality":95}',
@@ -152,19 +152,19 @@ EXAMPLES: dict[str, str] = {
 def parse_parameters(operation: str, fields: dict[str, Any]) -> tuple[Parameters, list[str]]:
     """Return the typed parameters of `operation` and a warning for each unknown key.
 
-    Raises `ServiceError` 400 for an unknown operation, 422 for a parameter that is missing, of
-    the wrong type or out of range.
+    Raises `ServiceError` 400 for an unknown operation, and 422 for a parameter that is missing, has
+    the wrong type or is out of range.
     """
     kind = PARAMETERS.get(operation)
     if kind is None:
         raise ServiceError(
             ErrorCode.BAD_REQUEST,
-            "The type names no operation.",
+            "The type is not an operation.",
             f"Use one of {', '.join(PARAMETERS)}.",
         )
     known = get_type_hints(kind)
     warnings = [
-        f"The parameter {key[:40]!r} is unknown to {operation} and was ignored."
+        f"The parameter {key[:40]!r} is not one of {operation}'s; it was ignored."
         for key in list(fields)[:20]
         if key not in known
     ]
@@ -174,7 +174,7 @@ def parse_parameters(operation: str, fields: dict[str, Any]) -> tuple[Parameters
     except msgspec.ValidationError as error:
         raise ServiceError(
             ErrorCode.INVALID_PARAMETER,
-            f"A parameter of {operation} is not right: {_readable(str(error))}.",
+            f"A parameter of {operation} is invalid: {_readable(str(error))}.",
             f"Correct it. Example: {EXAMPLES[operation]}",
         ) from None
     return parameters, warnings

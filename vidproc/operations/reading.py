@@ -1,4 +1,4 @@
-"""Reading a task's file: FFmpeg's input with everything that makes it safe, and seeking in it."""
+"""Reading a task's file: FFmpeg's input with all safety options, and seeking."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from vidproc.ffmpeg.media import MediaInfo
 from vidproc.ffmpeg.probe import ANALYZE_DURATION, FORMATS, MAX_PIXELS, MAX_STREAMS, PROBE_SIZE
 
 NO_SEEK = 0.02
-"""Seconds: a start nearer to the container's is taken for it; encoders' delays look like one."""
+"""Seconds: a start so near the container's start counts as that; encoder delays look like one."""
 
 
 _UNINDEXED = frozenset({"mpegts", "mpeg"})
-"""Containers in which FFmpeg seeks to any picture and shows none before the next key picture."""
+"""Containers in which FFmpeg seeks to any frame but shows none before the next keyframe."""
 
 
-_LONGEST_GROUP = 10.0
-"""Seconds from one key picture to the next at most; encoders seldom make them longer."""
+_LONGEST_GOP = 10.0
+"""The longest GOP, in seconds; encoders seldom make longer ones."""
 
 
 SAFE_INPUT: dict[str, Any] = {
@@ -31,7 +31,7 @@ SAFE_INPUT: dict[str, Any] = {
     "probesize": PROBE_SIZE,
     "analyzeduration": ANALYZE_DURATION,
 }
-"""Options of every input that came from outside."""
+"""Options for every input from outside."""
 
 
 def source(
@@ -43,8 +43,8 @@ def source(
 ) -> Any:
     """Return the input node of the task's file, or of another file `name` of the attempt.
 
-    `start` and `duration` are seconds; 0 is the first picture shown, which may come later than
-    the container's start. Both None reads everything and keeps the streams' offsets.
+    `start` and `duration` are in seconds; 0 is the first frame shown, which may come after the
+    container's start. If both are None, everything is read and the streams' offsets are kept.
     """
     options: dict[str, Any] = {**SAFE_INPUT, "threads": THREADS}
     lead = 0.0
@@ -53,7 +53,7 @@ def source(
         at = (start or 0.0) + max(0.0, offset)
         if at > NO_SEEK:
             if media.container in _UNINDEXED:
-                lead = _LONGEST_GROUP if at > _LONGEST_GROUP + NO_SEEK else at
+                lead = _LONGEST_GOP if at > _LONGEST_GOP + NO_SEEK else at
             if at > lead:
                 options["ss"] = seconds(at - lead)
         if duration is not None:
@@ -64,7 +64,7 @@ def source(
 
 @dataclass(frozen=True, slots=True)
 class _Later:
-    """An input node whose picture and sound begin `lead` seconds into what is read."""
+    """An input node whose video and audio begin `lead` seconds into what is read."""
 
     node: Any
     media: MediaInfo
@@ -73,7 +73,7 @@ class _Later:
     def __getitem__(self, index: str) -> Any:
         stream = self.node[index]
         if any(subtitle.index == int(index) for subtitle in self.media.subtitles):
-            return stream  # there is no text in these containers that could be kept
+            return stream  # these containers have no text subtitles that could be kept
         kind = "a" if any(track.index == int(index) for track in self.media.audio) else ""
         stream = stream.filter(f"{kind}trim", start=seconds(self.lead))
         return stream.filter(f"{kind}setpts", f"PTS-{seconds(self.lead)}/TB")

@@ -1,4 +1,4 @@
-"""The operations by name: the one place that knows all of them."""
+"""The operations by name: the only place that lists all of them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def get_operation(name: str) -> Operation[Any]:
     if operation is None:
         raise ServiceError(
             ErrorCode.BAD_REQUEST,
-            "The type names no operation.",
+            "The type is not an operation.",
             f"Use one of {', '.join(OPERATIONS)}.",
         )
     return operation

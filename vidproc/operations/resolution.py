@@ -1,4 +1,4 @@
-"""resolution: the film at another size."""
+"""resolution: the video at a different frame size."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _RESULT = "result.mp4"
 
 
 class ResolutionOperation(Operation[Resolution]):
-    """Make the displayed picture exactly `width` x `height` pixels."""
+    """Make the displayed frame exactly `width` x `height` pixels."""
 
     name = "resolution"
 
@@ -32,7 +32,7 @@ class ResolutionOperation(Operation[Resolution]):
         warnings = []
         if size != asked:
             warnings.append(
-                f"The size was made even, as H.264 needs it: {asked[0]}x{asked[1]} became "
+                f"H.264 needs an even width and height: {asked[0]}x{asked[1]} became "
                 f"{size[0]}x{size[1]}."
             )
         drawn = drawn_size(media, size, parameters.fit)
@@ -45,12 +45,12 @@ class ResolutionOperation(Operation[Resolution]):
         return filmed_bytes(media, size) + max(2 * media.size, 4 << 20)
 
     def estimate_size(self, parameters: Resolution, source_size: int) -> int:
-        """Return a guess of the output's bytes: a high rate at the new size, or the source's."""
+        """Return an estimate of the output's bytes: twice the source's."""
         return max(2 * source_size, 4 << 20)
 
 
 def drawn_size(media: MediaInfo, size: sizes.Size, fit: Fit) -> sizes.Size:
-    """Return the pixels that the whole picture takes when it is fitted into `size`."""
+    """Return the size of the whole frame when it is fitted into `size`."""
     shown = frames.require_video(media).displayed_size
     if fit == "stretch":
         return size
@@ -64,9 +64,9 @@ def reshaped(
     fit: Fit,
     warnings: list[str],
 ) -> Plan:
-    """Return the plan that puts the picture into a frame of `size` pixels (even numbers).
+    """Return the plan that fits the video into a frame of `size` pixels (even numbers).
 
-    `warnings` holds what is to be told of the size already.
+    `warnings` has the warnings about the size.
     """
     require_encoder(capabilities, "libx264")
     video = frames.require_video(media)

@@ -1,9 +1,9 @@
-"""Encoding a film in segments, side by side, and joining them without loss.
+"""Encoding a clip in parallel segments and joining them without loss.
 
-For encoders that leave cores idle (libvpx-vp9). Each segment is a command of its own: one FFmpeg
-would keep its outputs abreast and have one segment wait for the other. Segments touch each other
-exactly: all inputs count time from the same moment, and one number of seconds ends a segment and
-begins the next, whatever the film's time stamps are. Joining copies packets and keeps their times.
+For encoders that leave cores idle (libvpx-vp9). Each segment is a separate command: a single FFmpeg
+would keep its outputs in step, so that one segment waits for the other. Segments meet exactly: all
+inputs count time from the same moment, and the end of one segment is, as the same number, the start
+of the next, whatever the video's time stamps are. Joining copies packets and keeps their times.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from vidproc.operations import clips, frames, reading, sizes
 from vidproc.operations.base import Job
 
 LEAST = 4.0
-"""Seconds of a segment, at least: each begins with a keyframe, which costs some 5 % of them."""
+"""The shortest segment, in seconds: each begins with a keyframe, which costs about 5 % of it."""
 MOST = 8
-"""Segments at once: more need memory, and encoders have some threads of their own."""
+"""The most parallel segments: more need memory, and encoders use additional threads anyway."""
 MOST_PIXELS = 16_000_000
 """Pixels of all segments' frames together, for the same reason; two segments are always allowed."""
 LIST = "segments.ffconcat"
-"""The name of the file that tells FFmpeg what to join."""
+"""The name of the file that lists the segments for FFmpeg."""
 
-_SEEKABLE = ("mp4", "matroska")  # demuxers that never land behind the moment asked for
-_LEAD = 0.5  # seconds read before a segment, so that a deinterlacer knows the pictures before it
-_LEAST_RATE = 5.0  # pictures/s below which a segment might have none
+_SEEKABLE = ("mp4", "matroska")  # demuxers that never seek past the requested time
+_LEAD = 0.5  # seconds read before a segment, so that a deinterlacer has the previous frames
+_LEAST_RATE = 5.0  # frames/s below which a segment might have none
 _TICKS = 90_000  # time base of the segments, in ticks per second
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of the clip, from `start` to `end` in seconds of it, for so many `cores`."""
+    """From `start` to `end`, in seconds of the clip, to be encoded with `cores` cores."""
 
     number: int
     start: float
@@ -54,7 +54,7 @@ class Segment:
 
     @property
     def length(self) -> float:
-        """Its seconds."""
+        """Its length in seconds."""
         return self.end - self.start
 
     @property
@@ -69,9 +69,9 @@ def divide(
     size: sizes.Size,
     threads: int,
 ) -> list[Segment]:
-    """Return the segments into which a clip, at `size`, is cut for `threads` threads.
+    """Return the segments into which a clip of `size` is divided for `threads` threads.
 
-    One alone says that it is better not cut.
+    A single one if it is better to encode the clip as a whole.
     """
     video = frames.require_video(media)
     length = clip.length
@@ -86,7 +86,7 @@ def divide(
     )
     if not possible or count < 2:
         return [Segment(0, 0.0, clip.length, max(1, threads))]
-    # Whole ticks, so that nothing is rounded on the way.
+    # Whole ticks, so that nothing is rounded later.
     edges = [round(length * number / count * _TICKS) / _TICKS for number in range(count)]
     edges.append(clip.length)
     return [
@@ -99,16 +99,16 @@ def encode(
     media: MediaInfo,
     clip: clips.Clip,
     cut: Sequence[Segment],
-    picture: Callable[[Any, Callable[[Any], Any]], Any],
+    scaled: Callable[[Any, Callable[[Any], Any]], Any],
     options: dict[str, Any],
     memory: int,
     share: float,
 ) -> tuple[Command, ...]:
-    """Return the commands, to be run at once, that make all segments of the clip.
+    """Return the commands that encode all segments of the clip, to be run in parallel.
 
-    `picture` returns the picture at its size from an input node and a function that chooses
-    pictures (`sample` of `frames.picture`); `options` are the encoder's; `memory` in bytes
-    is one segment's, `share` (0 to 1) that of all of them in the task.
+    `scaled` returns the video at its size from an input node and a function that selects frames
+    (`sample` of `frames.picture`); `options` are the encoder's; `memory` is that of one segment, in
+    bytes; `share` (0 to 1) is that of all of them in the task.
     """
     begin = round(clip.start + frames.require_video(media).start_time, 6)
     begin = begin if begin > reading.NO_SEEK else 0.0
@@ -117,13 +117,13 @@ def encode(
         at = round(max(begin, begin + segment.start - _LEAD), 6)
         place: dict[str, Any] = {}
         if at:
-            # Together they shift all inputs' times by the same, to the microsecond.
+            # Together they shift the times of all inputs by the same amount, to the microsecond.
             place = {"ss": reading.seconds(at), "itsoffset": reading.seconds(at - begin)}
         node = ffmpeg.input(
             input_file(SOURCE), **reading.SAFE_INPUT, threads=f"{THREADS}+1", **place
         )
         graph = ffmpeg.output(
-            picture(node, partial(_exactly, segment)),
+            scaled(node, partial(_exactly, segment)),
             output_file(segment.file),
             **{
                 "format": "mp4",
@@ -136,13 +136,13 @@ def encode(
                 **options,
             },
         )
-        part_of_all = segment.length / cut[-1].end
+        fraction = segment.length / cut[-1].end
         commands.append(
             ffmpeg_command(
                 graph,
                 stage="encoding",
                 duration=segment.length,
-                share=share * part_of_all,
+                share=share * fraction,
                 cpus=float(segment.cores),
                 memory=memory,
             )
@@ -151,10 +151,10 @@ def encode(
 
 
 async def make(job: Job[Any], commands: Sequence[Command]) -> bool:
-    """Run the commands of `encode`; return whether every segment has pictures.
+    """Run the commands of `encode`; return whether every segment has frames.
 
-    None are there after a long pause, or where a file is damaged. Raises `CommandStopped`, and
-    `CommandFailed` for what is no fault of the file's.
+    There are none after a long pause or where a file is damaged. Raises `CommandStopped`, and
+    `CommandFailed` for failures that the file did not cause.
     """
     try:
         await job.run_together(commands)
@@ -166,7 +166,7 @@ async def make(job: Job[Any], commands: Sequence[Command]) -> bool:
 
 
 def _exactly(segment: Segment, stream: Any) -> Any:
-    """Keep a segment's pictures and count their times from its start; the film's first is at 0."""
+    """Keep a segment's frames, with times from its start; the first frame of the clip is at 0."""
     ends: dict[str, Any] = {"end": reading.seconds(segment.end)}
     if segment.start:
         ends["start"] = reading.seconds(segment.start)
@@ -177,10 +177,10 @@ def _exactly(segment: Segment, stream: Any) -> Any:
 
 
 def listing(cut: Sequence[Segment]) -> bytes:
-    """Return the contents of `LIST`: the segments one after another, their pictures' times kept."""
+    """Return the contents of `LIST`: the segments in order, with the times of their frames."""
     lines = ["ffconcat version 1.0"]
     for segment in cut:
-        # Without an inpoint the first picture would be moved to the segment's very start.
+        # Without an inpoint the first frame would be moved to the start of the segment.
         lines += [
             f"file {segment.file}",
             "inpoint 0",
@@ -190,7 +190,7 @@ def listing(cut: Sequence[Segment]) -> bytes:
 
 
 def joined() -> Any:
-    """Return the picture stream of the joined segments, to be copied."""
+    """Return the video stream of the joined segments, to be copied."""
     node = ffmpeg.input(
         input_file(LIST),
         format="concat",

@@ -1,4 +1,4 @@
-"""webm: a part of the film as WebM, VP9 or AV1 with Opus."""
+"""webm: a clip as WebM, VP9 or AV1 with Opus."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ from vidproc.operations.parameters import WebM
 
 _RESULT = "result.webm"
 _SVT_LEAST_SIDE = 64
-_VP9_SPEED = 5  # half the CPU time of libvpx as it comes; 4 gains nothing in size
-_VP9_STEP = 1  # of CRF: at that speed the same CRF looks up to 0.6 VMAF worse than as it comes
+_VP9_SPEED = 5  # half the CPU time of libvpx's default; 4 gains nothing in size
+_VP9_STEP = 1  # of CRF: at that speed the same CRF scores up to 0.6 VMAF lower than by default
 
 _VP9_KEY = 0.55
-"""How much finer than the CRF key pictures may be quantized: libvpx's own quarter of the step
-costs more bytes than it shows (benchmarks/parallel.py)."""
-_ENCODING = 0.98  # of the work, when the rest is joining
+"""The finest quantizer of keyframes, relative to the CRF: libvpx's default, a quarter of the step,
+costs more bytes than it is worth (benchmarks/parallel.py)."""
+_ENCODING = 0.98  # of the work; the rest is joining
 
 
 class WebMOperation(Operation[WebM]):
-    """Cut a part out of a film, to the picture, for the web."""
+    """Cut a frame-accurate clip for the web."""
 
     name = "webm"
 
     def plan(
         self, media: MediaInfo, parameters: WebM, capabilities: Capabilities, threads: int = 1
     ) -> Plan:
-        """Return one encode, or several of segments at once and their joining.
+        """Return one encode, or the encodes of parallel segments and a command that joins them.
 
-        Raises `ServiceError` 415 without video, 422 past the end.
+        Raises `ServiceError` 415 if there is no video, 422 past its end.
         """
         video = frames.require_video(media)
         shown = video.displayed_size
-        clip = clips.clip(media, parameters.start, parameters.length, sound=True)
+        clip = clips.clip(media, parameters.start, parameters.length, with_audio=True)
         warnings = list(clip.warnings)
         wanted = parameters.width or shown[0]
         size = sizes.limited(sizes.scaled(shown, wanted / shown[0]))
         if parameters.width is not None and size[0] != parameters.width:
-            warnings.append(f"The width of {parameters.width} became {size[0]}.")
+            warnings.append(f"The width was changed from {parameters.width} to {size[0]}.")
         options = encoder(parameters, size, capabilities)
 
         sound = _sound(media, clip)
@@ -64,7 +64,7 @@ class WebMOperation(Operation[WebM]):
         cores = threads if parameters.codec == "vp9" else 1
         cut = segments.divide(media, clip, size, cores)
 
-        def picture(source: Any, sample: Callable[[Any], Any]) -> Any:
+        def scaled(source: Any, sample: Callable[[Any], Any]) -> Any:
             return frames.picture(source, media, capabilities, size, sample=sample)
 
         def delivered(stream: Any, options: dict[str, Any], **rest: Any) -> Command:
@@ -82,12 +82,12 @@ class WebMOperation(Operation[WebM]):
         if len(cut) == 1:
             options = encoder(parameters, size, capabilities)
             commands: list[Command | tuple[Command, ...]] = [
-                delivered(picture(node, _from_zero), options, stage="encoding", memory=memory)
+                delivered(scaled(node, _from_zero), options, stage="encoding", memory=memory)
             ]
         else:
             options = encoder(parameters, size, capabilities, cores=cut[0].cores)
             commands = [
-                segments.encode(media, clip, cut, picture, options, memory, share=_ENCODING),
+                segments.encode(media, clip, cut, scaled, options, memory, share=_ENCODING),
                 delivered(
                     segments.joined(),
                     {"c:v": "copy"},
@@ -112,7 +112,7 @@ class WebMOperation(Operation[WebM]):
         return Plan(commands, Product(_RESULT, "webm", expectation, details), warnings)
 
     async def run(self, job: Job[WebM]) -> Product:
-        """Make it, in segments where that is faster and the film can be cut."""
+        """Make it, in segments if that is faster and the video can be divided."""
         plan = self.plan(job.media, job.parameters, job.capabilities, job.threads)
         encoding, *joining = plan.commands
         if isinstance(encoding, Command):
@@ -122,7 +122,7 @@ class WebMOperation(Operation[WebM]):
         return await follow(job, self.plan(job.media, job.parameters, job.capabilities))
 
     def estimate_output(self, media: MediaInfo, parameters: WebM) -> int:
-        """Return the bytes of the segments and of the file that they are joined to."""
+        """Return the bytes of the segments and of the file that joins them."""
         filmed = filmed_bytes(media, length=parameters.length)
         return 2 * max(filmed, self.estimate_size(parameters, media.size)) + (4 << 20)
 
@@ -131,12 +131,12 @@ class WebMOperation(Operation[WebM]):
         return parameters.length <= SHORT_CLIP
 
     def estimate_size(self, parameters: WebM, source_size: int) -> int:
-        """Return a guess of the output's bytes: 8 Mbit/s, at most twice the source."""
+        """Return an estimate of the output's bytes: 8 Mbit/s, at most twice the source."""
         return max(1 << 20, min(int(parameters.length * 1_000_000), 2 * source_size))
 
 
 def _sound(media: MediaInfo, clip: clips.Clip) -> audio.Sound | None:
-    """Return the sound of a part of the film, None when it has none there."""
+    """Return the clip's audio, None if it has none."""
     track = media.main_audio()
     if track is None:
         return None
@@ -146,34 +146,34 @@ def _sound(media: MediaInfo, clip: clips.Clip) -> audio.Sound | None:
         return None
     if start + clip.length <= track.start_time:
         return None
-    # Packets can only be taken over from the film's own start: others do not begin where asked.
+    # Packets can only be copied from the start of the video: elsewhere the cut is not exact.
     return audio.choose_sound(media, "webm", cut=start > reading.NO_SEEK)
 
 
 def _exact_cut(clip: clips.Clip, subtitles: bool) -> dict[str, Any]:
-    """Return output options that leave nothing outside of the part.
+    """Return output options that remove everything outside of the clip.
 
-    The input's -t counts from the first picture after the cut, which may be one too many; its
-    -ss lets earlier subtitles through; and the last of these may stay on longer than the film.
+    The input's -t counts from the first frame after the cut, so there may be one frame too many;
+    its -ss lets earlier subtitles through; the last subtitle may be shown longer than the video.
     """
     length = reading.seconds(clip.length)
     options: dict[str, Any] = {"t": length}
     if subtitles:
         options["ss"] = 0
-        options["copypriorss:a"] = 1  # the encoder's delay comes before 0 and must stay
+        options["copypriorss:a"] = 1  # the encoder's delay comes before 0 and must be kept
         options["bsf:s"] = f"setts=duration=min(DURATION\\,{length}/TB-PTS)"
     return options
 
 
 def _from_zero(stream: Any) -> Any:
-    """Put the first picture at the very start: a cut falls between two, which leaves a hole."""
+    """Move the first frame to time 0: a cut between two frames would leave a gap."""
     return stream.filter("setpts", "if(eq(N,0),0,PTS)")
 
 
 def encoder(
     parameters: WebM, size: sizes.Size, capabilities: Capabilities, cores: int | None = None
 ) -> dict[str, Any]:
-    """Return the encoder's output options, for as many `cores` as it can use or for so many."""
+    """Return the encoder's output options, for `cores` cores, or as many as it can use."""
     options: dict[str, Any] = {"pix_fmt": "yuv420p", "crf": parameters.quality}
     if parameters.codec == "av1":
         small = min(size) < _SVT_LEAST_SIDE
@@ -186,9 +186,9 @@ def encoder(
     crf = max(0, parameters.quality - _VP9_STEP)
     columns = max(0, min(4, (size[0] // 256).bit_length() - 1))
     if cores is not None:
-        # At this speed libvpx has a thread for each column of tiles, whatever row-mt says. They
+        # At this speed libvpx uses one thread per tile column, whatever row-mt says. Columns
         # cost 1 % of the bytes and, with more threads than cores, 5 % of the CPU time; players
-        # want some in large pictures.
+        # need some in large frames.
         columns = max(0, columns - 2, min(columns, (cores - 1).bit_length()))
     return {
         **options,
