@@ -14,7 +14,7 @@ from tests.test_protocol import UPLOAD
 from vidproc.app.measuring import Counters, Meter
 from vidproc.app.performance import INTERVAL, PerformanceService
 from vidproc.frontends.throttle import LEAST_RATE, IngestThrottle
-from vidproc.tasks.queue import LONG
+from vidproc.tasks.places import LONG
 from vidproc.tasks.settings import Settings
 from vidproc.topics import Topic
 

@@ -1,0 +1,98 @@
+"""The queued and processing tasks, in memory, oldest first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from vidproc.operations.base import Operation
+from vidproc.operations.parameters import Parameters, parse_parameters
+from vidproc.operations.registry import get_operation
+from vidproc.tasks.execution import Attempt
+from vidproc.tasks.model import State, Task
+from vidproc.tasks.views import TaskView
+
+
+@dataclass(slots=True)
+class Entry:
+    """A task, what its request means, and the attempt under way. Sizes in bytes.
+
+    `ended` fires when the attempt has given its place back.
+    """
+
+    task: Task
+    operation: Operation[Any]
+    parameters: Parameters
+    attempt: Attempt | None = None
+    needs: int = 0
+    """What the next attempt reserves at least: twice what an earlier one outgrew."""
+    kills: int = 0
+    """Attempts whose program was killed from outside, in this life of the server."""
+    waits_for: int = 0
+    """What was not free when an attempt began; 0 when it waits for nothing."""
+    ended: Deferred[None] = field(default_factory=Deferred)
+    wait_reason: str | None = None
+
+    @property
+    def short(self) -> bool:
+        """Whether the task is done soon."""
+        return self.operation.is_short(self.parameters, self.task.input_size)
+
+
+class Entries(dict[str, Entry]):
+    """The entries by the ids of their tasks. Times in seconds since the epoch."""
+
+    def take_in(self, task: Task) -> Entry:
+        """Add a task; raises `ServiceError` if this version does not know its operation."""
+        parameters, _ = parse_parameters(task.type, task.parameters)
+        entry = self[task.task_id] = Entry(task, get_operation(task.type), parameters)
+        return entry
+
+    def waiting(self) -> list[Entry]:
+        """Return those whose tasks are queued."""
+        return [entry for entry in self.values() if entry.task.state is State.QUEUED]
+
+    def attempts(self) -> list[Attempt]:
+        """Return the attempts under way."""
+        return [entry.attempt for entry in self.values() if entry.attempt is not None]
+
+    def runs(self, task_id: str) -> bool:
+        """Return whether an attempt at a task is under way."""
+        entry = self.get(task_id)
+        return entry is not None and entry.attempt is not None
+
+    def view(self, task_id: str, now: float) -> TaskView | None:
+        """Return a task as it is now; None for one that is neither queued nor processing."""
+        entry = self.get(task_id)
+        if entry is None:
+            return None
+        task, attempt = entry.task, entry.attempt
+        if attempt is None:
+            return TaskView(
+                task,
+                "waiting for storage" if entry.waits_for else "queued",
+                queue_position=self._position(entry),
+                wait_reason=entry.wait_reason,
+                warnings=tuple(task.warnings),
+            )
+        progress = attempt.progress
+        elapsed = now - attempt.started_at
+        eta = elapsed * (1 - progress) / progress if progress > 0.02 else None
+        return TaskView(
+            task,
+            attempt.stage,
+            progress=progress,
+            eta=eta,
+            speed=attempt.speed,
+            warnings=tuple(attempt.warnings),
+            input=attempt.input,
+        )
+
+    def _position(self, entry: Entry) -> int | None:
+        """Return an entry's place in the queue, from 1; None if it moves just now."""
+        for number, other in enumerate(self.waiting(), 1):
+            if other is entry:
+                return number
+        return None
