@@ -8,6 +8,7 @@ from typing import Any
 from tests.http_rig import HTTPClient, Response
 from tests.rig import complete_step
 from tests.test_http_tasks import TaskTestCase
+from vidproc.ffmpeg.command import Progress
 from vidproc.frontends.http.events import COMMENT_INTERVAL, MOST_TASKS
 from vidproc.frontends.http.feeds import SHORTEST_INTERVAL
 from vidproc.tasks.settings import Settings
@@ -155,6 +156,22 @@ class OneTaskTests(EventTestCase):
         self.pass_time()
         stream.read()
         self.assertEqual(stream.events[-1][2]["progress"], round(0.1 + 999 / 2000, 4))
+
+    def test_progress_is_an_event(self) -> None:
+        """What the runner reports; an MMP watch of an hour's interval hears nothing of it."""
+        task_id = self.send()
+        complete_step(self.rig.runner.running[0])  # the probe
+        stream = self.follow(task_id)
+        watcher = self.rig.connect("192.0.2.5")
+        watcher.request({"action": "watch", "task_id": task_id, "interval": 3600})
+        running: Any = self.rig.runner.running[0]
+        for second in (0.2, 0.4):
+            self.pass_time()
+            running.on_progress(Progress(second, None, 2.0))
+        told = stream.read()
+        self.assertEqual([data["speed"] for data in told], [2.0, 2.0])
+        self.assertLess(told[0]["progress"], told[1]["progress"])
+        self.assertEqual(watcher.answers(), [])
 
     def test_nothing_new_is_no_event(self) -> None:
         task_id = self.send()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from support.certificate import make_certificate
+from support.certificates import write_certificate
 from support.http_server import HTTPServerProcess
 from support.server_process import receive, send, wait_for
 
@@ -43,7 +43,7 @@ class ReloadTests(SynchronousTestCase):
         """Put a new certificate where the old one is."""
         folder = self.server.root / "new"
         folder.mkdir(exist_ok=True)
-        key, certificate = make_certificate(folder)
+        certificate, key = write_certificate(folder)
         key.replace(self.server.root / "key.pem")
         certificate.replace(self.server.root / "cert.pem")
 

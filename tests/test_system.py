@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import psutil
 from twisted.trial.unittest import SkipTest, TestCase
 
-from support.certificate import make_certificate
+from support.certificates import write_certificate
 from support.server_process import PlainClient, ServerProcess, receive, send, wait_for
 
 MEDIA = Path(__file__).parent / "media"
@@ -466,7 +466,7 @@ class OwnServerTests(TestCase):
         """Upload, watch and download over TLS; the certificate is checked by the client."""
         root = Path(self.mktemp())
         root.mkdir(parents=True)
-        key, certificate = make_certificate(root)
+        certificate, key = write_certificate(root, "localhost")
         server = self.server(f"--port=ssl:0:privateKey={key}:certKey={certificate}").start()
         port = int(re.findall(r"port (\d+)", server.log().splitlines()[0])[-1])
         film = root / "film.mp4"

@@ -95,7 +95,8 @@ class Attempt:
     """Does the work of `task` once. Implements `vidproc.operations.base.Job` for its operation.
 
     `stage`, `progress` (0 to 1) and `speed` (times real time) say how far it is; `on_change` is
-    called when the stage changes; `stop_reason` is why it was stopped.
+    called when the stage changes, `on_progress` when work has gone on; `stop_reason` is why it was
+    stopped.
     """
 
     log = TopicLogger(Topic.TASKS)
@@ -115,6 +116,7 @@ class Attempt:
         threads: int,
         started_at: float,
         on_change: Callable[[], None],
+        on_progress: Callable[[], None] = lambda: None,
         reserve: Callable[[int], Awaitable[int]],
     ) -> None:
         self.task = task
@@ -133,6 +135,7 @@ class Attempt:
         self._disk = disk
         self._runner = runner
         self._on_change = on_change
+        self._on_progress = on_progress
         self._reserve = reserve
         self._reserved: int | None = None
         self._outgrown = False
@@ -292,6 +295,7 @@ class Attempt:
             if command.duration and progress.out_time is not None:
                 done += min(1.0, progress.out_time / command.duration) * command.share
         self.progress = max(self.progress, min(0.99, done))
+        self._on_progress()
 
     async def _probe(self, name: str, *, verify: bool) -> MediaInfo:
         try:

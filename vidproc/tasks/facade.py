@@ -129,14 +129,17 @@ class Tasks:
         return self.queue.view(task_id) or view_of_ended(task)
 
     async def watch(
-        self, task_id: str, caller: Caller, listener: Listener
+        self, task_id: str, caller: Caller, listener: Listener, *, progress: bool = False
     ) -> tuple[TaskView, Subscription | None]:
-        """Return the task as it is now, and a subscription unless it has ended."""
+        """Return the task as it is now, and a subscription unless it has ended.
+
+        With `progress` the listener is told each time that work on the task has gone on, too.
+        """
         task = await self._find(task_id, caller)
         view = self.queue.view(task_id)
         if view is None:
             return view_of_ended(task), None
-        return view, self.queue.watches.add(task_id, listener)
+        return view, self.queue.watches.add(task_id, listener, progress=progress)
 
     async def list(self, caller: Caller) -> Sequence[TaskView]:
         """Return the token's own tasks, newest first, at most `MOST_LISTED`.

@@ -259,6 +259,7 @@ class Queue:
             threads=max(min(self._cores, 2), -(-self._cores // side_by_side)),
             started_at=self._reactor.seconds(),
             on_change=lambda: self.watches.changed(task.task_id),
+            on_progress=lambda: self.watches.progressed(task.task_id),
             reserve=lambda size: reserve_output(
                 self._space, self._results, task, max(size, entry.needs)
             ),

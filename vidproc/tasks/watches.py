@@ -5,7 +5,7 @@ A listener is somebody else's code. One that raises loses its watch, and nobody 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from vidproc.tasks.views import TaskView
@@ -18,7 +18,10 @@ Listener: TypeAlias = Callable[[TaskView], None]
 class Subscription:
     """One watch on a task."""
 
-    def __init__(self, watches: Watches, task_id: str, listener: Listener) -> None:
+    def __init__(
+        self, watches: Watches, task_id: str, listener: Listener, *, progress: bool
+    ) -> None:
+        self.progress = progress
         self.task_id = task_id
         self.listener = listener
         self._watches = watches
@@ -51,9 +54,9 @@ class Watches:
         """The tasks that somebody watches."""
         return list(self._by_task)
 
-    def add(self, task_id: str, listener: Listener) -> Subscription:
-        """Begin a watch."""
-        subscription = Subscription(self, task_id, listener)
+    def add(self, task_id: str, listener: Listener, *, progress: bool = False) -> Subscription:
+        """Begin a watch; with `progress` the listener is told of that, too."""
+        subscription = Subscription(self, task_id, listener, progress=progress)
         self._by_task.setdefault(task_id, []).append(subscription)
         return subscription
 
@@ -67,9 +70,16 @@ class Watches:
 
     def changed(self, task_id: str) -> None:
         """Tell the listeners of an active task that it changed."""
-        subscriptions = self._by_task.get(task_id)
+        self._tell_all(task_id, self._by_task.get(task_id, ()))
+
+    def progressed(self, task_id: str) -> None:
+        """Tell those listeners who want to know that work on a task has gone on."""
+        subscriptions = self._by_task.get(task_id, ())
+        self._tell_all(task_id, [each for each in subscriptions if each.progress])
+
+    def _tell_all(self, task_id: str, subscriptions: Sequence[Subscription]) -> None:
         view = self.view(task_id) if subscriptions else None
-        if subscriptions and view is not None:
+        if view is not None:
             for subscription in list(subscriptions):
                 self._tell(subscription, view)
 

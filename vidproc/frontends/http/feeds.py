@@ -118,7 +118,9 @@ class Feeds:
             feed = self._feeds[task_id] = TaskFeed(task_id, self._clock, self._count)
         feed.followers[follower] = None
         try:
-            view, subscription = await self._tasks.watch(task_id, caller, feed.changed)
+            view, subscription = await self._tasks.watch(
+                task_id, caller, feed.changed, progress=True
+            )
         except BaseException:
             self.leave(feed, follower)
             raise
