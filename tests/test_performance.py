@@ -9,8 +9,8 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublish
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from tests.mmp_case import UPLOAD
 from tests.rig import Rig, message
-from tests.test_protocol import UPLOAD
 from vidproc.app.measuring import Counters, Meter
 from vidproc.app.performance import INTERVAL, PerformanceService
 from vidproc.frontends.throttle import LEAST_RATE, IngestThrottle
