@@ -70,7 +70,7 @@ class ExplainTests(SynchronousTestCase):
 
     def test_a_connection_lost_before_the_task_tells_what_to_run_again(self) -> None:
         """An upload that is kept goes on; else nothing was started."""
-        for kept, text in ((True, "goes on where it stopped"), (False, "Nothing was started")):
+        for kept, text in ((True, "continues where it stopped"), (False, "Nothing was started")):
             status, said = self.explained(LostForGood("Gone."), run_state(upload_kept=kept))
             self.assertEqual(status, 3)
             self.assertIn(text, said)

@@ -183,7 +183,7 @@ class UsageTests(CommandLineCase):
 
         self.patch(Path, "open", denied)
         first, _ = self.usage("FILM --type compress")
-        self.assertIn("can't be read", first)
+        self.assertIn("cannot be read", first)
         self.assertIn("Permission denied", first)
 
     def test_the_output_folder_is_tried_before_anything_is_sent(self) -> None:
@@ -207,18 +207,20 @@ class UsageTests(CommandLineCase):
         )
 
     def test_one_thing_at_a_time(self) -> None:
-        """An input and a task, or two tasks, do not go together."""
-        self.assertIn("do not go together", self.usage("FILM --status x")[0])
-        self.assertIn("do not go together", self.usage("--status x --cancel y")[0])
+        """An input and a task, or two tasks, cannot be combined."""
+        self.assertIn("cannot be combined", self.usage("FILM --status x")[0])
+        self.assertIn("cannot be combined", self.usage("--status x --cancel y")[0])
         self.assertIn("--type is missing", self.usage("FILM")[0])
         self.assertIn("input file is missing", self.usage("--type compress")[0])
-        self.assertIn("--fps does not go with", self.usage("--status x --fps 3")[0])
-        self.assertIn("--output does not go with", self.usage("--status x --output y")[0])
-        self.assertIn("--force does not go with", self.usage("--watch x --force")[0])
-        self.assertIn("--detach does not go with", self.usage("--watch x --detach")[0])
-        self.assertIn("needs the id", self.usage("--watch ''")[0])
-        self.assertIn("do not go together", self.usage("--list --server-info")[0])
-        self.assertIn("--output does not go with --list", self.usage(f"{LIST} --output y")[0])
+        self.assertIn("--fps cannot be combined with", self.usage("--status x --fps 3")[0])
+        self.assertIn("--output cannot be combined with", self.usage("--status x --output y")[0])
+        self.assertIn("--force cannot be combined with", self.usage("--watch x --force")[0])
+        self.assertIn("--detach cannot be combined with", self.usage("--watch x --detach")[0])
+        self.assertIn("needs a task ID", self.usage("--watch ''")[0])
+        self.assertIn("cannot be combined", self.usage("--list --server-info")[0])
+        self.assertIn(
+            "--output cannot be combined with --list", self.usage(f"{LIST} --output y")[0]
+        )
 
     def test_a_list_needs_a_token(self) -> None:
         """It is the token's own tasks that are listed."""
@@ -238,8 +240,8 @@ class UsageTests(CommandLineCase):
             "--check-interval x": "--check-interval must be",
             "--max-wait-time -1": "--max-wait-time must be",
             "--ca x.pem": "--ca needs --tls",
-            "--tls --ca absent.pem": "can't be read",
-            "--token-file absent": "can't be read",
+            "--tls --ca absent.pem": "cannot be read",
+            "--token-file absent": "cannot be read",
         }.items():
             self.assertIn(text, self.usage(f"--server-info {line}")[0], line)
 

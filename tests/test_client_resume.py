@@ -138,7 +138,7 @@ class NextRunTests(ResumeCase):
         asked, second = await self.finish()
         self.assertEqual(asked["action"], "upload_status")
         self.assertEqual(second, {**first, **self.rest()})
-        self.assertIn("Going on with the upload at 4.8 MiB of 8.0 MiB.\n", self.errors)
+        self.assertIn("Resuming the upload at 4.8 MiB of 8.0 MiB.\n", self.errors)
         self.assertIn("uploading: 59 % ", self.errors)
         self.assertIn(f"Accepted as task {TASK}", self.errors)
 
@@ -158,7 +158,7 @@ class NextRunTests(ResumeCase):
 
         self.server.at_break = gone
         self.assertEqual(await self.run_command(self.line), 3)
-        self.assertIn("the upload goes on where it stopped", self.errors)
+        self.assertIn("the upload continues where it stopped", self.errors)
         self.server.cut_always = False
         self.assertEqual((await self.finish())[-1]["offset"], BREAK)
 
@@ -178,7 +178,7 @@ class NextRunTests(ResumeCase):
         self.server.accepted.add(first["upload_id"])
         self.assertEqual(await self.run_command(self.line), 0, self.errors)
         self.assertEqual(self.server.actions()[:3], ["upload_status", "status", "watch"])
-        self.assertIn("The upload was complete already. Going on with its task.\n", self.errors)
+        self.assertIn("The upload is already complete. Continuing with its task.\n", self.errors)
         self.assertIn(f"Accepted as task {TASK}", self.errors)
         self.err.truncate(0)
         self.server.requests.clear()
@@ -657,7 +657,7 @@ class KilledClientTests(ServerCase):
         self.assertEqual(second, {**first, "offset": len(sent), "sha256": digest})
         self.assertGreater(len(sent), BREAK - 1000)
         self.assertEqual(sent + rest, film)
-        self.assertIn("Going on with the upload at 4.8 MiB of", err)
+        self.assertIn("Resuming the upload at 4.8 MiB of", err)
         self.assertEqual(list((self.state / "vidproc" / "uploads").iterdir()), [])
 
     async def test_the_next_run_sends_what_the_killed_one_did_not(self) -> None:

@@ -93,13 +93,13 @@ class AnswerTextTests(SynchronousTestCase):
             "Done: 4.0 MiB -> 1.0 MiB (25 %), 640x480, 6.2 s",
         )
         text = summary({"output": {"already_optimal": True}}, 10, 10)
-        self.assertIn("already as small", text)
+        self.assertIn("already well compressed", text)
         self.assertEqual(summary({"output": None}, 10, 5), "Done: 10 bytes -> 5 bytes (50 %)")
 
     def test_a_cancel_of_a_finished_task_says_what_it_did(self) -> None:
         """Its status stays, its files go."""
         self.assertEqual(cancel_sentence(TASK, {"status": "cancelled"}), f"{TASK}: cancelled")
-        self.assertIn("completed already", cancel_sentence(TASK, {"status": "completed"}))
+        self.assertIn("already completed", cancel_sentence(TASK, {"status": "completed"}))
 
     def test_server_info_of_any_shape_is_shown(self) -> None:
         """Limits in units, operations with ranges; lists, dicts and plain values."""

@@ -1,10 +1,10 @@
-"""A clock that counts real time: dates, but never set back or forth while the server runs.
+"""A clock that shows dates but never jumps while the server runs.
 
-Twisted's reactor reckons with the wall clock, so a step of it would fire every timer at once, or
-none for hours. `SteadyClock.install` gives the reactor a clock that begins at the wall clock's time
-and goes on with the monotonic one. Timers, timeouts and the dates of tasks all use
-`reactor.seconds()`, so they agree with each other. How far the wall clock has moved away since is
-`offset`.
+Twisted's reactor uses the wall clock, so changing that would fire every timer at once, or none for
+hours. `SteadyClock.install` gives the reactor a clock that starts at the wall clock's time and
+continues with the monotonic clock. Timers, timeouts and the dates of tasks all use
+`reactor.seconds()`, so they agree with each other. `offset` is how far the wall clock has been
+changed since.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 
 class SteadyClock:
-    """Seconds since the epoch as the wall clock had them at the start, plus what has passed."""
+    """Seconds since the epoch: the wall clock's time at the start, plus the time since then."""
 
     def __init__(
         self,
@@ -27,14 +27,14 @@ class SteadyClock:
         self._start = wall() - monotonic()
 
     def seconds(self) -> float:
-        """Return the time; it only rises."""
+        """Return the time in seconds; it never goes backwards."""
         return self._start + self._monotonic()
 
     @property
     def offset(self) -> float:
-        """Seconds by which the wall clock is ahead of this one: the steps since the start."""
+        """Seconds by which the wall clock is ahead of this one: its changes since the start."""
         return self._wall() - self.seconds()
 
     def install(self, reactor: Any) -> None:
-        """Let `reactor` reckon with this clock from now on."""
+        """Make `reactor` use this clock. Any: no interface lets `seconds` be replaced."""
         reactor.seconds = self.seconds

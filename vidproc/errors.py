@@ -1,4 +1,4 @@
-"""What the domain says when a request can't be served, whatever the frontend."""
+"""Errors of the service, independent of the frontend."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class ErrorCode(IntEnum):
-    """What went wrong; the numbers carry their HTTP meaning."""
+    """Error codes with their HTTP meaning."""
 
     BAD_REQUEST = 400
     UNAUTHORIZED = 401
@@ -23,10 +23,10 @@ class ErrorCode(IntEnum):
 
 
 class ServiceError(Exception):
-    """A request can't be served, said so that its sender can act on it.
+    """A request cannot be served; the text tells the client what to do.
 
-    `description` says what is wrong, `solution` what to do next; both are plain English
-    sentences without secrets or local paths, for they go over the wire. `extra` holds further
+    `description` says what is wrong and `solution` what to do next. Both are plain English
+    sentences without secrets or local paths, because clients get them. `extra` has further
     keys of the error object, such as the right ``offset`` of an upload.
     """
 

@@ -1,6 +1,6 @@
-"""`twistd vidproc`: the options, and the service made of them. Builds; starts nothing.
+"""`twistd vidproc`: its options, and building the service from them. Starts nothing.
 
-Imported whenever twistd lists its plugins: imports nothing heavy, and never the reactor.
+Imported whenever twistd lists its plugins, so it imports nothing heavy, and never the reactor.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from twisted.application.service import IService
 
 BACKLOG = 1024
-"""Connections that may wait to be accepted; Twisted's 50 make a burst of more wait a second."""
+"""Connections that may wait to be accepted. With Twisted's 50, larger bursts wait a second."""
 
 
 class Options(usage.Options):
-    """The server's options; docs/deployment.md tells each in full."""
+    """The server's options; docs/deployment.md describes them in detail."""
 
     synopsis = "[options]"
     longdesc = "Serve video processing over TCP (the MMP protocol), and over HTTP with --http."
@@ -34,28 +34,33 @@ class Options(usage.Options):
     optParameters = [
         ["data-dir", "d", "vidproc-data", "Folder for uploads, results and the task store."],
         ["log-dir", None, "logs", "Folder for server.log, video_processor.log, performance.log."],
-        ["storage-limit", None, "4T", "Never hold more than this."],
+        ["storage-limit", None, "4T", "The most disk space to use."],
         ["retention", None, "24h", "How long a result is kept."],
-        ["min-retention", None, "1h", "How long an unfetched result never makes room for others."],
-        ["tasks-per-ip", None, "1", "Tasks that one address may have at a time."],
-        ["tasks-per-token", None, None, "Count a request with a token by it: so many tasks."],
+        ["min-retention", None, "1h", "How long a result is safe from eviction if not downloaded."],
+        ["tasks-per-ip", None, "1", "The most tasks of one address."],
+        ["tasks-per-token", None, None, "The most tasks of one token, instead of its address."],
         ["cpu-reserve", None, "60", "Percent of the CPU kept for video."],
         ["max-concurrent", None, "auto", "FFmpeg jobs at a time, or auto."],
-        ["queue-size", None, "100", "Tasks that may wait."],
-        ["max-upload", None, "64G", "Bytes in one upload."],
-        ["job-timeout", None, "6h", "Wall time of one task."],
-        ["grace", None, "30s", "How long running transfers may go on at a stop."],
-        ["upload-retention", None, "24h", "How long a broken upload can be resumed."],
-        ["idle-timeout", None, "60s", "How long a connection may say nothing."],
-        ["max-connections", None, "4096", "Connections in all."],
-        ["max-connections-per-ip", None, "64", "Connections from one address."],
-        ["ffmpeg", None, None, "Path of an FFmpeg to use instead of the bundled one."],
-        ["sandbox", None, "auto", "auto, strict (refuse to start without) or off."],
-        ["on-done", None, None, "Command to run for each task that ends; its status on stdin."],
-        ["token-file", None, None, "Names and tokens, one a line; requests then need a token."],
+        ["queue-size", None, "100", "The most tasks that may wait."],
+        ["max-upload", None, "64G", "The largest upload."],
+        ["job-timeout", None, "6h", "The longest that one task may run."],
+        ["grace", None, "30s", "How long transfers may continue during a shutdown."],
+        ["upload-retention", None, "24h", "How long an interrupted upload can be resumed."],
+        ["idle-timeout", None, "60s", "How long a connection may stay silent."],
+        ["max-connections", None, "4096", "The most connections in total."],
+        ["max-connections-per-ip", None, "64", "The most connections from one address."],
+        ["ffmpeg", None, None, "Path of another FFmpeg to use."],
+        ["sandbox", None, "auto", "auto, strict (refuse to start without it) or off."],
+        ["on-done", None, None, "Command to run whenever a task ends; its status is on stdin."],
+        [
+            "token-file",
+            None,
+            None,
+            "File with one name and token per line; requests then need a token.",
+        ],
     ]
     optFlags = [
-        ["owner-only", None, "A task answers only the address (or token) that sent it."],
+        ["owner-only", None, "Only the address (or token) that sent a task can access it."],
     ]
     compData = usage.Completions(
         optActions={"data-dir": usage.CompleteDirs(), "log-dir": usage.CompleteDirs()}
@@ -76,7 +81,7 @@ class Options(usage.Options):
         sys.exit(0)
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        """Parse; a wrong option is one line on standard error and exit status 1."""
+        """Parse; a wrong option prints one line to standard error and exits with status 1."""
         try:
             super().parseOptions(options)
         except usage.UsageError as error:
@@ -143,7 +148,7 @@ class Options(usage.Options):
     def _check_sandbox(self) -> None:
         if self["sandbox"] not in ("auto", "strict", "off"):
             raise usage.UsageError(
-                f"--sandbox: {self['sandbox']!r} is none of auto, strict and off"
+                f"--sandbox: {self['sandbox']!r} is not one of auto, strict and off"
             )
         if self["sandbox"] == "strict":
             from vidproc.ffmpeg.sandbox import SandboxIncomplete, find_layers
@@ -181,7 +186,7 @@ class Options(usage.Options):
 
 
 def _add_endpoints(listed: ListedFrontend) -> None:
-    """Give `Options` the option that names a frontend's endpoints."""
+    """Give `Options` the option for a frontend's endpoints."""
 
     def add(self: Options, value: str) -> None:
         self["endpoints"][listed.name].append(value)
@@ -193,7 +198,7 @@ def _add_endpoints(listed: ListedFrontend) -> None:
 
 
 def _add_frontend_option(listed: ListedFrontend, option: FrontendOption) -> None:
-    """Give `Options` an option that only one frontend has."""
+    """Give `Options` an option of one frontend."""
 
     def add(self: Options, value: str) -> None:
         self["frontend-options"][listed.name][option.argument].append(value)
@@ -209,7 +214,7 @@ for _listed in FRONTENDS:
 
 
 def whole_number(text: str, least: int, most: int = 1_000_000) -> int:
-    """Return the number in `text`; raises `ValueError` saying what is allowed."""
+    """Return the number in `text`; raises `ValueError` that says what is allowed."""
     if re.fullmatch(r"\d{1,9}", text, re.ASCII) and least <= int(text) <= most:
         return int(text)
     raise ValueError(f"{text!r} is not a whole number from {least} to {most}")
@@ -219,16 +224,16 @@ def endpoint_description(text: str, option: str = "port") -> str:
     """Return a Twisted endpoint description. Raises `usage.UsageError` if the string is not one."""
     if re.fullmatch(r"\d+", text, re.ASCII):
         if int(text) > 65535:
-            raise usage.UsageError(f"--{option}: {text} is no port; use 0 to 65535")
+            raise usage.UsageError(f"--{option}: {text} is not a port; use 0 to 65535")
         return f"tcp:{text}:interface=127.0.0.1:backlog={BACKLOG}"
     from twisted.internet.endpoints import serverFromString
 
     try:
         serverFromString(object(), text)
     except Exception as error:
-        # Its parsers raise whatever comes up: ValueError, TypeError, a certificate's errors.
+        # Its parsers raise anything: ValueError, TypeError, a certificate's errors.
         raise usage.UsageError(
-            f"--{option}: {text!r} can't be used ({type(error).__name__}: {error}); write a port"
+            f"--{option}: {text!r} cannot be used ({type(error).__name__}: {error}); write a port"
             " number or an endpoint such as tcp:9999:interface=0.0.0.0"
         ) from None
     if re.match(r"(tcp|tcp4|tcp6|ssl):", text) and ":backlog=" not in text:
@@ -248,16 +253,16 @@ def _checked_ffmpeg(path: str) -> str:
 
 
 def _command(text: str | None) -> tuple[str, ...] | None:
-    """Return the words of a command line, as a shell would split it, its program absolute.
+    """Return the words of a command line, split as a shell would, with the program's full path.
 
-    Raises `ValueError` when it can't be split or there is no such program.
+    Raises `ValueError` if it cannot be split or there is no such program.
     """
     if text is None:
         return None
     words = shlex.split(text)
     program = shutil.which(words[0]) if words else None
     if program is None:
-        raise ValueError(f"{text!r} names no program that can be run; write its path first")
+        raise ValueError(f"{text!r} does not start with an executable program; give its path")
     return (str(Path(program).absolute()), *words[1:])
 
 

@@ -1,10 +1,10 @@
-"""Text that strangers sent, made safe to show."""
+"""Making text from strangers safe to display."""
 
 from __future__ import annotations
 
 import re
 
-# C0 and C1 controls, line separators, and what changes the direction of writing.
+# C0 and C1 controls, line separators, and characters that change the text direction.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 

@@ -9,22 +9,22 @@ from twisted.logger import ILogObserver, Logger
 
 
 class Topic(StrEnum):
-    """What a line of a log is about."""
+    """The topic of a log line."""
 
     SERVICE = "service"
-    """Start, stop and what an operator must know of the server as a whole."""
+    """Starts, stops, and what an operator must know about the server as a whole."""
     CONNECTIONS = "connections"
-    """What clients do: refused, idle, broken connections. Strangers can cause these lines."""
+    """Refused, idle and broken connections. Strangers can cause these lines."""
     UPLOADS = "uploads"
     TASKS = "tasks"
     MEDIA = "media"
     """The processes that run FFmpeg and the probe."""
     PERFORMANCE = "performance"
-    """Figures, and what is decided by them."""
+    """Measurements, and the decisions based on them."""
 
 
 class TopicLogger(Logger):
-    """A `Logger` whose events have `topic` as their field ``topic``."""
+    """A `Logger` that sets the field ``topic`` of its events."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """Sizes, durations and times as people write them, and back.
 
 Sizes use powers of 1024 (``64G``); durations take ``s``, ``m``, ``h`` or ``d``
-(``24h``); a position in a film is seconds (``12.5``) or ``HH:MM:SS.mmm``.
+(``24h``); a position in a video is seconds (``12.5``) or ``HH:MM:SS.mmm``.
 Every parser raises `ValueError` with a sentence that says how to write it.
 """
 
@@ -20,7 +20,7 @@ _SECONDS = re.compile(r"\d{1,15}(?:\.\d*)?|\.\d+", re.ASCII)
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes that a size such as ``4T``, ``8M``, ``1.5G`` or ``4096`` stands for."""
+    """Return the bytes of a size such as ``4T``, ``8M``, ``1.5G`` or ``4096``."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"{text!r} is not a size; write bytes or use K, M, G or T, such as 64G")
@@ -28,7 +28,7 @@ def parse_size(text: str) -> int:
 
 
 def parse_duration(text: str) -> float:
-    """Return the seconds that a duration such as ``30s``, ``5m``, ``24h`` or ``7d`` stands for."""
+    """Return the seconds of a duration such as ``30s``, ``5m``, ``24h`` or ``7d``."""
     match = _DURATION.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"{text!r} is not a duration; use s, m, h or d, such as 30s or 24h")
@@ -36,7 +36,7 @@ def parse_duration(text: str) -> float:
 
 
 def parse_time(value: str | float) -> float:
-    """Return the seconds of a position or length in a film.
+    """Return the seconds of a position or length in a video.
 
     `value` is a number of seconds, or text: seconds (``"12.5"``), ``MM:SS`` or ``HH:MM:SS.mmm``.
     """
@@ -55,7 +55,7 @@ def parse_time(value: str | float) -> float:
 
 
 def format_size(size: float) -> str:
-    """Return bytes as people read them: ``1.1 MiB``."""
+    """Return a number of bytes as text: ``1.1 MiB``."""
     if size == 1:
         return "1 byte"
     for unit in ("bytes", "KiB", "MiB", "GiB"):
@@ -66,7 +66,7 @@ def format_size(size: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Return a length of time as people read it: ``4.2 s``, ``3 min 05 s`` or ``2 h 10 min``."""
+    """Return a duration as text: ``4.2 s``, ``3 min 05 s`` or ``2 h 10 min``."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

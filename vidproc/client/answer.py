@@ -8,7 +8,7 @@ from typing import Any
 from vidproc.client.errors import Refused
 
 TERMINAL = frozenset({"completed", "failed", "cancelled", "expired"})
-"""Statuses after which nothing more happens to a task."""
+"""Statuses of tasks that have ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +20,9 @@ class Answer:
     payload_size: int = 0
 
     def refusal(self) -> Refused | None:
-        """Return the error that this answer is, or None.
+        """Return the error in this answer, or None.
 
-        A status has an ``error`` too: null, or the text of what went wrong with the task.
+        A status has an ``error`` too: null, or the text that says why the task failed.
         """
         error = self.fields.get("error")
         if isinstance(error, dict):
@@ -39,7 +39,7 @@ class Answer:
         return None
 
     def checked(self) -> Answer:
-        """Return this answer; raises `Refused` when it is an error."""
+        """Return this answer; raises `Refused` if it is an error."""
         refusal = self.refusal()
         if refusal is not None:
             raise refusal

@@ -1,6 +1,6 @@
 """The command ``vidproc``: parses, runs, and returns an exit status.
 
-Imports nothing heavy: Twisted, rich and msgspec come in only when there is work to do.
+Imports nothing heavy: Twisted, rich and msgspec are imported only when there is work to do.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Like every argparse program it raises `SystemExit` for ``--help``, ``--version`` and
     malformed options.
     """
-    _forgive_odd_characters()
+    _allow_odd_characters()
     try:
         return _main(argv)
     finally:
-        _let_go_of_closed_streams()
+        _ignore_closed_streams()
 
 
 def _main(argv: Sequence[str] | None) -> int:
@@ -38,13 +38,13 @@ def _main(argv: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         _say("Interrupted.")
         return 130
-    except Exception as error:  # the last resort: a person never sees a traceback
+    except Exception as error:  # the last resort: users never see a traceback
         _say(f"Something unexpected went wrong: {type(error).__name__}: {error}")
         return 1
 
 
 def _say(*lines: str) -> None:
-    """Write lines to standard error; whoever closed it does not want them."""
+    """Write lines to standard error; ignore a closed stream."""
     try:
         for line in lines:
             print(line, file=sys.stderr)
@@ -52,8 +52,8 @@ def _say(*lines: str) -> None:
         pass
 
 
-def _forgive_odd_characters() -> None:
-    """Let a file name that is no valid text come out as it went in, rather than as an error."""
+def _allow_odd_characters() -> None:
+    """Print file names that are not valid text unchanged instead of raising an error."""
     for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
@@ -63,8 +63,8 @@ def _forgive_odd_characters() -> None:
                 pass
 
 
-def _let_go_of_closed_streams() -> None:
-    """Keep the interpreter from complaining at its end that nobody reads what is still to write."""
+def _ignore_closed_streams() -> None:
+    """Keep the interpreter from complaining about closed streams when it exits."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

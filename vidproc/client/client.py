@@ -1,7 +1,7 @@
-"""The requests that a server answers, each done in spite of broken connections.
+"""The requests to a server; each survives broken connections.
 
-An upload goes on at the offset that the server has, a watch with another watch, a download where
-the file ends.
+An upload resumes at the server's offset, a watch with another watch, a download at the end of the
+file.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from vidproc.client.upload import Upload, UploadRequest
 
 
 class Client:
-    """A server as seen from here: its requests, on one connection or on as many as it takes."""
+    """Sends requests to a server, over as many connections as necessary."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
 
     async def request(self, action: str, **fields: Any) -> Answer:
-        """Do a request without a payload; raises `Refused`, `ConnectFailed` and `LostForGood`."""
+        """Send a request without a payload; raises `Refused`, `ConnectFailed` and `LostForGood`."""
 
         async def attempt(connection: Connection) -> Answer:
             return (await self._link.ask(connection, action, **fields)).checked()
@@ -33,7 +33,7 @@ class Client:
         return await self._link.persist(attempt)
 
     async def upload(self, request: UploadRequest) -> str:
-        """Send a file and return the id of the task.
+        """Send a file and return the task ID.
 
         Raises `Refused`, `ConnectFailed`, `LostForGood` and `InputChanged`.
         """
@@ -44,8 +44,8 @@ class Client:
     ) -> dict[str, Any]:
         """Follow a task to its end and return the last status.
 
-        `on_status` gets every status; `interval` is the seconds between two of them at most.
-        A server that does not know ``watch`` is asked again and again.
+        `on_status` gets every status; `interval` is the longest time between two of them, in
+        seconds. A server that does not support ``watch`` is polled.
         Raises `Refused`, `ConnectFailed` and `LostForGood`.
         """
         polling = False
@@ -62,7 +62,7 @@ class Client:
                 try:
                     answer = await connection.watch(fields, seen)
                 except ConnectionBroken as problem:
-                    # Some servers hang up on what they do not know.
+                    # Some servers close the connection on unknown requests.
                     silent = 0 if problem.answered else silent + 1
                     polling = silent >= 2
                     raise
@@ -71,7 +71,7 @@ class Client:
                     return answer.fields
                 if refusal.code not in (0, 400, 405, 501):
                     raise refusal
-                self._link.log.info("the server does not know watch; asking for the status instead")
+                self._link.log.info("the server does not support watch; polling the status instead")
                 polling = True
             while True:
                 answer = await self._link.ask(
@@ -86,7 +86,7 @@ class Client:
         return await self._link.persist(attempt, forgive=lambda: True)
 
     async def download(self, task_id: str, sink: Sink) -> Answer:
-        """Fetch a task's result into `sink`, from the sink's offset on.
+        """Download a task's result into `sink`, starting at the sink's offset.
 
         Raises `Refused`, `ConnectFailed`, `LostForGood`, and what the sink raises.
         """

@@ -1,4 +1,4 @@
-"""The command line: words in, checked `Options` out; nothing is sent before all is checked."""
+"""Parsing the command line into checked `Options`; nothing is sent before all checks pass."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def parse_command_line(argv: Sequence[str] | None = None) -> Options:
     source = check_input(given.input)
     if given.detach and output is not None:
         raise UsageError(
-            "--output does not go with --detach, which leaves the result at the server",
+            "--output cannot be combined with --detach, which leaves the result on the server",
             "Example: vidproc --download ID --output FILE, later",
         )
     if output is not None:
@@ -70,12 +70,12 @@ def _action(parser: argparse.ArgumentParser, given: argparse.Namespace) -> str:
     if given.input is not None:
         if asked:
             raise UsageError(
-                f"INPUT and {options[0]} do not go together: process a file, or ask about a task",
+                f"INPUT and {options[0]} cannot be combined: use one or the other",
                 f"Example: {EXAMPLES['compress']}",
             )
         if given.type is None:
             raise UsageError(
-                f"--type is missing: say what to do with the file, one of {', '.join(TYPES)}",
+                f"--type is missing: choose one of {', '.join(TYPES)}",
                 f"Example: {EXAMPLES['compress']}",
             )
         return "process"
@@ -88,12 +88,12 @@ def _action(parser: argparse.ArgumentParser, given: argparse.Namespace) -> str:
         parser.error("name a video to process, or a task with --status, --watch or --download")
     if len(asked) > 1:
         raise UsageError(
-            f"{' and '.join(options)} do not go together: ask one thing at a time",
+            f"{' and '.join(options)} cannot be combined: ask for one thing at a time",
             "Example: vidproc --status ID",
         )
     if asked == ["list"] and given.token_file is None:
         raise UsageError(
-            "--list needs --token-file: a server keeps a list of tasks for each token",
+            "--list needs --token-file: servers list tasks by token",
             "Example: vidproc --list --token-file token.txt",
         )
     return asked[0]
@@ -105,27 +105,27 @@ def _command_of(action: str) -> str:
 
 
 def _refuse_for_other_actions(given: argparse.Namespace, action: str) -> None:
-    """Name an option that makes no sense without an input, rather than ignoring it."""
+    """Reject options that make no sense without an input, instead of ignoring them."""
     command = _command_of(action)
     for name in ("type", *OPTION_TYPES):
         if getattr(given, name) is not None:
             raise UsageError(
-                f"{option_of(name)} does not go with {command}; it is for processing an INPUT",
+                f"{option_of(name)} cannot be combined with {command}; it is for an INPUT",
                 f"Example: {EXAMPLES['compress']}",
             )
     if given.detach:
         raise UsageError(
-            f"--detach does not go with {command}; it is for processing an INPUT",
+            f"--detach cannot be combined with {command}; it is for an INPUT",
             f"Example: {EXAMPLES['compress']} --detach",
         )
     if given.force and action != "download":
         raise UsageError(
-            f"--force does not go with {command}; it is for INPUT or --download",
+            f"--force cannot be combined with {command}; it is for INPUT or --download",
             "Example: vidproc --download ID --force",
         )
     if given.output is not None and action != "download":
         raise UsageError(
-            f"--output does not go with {command}; it is for INPUT or --download",
+            f"--output cannot be combined with {command}; it is for INPUT or --download",
             "Example: vidproc --download ID --output result.mp4",
         )
 
@@ -136,7 +136,7 @@ def _task_id(given: argparse.Namespace, action: str) -> str:
     task_id: str = getattr(given, action).strip()
     if not task_id or len(task_id) > 200 or not task_id.isprintable():
         raise UsageError(
-            f"--{action} needs the id of a task, as it was printed when the task was accepted",
+            f"--{action} needs a task ID, as printed when the task was accepted",
             f"Example: vidproc --{action} 0123456789abcdef0123456789abcdef",
         )
     return task_id

@@ -1,6 +1,6 @@
-"""What a person sees while it runs: bars on a terminal, plain lines everywhere else.
+"""Progress display: bars on a terminal, plain lines elsewhere.
 
-Both say the same in the same words.
+Both use the same words.
 """
 
 from __future__ import annotations
@@ -18,47 +18,47 @@ from vidproc.client.words import (
 )
 
 REFRESH_SECONDS = 0.1
-"""How often the bars are drawn at most."""
+"""The shortest time between two updates of the bars."""
 
 
 class Display(Protocol):
-    """Shows how a run goes on. Sizes are in bytes."""
+    """Shows the progress of a run. Sizes are in bytes."""
 
     def upload(self, sent: int, total: int) -> None:
         """Show that `sent` of `total` bytes have been sent."""
 
     def status(self, fields: Mapping[str, Any]) -> None:
-        """Show a task's status as the server gave it."""
+        """Show a task's status as received from the server."""
 
     def download(self, received: int, total: int) -> None:
-        """Show that `received` of `total` bytes have come."""
+        """Show that `received` of `total` bytes have arrived."""
 
     def line(self, text: str) -> None:
-        """Write a line that stays."""
+        """Write a permanent line."""
 
     def close(self) -> None:
         """End the progress display; `line` can still be used."""
 
 
 class SpeedMeter:
-    """Measures a transfer in bytes a second, since it began in this run. `clock` in seconds."""
+    """Measures the speed of a transfer in this run, in bytes per second. `clock` is in seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._start: tuple[float, int] | None = None
 
     def __call__(self, done: int) -> float | None:
-        """Return the speed now that `done` bytes are through, None when it is too soon to say."""
+        """Return the speed now that `done` bytes are done, None if it is too early to say."""
         now = self._clock()
         if self._start is None or done < self._start[1]:
-            # What was there before this run, or before a break, took no time here.
+            # Bytes from before this run, or before an interruption, do not count.
             self._start = (now, done)
         elapsed = now - self._start[0]
         return (done - self._start[1]) / elapsed if elapsed >= 0.2 else None
 
 
 class PlainDisplay:
-    """A line each `interval` seconds, and one whenever the status or the stage changes."""
+    """Prints a line every `interval` seconds, and whenever the status or the stage changes."""
 
     def __init__(self, stream: TextIO, interval: float, clock: Callable[[], float]) -> None:
         self._stream = stream
@@ -104,7 +104,7 @@ class PlainDisplay:
 
 
 def write_line(stream: TextIO, text: str) -> None:
-    """Write a line and flush; whoever closed the stream does not want it."""
+    """Write a line and flush; ignore a closed stream."""
     try:
         try:
             stream.write(text + "\n")
@@ -117,7 +117,7 @@ def write_line(stream: TextIO, text: str) -> None:
 
 
 class BarDisplay:
-    """One bar at a time, drawn anew as things change; needs a terminal."""
+    """Shows one progress bar at a time; needs a terminal."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
         from rich.console import Console
@@ -135,7 +135,7 @@ class BarDisplay:
                 table_column=Column(no_wrap=True, overflow="ellipsis"),
             ),
             console=self._console,
-            # No thread of its own: what changes comes through the reactor anyway.
+            # No refresh thread: all changes come through the reactor anyway.
             auto_refresh=False,
             redirect_stdout=False,
             redirect_stderr=False,
@@ -165,7 +165,7 @@ class BarDisplay:
         elif status != "processing":
             fraction = None
         label = stage_of(fields).removeprefix("processing: ")
-        # The queue and the work share a bar; its line stays and changes.
+        # Waiting and processing share a bar.
         self._show("processing", label, fraction, details_of(fields), final=status != "processing")
 
     def line(self, text: str) -> None:
@@ -221,13 +221,13 @@ class BarDisplay:
                 refresh=True,
             )
         except (OSError, ValueError):
-            pass  # the terminal is gone; the work goes on
+            pass  # the terminal is gone; the run continues
 
 
 def make_display(stream: TextIO, interval: float, clock: Callable[[], float]) -> Display:
-    """Return bars when `stream` is a terminal that can draw them, else plain lines.
+    """Return progress bars if `stream` is a suitable terminal, else plain lines.
 
-    `interval` is the seconds between two plain lines, `clock` gives seconds.
+    `interval` is the time between plain lines, in seconds; so is `clock`.
     """
     try:
         terminal = stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")

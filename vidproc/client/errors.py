@@ -1,4 +1,4 @@
-"""What can go wrong for the client. Each text is a sentence for a person."""
+"""The client's exceptions. Each text is a sentence for the user."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 
 class ClientError(Exception):
-    """A request could not be done. Its text is a sentence for a person."""
+    """A request failed. The text is a sentence for the user."""
 
 
 class ConnectFailed(ClientError):
-    """No connection could be made, or what answers there is not what we look for."""
+    """No connection could be made, or the peer is not a vidproc server."""
 
     def __init__(self, text: str, advice: str = "") -> None:
         super().__init__(text)
@@ -18,13 +18,13 @@ class ConnectFailed(ClientError):
 
 
 class Unreachable(ConnectFailed):
-    """No connection could be made; it may be possible a moment later."""
+    """No connection could be made; a later attempt may succeed."""
 
 
 class ConnectionBroken(ClientError):
-    """A connection ended before its answer was there. Worth another try.
+    """A connection ended before the answer was complete. Worth a retry.
 
-    `answered` is whether any byte of the answer had come.
+    `answered` is whether any byte of the answer had arrived.
     """
 
     def __init__(self, text: str, *, answered: bool = False) -> None:
@@ -33,7 +33,7 @@ class ConnectionBroken(ClientError):
 
 
 class LostForGood(ClientError):
-    """The connection broke and could not be made again in a bounded number of tries."""
+    """The connection broke and could not be restored within the allowed number of tries."""
 
     def __init__(self, text: str, advice: str = "") -> None:
         super().__init__(text)
@@ -41,15 +41,15 @@ class LostForGood(ClientError):
 
 
 class InputChanged(ClientError):
-    """The input file is not what it was when the upload began, or can't be read any more."""
+    """The input file has changed since the upload began, or can no longer be read."""
 
 
 class ResultNotWritten(ClientError):
-    """The result can't be stored here: a full or read-only disk."""
+    """The result cannot be stored: a full or read-only disk."""
 
 
 class ChecksumMismatch(Exception):
-    """The bytes that came are not those that the server has."""
+    """The bytes received differ from the server's."""
 
 
 class Refused(ClientError):
@@ -64,7 +64,7 @@ class Refused(ClientError):
 
     @property
     def for_good(self) -> bool:
-        """Whether the same would be refused later, too: no token, slot or space is wanting."""
+        """Whether a retry would be refused too: the reason is not a token, a slot or space."""
         return self.code < 500 and self.code not in (401, 429)
 
 

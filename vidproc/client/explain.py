@@ -1,4 +1,4 @@
-"""Why a run ended early: its exit status, and what to say."""
+"""Why a run ended early: the exit status and the message."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from vidproc.units import format_duration
 
 
 def explain(error: BaseException, state: RunState, log: Log) -> tuple[int, list[str]]:
-    """Return the exit status for what ended a run, and what went wrong and what to do, in lines."""
+    """Return the exit status for an error, and lines that say what went wrong and what to do."""
     if state.signal:
         log.warning("interrupted by signal %d", state.signal)
-        again = ["Run the same command again to go on with the upload."]
+        again = ["Run the same command again to resume the upload."]
         steps = state.later(cancel=True) or (again if state.upload_kept else [])
         return 128 + state.signal, ["Interrupted.", *steps]
     if isinstance(error, Refused):
@@ -41,14 +41,14 @@ def explain(error: BaseException, state: RunState, log: Log) -> tuple[int, list[
     elif isinstance(error, WaitOver):
         limit = format_duration(state.options.max_wait_time)
         text = f"Task {printable(state.task_id)} is not done after {limit} (--max-wait-time); "
-        known = WAITED, [f"{text}it goes on at the server.", *later]
+        known = WAITED, [f"{text}it continues on the server.", *later]
     elif isinstance(error, InputChanged):
         known = USAGE, [printable(error), "Run the command again when the file is complete."]
     elif isinstance(error, ResultNotWritten):
-        advice = "Make room, or name another place with --output."
+        advice = "Free some space, or choose another place with --output."
         known = FAILED, [printable(error), advice, *later]
     elif isinstance(error, ChecksumMismatch):
-        known = FAILED, [f"The download is damaged and was thrown away: {error}.", *later]
+        known = FAILED, [f"The download is damaged and was discarded: {error}.", *later]
     if known is not None:
         log.warning("%s", error)
         return known

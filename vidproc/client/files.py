@@ -1,4 +1,4 @@
-"""The files at this end: the input as it was, and the result on its way to its place."""
+"""Local files: the input, and the result while it is being downloaded."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ class Source:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # Unbuffered: it is read in large pieces, and never twice.
+        # Unbuffered: it is read in large chunks, and never twice.
         self.file: BinaryIO = path.open("rb", buffering=0)
         self._before = os.fstat(self.file.fileno())
         self.size = self._before.st_size
 
     @property
     def media_type(self) -> str:
-        """The file kind as the protocol wants it, ``mp4``; empty when the name does not tell."""
+        """The media type, such as ``mp4``; empty if the file name has no usable extension."""
         kind = self.path.suffix[1:].lower()
         return kind if MEDIA_TYPE.fullmatch(kind) else ""
 
     @property
     def label(self) -> str:
-        """The file's name for people, without the folder, in valid UTF-8."""
+        """The file name for people, without the folder, in valid UTF-8."""
         return self.path.name.encode("utf-8", "replace").decode("utf-8")[:255]
 
     @property
     def identity(self) -> dict[str, str | int]:
-        """What tells the file as it was when it was opened from any other, in any run."""
+        """Identifies the file and its state when it was opened, across runs."""
         return {
             "path": str(self.path.resolve()),
             "size": self.size,
@@ -52,14 +52,14 @@ class Source:
         }
 
     def unchanged(self) -> bool:
-        """Whether the file is as it was when it was opened."""
+        """Whether the file has not changed since it was opened."""
         now = os.fstat(self.file.fileno())
         return (now.st_size, now.st_mtime_ns) == (self._before.st_size, self._before.st_mtime_ns)
 
     def sha256(self) -> str:
         """Read the whole file and return its SHA-256 in hexadecimal; for a thread.
 
-        Raises `OSError`, and `ValueError` when the file is closed meanwhile.
+        Raises `OSError`, and `ValueError` if the file is closed meanwhile.
         """
         digest, position = hashlib.sha256(), 0
         while data := os.pread(self.file.fileno(), _HASH_CHUNK, position):
@@ -73,15 +73,15 @@ class Source:
 
 
 class PartFile:
-    """A result while it comes in: ``.vidproc-TASKID.part`` in the folder of the result.
+    """A partial download: ``.vidproc-TASKID.part`` in the folder of the result.
 
-    The name depends on nothing but the task, so that a later run goes on where this one stopped.
-    A sink for `Client.download`; raises `ResultNotWritten` when the disk does not take it.
+    The name depends only on the task, so that a later run can resume the download. A sink for
+    `Client.download`; raises `ResultNotWritten` if it cannot be written.
     """
 
     def __init__(self, folder: Path, task_id: str) -> None:
         name = task_id if re.fullmatch(r"[A-Za-z0-9_-]{1,100}", task_id, re.ASCII) else None
-        # The id comes from the network: one that is no plain name must not leave the folder.
+        # The ID comes from the network, and must not lead out of the folder.
         name = name or hashlib.sha256(task_id.encode("utf-8", "replace")).hexdigest()[:32]
         self.path = folder / f".vidproc-{name}.part"
         self._file: BinaryIO | None = None
@@ -92,15 +92,15 @@ class PartFile:
         self.media_type = ""
 
     def open(self) -> None:
-        """Open the file and take in what an earlier run left; may take time, so call in a thread.
+        """Open the file and read what an earlier run left; may take time, so call it in a thread.
 
         Raises `ResultNotWritten`.
         """
         try:
             self._file = self._opened()
             if os.fstat(self._file.fileno()).st_nlink > 1:
-                # Its bytes have a second name: a run that ended while it named its result left
-                # this, or somebody else made it. That file must stay as it is.
+                # It has a second hard link: a run ended while renaming its result, or someone else
+                # made the link. That file must not change.
                 self._file.close()
                 self.path.unlink()
                 self._file = self._opened()
@@ -115,14 +115,14 @@ class PartFile:
         return os.fdopen(os.open(self.path, flags, 0o666), "r+b", buffering=0)
 
     def begin(self, answer: Answer) -> None:
-        """Take note of size, kind and checksum; start over if the server does.
+        """Note size, media type and checksum; start over if the server does.
 
-        Raises `RemoteProtocolError` when the answer does not fit what was asked for.
+        Raises `RemoteProtocolError` if the answer does not match the request.
         """
         start = answer.fields.get("offset", 0)
         size = answer.fields.get("size", None)
         if not isinstance(start, int) or start not in (0, self.offset):
-            raise RemoteProtocolError("the download starts at another offset than asked for")
+            raise RemoteProtocolError("the download starts at another offset than requested")
         if not isinstance(size, int):
             size = start + answer.payload_size
         if start + answer.payload_size != size:
@@ -139,7 +139,7 @@ class PartFile:
         try:
             view = memoryview(data)
             while view:
-                # A raw write may take less than all of it, as on a disk that fills up.
+                # A raw write may be partial, for instance if the disk fills up.
                 view = view[self._file.write(view) :]
         except OSError as error:
             raise _not_written(error) from None
@@ -147,7 +147,7 @@ class PartFile:
         self.offset += len(data)
 
     def restart(self) -> None:
-        """Throw away what is there; raises `ResultNotWritten`."""
+        """Discard what is there; raises `ResultNotWritten`."""
         assert self._file is not None
         try:
             self._file.seek(0)
@@ -158,15 +158,15 @@ class PartFile:
         self.offset = 0
 
     def finish(self, target: Path, *, replace: bool = True) -> Path:
-        """Check size and checksum, bring it all to the disk and give it its name; return that.
+        """Check size and checksum, sync the file and rename it; return the path.
 
-        Without `replace` a file that has the name keeps it, and the result gets the next free one:
-        ``film_processed_2.mp4``. May take time: call it in a thread. Raises `ChecksumMismatch` and
-        `ResultNotWritten`; nothing has the target's name then.
+        Without `replace`, an existing file is kept, and the result gets the next free name:
+        ``film_processed_2.mp4``. Call it in a thread, it may take time. Raises `ChecksumMismatch`
+        and `ResultNotWritten`; nothing is renamed then.
         """
         assert self._file is not None
         if self.offset != self.size:
-            raise ChecksumMismatch(f"{self.offset} bytes came instead of {self.size}")
+            raise ChecksumMismatch(f"{self.offset} bytes arrived instead of {self.size}")
         if self.sha256 and self._hash.hexdigest() != self.sha256:
             raise ChecksumMismatch("the checksum (SHA-256) differs from the server's")
         try:
@@ -183,7 +183,7 @@ class PartFile:
         return target
 
     def close(self, *, discard: bool = False) -> None:
-        """Close the file; with `discard`, or when nothing is in it, remove it."""
+        """Close the file; remove it with `discard`, or if it is empty."""
         if self._file is None:
             return
         self._file.close()
@@ -192,21 +192,21 @@ class PartFile:
             try:
                 self.path.unlink()
             except OSError:
-                pass  # a leftover of 0 bytes, or one that the next run overwrites
+                pass  # an empty leftover, or one that the next run overwrites
 
 
 def _move_to_free_name(path: Path, wanted: Path) -> Path:
-    """Give the file `path` the name `wanted`, or the next that is free. Raises `OSError`."""
+    """Rename the file `path` to `wanted`, or to the next free name. Raises `OSError`."""
     for number in itertools.count(1):
         target = wanted if number == 1 else wanted.with_stem(f"{wanted.stem}_{number}")
         try:
-            # Both ways fail where a name is taken, even if it was taken this very moment.
+            # Both ways fail if the name is taken, even if it was taken just now.
             try:
                 os.link(path, target)
             except FileExistsError:
                 raise
             except OSError:
-                # This file system has no links. An empty file takes the name first.
+                # This file system has no hard links: claim the name with an empty file first.
                 target.touch(exist_ok=False)
                 _replace_own(path, target)
             else:
@@ -226,11 +226,11 @@ def _replace_own(path: Path, placeholder: Path) -> None:
 
 
 def _not_written(error: OSError) -> ResultNotWritten:
-    return ResultNotWritten(f"The result can't be written: {error.strerror or error}.")
+    return ResultNotWritten(f"The result cannot be written: {error.strerror or error}.")
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring a new name in `folder` itself to the disk, where the system can do that."""
+    """Sync `folder` itself, so that a new name in it is on disk, where supported."""
     if os.name != "posix":
         return
     try:
@@ -240,11 +240,11 @@ def sync_folder(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError:
-        pass  # some network file systems can't; the file itself is safe
+        pass  # some network file systems cannot; the file itself is safe
     finally:
         os.close(descriptor)
 
 
 def safe_stem(task_id: str) -> str:
-    """Return a task id as a part of a file name: without what would leave the folder."""
+    """Return a task ID made safe for use in a file name."""
     return "".join(c if c.isalnum() or c in "-_" else "_" for c in task_id)[:100]

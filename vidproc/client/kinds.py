@@ -1,7 +1,7 @@
-"""The kinds of file that a result may be named after.
+"""The file extensions that a result may get.
 
-The server says the kind, and a hostile one may say ``sh`` or ``desktop``: what is not in this list
-is called ``bin``, which nothing runs or opens by itself.
+The server sends the media type, and a hostile one may send ``sh`` or ``desktop``. Anything that is
+not in this list becomes ``bin``, which no system opens or runs automatically.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ MEDIA_KINDS = frozenset(f"{_VIDEO} {_AUDIO} {_IMAGE}".split())
 UNKNOWN = "bin"
 
 MEDIA_TYPE = re.compile(r"[A-Za-z0-9]{1,16}", re.ASCII)
-"""What the protocol takes as the kind of an input: a file name's extension without the dot."""
+"""The media types of inputs that the protocol accepts: file extensions without the dot."""
 
 
 def safe_kind(kind: str) -> str:
-    """Return a file name's extension for a result of `kind`, as the server calls it."""
+    """Return the file extension for a result whose media type is `kind`."""
     kind = kind.lower()
     return kind if kind in MEDIA_KINDS else UNKNOWN

@@ -1,4 +1,4 @@
-"""The way to a server, which outlasts its connections: connecting, and trying again."""
+"""A link to a server that outlives single connections: connecting and retrying."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ T = TypeVar("T")
 
 @dataclass
 class RetryPolicy:
-    """How often and how fast to try again: `tries` in a row without any progress.
+    """How often and how fast to retry: `tries` in a row without any progress.
 
-    The pause before try n is `base` seconds times 2 to the n-1, at most `cap`, and a random part
-    of up to half of it less, lest all clients of a restarted server come back at once.
+    The pause before try n is `base` seconds times 2 to the n-1, at most `cap`, minus a random
+    amount of up to half, so that not all clients of a restarted server return at once.
     """
 
     tries: int = 5
@@ -42,15 +42,15 @@ class RetryPolicy:
     jitter: Callable[[], float] = field(default_factory=lambda: random.SystemRandom().random)
 
     def pause(self, failures: int) -> float:
-        """Return the seconds to wait after so many failures in a row, 1 at least."""
+        """Return the seconds to wait after this many failures in a row (at least 1)."""
         longest = min(self.cap, self.base * 2.0 ** (failures - 1))
         return float(longest * (1 - self.jitter() / 2))
 
 
 class Link:
-    """The way to a server: one connection at a time, made again when it breaks.
+    """A link to a server: one connection at a time, replaced when it breaks.
 
-    `notice` is called with a sentence when a connection broke and will be tried again.
+    `notice` is called with a sentence when a connection broke and will be retried.
     `tls` is what `optionsForClientTLS` returned, or None. Times are in seconds.
     """
 
@@ -86,7 +86,7 @@ class Link:
         self._progress = 0
 
     def advance(self) -> None:
-        """Note that something was achieved: failures before it no longer count."""
+        """Note progress: earlier failures no longer count."""
         self._progress += 1
 
     def close(self) -> None:
@@ -102,7 +102,7 @@ class Link:
         return {"action": action, **fields}
 
     async def ask(self, connection: Connection, action: str, **fields: Any) -> Answer:
-        """Do a request without a payload; return its answer, an error answer too."""
+        """Send a request without a payload; return its answer, even an error answer."""
         answer = await connection.request(self.fields(action, **fields))
         self.log.info("%s: %s", action, answer.fields.get("status") or "answered")
         return answer
@@ -116,7 +116,7 @@ class Link:
             self.host,
             self.port,
             timeout=self._connect_timeout,
-            # localhost is often ::1 first; a server on 127.0.0.1 should not wait for that.
+            # localhost is often ::1 first; a server on 127.0.0.1 should not have to wait for that.
             attemptDelay=0.05,
         )
         if self._tls is not None:
@@ -137,10 +137,10 @@ class Link:
         attempt: Callable[[Connection], Awaitable[T]],
         forgive: Callable[[], bool] = lambda: False,
     ) -> T:
-        """Do `attempt` until it works or a bounded number of tries brought no progress.
+        """Repeat `attempt` until it succeeds, or several tries in a row make no progress.
 
-        `forgive` tells whether a 503 is worth another try, as in the middle of something that
-        the server had agreed to. Raises what `attempt` does, and `LostForGood`.
+        `forgive` says whether to retry after a 503, such as in the middle of something that the
+        server had accepted. Raises what `attempt` raises, and `LostForGood`.
         """
         failures = 0
         while True:
@@ -157,7 +157,7 @@ class Link:
                 problem = error
             except ConnectionBroken as error:
                 if reused and not error.answered and before == self._progress and failures == 0:
-                    # The server closes after each answer, or tired of waiting: not a failure yet.
+                    # The server closes after each answer, or after being idle: not a failure yet.
                     self.close()
                     failures = 0
                     continue
@@ -174,7 +174,7 @@ class Link:
                 if isinstance(problem, Refused):
                     raise problem
                 where = f"{self.host} port {self.port}"
-                # A TLS server closes without a word on what is no TLS.
+                # A TLS server closes without an answer if the client does not use TLS.
                 mute = self._tls is None and not self._answered
                 raise LostForGood(
                     f"The connection to {where} was lost for good: {problem}",
@@ -200,7 +200,7 @@ def _not_connected(host: str, port: int, problem: BaseException) -> ConnectFaile
     if isinstance(problem, net_error.TimeoutError):
         return Unreachable(
             f"Cannot connect to {where}: no answer.",
-            "Check --host and --port, and that no firewall stands between.",
+            "Check --host and --port, and that no firewall is in the way.",
         )
     reason = getattr(problem, "osError", None) or getattr(problem, "strerror", None) or problem
     return Unreachable(

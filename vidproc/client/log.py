@@ -13,20 +13,20 @@ from zope.interface import provider
 
 
 class Log(Protocol):
-    """The part of `logging.Logger` that is used here."""
+    """The methods of `logging.Logger` that are used here."""
 
     def info(self, message: str, *args: object) -> None:
-        """Note an event."""
+        """Log an event."""
 
     def warning(self, message: str, *args: object) -> None:
-        """Note an event that is not as it should be."""
+        """Log a problem."""
 
     def error(self, message: str, *args: object) -> None:
-        """Note a fault."""
+        """Log a fault."""
 
 
 class _LineFormatter(logging.Formatter):
-    """One line an event: UTC time, level, text; control characters escaped."""
+    """One line per event: UTC time, level, text; control characters escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
@@ -38,14 +38,14 @@ class _LineFormatter(logging.Formatter):
 
 
 class _QuietHandler(logging.handlers.RotatingFileHandler):
-    """A log that can't be written is a pity, not a reason to disturb."""
+    """A file handler that ignores write errors: a missing log must not disturb the user."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Ignore a full disk and the like."""
 
 
 def open_log(folder: Path) -> tuple[logging.Logger, str | None]:
-    """Return the logger of this run, and a warning when it can't write to `folder`/client.log.
+    """Return the logger of this run, and a warning if it cannot write to `folder`/client.log.
 
     The file is rotated at 5 MiB; three old ones are kept.
     """
@@ -62,14 +62,14 @@ def open_log(folder: Path) -> tuple[logging.Logger, str | None]:
     except (OSError, ValueError) as error:
         log.addHandler(logging.NullHandler())
         reason = getattr(error, "strerror", None) or error
-        return log, f"Warning: no log is kept, {folder} can't be written to ({reason})"
+        return log, f"Warning: no log is kept because {folder} cannot be written to ({reason})"
     handler.setFormatter(_LineFormatter())
     log.addHandler(handler)
     return log, None
 
 
 def route_twisted_log(log: logging.Logger) -> None:
-    """Bring what Twisted has to complain about into the log, never to the terminal."""
+    """Send Twisted's error messages to the log, never to the terminal."""
 
     @provider(ILogObserver)
     def observe(event: LogEvent) -> None:

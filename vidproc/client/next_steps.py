@@ -1,4 +1,4 @@
-"""The command lines that go on with a task, for a person to copy."""
+"""Command lines for continuing with a task, for people to copy."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from vidproc.client.words import printable
 
 @dataclass
 class RunState:
-    """How far a run has come. What to do after it ended early depends on it.
+    """How far a run has come; if it ends early, the next steps depend on that.
 
     `accepted` is whether the server has the task, `finished` whether the task has ended,
-    `upload_kept` whether the same command would go on with the upload, `signal` what ended the run.
+    `upload_kept` whether the same command would resume the upload, `signal` what ended the run.
     """
 
     options: Options
@@ -29,14 +29,14 @@ class RunState:
 
     @property
     def folder(self) -> Path:
-        """The folder in which the result goes."""
+        """The folder where the result goes."""
         options = self.options
         if options.output is not None:
             return options.output if options.output.is_dir() else options.output.parent
         return options.input.parent if options.input is not None else Path()
 
     def later(self, *, cancel: bool = False) -> list[str]:
-        """Return how to go on with the task later; nothing when there is none to go on with."""
+        """Return how to continue with the task later; empty if there is no task."""
         if not self.accepted or self.options.action not in ("process", "watch", "download"):
             return []
         task_id = self.task_id
@@ -52,7 +52,7 @@ class RunState:
         """Return what to do about an upload that did not reach the server."""
         if self.upload_kept:
             return [
-                "Run the same command again when the server can be reached: the upload goes on "
+                "Run the same command again when the server can be reached: the upload continues "
                 "where it stopped."
             ]
         if self.options.action == "process":
@@ -60,14 +60,14 @@ class RunState:
         return ["Run the command again when the server can be reached."]
 
     def command(self, action: str, task_id: str) -> str:
-        """Return the command line that does `action` about a task of this run's server."""
+        """Return the command line for `action` on a task of this run's server."""
         options = self.options
         words = ["vidproc", action, printable(task_id)]
         if action == "--download":
             if options.output is not None:
                 words += ["--output", str(options.output)]
             elif options.input is not None and self.folder != Path():
-                # Where this run would have put it, and where its first part may be already.
+                # Where this run would have put it, and where a partial file may already be.
                 words += ["--output", str(self.folder)]
         if options.host != DEFAULT_HOST:
             words += ["--host", options.host]

@@ -1,4 +1,4 @@
-"""What the command line asks for, checked; and the error when it is wrong."""
+"""The checked options of the command line, and the error for wrong ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DEFAULT_PORT = 9999
 
 
 class UsageError(Exception):
-    """The command line is wrong: `lines` say how, and how to do it right."""
+    """The command line is wrong; `lines` say why, and how to correct it."""
 
     def __init__(self, *lines: str) -> None:
         super().__init__("\n".join(lines))
@@ -20,7 +20,7 @@ class UsageError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the command line asks for, checked. Times are in seconds."""
+    """The checked options. Times are in seconds."""
 
     action: str
     """``process``, ``status``, ``watch``, ``download``, ``cancel``, ``list`` or ``info``."""

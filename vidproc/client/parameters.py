@@ -1,4 +1,4 @@
-"""The parameters of the types: their options, and their values as they go over the wire."""
+"""The parameters of the operations: their options, and their values as sent to the server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OPTION_TYPES: dict[str, tuple[str, ...]] = {
     "fps": ("gif",),
     "max_size": ("gif",),
 }
-"""Parameter -> the types that have it; the option is its name with dashes."""
+"""Parameter -> the types that have it; the option is the name with dashes."""
 
 
 EXAMPLES: dict[str, str] = {
@@ -46,12 +46,12 @@ _BIT_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([km]?)(?:bit/s|bps|b)?", re.IGNORECA
 
 
 def option_of(parameter: str) -> str:
-    """Return the option of a parameter: ``--start-time`` of ``start_time``."""
+    """Return the option for a parameter: ``--start-time`` for ``start_time``."""
     return "--" + parameter.replace("_", "-")
 
 
 def read_parameters(given: argparse.Namespace) -> dict[str, Any]:
-    """Return the parameters of the chosen type as they go over the wire, checked."""
+    """Return the parameters of the chosen type as sent to the server, checked."""
     operation: str = given.type
     fields = {name: value for name in OPTION_TYPES if (value := getattr(given, name)) is not None}
     for name in fields:
@@ -178,7 +178,7 @@ def _convert(name: str, text: str) -> Any:
 
 
 def _check_ranges(operation: str, parameters: dict[str, Any]) -> None:
-    """Check the values as the server would, so that nothing is sent in vain."""
+    """Check the values as the server would, before anything is sent."""
     from vidproc.errors import ServiceError
     from vidproc.operations.parameters import parse_parameters
 
@@ -187,7 +187,7 @@ def _check_ranges(operation: str, parameters: dict[str, Any]) -> None:
         return
     except ServiceError as error:
         description = error.description
-    problem = description.partition(" is not right: ")[2].rstrip(".") or description
+    problem = description.partition(" is invalid: ")[2].rstrip(".") or description
     name = next((name for name in parameters if re.match(rf"{name}\b", problem)), None)
     if name is None:
         name = next((name for name in parameters if re.search(rf"\b{name}\b", problem)), None)
@@ -208,7 +208,7 @@ def _check_ranges(operation: str, parameters: dict[str, Any]) -> None:
 
 
 def _allowed(operation: str, name: str) -> str:
-    """Return in words what a parameter may be, from the server's own table; empty if it can't."""
+    """Return the allowed values of a parameter as text, from the server's table, or ""."""
     from vidproc.operations.parameters import describe_parameters
 
     if name == "track":

@@ -20,10 +20,10 @@ standard error. Times are seconds (12.5) or HH:MM:SS.mmm; sizes take K, M, G or 
 exit status:
   0  done
   1  the processing failed
-  2  wrong usage, or the input can't be read
+  2  wrong usage, or the input cannot be read
   3  cannot connect, or the connection was lost for good
-  4  --max-wait-time passed; the task goes on at the server
-  5  the server refused
+  4  --max-wait-time passed; the task continues on the server
+  5  the server refused the request
 
 examples:
   vidproc film.mp4 --type compress --quality 95
@@ -36,7 +36,7 @@ examples:
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser that ends an error with where to find help."""
+    """An argument parser whose errors say where to find help."""
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
@@ -60,33 +60,33 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output",
         metavar="FILE",
-        help="where the result goes, a file or a folder (INPUT_processed.KIND beside the input)",
+        help="where the result goes, a file or a folder (INPUT_processed.KIND next to the input)",
     )
     parser.add_argument(
         "--detach",
         action="store_true",
-        help="end as soon as the server has accepted the task; fetch the result later",
+        help="exit as soon as the server has accepted the task; fetch the result later",
     )
     parser.add_argument(
         "--force",
         action="store_true",
-        help="replace a result of an earlier run instead of taking the next free name",
+        help="replace the result of an earlier run instead of using the next free name",
     )
     parser.add_argument("--version", action="version", version=f"vidproc {__version__}")
 
-    group = parser.add_argument_group("parameters of the types")
+    group = parser.add_argument_group("parameters of the operations")
     _add_parameters(group)
 
     group = parser.add_argument_group("instead of INPUT")
     for name, text in (
-        ("status", "show how a task stands"),
+        ("status", "show the state of a task"),
         ("watch", "follow a task to its end"),
         ("download", "fetch the result of a task"),
-        ("cancel", "end a task and remove its files"),
+        ("cancel", "cancel a task and remove its files"),
     ):
         group.add_argument(f"--{name}", metavar="ID", help=text)
     group.add_argument(
-        "--list", action="store_true", help="list the tasks of the token in --token-file"
+        "--list", action="store_true", help="list your tasks (those of the token in --token-file)"
     )
     group.add_argument(
         "--server-info", action="store_true", help="show the server's version, limits, operations"
@@ -96,7 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--host", default=DEFAULT_HOST, help=f"({DEFAULT_HOST})")
     group.add_argument("--port", default=str(DEFAULT_PORT), help=f"({DEFAULT_PORT})")
     group.add_argument(
-        "--tls", action="store_true", help="encrypt; the certificate and host name are checked"
+        "--tls", action="store_true", help="encrypt, and check the certificate and host name"
     )
     group.add_argument(
         "--ca", metavar="FILE", help="PEM certificates to trust instead of the system's"
@@ -106,7 +106,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     group.add_argument(
-        "--insecure", action="store_true", help="send the token to another host without --tls"
+        "--insecure",
+        action="store_true",
+        help="allow sending the token to another host without --tls",
     )
 
     group = parser.add_argument_group("waiting and logging")
@@ -114,13 +116,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--check-interval",
         metavar="SECONDS",
         default="60",
-        help="between two lines of progress where there is no terminal (60)",
+        help="between progress lines when there is no terminal (60)",
     )
     group.add_argument(
         "--max-wait-time",
         metavar="SECONDS",
         default="3600",
-        help="for the processing; then end with status 4 while the task goes on (3600)",
+        help="for the processing; then exit with status 4 while the task continues (3600)",
     )
     group.add_argument(
         "--log-dir", metavar="DIR", default="logs", help="where client.log goes (logs)"
@@ -135,12 +137,12 @@ def _add_parameters(group: argparse._ArgumentGroup) -> None:
         "aspect_ratio": ("W:H", "from 1:10 to 10:1, such as 16:9"),
         "fit": ("FIT", "pad, crop or stretch (pad)"),
         "start_time": ("T", "where the clip starts"),
-        "duration": ("T", "how long the clip is; a GIF at most 600 s"),
+        "duration": ("T", "the length of the clip; for a GIF at most 600 s"),
         "quality": ("Q", "compress: VMAF, 70 to 99 (95); webm: CRF, 4 to 63, lower is better (30)"),
         "codec": ("CODEC", "compress: h264, hevc or av1 (h264); webm: vp9 or av1 (vp9)"),
         "target_size": ("BYTES", "fit into this size, such as 8M"),
         "preset": ("PRESET", "fast, balanced or small (balanced)"),
-        "bitrate": ("BITS", "per second, 32k to 320k (a variable rate of high quality)"),
+        "bitrate": ("BITS", "per second, 32k to 320k (a high-quality variable bit rate)"),
         "track": ("TRACK", "which audio track: a number from 1, or a language such as eng"),
         "fps": ("N", "frames per second, 1 to 50 (12)"),
         "max_size": ("BYTES", "keep the GIF below this size, such as 2M"),

@@ -12,9 +12,9 @@ MAX_INPUT_SIZE = (1 << 40) - 1
 
 
 def check_input(text: str) -> Path:
-    """Return the path of an input that can be sent; raises `UsageError` when it can't be."""
+    """Return the path of the input; raises `UsageError` if it cannot be sent."""
     path = Path(text)
-    advice = "Name a video file that exists and that you may read."
+    advice = "Name an existing video file that you may read."
     try:
         with path.open("rb") as file:
             regular = path.is_file()
@@ -26,18 +26,18 @@ def check_input(text: str) -> Path:
     except IsADirectoryError:
         raise UsageError(f"The input is a folder, not a file: {text}", advice) from None
     except (OSError, ValueError) as error:
-        if path.is_dir():  # Windows says "permission denied" of a folder
+        if path.is_dir():  # Windows reports "permission denied" for a folder
             raise UsageError(f"The input is a folder, not a file: {text}", advice) from None
         reason = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f"The input file can't be read: {text} ({reason})", advice) from None
+        raise UsageError(f"The input file cannot be read: {text} ({reason})", advice) from None
     if not regular:
         raise UsageError(f"The input is not a regular file: {text}", advice)
     if size == 0:
         raise UsageError(f"The input file is empty: {text}", "Name a video file with content.")
     if size > MAX_INPUT_SIZE:
         raise UsageError(
-            f"The input file is larger than 1 TiB, more than the protocol carries: {text}",
-            "Split it into parts.",
+            f"The input file is larger than 1 TiB, more than the protocol supports: {text}",
+            "Split it into smaller files.",
         )
     return path
 
@@ -72,7 +72,7 @@ def refuse_overwriting(source: Path, output: Path) -> None:
 
 
 def check_output_folder(output: Path) -> None:
-    """Raise `UsageError` when nothing can be written where `output`, a file or folder, goes."""
+    """Raise `UsageError` if nothing can be written to the folder of `output` (a file or folder)."""
     folder = output if output.is_dir() else output.parent
     if not folder.is_dir():
         raise UsageError(
@@ -83,6 +83,6 @@ def check_output_folder(output: Path) -> None:
             pass
     except OSError as error:
         raise UsageError(
-            f"The output folder can't be written to: {folder} ({error.strerror or error})",
+            f"The output folder cannot be written to: {folder} ({error.strerror or error})",
             "Example: --output /tmp/result.mp4",
         ) from None

@@ -1,4 +1,4 @@
-"""An upload's id from one run to the next, so that a restarted client goes on with the upload."""
+"""Remembering the upload_id between runs, so that a restarted client can resume the upload."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from vidproc.client.files import sync_folder
 from vidproc.client.log import Log
 
 REMEMBER_FROM = 8 << 20
-"""Bytes from which on an upload is remembered: what is smaller is sent again in a moment, and is
-not worth files, locks and fsyncs in every run."""
+"""Bytes: larger uploads are remembered. Smaller ones are quickly sent again, and not worth files,
+locks and fsyncs in every run."""
 
 KEEP_SECONDS = 7 * 86400.0
-"""Age at which what no run came back to is removed. Servers keep a broken upload for less, a day
-unless told otherwise."""
+"""Seconds after which an unused resume file is removed. Servers keep interrupted uploads for less
+time, a day by default."""
 
 _SUFFIXES = (".json", ".tmp", ".lock")
 
@@ -31,10 +31,10 @@ _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 def state_folder() -> Path:
     """Return the folder of the resume files: in ``$XDG_STATE_HOME``, or ``~/.local/state``.
 
-    On Windows, in ``%LOCALAPPDATA%``. Raises `OSError` when the user has no home.
+    On Windows, in ``%LOCALAPPDATA%``. Raises `OSError` if the user has no home folder.
     """
     base = Path(os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_STATE_HOME", ""))
-    if not base.is_absolute():  # the XDG specification wants relative ones ignored
+    if not base.is_absolute():  # the XDG specification says to ignore relative ones
         try:
             base = Path.home() / ".local" / "state"
         except RuntimeError as error:
@@ -43,12 +43,11 @@ def state_folder() -> Path:
 
 
 class ResumeFile:
-    """Keeps the id of an upload from before its first byte until it is accepted.
+    """Stores an upload_id from before the first byte until the upload is accepted.
 
-    `identity` is what an upload has in common with the one that it goes on with, as JSON: the
-    file as it was, the request, the server. Its hash is the file's name. One process at a time has
-    a resume file; for the others, and where nothing can be written, nothing is remembered. That
-    is noted in the log and never an error.
+    `identity` identifies the upload, as JSON: the unchanged file, the request, the server. Its hash
+    is the name of the resume file. Only one process at a time can use a resume file; for others,
+    and if nothing can be written, nothing is remembered. That is logged and never an error.
     """
 
     def __init__(self, identity: Mapping[str, Any], log: Log) -> None:
@@ -61,9 +60,9 @@ class ResumeFile:
         self.kept = False
 
     def open(self) -> None:
-        """Take the file for this process, and `upload_id` from it if an earlier run left one.
+        """Lock the file for this process, and read `upload_id` if an earlier run left one.
 
-        Removes what is too old. Until this was called nothing is remembered.
+        Removes old resume files. Nothing is remembered until this has been called.
         """
         try:
             folder = state_folder()
@@ -75,14 +74,14 @@ class ResumeFile:
             self._unavailable(error)
             return
         if lock is None:
-            self._log.info("another process sends the same; this upload is not remembered")
+            self._log.info("another process sends the same file; this upload is not remembered")
             return
         self._base, self._lock = base, lock
         self.upload_id = self._read(base)
         self.kept = self.upload_id is not None
 
     def remember(self, upload_id: str) -> None:
-        """Keep an id for the runs to come: on the disk when this returns."""
+        """Store an upload_id for later runs; it is on disk when this returns."""
         if self._base is None:
             return
         record = {"upload_id": upload_id, "upload": json.loads(self._identity)}
@@ -101,18 +100,18 @@ class ResumeFile:
         self.kept = True
 
     def forget(self) -> None:
-        """Remove the id: the upload was accepted, or there is no use in going on with it."""
+        """Remove the upload_id: the upload was accepted, or resuming it makes no sense."""
         if self._base is None:
             return
         try:
             _remove(self._base)
         except OSError as error:
-            self._log.warning("what was remembered of the upload can't be removed: %s", error)
+            self._log.warning("the resume file cannot be removed: %s", error)
             return
         self.kept = False
 
     def close(self) -> None:
-        """Let other processes have the file; an id that was not forgotten stays."""
+        """Release the file for other processes; an upload_id that was not forgotten stays."""
         if self._base is not None:
             _release(self._base, self._lock)
             self._base = None
@@ -125,8 +124,8 @@ class ResumeFile:
         except FileNotFoundError:
             pass
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            # Damaged, or of another version: worth no more than a new upload.
-            self._log.info("what was remembered of the upload can't be read: %r", error)
+            # Damaged, or from another version: start a new upload.
+            self._log.info("the resume file cannot be read: %r", error)
         return None
 
     def _unavailable(self, error: OSError) -> None:
@@ -134,13 +133,13 @@ class ResumeFile:
         self._log.info("this upload is not remembered for a later run: %s", error)
 
     def _prune(self, folder: Path, before: float) -> None:
-        """Remove what was last written before that time, in seconds, and is in nobody's use."""
+        """Remove resume files last written before that time (in seconds) and not in use."""
         newest: dict[str, float] = {}
         for path in folder.iterdir():
             try:
                 modified = path.lstat().st_mtime
             except FileNotFoundError:
-                continue  # another process has done with it
+                continue  # another process has removed it
             if path.suffix in _SUFFIXES:
                 newest[path.stem] = max(modified, newest.get(path.stem, modified))
         for base in [folder / name for name, modified in newest.items() if modified < before]:
@@ -150,8 +149,8 @@ class ResumeFile:
                     _remove(base)
                     _release(base, lock)
             except OSError as error:
-                # As one of another user, such as root: no reason to do without ours.
-                self._log.info("an old resume file can't be removed: %s", error)
+                # Perhaps it belongs to another user, such as root: ours still works.
+                self._log.info("an old resume file cannot be removed: %s", error)
 
 
 def _remove(base: Path) -> None:
@@ -162,14 +161,14 @@ def _remove(base: Path) -> None:
 def _take_lock(base: Path) -> int | None:
     """Return a descriptor that holds the lock until `_release`, or this process' end.
 
-    None when another process has it. Raises `OSError` where locks are not to be had.
+    None if another process has it. Raises `OSError` if locks are not available.
     """
     path = base.with_suffix(".lock")
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NO_FOLLOW, 0o600)
         try:
             _lock(descriptor)
-            # Whoever had it may have removed the file meanwhile: then a lock on it means nothing.
+            # The previous owner may have removed the file meanwhile; then this lock is meaningless.
             if path.stat().st_ino == os.fstat(descriptor).st_ino:
                 return descriptor
         except BlockingIOError:
@@ -184,7 +183,7 @@ def _take_lock(base: Path) -> int | None:
 
 
 def _lock(descriptor: int) -> None:
-    """Raises `BlockingIOError` when another process has the lock."""
+    """Take the lock; raises `BlockingIOError` if another process has it."""
     if sys.platform == "win32":
         import msvcrt
 
@@ -199,13 +198,13 @@ def _lock(descriptor: int) -> None:
 
 
 def _release(base: Path, lock: int) -> None:
-    """Give a lock back and remove its file."""
+    """Release a lock and remove its file."""
     path = base.with_suffix(".lock")
-    if os.name == "nt":  # where an open file can't be removed
+    if os.name == "nt":  # an open file cannot be removed there
         os.close(lock)
     try:
         path.unlink(missing_ok=True)
     except OSError:
-        pass  # an empty file that the next run takes, or removes when it is old
+        pass  # an empty file that the next run uses, or removes when it is old
     if os.name != "nt":
         os.close(lock)

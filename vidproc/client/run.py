@@ -1,4 +1,4 @@
-"""A run in Twisted's reactor: its parts put together, and the signals that end it early."""
+"""Running a session in Twisted's reactor, and the signals that end it early."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from vidproc.client.words import printable
 
 
 def run(options: Options) -> int:
-    """Do what the options ask in Twisted's reactor and return the exit status.
+    """Carry out the options in Twisted's reactor and return the exit status.
 
-    Raises `UsageError` when the certificates given can't be used. Once in a process only.
+    Raises `UsageError` if the given certificates cannot be used. Call it only once per process.
     """
     from twisted.internet import reactor as installed
 
-    reactor: Any = installed
+    reactor: Any = installed  # several interfaces at once, as `Link` and `Session` need
     tls = None
     if options.tls:
         try:
@@ -62,7 +62,7 @@ def run(options: Options) -> int:
 
 
 def drive(reactor: Any, session: Session) -> int:
-    """Run the reactor until the session has ended, by itself or by a signal."""
+    """Run the reactor until the session has ended, on its own or by a signal."""
     statuses: list[int] = []
 
     def ended(status: int) -> None:
@@ -73,12 +73,12 @@ def drive(reactor: Any, session: Session) -> int:
     def interrupted(signal_number: int, frame: object) -> None:
         reactor.callFromThread(session.interrupt, signal_number)
 
-    # What is ignored stays so: nohup means it.
+    # Ignored signals stay ignored, as nohup wants.
     known = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")]
     wanted = [one for one in known if one and signal.getsignal(one) is not signal.SIG_IGN]
 
     def begin() -> None:
-        # After Twisted's own handlers, which would stop the reactor under the session.
+        # Replaces Twisted's handlers, which would stop the reactor before the session ends.
         for wanted_signal in wanted:
             signal.signal(wanted_signal, interrupted)
         session.start().addCallback(ended)

@@ -1,4 +1,4 @@
-"""The options about the server, the token and the waiting, checked."""
+"""Checks of the options for the server, the token and waiting times."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def read_credentials(given: argparse.Namespace) -> dict[str, Any]:
         host = host_of(given.host)
         if not (given.tls or given.insecure or _is_loopback(host)):
             raise UsageError(
-                f"The token would travel to {host} unencrypted, for everybody on the way to read",
-                "Add --tls, or --insecure if the network can be trusted.",
+                f"The token would be sent to {host} unencrypted; others could read it",
+                "Add --tls, or --insecure if you trust the network.",
             )
     return {"ca": ca, "token_file": token_file, "token": token}
 
@@ -81,7 +81,7 @@ def _read(path: Path, option: str) -> bytes:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(
-            f"{option}: {path} can't be read ({reason})", "Name a file that you may read."
+            f"{option}: {path} cannot be read ({reason})", "Name a file that you may read."
         ) from None
 
 

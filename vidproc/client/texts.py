@@ -1,4 +1,4 @@
-"""Answers as people read them: the lines that the command prints."""
+"""Answers as text for people: the lines that the command prints."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def warnings_of(fields: dict[str, Any]) -> list[str]:
 
 
 def _size_and_length(media: dict[str, Any]) -> list[str]:
-    parts = []
+    texts = []
     width, height = number(media.get("width")), number(media.get("height"))
     if width and height:
-        parts.append(f"{width:.0f}x{height:.0f}")
+        texts.append(f"{width:.0f}x{height:.0f}")
     duration = number(media.get("duration"))
     if duration:
-        parts.append(format_duration(duration))
-    return parts
+        texts.append(format_duration(duration))
+    return texts
 
 
 def _media(fields: dict[str, Any], key: str) -> dict[str, Any]:
@@ -32,18 +32,18 @@ def _media(fields: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def summary(fields: dict[str, Any], size_in: int, size_out: int) -> str:
-    """Return one line on what became of a file of `size_in` bytes."""
+    """Return a line that summarises the result for a file of `size_in` bytes."""
     output = _media(fields, "output")
-    share = f" ({size_out * 100 / size_in:.0f} %)" if size_in else ""
-    sizes = f"{format_size(size_in)} -> {format_size(size_out)}{share}"
+    percent = f" ({size_out * 100 / size_in:.0f} %)" if size_in else ""
+    sizes = f"{format_size(size_in)} -> {format_size(size_out)}{percent}"
     text = ", ".join([sizes, *_size_and_length(output)])
     if output.get("already_optimal"):
-        return f"Done: the file was already as small as it can be at this quality. {text}"
+        return f"Done: the file is already well compressed and was not changed. {text}"
     return f"Done: {text}"
 
 
 def status_block(task_id: str, fields: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return a status as names and values for people, in reading order."""
+    """Return a status as pairs of names and values, in reading order."""
     pairs: list[tuple[str, str]] = [("Task", printable(fields.get("task_id") or task_id))]
 
     def add(name: str, value: object) -> None:
@@ -67,16 +67,16 @@ def status_block(task_id: str, fields: dict[str, Any]) -> list[tuple[str, str]]:
     for name in ("input", "output"):
         media = _media(fields, name)
         size = number(media.get("bytes"))
-        parts = [] if size is None else [format_size(size)]
-        parts += _size_and_length(media)
-        parts += [
+        texts = [] if size is None else [format_size(size)]
+        texts += _size_and_length(media)
+        texts += [
             str(media[key])
             for key in ("container", "video_codec", "audio_codec")
             if isinstance(media.get(key), str)
         ]
-        add(name.capitalize(), ", ".join(parts))
+        add(name.capitalize(), ", ".join(texts))
         if media.get("already_optimal"):
-            add("Note", "the file was already as small as it can be at this quality")
+            add("Note", "the file is already well compressed and was not changed")
     add("Error", fields.get("error"))
     add("Error code", fields.get("error_code"))
     add("Solution", fields.get("solution"))
@@ -91,7 +91,7 @@ def status_block(task_id: str, fields: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def list_lines(fields: dict[str, Any]) -> list[str]:
-    """Return the answer to ``list`` as lines, one a task: id, type, creation time, status."""
+    """Return the answer to ``list`` as one line per task: ID, type, creation time, status."""
     tasks = fields.get("tasks")
     rows = [
         (
@@ -108,11 +108,11 @@ def list_lines(fields: dict[str, Any]) -> list[str]:
 
 
 def cancel_sentence(task_id: str, fields: dict[str, Any]) -> str:
-    """Return what a cancel did."""
+    """Return a sentence about the result of a cancel."""
     status = printable(fields.get("status") or "cancelled")
     if status == "cancelled":
         return f"{printable(task_id)}: cancelled"
-    return f"{printable(task_id)}: it was {status} already; its files have been removed"
+    return f"{printable(task_id)}: it was already {status}; its files have been removed"
 
 
 _LIMIT_WORDS: dict[str, Callable[[float], str]] = {
@@ -126,7 +126,7 @@ _LIMIT_WORDS: dict[str, Callable[[float], str]] = {
 
 
 def info_block(host: str, port: int, fields: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return what a server tells of itself as names and values for people."""
+    """Return a server's description as pairs of names and values."""
     pairs = [("Server", f"{host} port {port}")]
     if fields.get("version"):
         pairs.append(("Version", printable(fields["version"])))
@@ -157,7 +157,7 @@ def info_block(host: str, port: int, fields: dict[str, Any]) -> list[tuple[str, 
 
 
 def _parameter_words(parameters: object) -> str:
-    """Return an operation's parameters, with their ranges where the server tells them."""
+    """Return an operation's parameters, with their ranges if the server sent them."""
     if not isinstance(parameters, dict):
         return ", ".join(printable(p) for p in parameters) if isinstance(parameters, list) else ""
     texts = []
@@ -179,7 +179,7 @@ def _parameter_words(parameters: object) -> str:
 
 
 def unfinished_lines(last: dict[str, Any]) -> list[str]:
-    """Return why a task that ended with the status `last` has no result."""
+    """Return lines that say why a task whose last status is `last` has no result."""
     status = str(last.get("status"))
     if status == "failed":
         reason = printable(last.get("error") or "no reason was given")

@@ -1,4 +1,4 @@
-"""TLS: what checks the server's certificate, and what a failed handshake means."""
+"""TLS: checking the server's certificate, and explaining failed handshakes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from vidproc.client.errors import ConnectFailed
 
 
 def tls_options(host: str, ca: bytes | None) -> Any:
-    """Return what checks the server's certificate and name; `ca` holds PEM certificates.
+    """Return the options that check the server's certificate and name; `ca` has PEM certificates.
 
-    Without `ca` the system's authorities are trusted. Raises `ConnectFailed` when `ca` holds
-    no usable certificate.
+    Without `ca` the system's authorities are trusted. Raises `ConnectFailed` if `ca` has no
+    usable certificate.
     """
     from twisted.internet import ssl
 
@@ -31,14 +31,14 @@ def tls_options(host: str, ca: bytes | None) -> Any:
             blocks = []
         if not blocks:
             raise ConnectFailed(
-                "The file given with --ca holds no usable certificate.",
+                "The file given with --ca contains no usable certificate.",
                 "Name the PEM file with the certificate of the server's authority.",
             )
     return ssl.optionsForClientTLS(host, trustRoot=trust)
 
 
 def tls_problem(value: BaseException | None) -> ConnectFailed | None:
-    """Return what a failed TLS handshake means; None when it is something else."""
+    """Return an error that explains a failed TLS handshake; None if it is something else."""
     if value is None or isinstance(value, net_error.ConnectionClosed | OSError):
         return None
     kind = type(value).__module__.partition(".")[0]
@@ -54,18 +54,18 @@ def tls_problem(value: BaseException | None) -> ConnectFailed | None:
         return None
     if "certificate verify failed" in text:
         return ConnectFailed(
-            "The server's certificate can't be trusted.",
+            "The server's certificate is not trusted.",
             "Give the certificate of its authority with --ca FILE, and use the name in the "
             "server's certificate with --host.",
         )
     if "wrong version number" in text or "record layer failure" in text:
         return ConnectFailed(
-            "The server does not speak TLS on this port.", "Drop --tls, or use its TLS port."
+            "The server does not speak TLS on this port.", "Leave out --tls, or use the TLS port."
         )
     if "alert" in text:
         return ConnectFailed(
             f"The TLS handshake was refused ({_ssl_reason(value)}).",
-            "Check --port; the server may not speak TLS there, or want a client certificate.",
+            "Check --port; the server may not speak TLS there, or may want a client certificate.",
         )
     return None
 

@@ -1,4 +1,4 @@
-"""Sending a file: resumable, and sent again only as far as the server lacks it."""
+"""Resumable uploads: only bytes that the server does not have are sent again."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from vidproc.units import format_size
 
 @dataclass(frozen=True, kw_only=True)
 class UploadRequest:
-    """What to send, and who is told how it goes. `size` is in bytes.
+    """What to send, and the callbacks. `size` is in bytes.
 
-    `on_progress` gets the bytes sent so far. `unchanged` tells whether the file is still the one
-    that the upload began with. `earlier_id` is the upload_id of an earlier run that sent the same:
-    what the server has of it is not sent again. `on_upload_id` gets the upload_id before anything
-    is sent under it. `sha256` returns that of the whole file, for an upload that goes on.
+    `on_progress` gets the number of bytes sent so far. `unchanged` says whether the file is still
+    the same as when the upload began. `earlier_id` is the upload_id of an earlier run with the same
+    file and request: bytes that the server already has are not sent again. `on_upload_id` gets the
+    upload_id before anything is sent with it. `sha256` returns the checksum of the whole file, for
+    an upload that is resumed.
     """
 
     operation: str
@@ -38,7 +39,7 @@ class UploadRequest:
 
 
 class Upload:
-    """One upload over a link. It goes on after a break at the offset that the server has."""
+    """One upload over a link. After an interruption it resumes at the server's offset."""
 
     def __init__(self, link: Link, request: UploadRequest) -> None:
         self._link = link
@@ -50,7 +51,7 @@ class Upload:
             self._state.earlier = True
 
     async def run(self) -> str:
-        """Send the file and return the id of the task.
+        """Send the file and return the task ID.
 
         Raises `Refused`, `ConnectFailed`, `LostForGood` and `InputChanged`.
         """
@@ -61,13 +62,13 @@ class Upload:
         state, request = self._state, self._request
         known = state.begun or state.earlier
         if known and not request.unchanged():
-            raise InputChanged("The input file was changed while it was sent.")
+            raise InputChanged("The input file changed while it was being sent.")
         if known and state.resumable:
             answer = await self._link.ask(connection, "upload_status", upload_id=state.upload_id)
             if self._resume_at(answer):
                 if not state.earlier or state.begun or await self._worth_having(answer):
                     return answer
-                state.begin_anew()
+                state.start_over()
             connection = await self._link.connected()
         while True:
             answer = await self._send(connection)
@@ -76,9 +77,9 @@ class Upload:
             if refusal is not None:
                 right = refusal.fields.get("offset") if refusal.code == 409 else None
                 if right is None and state.earlier and refusal.for_good:
-                    # Somebody else's, or of another request: whatever it is, it is not ours.
-                    self._link.log.info("the earlier upload can't go on: %s", refusal)
-                    state.begin_anew()
+                    # It belongs to someone else or to another request.
+                    self._link.log.info("the earlier upload cannot be resumed: %s", refusal)
+                    state.start_over()
                     connection = await self._link.connected()
                     continue
                 if refusal.code != 409:
@@ -90,7 +91,7 @@ class Upload:
             if not isinstance(right, int) or not 0 <= right <= request.size or not state.may_move():
                 if refusal is not None:
                     raise refusal
-                raise ConnectFailed("The server's answer to the upload names no task.")
+                raise ConnectFailed("The server's answer to the upload has no task ID.")
             state.offset = right
             connection = await self._link.connected()
 
@@ -109,9 +110,9 @@ class Upload:
         try:
             request.file.seek(state.offset)
         except OSError as error:
-            raise InputChanged(f"The input file can't be read: {error.strerror}") from None
+            raise InputChanged(f"The input file cannot be read: {error.strerror}") from None
         rest_of = await self._rest_of() if state.offset else {}
-        if rest_of:  # the file was read: the server may have got tired of waiting
+        if rest_of:  # reading the file took time: the server may have closed the connection
             connection = await self._link.connected()
         fields = self._link.fields(
             "upload",
@@ -130,29 +131,30 @@ class Upload:
     async def _rest_of(self) -> dict[str, Any]:
         """Return the fields of a request that sends the rest of a file.
 
-        With the SHA-256 of all of it: what the server has is older than this connection.
+        They include the SHA-256 of the whole file, because earlier bytes came over other
+        connections.
         """
         fields: dict[str, Any] = {"offset": self._state.offset}
         if self._sha256 is None and self._request.sha256 is not None:
             try:
                 self._sha256 = await self._request.sha256()
             except OSError as error:
-                raise InputChanged(f"The input file can't be read: {error.strerror}") from None
+                raise InputChanged(f"The input file cannot be read: {error.strerror}") from None
         if self._sha256 is not None:
             fields["sha256"] = self._sha256
         return fields
 
     async def _worth_having(self, accepted: Answer) -> bool:
-        """Whether the task that an earlier run's upload became may still have a result."""
+        """Whether the task of an earlier run's upload may still have a result."""
         connection = await self._link.connected()
         answer = await self._link.ask(connection, "status", task_id=accepted.fields["task_id"])
         if answer.refusal() is not None or answer.fields.get("status") in TERMINAL - {"completed"}:
             return False
-        self._link.notice("The upload was complete already. Going on with its task.")
+        self._link.notice("The upload is already complete. Continuing with its task.")
         return True
 
     def _resume_at(self, answer: Answer) -> bool:
-        """Set where the upload goes on; return whether it was complete already."""
+        """Set the offset to resume at; return whether the upload is already complete."""
         state, refusal = self._state, answer.refusal()
         first = state.earlier and not state.begun
         if refusal is None:
@@ -166,14 +168,14 @@ class Upload:
                 state.offset = offset
                 if first and offset:
                     done, whole = format_size(offset), format_size(state.size)
-                    self._link.notice(f"Going on with the upload at {done} of {whole}.")
+                    self._link.notice(f"Resuming the upload at {done} of {whole}.")
         elif refusal.code in (400, 404, 0) or (state.earlier and refusal.for_good):
-            # 404: nothing has arrived. 400: a server that knows no resuming.
+            # 404: nothing has arrived. 400: the server does not support resuming.
             state.offset = 0
             state.resumable = refusal.code not in (400, 0)
             if state.earlier:
-                self._link.log.info("the earlier upload can't go on: %s", refusal)
-                state.begin_anew()
+                self._link.log.info("the earlier upload cannot be resumed: %s", refusal)
+                state.start_over()
         else:
             raise refusal
         return False
@@ -181,9 +183,9 @@ class Upload:
 
 @dataclass
 class _UploadState:
-    """How far an upload is. `best` is the highest offset that the server ever confirmed.
+    """The progress of an upload. `best` is the highest offset that the server has confirmed.
 
-    `earlier` is whether the upload_id is that of an earlier run.
+    `earlier` is whether the upload_id comes from an earlier run.
     """
 
     size: int
@@ -195,13 +197,13 @@ class _UploadState:
     resumable: bool = True
     moves: int = 0
 
-    def begin_anew(self) -> None:
-        """Begin at 0 with an upload_id of this run; done once at most."""
+    def start_over(self) -> None:
+        """Start again at 0 with a new upload_id; happens at most once."""
         self.upload_id = str(uuid.uuid4())
         self.earlier = self.begun = False
         self.offset = self.best = 0
 
     def may_move(self) -> bool:
-        """Whether the server may name another offset once more; bounded, lest this go round."""
+        """Whether the server may give another offset; bounded, to avoid an endless loop."""
         self.moves += 1
         return self.moves <= 10

@@ -1,6 +1,6 @@
-"""Statuses and transfers in words, the same on a terminal and in plain lines.
+"""Statuses and transfers as text, the same for progress bars and plain lines.
 
-Texts that came from the server pass `printable` first, so they can't steer the terminal.
+Text from the server goes through `printable` first, so it cannot control the terminal.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from vidproc.units import format_duration, format_size
 
 
 def printable(value: object, limit: int = 2000) -> str:
-    """Return `value` as text for a terminal: on one line, control characters escaped, not endless.
+    """Return `value` as text for a terminal: one line, control characters escaped, limited length.
 
-    Characters that reverse the direction of writing are escaped too.
+    Characters that change the text direction are escaped too.
     """
     text = str(value)[:limit]
     return "".join(
@@ -26,12 +26,12 @@ def _escaped(character: str) -> str:
     if character in "\n\r\t\u00a0\u202f\u2009":
         return " "
     if "\udc80" <= character <= "\udcff":
-        return character  # a byte of a file name that is no valid text; goes out as it came in
+        return character  # a byte of a file name that is not valid text; printed unchanged
     return character.encode("unicode_escape").decode("ascii")
 
 
 def number(value: object) -> float | None:
-    """Return a finite number that is at least 0, or None for anything else."""
+    """Return a finite number of at least 0, or None for anything else."""
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e15:
         return float(value)
     return None
@@ -44,7 +44,7 @@ def time_left(seconds: float) -> str:
 
 
 def fraction_of(fields: Mapping[str, Any]) -> float | None:
-    """Return a status' progress as 0 to 1, or None."""
+    """Return a status' progress (0 to 1), or None."""
     progress = number(fields.get("progress"))
     return None if progress is None else min(1.0, progress)
 
@@ -59,20 +59,20 @@ def stage_of(fields: Mapping[str, Any]) -> str:
 
 
 def details_of(fields: Mapping[str, Any]) -> str:
-    """Return what else is known: ``position 3 in the queue`` or ``1.8x, about 12 s left``."""
-    parts = []
+    """Return more details: ``position 3 in the queue`` or ``1.8x, about 12 s left``."""
+    texts = []
     status = fields.get("status")
     position = number(fields.get("queue_position"))
     if status == "queued" and position is not None:
-        parts.append(f"position {position:.0f} in the queue" if position else "next in the queue")
+        texts.append(f"position {position:.0f} in the queue" if position else "next in the queue")
     if status == "processing":
         speed = number(fields.get("speed"))
         if speed:
-            parts.append(f"{speed:.1f}x" if speed >= 0.1 else f"{speed:.2f}x")
+            texts.append(f"{speed:.1f}x" if speed >= 0.1 else f"{speed:.2f}x")
         eta = number(fields.get("eta"))
         if eta is not None:
-            parts.append(time_left(eta))
-    return ", ".join(parts)
+            texts.append(time_left(eta))
+    return ", ".join(texts)
 
 
 def describe_status(fields: Mapping[str, Any]) -> str:
@@ -80,7 +80,7 @@ def describe_status(fields: Mapping[str, Any]) -> str:
     text = stage_of(fields)
     fraction = fraction_of(fields)
     if fields.get("status") == "processing" and fraction is not None:
-        # 100 % is for what is done; 99.6 % of it isn't.
+        # 99.6 % must not be shown as 100 %.
         text += f" {int(fraction * 100)} %"
     details = details_of(fields)
     if fields.get("status") == "queued":
