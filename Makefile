@@ -1,30 +1,30 @@
-# vidproc's chores. Needs GNU make, a POSIX sh and Python 3.11 or newer; the rest goes into .venv.
+# Development tasks. Needs GNU make, a POSIX sh and Python 3.11 or newer; the rest goes into .venv.
 #
-#   make demo                                  try it
-#   make test PYTHON=python3.12 VENV=/tmp/v    use this Python, and an environment elsewhere
+#   make demo                                  try vidproc
+#   make test PYTHON=python3.12 VENV=/tmp/v    use another Python and environment
 
 SHELL = /bin/sh
 VENV ?= .venv
-# Empty: the first of these that works and is new enough.
+# If empty, the first of these that works and is new enough.
 PYTHON ?=
 PYTHONS = python3.13 python3.12 python3.11 python3
 
 TESTS ?= tests
-# Tests at a time; empty for one process, as a debugger wants it.
+# Parallel test processes; empty for a single process, as a debugger needs.
 TEST_JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1)
 TRIAL_OPTIONS ?=
 SERVE_OPTIONS ?=
 BENCHES ?= transfer http_transfer latency memory overhead reserve parallel mixed resume
 BENCH_OPTIONS ?= --quick
 SOAK_MINUTES ?= 15
-# The versions that were tested; empty: the newest that setup.cfg allows.
+# The tested versions. /dev/null installs the newest ones that setup.cfg allows.
 CONSTRAINTS ?= constraints.txt
 
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 NEW_ENOUGH = import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
 
-# An environment knows its checkout by an absolute path: install again after either has moved.
+# An environment contains the absolute path of its checkout: reinstall if either has moved.
 ifneq ($(shell cat '$(STAMP)' 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
@@ -32,16 +32,16 @@ endif
 .PHONY: help setup venv demo serve test coverage bench lint format soak constraints clean
 
 help:
-	@echo 'make demo     send a real clip through all six operations; results in demo-output/'
+	@echo 'make demo     run all six operations on a real clip; results in demo-output/'
 	@echo 'make serve    run the service in the foreground (SERVE_OPTIONS="--port 9998")'
-	@echo 'make test     run all tests (TESTS=tests.test_codec for some)'
-	@echo 'make bench    measure it, the quick way (BENCHES=transfer)'
-	@echo 'make coverage run all tests and print the lines and branches that they reach'
+	@echo 'make test     run all tests (some of them: TESTS=tests.test_codec)'
+	@echo 'make bench    run the quick benchmarks (one of them: BENCHES=transfer)'
+	@echo 'make coverage run all tests and print line and branch coverage'
 	@echo 'make lint     check style and types'
-	@echo 'make format   put the code in the house style'
-	@echo 'make soak     kill, cut and fill for SOAK_MINUTES (15), and count what was lost'
-	@echo 'make setup    only make the environment ($(VENV)) that the others use'
-	@echo 'make constraints  pin the newest versions that setup.cfg allows'
+	@echo 'make format   format the code'
+	@echo 'make soak     break things at random for SOAK_MINUTES (15) and check that nothing is lost'
+	@echo 'make setup    create the environment ($(VENV)) that the others use'
+	@echo 'make constraints  update constraints.txt to the newest versions that setup.cfg allows'
 	@echo 'make clean    remove the environment, caches and demo results'
 
 setup venv: $(STAMP)
@@ -60,11 +60,11 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	            'or name one: make PYTHON=/path/to/python3' >&2; \
 	        exit 1; \
 	    fi; \
-	    echo "Making $(VENV) with $$("$$found" --version)"; \
+	    echo "Creating $(VENV) with $$("$$found" --version)"; \
 	    "$$found" -m venv --clear '$(VENV)'; \
 	fi; \
 	rm -f '$(STAMP)'; \
-	echo 'Installing vidproc and what it needs'; \
+	echo 'Installing vidproc and its dependencies'; \
 	'$(BIN)/python' -m pip install --quiet --disable-pip-version-check \
 	    --constraint '$(CONSTRAINTS)' -e '.[dev]'; \
 	'$(BIN)/python' -c 'from twisted.plugin import IPlugin, getPlugins; list(getPlugins(IPlugin))'; \
@@ -81,8 +81,8 @@ test: $(STAMP)
 	'$(BIN)/python' -m twisted.trial --temp-directory='$(VENV)/trial' \
 	    $(if $(TEST_JOBS),--jobs=$(TEST_JOBS)) $(TRIAL_OPTIONS) $(TESTS)
 
-# In one process. What tests start as processes of their own (twistd, the client, the sandbox) is
-# not counted: a measured process imports more, and some tests look at that.
+# In one process. Processes that tests start (twistd, the client, the sandbox) are not measured:
+# measuring makes a process import more, and some tests check imports.
 COVERAGE_FLOOR ?= 70
 
 coverage: $(STAMP)
@@ -93,14 +93,14 @@ coverage: $(STAMP)
 	'$(BIN)/python' -m coverage report --fail-under=$(COVERAGE_FLOOR) || status=1; \
 	exit $$status
 
-# All of them, whatever one says. docs/performance.md tells more.
+# All of them, even if one fails. See docs/performance.md.
 bench: $(STAMP)
 	@status=0; for name in $(BENCHES); do \
 	    echo "== $$name"; \
 	    '$(BIN)/python' -m benchmarks.$$name $(BENCH_OPTIONS) || status=1; \
 	done; exit $$status
 
-# All three, whatever the first says.
+# All three, even if one fails.
 lint: $(STAMP)
 	@status=0; set -x; \
 	'$(BIN)/python' -m ruff check . || status=1; \
@@ -115,7 +115,7 @@ format: $(STAMP)
 soak: $(STAMP)
 	'$(BIN)/python' -m benchmarks.soak --minutes $(SOAK_MINUTES)
 
-# The newest versions that setup.cfg allows, from an environment of their own.
+# The newest versions that setup.cfg allows, from a separate environment.
 constraints:
 	@set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
 	touch "$$folder/none"; \
