@@ -605,6 +605,25 @@ class SpaceTests(SchedulerTestCase):
         self.assertIs(self.state(rig, other), State.PROCESSING)
         self.assertIs(self.state(rig, waiting), State.QUEUED)
 
+    def test_many_that_wait_for_space_ask_the_store_no_more_than_one(self) -> None:
+        """The sum over all results takes a while when there are very many."""
+        asked: list[int] = []
+        for count in (1, 5):
+            rig = self.rig(max_concurrent=count)
+            for number in range(count):
+                self.submit(rig, f"192.0.2.{number}")
+            rig.storage.space.limit = rig.storage.space.measure() + (4 << 20)
+            self.patch(rig.storage.space, "capacity", lambda: 1 << 40)
+            while rig.runner.running:
+                complete_step(rig.runner.running[0])
+            rows = rig.store.results
+            sums: list[object] = []
+            self.patch(rows, "evictable_size", lambda sums=sums, **_: sums.append(1) or 0)
+            self.run_coroutine(rig.tasks.queue.look_for_space())
+            asked.append(len(sums))
+        self.assertEqual(asked[0], asked[1])
+        self.assertGreater(asked[0], 0)
+
     def test_what_can_never_fit_is_507(self) -> None:
         """Whatever went to make space."""
         rig = self.rig()

@@ -21,7 +21,7 @@ from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 
 from vidproc import __version__
-from vidproc.app import stopping, twistd_log
+from vidproc.app import garbage, stopping, twistd_log
 from vidproc.app.clock_watch import ClockWatch
 from vidproc.app.logs import TopicLogs
 from vidproc.app.measuring import Meter, usable_cores
@@ -238,6 +238,7 @@ class VidprocService(Service):
         )
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reload))
         self._tell_start(cores)
+        garbage.keep_for_good()
         if most_connections(files) < config.max_connections:
             self.log.warn(
                 "the limit of open files ({files}) allows {n} connections, not {wanted}",

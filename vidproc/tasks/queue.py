@@ -334,13 +334,19 @@ class Queue:
     async def look_for_space(self) -> None:
         """Let tasks go on that wait for space, when there is some; for upkeep."""
         waiting = [entry for entry in self._entries.values() if entry.waits_for]
+        if not waiting:
+            return
+        # Once for all of them: with very many results, finding it out takes the store a while.
+        evictable = await self._results.evictable(unfetched=True)
         for entry in waiting:
+            if self._lacking(entry) > evictable:
+                continue
             lacking = partial(self._lacking, entry)
             if await self._results.make_space(lacking, lacking, unfetched=True) <= 0:
                 entry.waits_for, entry.wait_reason = 0, None
                 self._fill()
                 return  # it reserves first; the others are looked at next time
-        if waiting and self.running == 0:
+        if self.running == 0:
             # Inputs that wait may hold the space that all of them wait for.
             inputs = sum(entry.task.input_size for entry in self._entries.values())
             first = waiting[0]
