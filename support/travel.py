@@ -1,24 +1,32 @@
-"""A runner as a cluster's would be: it knows of a command only what the command declares."""
+"""A runner like a cluster's: it knows of a command only what the command declares, and checks that
+the command uses no more than it declares."""
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall
 
+from support.blocking import private_reactor
 from support.job import local_runner, path_of_key
 from vidproc.ffmpeg.binary import FFmpeg
 from vidproc.ffmpeg.command import SOURCE, Command, Completed, OnProgress, Workspace
 from vidproc.runners.interface import RunningCommand
 
+MEASURE_EVERY = 0.05
+"""Seconds between two measurements of a command."""
+
 
 class TravellingRunner:
     """Runs each command in an empty folder under another path, with another number of threads.
 
-    Exactly the declared inputs are copied there, and exactly the declared outputs back.
+    Exactly the declared inputs are copied there, and exactly the declared outputs back. A command
+    fails with `AssertionError` if it used more memory or cores than it declares.
     """
 
     def __init__(self, threads: int = 3, path_of: Callable[[str], Path] = path_of_key) -> None:
@@ -45,8 +53,12 @@ class TravellingRunner:
             shutil.copyfile(self._path_of(workspace.key_of(name)), path_of_key(there.key_of(name)))
         running = self._local.start(command, there, self._threads, on_progress)
         self.running.add(running)
+        measuring = LoopingCall(running.measure)
+        measuring.clock = private_reactor()
+        measuring.start(MEASURE_EVERY)
 
         def bring_home(done: Completed) -> Completed:
+            check_declared(command, running, done.elapsed)
             for name in command.outputs:
                 assert name != SOURCE
                 shutil.copyfile(
@@ -55,6 +67,7 @@ class TravellingRunner:
             return done
 
         def leave(result: object) -> object:
+            measuring.stop()
             self.running.discard(running)
             shutil.rmtree(away)
             return result
@@ -63,3 +76,17 @@ class TravellingRunner:
         running.result.addBoth(leave)
         assert isinstance(running.result, Deferred)
         return running
+
+
+def check_declared(command: Command, running: RunningCommand, elapsed: float) -> None:
+    """Raise `AssertionError` if a command, as far as it was seen, used more than it declares."""
+    if running.peak_memory > command.memory:
+        raise AssertionError(
+            f"{command.stage}: {running.peak_memory >> 20} MiB, declared {command.memory >> 20}"
+        )
+    # A little more, for both figures are of slightly different moments.
+    if running.cpu_time > 1.1 * elapsed * math.ceil(command.cpus) + 0.2:
+        raise AssertionError(
+            f"{command.stage}: {running.cpu_time:.1f} s of CPU time in {elapsed:.1f} s, declared"
+            f" {command.cpus:g} cores"
+        )

@@ -13,6 +13,7 @@ import av
 
 from support.job import RealJob, bundled_ffmpeg, run_operation
 from support.job import probe as probe
+from support.travel import TravellingRunner
 from vidproc.ffmpeg.command import Command
 from vidproc.ffmpeg.media import MediaInfo
 from vidproc.operations.base import Product
@@ -110,9 +111,14 @@ def process(
     capabilities: Any = None,
     runner: Runner | None = None,
 ) -> Result:
-    """Do one operation as the server does: probe, run, verify against the expectation."""
+    """Do one operation as the server does: probe, run, verify against the expectation.
+
+    Unless another runner is given, each command travels: it gets the files that it declares, in
+    another folder, and another number of threads.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     parameters, warnings = parse_parameters(operation, fields)
+    runner = runner or TravellingRunner()
     job = RealJob(source, folder, parameters, capabilities=capabilities, runner=runner)
     job.warnings += warnings
     product = run_operation(get_operation(operation), job)

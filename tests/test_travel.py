@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ from twisted.trial.unittest import TestCase
 
 from support.travel import TravellingRunner
 from tests import media_harness as media
+from vidproc.ffmpeg.command import Command
 from vidproc.operations import segments
+from vidproc.operations.registry import get_operation
 
 
 class TravellingTests(TestCase):
@@ -79,6 +82,31 @@ class TravellingTests(TestCase):
 
     def test_compress_that_leaves_the_film_as_it_is(self) -> None:
         self.process(media.SCREENCAST, "compress", quality=99, preset="fast")
+
+
+class DeclaredNeedTests(TestCase):
+    """The runner that all tests of operations use notices a command that declares too little."""
+
+    def run_with(self, **changes: Any) -> None:
+        folder = media.scratch(self)
+        clip = media.synthesise(folder / "clip.mp4", lavfi="testsrc2=s=640x360:r=25", seconds=4)
+        resolution = get_operation("resolution")
+        plan = type(resolution).plan
+
+        def lie(*arguments: Any) -> Any:
+            made = plan(*arguments)
+            (command,) = made.commands
+            assert isinstance(command, Command)
+            return replace(made, commands=(replace(command, **changes),))
+
+        self.patch(type(resolution), "plan", lie)
+        media.process(clip, "resolution", {"width": 320, "height": 180}, folder)
+
+    def test_too_little_memory(self) -> None:
+        self.assertRaises(AssertionError, self.run_with, memory=1 << 20)
+
+    def test_what_is_true_passes(self) -> None:
+        self.run_with()
 
 
 class DeclaredThreadsTests(TestCase):
