@@ -23,7 +23,6 @@ from vidproc.frontends.peers import Peers
 from vidproc.frontends.refusals import Refusals, TurnedAway
 from vidproc.frontends.throttle import LEAST_RATE, IngestThrottle
 from vidproc.frontends.tokens import Tokens
-from vidproc.frontends.traffic import Traffic
 from vidproc.tasks.settings import Caller
 
 
@@ -286,16 +285,6 @@ class PacingTests(SynchronousTestCase):
         pacing.took(int(LEAST_RATE))
         pacing.stop()
         self.assertEqual(self.clock.getDelayedCalls(), [])
-
-
-class TrafficTests(SynchronousTestCase):
-    def test_what_is_no_socket_counts_no_packets(self) -> None:
-        """And does no harm."""
-        traffic, transport = Traffic(), StringTransport()
-        traffic.opened(transport)
-        traffic.sample(transport)
-        traffic.closed(transport)
-        self.assertEqual(traffic.packets_received(), 0)
 
 
 class LimitedMMPTests(SynchronousTestCase):
