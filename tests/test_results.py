@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.defer import ensureDeferred
 
 from tests.rig import ByHand, Rig
-from tests.test_queue import SchedulerTestCase
+from tests.task_case import SchedulerTestCase
 from vidproc.tasks import results
 from vidproc.tasks.model import State, Task
 from vidproc.tasks.output_space import reserve_output

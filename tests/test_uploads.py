@@ -12,7 +12,7 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from tests.rig import Rig
-from tests.test_queue import GIF, SchedulerTestCase
+from tests.task_case import GIF, SchedulerTestCase
 from vidproc.errors import ServiceError
 from vidproc.tasks.model import State
 from vidproc.tasks.recovery import recover_partial_uploads
