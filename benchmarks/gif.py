@@ -1,15 +1,15 @@
-"""Measure our GIFs against FFmpeg's plain two-step palette over a folder of clips.
+"""Compare our GIFs with FFmpeg's plain two-step palette on a folder of clips.
 
     python benchmarks/gif.py [FOLDER] [--quick] [--fps 12] [--width 480] [--length 5] [--start 0]
 
 For each clip and for the median: SSIM and PSNR (over red, green and blue) of our GIF and of the
-plain one against the scaled source, picture by picture; the bytes of both; the time of both; and
-how far the GIF's times stray: each picture counts whole centiseconds, `drift` is the most that
-any picture's end is off from where its number puts it, the sum of all delays against the
-duration included. The last line says whether a GIF is worse, larger or late.
+plain one against the scaled source, frame by frame; the bytes and the encoding time of both; and
+the timing error of the GIF. Frames last whole centiseconds; `drift` is the largest difference
+between the end of a frame and where it should be, including the total duration. The last line says
+whether a GIF is worse, larger or late.
 
-The plain one is `fps,scale=W:H:flags=lanczos,palettegen`, then `paletteuse` with its defaults. It
-gets square pixels, the upright picture and SDR like ours: what is compared is palette and dither.
+The plain one is `fps,scale=W:H:flags=lanczos,palettegen`, then `paletteuse` with its defaults. Like
+ours it gets square pixels, upright frames and SDR, so that only palette and dithering are compared.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the table. SSIM 0 to 1, PSNR in dB, times in seconds, `drift` in pictures."""
+    """One line of the table. SSIM 0 to 1, PSNR in dB, times in seconds, `drift` in frames."""
 
     clip: str
     palette: str
-    pictures: float
+    frames: float
     ssim: float
     plain_ssim: float
     psnr: float
@@ -94,7 +94,7 @@ def run(*arguments: str) -> str:
 
 
 def chain(media: MediaInfo, settings: Settings, size: Size) -> str:
-    """Return the filters from the source to the pictures of the GIF, evenly spaced."""
+    """Return the filters from the source to the frames of the GIF, evenly spaced."""
     video = media.video
     assert video is not None
     deinterlace = "bwdif=mode=send_frame," if video.interlaced else ""
@@ -111,11 +111,11 @@ def chain(media: MediaInfo, settings: Settings, size: Size) -> str:
 
 
 def plain(source: Path, media: MediaInfo, settings: Settings, size: Size, folder: Path) -> Path:
-    """Make the GIF as most people do: a palette of all pictures, then its use."""
+    """Make the GIF as most people do: a palette of all frames, then use it."""
     assert media.video is not None
     made = f"[0:{media.video.index}]{chain(media, settings, size)}"
-    pictures = str(round(settings.length * settings.fps))
-    cut = f"{made},trim=end_frame={pictures}"
+    frames = str(round(settings.length * settings.fps))
+    cut = f"{made},trim=end_frame={frames}"
     run("-copyts", "-i", str(source), "-filter_complex", f"{cut},palettegen", str(folder / "p.png"))
     run(
         *("-copyts", "-i", str(source), "-i", str(folder / "p.png"), "-filter_complex"),
@@ -142,7 +142,7 @@ def scores(
 
 
 def delays(gif: bytes) -> Iterator[int]:
-    """Yield the delay of each picture, in centiseconds, as the file has it."""
+    """Yield the delay of each frame in the file, in centiseconds."""
     place = 13 + (3 << (gif[10] & 7) + 1 if gif[10] & 0x80 else 0)
     delay = 0
     while gif[place] != 0x3B:
@@ -160,7 +160,7 @@ def delays(gif: bytes) -> Iterator[int]:
 
 
 def drift(gif: bytes, fps: float) -> float:
-    """Return by how many pictures the end of any picture is off at most."""
+    """Return the largest timing error of the end of any frame, in frames."""
     ends = itertools.accumulate(delays(gif))
     return max(abs(end / 100 - number / fps) * fps for number, end in enumerate(ends, 1))
 
@@ -191,7 +191,7 @@ def measure(path: Path, media: MediaInfo, settings: Settings) -> Line:
         return Line(
             clip=path.name,
             palette=product.details["palette"],
-            pictures=sum(1 for _ in delays(content)),
+            frames=sum(1 for _ in delays(content)),
             ssim=ssim,
             plain_ssim=plain_ssim,
             psnr=psnr,
@@ -205,7 +205,7 @@ def measure(path: Path, media: MediaInfo, settings: Settings) -> Line:
 
 
 COLUMNS = (
-    ("pictures", "pictures", 9, 0),
+    ("frames", "frames", 9, 0),
     ("ssim", "SSIM", 8, 4),
     ("plain_ssim", "plain", 8, 4),
     ("psnr", "PSNR", 7, 2),
@@ -232,7 +232,7 @@ def values_of(line: Line) -> dict[str, float]:
 
 
 def clips(folder: Path, only: str) -> Iterator[tuple[Path, MediaInfo]]:
-    """Yield the files that have a picture."""
+    """Yield the files that have video."""
     for path in sorted(folder.iterdir()):
         if only not in path.name:
             continue
@@ -245,7 +245,7 @@ def clips(folder: Path, only: str) -> Iterator[tuple[Path, MediaInfo]]:
 
 
 def main() -> None:
-    """Measure every clip that has a picture and reaches beyond the start."""
+    """Measure every clip that has video and is longer than the start."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, nargs="?", default=ROOT / "tests" / "media")
     parser.add_argument("--fps", type=float, default=12.0)
@@ -259,8 +259,8 @@ def main() -> None:
     if options.quick:
         settings = Settings(options.fps, 320, options.start, 2.0)
     print(
-        f"{settings.length:g} s from {settings.start:g} s, {settings.fps:g} pictures per second, "
-        f"{settings.width} pixels wide; drift in pictures"
+        f"{settings.length:g} s from {settings.start:g} s, {settings.fps:g} frames per second, "
+        f"{settings.width} pixels wide; drift in frames"
     )
     print(" " * 32 + "".join(f"{title:>{width}}" for _, title, width, _ in COLUMNS))
     lines = []

@@ -1,10 +1,10 @@
 """How long a status takes while ten uploads keep the disk busy.
 
-A status request on a connection of its own, as plain clients send it, fifty times a second: first
-with nothing else going on, then while ten clients upload as fast as they can to the folder's
-disk. Asked are a running task's status (answered from memory) and a finished one's (from
-the store). Run it from a checkout: ``python -m benchmarks.latency --dir FOLDER``, on the disk that
-matters. With ``--slow-disk`` the writer is slowed down instead. Linux only.
+Sends fifty status requests a second, each on its own connection, as plain clients do: first with
+nothing else going on, then while ten clients upload as fast as they can to the folder's disk. It
+asks for the status of a running task (answered from memory) and of a finished one (from the store).
+Run it from a checkout, on the disk that matters: ``python -m benchmarks.latency --dir FOLDER``.
+With ``--slow-disk`` the writer is slowed down instead. Linux only.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""A load generator for the benchmarks: client processes that cost as little as they can.
+"""A load generator for the benchmarks: client processes that use as little CPU time as possible.
 
-Each stream is a process of its own, so that the clients' time is not Python's lock. Large sends
-are sendfile(2) of a file; small ones leave 64 to a system call (sendmmsg(2)). Downloads are
-thrown away in the kernel (MSG_TRUNC), so that a client needs less time than any server.
-Linux only.
+Each stream is a separate process, so that clients do not wait for Python's lock. Large sends use
+sendfile(2) on a file; small ones go out 64 per system call (sendmmsg(2)). Downloads are discarded
+in the kernel (MSG_TRUNC), so that a client needs less time than any server. Linux only.
 """
 
 from __future__ import annotations
@@ -121,7 +120,7 @@ def send_file(connection: socket.socket, path: Path, size: int, send_size: int =
 
 
 def send_small(connection: socket.socket, packet: bytes, size: int) -> None:
-    """Send `packet` again and again until `size` bytes have left, each as a send of its own."""
+    """Send `packet` again and again until `size` bytes have left, each in a separate send."""
     libc = ctypes.CDLL(None, use_errno=True)
     data = ctypes.create_string_buffer(packet, len(packet))
     one = _Slice(ctypes.addressof(data), len(packet))
@@ -200,8 +199,8 @@ def raise_file_limit(wanted: int) -> None:
 def long_film(path: Path, seconds: int = 600) -> Path:
     """Make a film that takes minutes to encode and is made in a second; return its path."""
     part = path.with_suffix(".part.mp4")
-    picture = ("-f", "lavfi", "-i", "mandelbrot=size=640x360:rate=25", "-t", "5")
-    _ffmpeg(*picture, "-c:v", "libx264", "-crf", "40", part)
+    source = ("-f", "lavfi", "-i", "mandelbrot=size=640x360:rate=25", "-t", "5")
+    _ffmpeg(*source, "-c:v", "libx264", "-crf", "40", part)
     _ffmpeg("-stream_loop", str(seconds // 5), "-i", part, "-c", "copy", path)
     part.unlink()
     return path

@@ -1,6 +1,6 @@
-"""How much memory the server needs: the peak (VmHWM) of its process, in each of several cases.
+"""How much memory the server needs: the peak (VmHWM) of its process in several cases.
 
-Eight uploads of 2 GB to a disk slowed down by an injected writer, past the reactor and through it
+Eight uploads of 2 GB to a disk that an injected writer slows down, past the reactor and through it
 (with a checksum); as many bytes in 100 uploads; 1,000 idle connections; 100 watchers. With
 `--single SIZE` one upload and one download of that size, with their speeds, instead. Run it from a
 checkout: ``python -m benchmarks.memory``. Linux only.
@@ -141,7 +141,7 @@ def download(port: int, task_id: str, size: int) -> float:
         while left:
             got = connection.recv_into(buffer)
             if not got:
-                raise SystemExit("the download broke off")
+                raise SystemExit("the download was interrupted")
             left -= got
     return time.monotonic() - start
 

@@ -1,11 +1,11 @@
-"""Twenty mixed tasks from twenty addresses, against the bare commands one after another.
+"""Twenty mixed tasks from twenty addresses, compared with the bare commands one after another.
 
-Five operations (all but compress) on four films. The bare commands are the FFmpeg runs of the
-operations, with the same arguments and all cores, without probes, checks and a server. Against
-them: the same tasks through a running server, all sent at once from loopback addresses of their
-own, from the first connect to the last end. Both take turns; printed are the totals, their medians
-and the ratio. Exit status 1 when the server is not sooner. Run it from a checkout:
-``python -m benchmarks.mixed``. Linux only (other systems lack the addresses).
+Five operations (all except compress) on four videos. The bare commands are the FFmpeg commands of
+the operations, with the same arguments and all cores, but without probes, checks and server. They
+are compared with the same tasks on a running server, all sent at the same time from different
+loopback addresses, from the first connect to the last result. Both alternate; the totals, their
+medians and the ratio are printed. Exit status 1 if the server is not faster. Run it from a
+checkout: ``python -m benchmarks.mixed``. Linux only (other systems lack the addresses).
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def bare(works: list[Work]) -> float:
 
 
 def through_server(port: int, works: list[Work]) -> float:
-    """Send all tasks at once, each from an address of its own; return seconds to the last end."""
+    """Send all tasks at once, each from a different address; return seconds to the last end."""
 
     def one(pair: tuple[int, Work]) -> None:
         number, work = pair

@@ -1,10 +1,10 @@
-"""What the service adds to FFmpeg: each operation against its bare commands.
+"""What the service adds to FFmpeg: each operation compared with its bare commands.
 
-The bare commands are the FFmpeg runs of the operation, with the same arguments and threads, one
-after another and without a server. Against them: the same work through a running server,
-from connect to last byte, and through the command-line client with its own start. Both take turns;
-printed are medians. The budget is 5 % + 0.5 s, with the client's start 5 % + 1.0 s. Run
-it from a checkout: ``python -m benchmarks.overhead``.
+The bare commands are the FFmpeg commands of the operation, with the same arguments and threads, one
+after another and without a server. They are compared with the same work on a running server, from
+connect to last byte, and with the command-line client, including its startup. All alternate; the
+medians are printed. The budget is 5 % + 0.5 s, or 5 % + 1.0 s with the client. Run it from a
+checkout: ``python -m benchmarks.overhead``.
 """
 
 from __future__ import annotations

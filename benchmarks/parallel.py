@@ -1,11 +1,11 @@
-"""How well WebM and GIF use the cores: the service's commands against plain ones.
+"""How well WebM and GIF use the cores: the service's commands compared with plain ones.
 
-webm: 10 s at 720p by the plain command (``-c:v libvpx-vp9 -crf 30 -b:v 0``), by the service's,
-which cuts the film into segments, and by the service's without cutting. gif: the usual command with
-one palette, and the service's, which tries three. Both: two tasks one after another and side by
-side. Ways take turns; printed are medians of seconds, CPU seconds, bytes, and VMAF picture by
-picture. Exit status 1 when webm is less than twice as fast as the plain command, larger than 105 %
-or more than 0.5 VMAF worse. Run it from a checkout: ``python -m benchmarks.parallel``.
+webm: 10 s at 720p with the plain command (``-c:v libvpx-vp9 -crf 30 -b:v 0``), with the service's
+segments, and with the service's options as a whole. gif: the usual command with one palette, and
+the service's, which tries three. Both: two tasks one after another and in parallel. All alternate;
+the medians of seconds, CPU seconds, bytes and VMAF (frame by frame) are printed. Exit status 1 if
+webm is less than twice as fast as the plain command, larger than 105 % or more than 0.5 VMAF worse.
+Run it from a checkout: ``python -m benchmarks.parallel``.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def prepare(film: Path, start: float, length: float, folder: Path) -> Clip:
 
 
 def vmaf(made: Sequence[Path], clip: Clip, every: int) -> float:
-    """Return the mean VMAF of files that follow each other; pictures are paired by number."""
+    """Return the mean VMAF of files that follow each other; frames are paired by number."""
     inputs = [part for path in (*made, clip.path) for part in ("-i", path)]
     # Differing colour tags would make FFmpeg convert one of the two before they are compared.
     label = "setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709"

@@ -1,9 +1,9 @@
-"""Packets and the CPU kept for video, both at once.
+"""Packet rate and CPU reserve at the same time.
 
-Uploads saturate the server in sends of 1,400 bytes from several loopback addresses while encodes
-run one after another from two more. Once a second it takes the packets that arrived and FFmpeg's
-share of the CPU time; the generators' own CPU time is taken out of the whole. Prints the worst 10 s
-window of both, and draws them when matplotlib is there (``pip install -e ".[bench]"``).
+Uploads saturate the server with sends of 1,400 bytes from several loopback addresses while encodes
+run one after another from two more. Once a second it measures the packets that arrived and FFmpeg's
+share of the CPU time; the load generators' own CPU time is subtracted. Prints the worst 10 s window
+of both, and plots them if matplotlib is installed (``pip install -e ".[bench]"``).
 
     python -m benchmarks.reserve --seconds 60 --plot docs/reserve.png
 """

@@ -1,10 +1,10 @@
-"""A large upload that breaks again and again, and a server that is killed among it.
+"""A large upload that is interrupted again and again, and a server that is killed meanwhile.
 
-An upload of 2 GB is cut at 20 random points: 18 times the connection breaks (closed or reset),
-twice the whole server ends by SIGKILL and starts again. Another connection asks `upload_status` all
-the while. What was acknowledged once must never be sent again, and the file must arrive whole, byte
-for byte. It is done twice: past the reactor, and through it with a checksum in the request. Exit
-status 1 when a promise is broken. Run it from a checkout: ``python -m benchmarks.resume``.
+An upload of 2 GB is interrupted at 20 random points: 18 times the connection breaks (closed or
+reset), twice the whole server is killed (SIGKILL) and restarted. Another connection asks for
+`upload_status` all the time. Acknowledged bytes must never be sent again, and the file must arrive
+intact. This is done twice: past the reactor, and through it with a checksum in the request. Exit
+status 1 if a promise is broken. Run it from a checkout: ``python -m benchmarks.resume``.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Content:
 
 
 class Acknowledged:
-    """The greatest offset that `upload_status` has named, asked from a connection of its own."""
+    """The highest offset that `upload_status` has returned, asked over a separate connection."""
 
     def __init__(self, server: ServerProcess, upload_id: str) -> None:
         self.most = 0

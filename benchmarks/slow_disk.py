@@ -1,9 +1,9 @@
-"""twistd with a data folder on a disk that is slow: for the benchmarks.
+"""twistd with a data folder on a slow disk, for the benchmarks.
 
     python benchmarks/slow_disk.py BYTES_PER_SECOND -n vidproc ...
 
-Each thread that writes an upload waits as long as such a disk would take, and then leaves a hole
-of that size in the file instead: gigabytes cost neither room nor the real disk's time.
+Each thread that writes an upload waits as long as such a disk would take, and then leaves a hole of
+that size in the file instead. So gigabytes use neither disk space nor the real disk's time.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What media processes touch, as strace sees it from outside.
+"""What media processes access, as strace sees it.
 
-Runs a probe and an encode in the sandbox, as the server does, under strace, and prints each file
-outside of the allowed set that was opened, each file written outside of the task's folder and each
-socket call, with what the kernel answered. None may have succeeded: the exit status is 1 if one
-did, and 2 when there is no strace on the PATH. Then it runs encodes that try to read and write
-other files and to connect, without FFmpeg's own limits, to see that the kernel's layers say no by
-themselves. ``python -m benchmarks.strace_media``; Linux only.
+Runs a probe and an encode in the sandbox under strace, as the server does, and prints each file
+opened outside the allowed set, each file written outside the task's folder and each socket call,
+with the kernel's answer. None may have succeeded: the exit status is 1 if one did, and 2 if there
+is no strace on the PATH. Then it runs encodes that try to read and write other files and to
+connect, without FFmpeg's own limits, to check that the kernel's layers alone refuse them.
+``python -m benchmarks.strace_media``; Linux only.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""How fast bytes move, against nginx on the same machine.
+"""How fast bytes move, compared with nginx on the same machine.
 
-One and eight streams, sends of 1,400 bytes and as large as the kernel takes, up and down, on tmpfs.
-nginx (PUT and GET) and vidproc take turns; printed are the medians and the median of the ratios of
-neighbouring runs, and what the load generator does alone. Run it from a checkout:
-``python -m benchmarks.transfer``. Linux only.
+One and eight streams, sends of 1,400 bytes and as large as possible, up and down, on tmpfs. nginx
+(PUT and GET) and vidproc alternate. Prints the medians, the median ratio of consecutive runs, and
+the speed of the load generator alone. Run it from a checkout: ``python -m benchmarks.transfer``.
+Linux only.
 """
 
 from __future__ import annotations

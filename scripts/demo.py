@@ -1,10 +1,10 @@
-"""Send a real clip through all six operations of a service started for it, and look at the results.
+"""Start a service, run all six operations on a real clip, and check the results.
 
     python scripts/demo.py
 
 Starts `twistd -n vidproc` on a free loopback port with a fresh data folder, runs the command-line
-client once for each operation, opens and decodes each result, prints a table and stops the
-service. The results stay in demo-output/. Exit status 0 only when all six are valid.
+client once per operation, decodes each result, prints a table and stops the service. The results
+stay in demo-output/. Exit status 0 only if all six are valid.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CLIENT_TIMEOUT = 900.0
 
 @dataclass(frozen=True)
 class Step:
-    """One operation, and what its result must be. Durations in seconds, sizes in pixels."""
+    """One operation and its expected result. Durations in seconds, sizes in pixels."""
 
     operation: str
     options: tuple[str, ...]
@@ -71,7 +71,7 @@ class Invalid(Exception):
 
 @dataclass(frozen=True)
 class Media:
-    """What was found by decoding a file whole."""
+    """Properties of a completely decoded file."""
 
     width: int
     height: int
@@ -80,12 +80,12 @@ class Media:
     audio: bool
 
     @property
-    def picture(self) -> str:
+    def frame_size(self) -> str:
         return f"{self.width}x{self.height}" if self.video else "-"
 
 
 def decode(path: Path) -> Media:
-    """Decode every frame of a file; raises `Invalid` when it can't be done."""
+    """Decode every frame of a file; raises `Invalid` if that fails."""
     width = height = 0
     end = {"video": 0.0, "audio": 0.0}
     try:
@@ -107,7 +107,7 @@ def decode(path: Path) -> Media:
                 getattr(container.streams.video[0], "sample_aspect_ratio", None) if width else 1
             )
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise Invalid(f"it can't be decoded: {error}") from error
+        raise Invalid(f"it cannot be decoded: {error}") from error
     return Media(
         width=round(width * float(aspect or 1)),
         height=height,
@@ -118,21 +118,23 @@ def decode(path: Path) -> Media:
 
 
 def check(step: Step, source: Media) -> Media:
-    """Return what the result holds; raises `Invalid` when that is not what was asked for."""
+    """Return the properties of the result; raises `Invalid` if they are not as requested."""
     if not step.result.is_file():
         raise Invalid("there is no result")
     found = decode(step.result)
     if found.video != step.video:
-        raise Invalid("it has no picture" if step.video else "it has a picture")
+        raise Invalid("it has no video" if step.video else "it has video")
     if step.audio and not found.audio:
-        raise Invalid("it has no sound")
+        raise Invalid("it has no audio")
     wanted = step.duration or source.duration
     if abs(found.duration - wanted) > 0.5:
         raise Invalid(f"it lasts {found.duration:.2f} s instead of {wanted:.2f} s")
     if step.size and (found.width, found.height) != step.size:
-        raise Invalid(f"its picture is {found.picture} instead of {step.size[0]}x{step.size[1]}")
+        raise Invalid(
+            f"its frame size is {found.frame_size} instead of {step.size[0]}x{step.size[1]}"
+        )
     if step.shape and abs(found.width - found.height * step.shape) > 2:
-        raise Invalid(f"its picture is {found.picture}, not of the shape asked for")
+        raise Invalid(f"its frame size is {found.frame_size}, not the requested aspect ratio")
     if step.smaller and step.result.stat().st_size > CLIP.stat().st_size:
         raise Invalid("it is larger than the source")
     return found
@@ -182,7 +184,7 @@ def running_server(folder: Path) -> Iterator[int]:
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
-            # A group of its own: Ctrl-C reaches us alone, and we stop it in order.
+            # In its own process group: Ctrl-C reaches only us, and we stop it gracefully.
             start_new_session=True,
         )
     try:
@@ -262,14 +264,14 @@ def main() -> int:
         step.result.unlink(missing_ok=True)
     size_in = format_size(CLIP.stat().st_size)
     rows: list[tuple[str, ...]] = [
-        ("operation", "time", "size in", "size out", "picture", "duration")
+        ("operation", "time", "size in", "size out", "frame size", "duration")
     ]
     problems: list[str] = []
     with tempfile.TemporaryDirectory(prefix="vidproc-demo-") as folder:
         try:
             with running_server(Path(folder)) as port:
                 print(f"The service runs on {HOST}, port {port}.")
-                print(f"The clip: {CLIP.name}, {size_in}, {source.picture}.", flush=True)
+                print(f"The clip: {CLIP.name}, {size_in}, {source.frame_size}.", flush=True)
                 for number, step in enumerate(STEPS, 1):
                     print(f"\n[{number}/{len(STEPS)}] {step.operation} {' '.join(step.options)}")
                     sys.stdout.flush()
@@ -289,7 +291,7 @@ def main() -> int:
                             f"{elapsed:.1f} s",
                             size_in,
                             size_out,
-                            found.picture,
+                            found.frame_size,
                             f"{found.duration:.2f} s",
                         )
                     )

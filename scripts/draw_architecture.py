@@ -3,7 +3,7 @@
     python scripts/draw_architecture.py
 
 The boxes come from the table under "Layers", the arrows from the imports in the code. The same
-code gives the same picture, byte for byte.
+code gives the same diagram, byte for byte.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from xml.sax.saxutils import escape
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "architecture.md"
-PICTURE = ROOT / "docs" / "architecture.svg"
+DIAGRAM = ROOT / "docs" / "architecture.svg"
 
 BOX_HEIGHT, ROW_HEIGHT, MARGIN, WIDTH = 44, 96, 24, 960
 _ROW = re.compile(r"\| (?P<layers>`[^|]*`) \| (?P<subject>[^|]*) \| (?P<imports>[^|]*)\|")
@@ -71,7 +71,7 @@ def _imported(path: Path, modules: set[str]) -> Iterator[str]:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
-            # What is imported may be a module of its own, or a name in one.
+            # The imported name may be a module, or a name in one.
             whole = [f"{node.module}.{alias.name}" for alias in node.names]
             names = [name if _short(name) in modules else node.module for name in whole]
         yield from (_short(name) for name in names if _short(name) in modules)
@@ -109,7 +109,7 @@ def find_circles(imports: dict[str, set[str]]) -> list[list[str]]:
 
 
 def draw(layers: list[Layer], imports: dict[str, set[str]]) -> str:
-    """Return the picture as SVG."""
+    """Return the diagram as SVG."""
     boxes: dict[str, tuple[float, int, float]] = {}  # name: left, top, width
     for number, layer in enumerate(layers):
         width = (WIDTH - MARGIN) / len(layer.names) - MARGIN
@@ -178,4 +178,4 @@ def _box(name: str, subject: str, place: tuple[float, int, float]) -> str:
 
 
 if __name__ == "__main__":
-    PICTURE.write_text(draw(read_layers(), read_imports()))
+    DIAGRAM.write_text(draw(read_layers(), read_imports()))

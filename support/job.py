@@ -1,4 +1,4 @@
-"""A job on the real runner and the real sandbox, for code that waits for each command."""
+"""A job on the real runner and sandbox, for code that waits for each command."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ R = TypeVar("R")
 
 @cache
 def bundled_ffmpeg() -> FFmpeg:
-    """Return the bundled FFmpeg and what it can do."""
+    """Return the bundled FFmpeg and its capabilities."""
     return find_ffmpeg()
 
 
 @cache
 def sandbox() -> Sandbox:
-    """Return the sandbox of the server, with all layers that this machine has."""
+    """Return the server's sandbox, with all layers that this machine supports."""
     return Sandbox(address_space=16 << 30, file_size=16 << 30, layers=find_layers("auto"))
 
 
 def path_of_key(key: str) -> Path:
-    """Return the path of a key: here keys are absolute paths without their first slash."""
+    """Return the path of a key: here, keys are absolute paths without the first slash."""
     return Path("/", key)
 
 
@@ -55,7 +55,7 @@ def local_runner(
 
 
 def run_probe(path: Path, *, verify: bool = False, runner: Runner | None = None) -> bytes:
-    """Return what the service's own probe prints about a file."""
+    """Return the output of the service's own probe for a file."""
     workspace = Workspace(key_of_path(path), key_of_path(path.absolute().parent))
     running = (runner or local_runner()).start(
         probe_command(verify=verify), workspace, 1, lambda _: None
@@ -164,4 +164,4 @@ def run_operation(operation: Operation[Any], job: Any) -> Product:
     except StopIteration as done:
         product: Product = done.value
         return product
-    raise RuntimeError("the operation waited for something that is no command")
+    raise RuntimeError("the operation waited for something that is not a command")

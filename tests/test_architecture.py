@@ -1,4 +1,4 @@
-"""The table of layers in docs/architecture.md holds, and its picture is of today's code."""
+"""The table of layers in docs/architecture.md holds, and its diagram shows the current code."""
 
 from __future__ import annotations
 
@@ -89,10 +89,10 @@ class LayerTests(SynchronousTestCase):
         imports = {"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a", "d"}, "e": set[str]()}
         self.assertEqual(self.script.find_circles(imports), [["b", "c"], ["d"]])
 
-    def test_the_picture_is_current(self) -> None:
+    def test_the_diagram_is_current(self) -> None:
         """Draw it again: python scripts/draw_architecture.py"""
         drawn = self.script.draw(self.layers, self.imports)
-        self.assertEqual(self.script.PICTURE.read_text(), drawn)
+        self.assertEqual(self.script.DIAGRAM.read_text(), drawn)
 
     def test_the_files_that_the_page_names_are_there(self) -> None:
         """A page that sends its reader to a file that has moved is worse than none."""
