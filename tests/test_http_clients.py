@@ -50,6 +50,9 @@ class ClientTestCase(SynchronousTestCase):
         self.server = self.serve()
         self.url = f"http://127.0.0.1:{self.server.http_port}"
         self.tasks = f"{self.url}/api/v1/tasks"
+        self.session = requests.Session()
+        self.session.trust_env = False  # its proxies are not ours
+        self.addCleanup(self.session.close)
 
     def serve(self) -> HTTPServerProcess:
         return one_server()
@@ -128,17 +131,16 @@ class RequestsTests(ClientTestCase):
             for start in range(0, len(data), 10_000):
                 yield data[start : start + 10_000]
 
-        with requests.Session() as session:
-            for body in (CLIP.read_bytes(), parts()):
-                answer = session.put(f"{self.tasks}?{GIF}", data=body, timeout=60)
-                self.assertEqual(answer.status_code, 201)
-                location = urljoin(answer.url, answer.headers["Location"])
-                self.assertEqual(location, f"{self.tasks}/{answer.json()['task_id']}")
+        for body in (CLIP.read_bytes(), parts()):
+            answer = self.session.put(f"{self.tasks}?{GIF}", data=body, timeout=60)
+            self.assertEqual(answer.status_code, 201)
+            location = urljoin(answer.url, answer.headers["Location"])
+            self.assertEqual(location, f"{self.tasks}/{answer.json()['task_id']}")
 
     def test_a_refusal_can_be_read_by_a_client_that_sends_all_first(self) -> None:
         """It would see a reset else."""
         with self.large(32 << 20).open("rb") as body:
-            answer = requests.post(f"{self.tasks}?type=dance", data=body, timeout=60)
+            answer = self.session.post(f"{self.tasks}?type=dance", data=body, timeout=60)
         self.assertEqual(answer.status_code, 400)
         self.assertEqual(answer.headers["Content-Type"], "application/problem+json")
 
@@ -166,7 +168,7 @@ class TuspyTests(ClientTestCase):
         return client.uploader(str(path), metadata=GIF_METADATA, retries=2, **options)
 
     def head(self, url: str) -> Any:
-        return requests.head(url, headers={"Tus-Resumable": "1.0.0"}, timeout=60).headers
+        return self.session.head(url, headers={"Tus-Resumable": "1.0.0"}, timeout=60).headers
 
     def test_a_film_in_parts(self) -> None:
         """With and without checksums; the last part names the task."""
@@ -203,12 +205,13 @@ class KillTests(ClientTestCase):
     def test_kill_9_within_a_tus_upload(self) -> None:
         """The client goes on where HEAD says; no acknowledged byte is sent again, none is lost."""
         film = CLIP.read_bytes() + bytes(24 << 20)
-        created = requests.post(
+        digest = hashlib.sha256(film).hexdigest()
+        created = self.session.post(
             f"{self.url}/api/v1/uploads",
             headers={
                 "Tus-Resumable": "1.0.0",
                 "Upload-Length": str(len(film)),
-                "Upload-Metadata": _metadata(sha256=hashlib.sha256(film).hexdigest()),
+                "Upload-Metadata": encode_metadata(GIF_METADATA | {"sha256": digest}),
             },
             timeout=60,
         )
@@ -247,7 +250,7 @@ class KillTests(ClientTestCase):
             yield part[start : start + 4096]
 
     def head(self, path: str) -> Any:
-        answer = requests.head(self.url + path, headers={"Tus-Resumable": "1.0.0"}, timeout=60)
+        answer = self.session.head(self.url + path, headers={"Tus-Resumable": "1.0.0"}, timeout=60)
         self.assertEqual(answer.status_code, 200)
         return answer.headers
 
@@ -257,9 +260,9 @@ class KillTests(ClientTestCase):
             "Upload-Offset": str(offset),
             "Content-Type": "application/offset+octet-stream",
         }
-        return requests.patch(self.url + path, data=body, headers=headers, timeout=60)
+        return self.session.patch(self.url + path, data=body, headers=headers, timeout=60)
 
 
-def _metadata(**values: str) -> str:
-    pairs = GIF_METADATA | values
+def encode_metadata(pairs: dict[str, str]) -> str:
+    """Return what the header Upload-Metadata says of `pairs`."""
     return ",".join(f"{k} {base64.b64encode(v.encode()).decode()}" for k, v in pairs.items())

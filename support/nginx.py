@@ -1,0 +1,82 @@
+"""nginx before a server of ours, as docs/deployment.md sets it up."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+from support.certificates import write_certificate
+from support.server_process import wait_for
+
+_CONF = """\
+daemon off; master_process off; pid nginx.pid; error_log error.log;
+{user}
+events {{ worker_connections 64; }}
+http {{
+  access_log off;
+  client_body_temp_path tmp; proxy_temp_path tmp; fastcgi_temp_path tmp;
+  uwsgi_temp_path tmp; scgi_temp_path tmp;
+  server {{
+    listen 127.0.0.1:{port} ssl;
+    ssl_certificate {certificate}; ssl_certificate_key {key};
+    location {prefix}/ {{
+      proxy_pass http://127.0.0.1:{upstream}/;
+      proxy_http_version 1.1;
+      proxy_set_header Host $http_host;
+      proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+      proxy_set_header X-Forwarded-Proto $scheme;
+      proxy_request_buffering off;
+      proxy_buffering off;
+      client_max_body_size 0;
+      proxy_read_timeout 1h;
+    }}
+  }}
+}}
+"""
+
+
+def find_nginx() -> str | None:
+    """Return nginx's path, None if it is not installed."""
+    return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+
+
+class Nginx:
+    """nginx with TLS at `port`, which passes what is below `prefix` to `upstream` on."""
+
+    def __init__(self, root: Path, upstream: int, prefix: str = "/films") -> None:
+        program = find_nginx()
+        assert program is not None
+        root = root.absolute()
+        self.certificate, key = write_certificate(root / "tls")
+        (root / "tmp").mkdir()
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = int(probe.getsockname()[1])
+        conf = _CONF.format(
+            user="user root;" if os.geteuid() == 0 else "",
+            port=self.port,
+            certificate=self.certificate,
+            key=key,
+            prefix=prefix,
+            upstream=upstream,
+        )
+        (root / "nginx.conf").write_text(conf)
+        self.url = f"https://127.0.0.1:{self.port}{prefix}"
+        self._popen = subprocess.Popen(
+            [program, "-p", f"{root}/", "-c", "nginx.conf", "-e", "error.log"]
+        )
+        wait_for(self._serves, alive=lambda: self._popen.poll() is None)
+
+    def _serves(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """End it."""
+        self._popen.terminate()
+        self._popen.wait(30)
