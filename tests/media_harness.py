@@ -41,7 +41,7 @@ QUADRANTS = (
     "color=green:s={w}x{h}:r={r}[c];color=white:s={w}x{h}:r={r}[d];"
     "[a][b]hstack[top];[c][d]hstack[bottom];[top][bottom]vstack"
 )
-"""A lavfi source of twice `w` x `h` pixels: red, blue over green, white; `r` pictures a second."""
+"""A lavfi source of twice `w` x `h` pixels: red, blue over green, white; `r` frames a second."""
 
 
 tools = bundled_ffmpeg
@@ -71,7 +71,7 @@ def synthesise(path: Path, *arguments: str | Path, lavfi: str, seconds: float = 
 
 
 def set_clean_aperture(path: Path, crop: tuple[int, int, int, int]) -> None:
-    """Have the H.264 picture of an MP4 file, whose index is at its end, cut by (left, top, right,
+    """Crop the H.264 video of an MP4 file, whose index is at its end, by (left, top, right,
     bottom) pixels: add a clap box (ISO 14496-12, 12.1.4) to it, in place."""
     data = bytearray(path.read_bytes())
     open_boxes, start, end = [], 0, len(data)
@@ -138,8 +138,8 @@ def mismatch(media: MediaInfo, product: Product, source: MediaInfo) -> str | Non
     return verdict.fault or verdict.warning
 
 
-def picture_at(path: Path, number: int = 0) -> Any:
-    """Return a decoded picture as an (H, W, 3) RGB list of rows, upright as FFmpeg shows it."""
+def frame_at(path: Path, number: int = 0) -> Any:
+    """Return a decoded frame as an (H, W, 3) RGB list of rows, upright as FFmpeg shows it."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         for index, frame in enumerate(container.decode(stream)):
@@ -152,13 +152,13 @@ def picture_at(path: Path, number: int = 0) -> Any:
                     [tuple(data[y * stride + 3 * x :][:3]) for x in range(frame.width)]
                     for y in range(frame.height)
                 ]
-    raise AssertionError(f"{path} has no picture {number}")
+    raise AssertionError(f"{path} has no frame {number}")
 
 
-def colour(picture: Any, x: float, y: float) -> tuple[int, int, int]:
+def colour(frame: Any, x: float, y: float) -> tuple[int, int, int]:
     """Return the colour at a place given as parts (0 to 1) of width and height."""
-    height, width = len(picture), len(picture[0])
-    pixel: tuple[int, int, int] = picture[min(height - 1, int(y * height))][
+    height, width = len(frame), len(frame[0])
+    pixel: tuple[int, int, int] = frame[min(height - 1, int(y * height))][
         min(width - 1, int(x * width))
     ]
     return pixel
@@ -169,9 +169,9 @@ def near(one: tuple[int, ...], other: tuple[int, ...], most: int = 24) -> bool:
     return all(abs(a - b) <= most for a, b in zip(one, other, strict=True))
 
 
-def corners(picture: Any) -> list[tuple[int, int, int]]:
+def corners(frame: Any) -> list[tuple[int, int, int]]:
     """Return the colours in the middle of the four quadrants, row by row."""
-    return [colour(picture, x, y) for y in (0.25, 0.75) for x in (0.25, 0.75)]
+    return [colour(frame, x, y) for y in (0.25, 0.75) for x in (0.25, 0.75)]
 
 
 def times(path: Path, kind: str = "video") -> list[float]:

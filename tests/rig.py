@@ -321,9 +321,9 @@ def gif_answer(seconds: int = 1) -> bytes:
     """Return what the real probe prints about a GIF of the flower clip's size."""
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/result.gif"
-        picture = ["-f", "lavfi", "-i", f"testsrc=size=480x270:rate=12:duration={seconds}"]
+        source = ["-f", "lavfi", "-i", f"testsrc=size=480x270:rate=12:duration={seconds}"]
         subprocess.run(
-            [find_ffmpeg().path, "-nostdin", "-loglevel", "error", *picture, path], check=True
+            [find_ffmpeg().path, "-nostdin", "-loglevel", "error", *source, path], check=True
         )
         return probe_answer(path)
 

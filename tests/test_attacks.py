@@ -229,7 +229,7 @@ class AttackTests(TestCase):
         fields = {"upload_id": str(uuid.uuid4()), "size": TERABYTE}
         self.assertEqual(self.claim(server.port, 1, **fields), 413)
 
-    def test_a_claim_that_can_not_be_met_costs_nobody_a_result(self) -> None:
+    def test_a_claim_that_cannot_be_met_costs_nobody_a_result(self) -> None:
         """Results make room for work that fits, not for a lie."""
         other = PlainClient(self.server.port, next_address())
         task_id = other.upload(CLIP, "extract_audio", {})["task_id"]
@@ -238,7 +238,7 @@ class AttackTests(TestCase):
         self.assertEqual(other.status(task_id)["status"], "completed")
         self.assertEqual(other.status(self.large)["status"], "completed")
 
-    def test_one_address_can_not_hold_all_the_room(self) -> None:
+    def test_one_address_cannot_hold_all_the_space(self) -> None:
         """More than half of it is refused, and while it holds a large part others go on."""
         server = ServerProcess(Path(self.mktemp()), "--storage-limit=200M", "--tasks-per-ip=4")
         self.addCleanup(server.start().stop)

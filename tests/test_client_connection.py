@@ -52,7 +52,7 @@ class ConnectionTests(TestCase):
             self.connection.dataReceived(bytes([byte]))
         self.assertEqual(self.successResultOf(waiting), Answer({"status": "queued"}))
 
-    def test_an_answer_that_is_no_json_object_is_a_clear_error(self) -> None:
+    def test_an_answer_that_is_not_a_json_object_is_a_clear_error(self) -> None:
         """Defective answers do not end in a traceback."""
         waiting = self.connection.request({"action": "status"})
         self.connection.dataReceived(encode_head(b'{"status":}'))

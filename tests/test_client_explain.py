@@ -68,7 +68,7 @@ class ExplainTests(SynchronousTestCase):
         self.assertEqual((status, said.count("vidproc")), (2, 0))
         self.assertIn("It changed.", said)
 
-    def test_a_connection_lost_before_the_task_tells_what_to_run_again(self) -> None:
+    def test_a_connection_lost_before_the_task_says_what_to_run_again(self) -> None:
         """An upload that is kept goes on; else nothing was started."""
         for kept, text in ((True, "continues where it stopped"), (False, "Nothing was started")):
             status, said = self.explained(LostForGood("Gone."), run_state(upload_kept=kept))

@@ -164,7 +164,7 @@ class UsageTests(CommandLineCase):
         self.assertEqual((options.output, options.log_dir), (None, Path("logs")))
         self.assertFalse(options.detach or options.tls)
 
-    def test_an_input_that_can_not_be_sent_is_named(self) -> None:
+    def test_an_input_that_cannot_be_sent_is_named(self) -> None:
         """Missing, empty or a folder."""
         (self.folder / "empty.mp4").touch()
         for name, text in {
@@ -200,7 +200,7 @@ class UsageTests(CommandLineCase):
             lines = self.usage(f"FILM --type compress --output {shlex.quote(str(name))}")
             self.assertIn("overwrite the input", lines[0])
 
-    def test_a_device_is_no_output(self) -> None:
+    def test_a_device_is_refused_as_output(self) -> None:
         """Renaming over it would replace it."""
         self.assertIn(
             "not a regular file", self.usage(f"FILM --type compress --output {os.devnull}")[0]

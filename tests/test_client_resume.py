@@ -147,9 +147,9 @@ class NextRunTests(ResumeCase):
         session = self.session(self.line)
         self.server.at_break = lambda peer: session.interrupt(signal.SIGINT)
         await session.start()
-        self.assertIn("Run the same command again to go on with the upload.", self.errors)
+        self.assertIn("Run the same command again to resume the upload.", self.errors)
 
-    async def test_a_connection_lost_for_good_is_no_loss(self) -> None:
+    async def test_a_connection_lost_for_good_loses_nothing(self) -> None:
         """Exit status 3 says so, and the next run goes on."""
 
         def gone(peer: Peer) -> None:
@@ -482,14 +482,14 @@ class ResumeFileTests(SynchronousTestCase):
         self.assertEqual(set(state_folder().iterdir()), kept)
         in_use.close()
 
-    def test_what_can_not_be_removed_is_no_obstacle(self) -> None:
+    def test_a_file_that_cannot_be_removed_is_ignored(self) -> None:
         """The log has it."""
         state_folder().mkdir(parents=True)
         stuck = state_folder() / "stuck.lock"
         stuck.mkdir()
         os.utime(stuck, (1, 1))
         self.file().remember(self.upload_id)
-        self.assertIn("can't be removed", self.lines[0])
+        self.assertIn("cannot be removed", self.lines[0])
         self.assertEqual(self.left(), [".json", ".lock", ".lock"])
 
     def test_a_full_disk_is_noted(self) -> None:

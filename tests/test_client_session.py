@@ -77,7 +77,7 @@ class ProcessTests(SessionCase):
             suffix = "" if number == 1 else f"_{number}"
             self.assertTrue((self.folder / f"film_processed{suffix}.bin").exists(), kind)
 
-    async def test_warnings_are_told(self) -> None:
+    async def test_warnings_are_printed(self) -> None:
         """Whatever the server had to change is said in its own words, made printable."""
         self.server.details = {"warnings": ["The duration was \x1bcut."], "output": {}}
         self.assertEqual(await self.run_command(self.gif), 0)
@@ -119,7 +119,7 @@ class ProcessTests(SessionCase):
             self.assertIn(f"({code}): Description of {code}.\nSolution of {code}.\n", self.errors)
         self.assertIn("Description of 507", self.logged.getvalue())
 
-    async def test_a_refusal_that_names_the_task_in_the_way_tells_how_to_watch_it(self) -> None:
+    async def test_a_refusal_that_names_another_task_says_how_to_watch_it(self) -> None:
         """One task an address: which one it is."""
         self.server.refuse["upload"] = refusal(429, task_id="abc")
         self.assertEqual(await self.run_command(self.gif), 5)

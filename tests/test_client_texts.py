@@ -30,7 +30,7 @@ class WordTests(SynchronousTestCase):
             "processing: encoding 45 % (1.8x, about 12 s left)",
         )
 
-    def test_a_queued_task_tells_its_position(self) -> None:
+    def test_a_queued_task_shows_its_position(self) -> None:
         """Who waits wants to know how long the queue is."""
         text = describe_status({"status": "queued", "queue_position": 3})
         self.assertEqual(text, "queued: position 3 in the queue")
@@ -85,7 +85,7 @@ class AnswerTextTests(SynchronousTestCase):
         self.assertEqual((block["Task"], block["Error"], block["Solution"]), (TASK, "E.", "S."))
         self.assertNotIn("Created", block)
 
-    def test_a_summary_tells_sizes_shape_and_length(self) -> None:
+    def test_a_summary_has_sizes_dimensions_and_length(self) -> None:
         """One line; one that was optimal already says so."""
         output = {"width": 640, "height": 480, "duration": 6.2}
         self.assertEqual(

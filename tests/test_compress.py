@@ -103,7 +103,7 @@ class QualityTests(CompressCase):
         self.assertLessEqual(sum(command.share for command in job.commands), 1.0)
         self.assertTrue({"searching", "encoding", "scoring"} >= {c.stage for c in job.commands})
 
-    def test_turned_picture_without_constant_rate(self) -> None:
+    def test_a_rotated_video_with_variable_rate(self) -> None:
         job, product = self.compress("fire-720p-vfr-rot180.mp4", preset="fast")
         found = probe(job.path_of(product.file))
         assert found.video is not None and job.media.video is not None
@@ -198,7 +198,7 @@ class TargetSizeTests(CompressCase):
             job, product = self.compress(source, target_size=target)
             self.assertLess(job.size_of(product.file), target, rate)
 
-    def test_smaller_picture_when_bits_are_few(self) -> None:
+    def test_a_smaller_frame_when_bits_are_few(self) -> None:
         job, product = self.compress("friday-480p-aac.mp4", target_size=60_000)
         found = probe(job.path_of(product.file))
         assert found.video is not None
@@ -226,7 +226,7 @@ class TargetSizeTests(CompressCase):
 
 
 class RefusalTests(CompressCase):
-    def test_no_picture(self) -> None:
+    def test_no_video(self) -> None:
         error = self.assertRaises(ServiceError, self.compress, "bear-coverart.flac")
         self.assertEqual(error.code, ErrorCode.UNSUPPORTED_MEDIA)
 
@@ -425,7 +425,7 @@ class RateTests(SynchronousTestCase):
         assert sound is not None
         self.assertEqual((sound.encoder, sound.bit_rate), ("aac", 80_000))
 
-    def test_unknown_rate_is_what_the_picture_leaves(self) -> None:
+    def test_unknown_rate_is_what_the_video_leaves(self) -> None:
         media = self.media(codec="vorbis")
         self.assertEqual(track_rate(media, media.audio[0]), 200_000)
 

@@ -94,7 +94,7 @@ class SearchTests(SynchronousTestCase):
         self.assertLessEqual(probes, MAX_PROBES)
         search.choose()
 
-    def test_usual_films_take_few_probes(self) -> None:
+    def test_usual_films_take_few_trials(self) -> None:
         counts = [
             len(search_for(Encoder(lack, slope, 1e6, 0.12), 95.0)[0].points)
             for lack in (2.5, 4.0, 5.5, 8.0)
@@ -151,7 +151,7 @@ class SampleTests(SynchronousTestCase):
             self.assertLessEqual(start + samples.length, following + 0.01)
 
     @given(st.floats(10, 40_000), st.floats(0.1, 2.0))
-    def test_three_probes_are_in_time(self, duration: float, cost: float) -> None:
+    def test_three_trials_are_in_time(self, duration: float, cost: float) -> None:
         samples = plan_samples(duration, cost)
         probes = 2.5 if duration < 60 else 3
         self.assertLessEqual(probes * samples.part * (1 + cost), time_limit(duration))
@@ -196,7 +196,7 @@ class WeightTests(SynchronousTestCase):
     def test_any_bytes(self, data: bytes) -> None:
         frame_sizes(data)
 
-    def test_first_key_pictures_are_not_the_films(self) -> None:
+    def test_first_keyframes_are_not_the_films(self) -> None:
         data = b"".join(simple_block(1000 if i % 50 == 0 else 100, i % 50 == 0) for i in range(100))
         samples = Samples((0.0, 10.0), 2.0, 0.1)
         whole = film_bytes(data, len(data), samples, 1000)

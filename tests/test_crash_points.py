@@ -376,7 +376,7 @@ class CrashPointTests(TestCase):
         self.assertEqual((row["state"], row["attempt"]), ("completed", 1))
         self.assertCompletes(server, row["task_id"])
 
-    def test_a_crash_is_no_verdict_on_what_ran(self) -> None:
+    def test_a_crash_does_not_fail_the_running_tasks(self) -> None:
         """After three of them the task waits for its turn alone, and completes."""
         server = self.server("probing")
         self.send(server)

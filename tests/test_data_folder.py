@@ -82,7 +82,7 @@ class OwnershipTests(SynchronousTestCase):
             stranger.unlink()
         self.open()
 
-    def test_what_a_file_system_makes_by_itself_is_no_strangers(self) -> None:
+    def test_what_a_file_system_makes_by_itself_is_allowed(self) -> None:
         """NFS keeps a removed file that is still open under another name."""
         self.open()
         (self.root / ".nfs000000000001").touch()
@@ -136,7 +136,7 @@ class OwnershipTests(SynchronousTestCase):
             (self.root / MARKER).write_bytes(content)
             self.assertRefused(MARKER)
 
-    def test_a_file_is_no_folder(self) -> None:
+    def test_a_file_is_refused_as_a_folder(self) -> None:
         """It says so in one sentence."""
         self.root = self.root / "film.mp4"
         self.root.touch()

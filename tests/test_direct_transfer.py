@@ -434,7 +434,7 @@ class SpliceTests(_OnLoopback):
         await self.writer.finish()
         self.assertEqual(self.path.read_bytes(), b"last")
 
-    async def test_a_full_disk_is_told_and_the_bytes_are_counted(self) -> None:
+    async def test_a_full_disk_is_reported_and_the_bytes_are_counted(self) -> None:
         """The stream goes on after them."""
         self.writer = FileWriter(self.threads, Path("/dev/full"), on_error=self.errors.append)
         self.patch(os, "ftruncate", lambda fd, size: None)

@@ -64,7 +64,7 @@ class CommandGroupTests(SynchronousTestCase):
         self.failureResultOf(running, CommandStopped)
         self.assertEqual(self.runner.running, [])
 
-    def test_what_reported_is_told_together(self) -> None:
+    def test_progress_of_parallel_commands_is_added_up(self) -> None:
         """Of each command the newest."""
         self.run_group().addErrback(lambda _: None)
         one, two = self.runner.running
@@ -89,7 +89,7 @@ class CommandGroupTests(SynchronousTestCase):
         self.failureResultOf(self.run_group(), RuntimeError)
         self.assertEqual(self.runner.running, [])
 
-    def test_one_that_can_not_be_stopped_does_not_keep_the_others(self) -> None:
+    def test_one_that_cannot_be_stopped_does_not_keep_the_others(self) -> None:
         """The fault is logged."""
         running = self.run_group()
         one, two = self.runner.running

@@ -104,7 +104,7 @@ class GateTests(SynchronousTestCase):
         self.assertEqual(gate.caller("192.0.2.1", "s3cret"), Caller("192.0.2.1", "ann"))
         self.assertRaises(ServiceError, gate.caller, "192.0.2.1", None)
 
-    def test_a_fault_is_logged_under_the_reference_that_is_told(self) -> None:
+    def test_a_fault_is_logged_under_the_reference_that_the_client_gets(self) -> None:
         """And tells nothing else."""
         error = self.gate().fault(Failure(RuntimeError("/secret/path")))
         self.assertEqual(error.code, ErrorCode.INTERNAL)
@@ -233,7 +233,7 @@ class ThrottleTests(SynchronousTestCase):
         """Whatever comes."""
         self.assertEqual(IngestThrottle(Clock()).take(1 << 40), 0.0)
 
-    def test_all_uploads_together_wait_for_their_share(self) -> None:
+    def test_all_uploads_together_wait_for_the_limit(self) -> None:
         """Twice as much as fits a second has to wait for about a second longer."""
         clock = Clock()
         throttle = IngestThrottle(clock)
@@ -305,7 +305,7 @@ class LimitedMMPTests(SynchronousTestCase):
         self.assertTrue(all(client.transport.aborted for client in flood[3:]))
         self.assertFalse(rig.connect("192.0.2.9").transport.ended)
 
-    def test_no_connection_is_made_when_there_is_no_place_even_to_refuse_it(self) -> None:
+    def test_no_connection_is_accepted_when_there_is_no_place_even_to_refuse_it(self) -> None:
         """The kernel's socket is closed before anything is built for it."""
         rig = self.rig(max_connections=1, refusals=Refusals(most=1))
         rig.connect()

@@ -34,14 +34,14 @@ class SizeTests(TestCase):
         )
         self.assertEqual(sizes.even(853.33), 854)
 
-    def test_a_picture_fits_inside_without_one_pixel_bars(self) -> None:
+    def test_a_frame_fits_inside_without_one_pixel_bars(self) -> None:
         """Rounding never leaves a bar of a pixel or two."""
         self.assertEqual(sizes.inside((1920, 1080), (854, 480)), (854, 480))
         self.assertEqual(sizes.inside((1080, 1920), (1280, 720)), (404, 720))
         self.assertEqual(sizes.inside((1920, 1080), (640, 640)), (640, 360))
 
-    def test_a_picture_covers_the_frame_that_it_is_cropped_to(self) -> None:
-        """No side of the scaled picture is shorter than the frame."""
+    def test_a_video_covers_the_frame_that_it_is_cropped_to(self) -> None:
+        """No side of the scaled frame is shorter than the frame."""
         for shown in ((1920, 1080), (1080, 1920), (180, 144), (853, 481)):
             for target in ((640, 360), (320, 320), (200, 1000)):
                 outer = sizes.around(shown, target)
@@ -56,22 +56,22 @@ class SizeTests(TestCase):
         self.assertEqual(canvas((1080, 1920), 16 / 9, "crop")[0], 1080)
 
     def test_a_frame_beyond_the_limit_is_made_smaller_in_its_shape(self) -> None:
-        """10:1 of a 4K film is still a picture that players open."""
+        """10:1 of a 4K film is still a frame that players open."""
         self.assertEqual(sizes.limited((21600, 2160)), (8192, 820))
 
 
 class ClipTests(TestCase):
-    def test_a_part_past_the_end_is_cut_with_a_warning(self) -> None:
+    def test_a_clip_past_the_end_is_shortened_with_a_warning(self) -> None:
         """The part ends where the film does, and the client is told."""
         part = clips.clip(film(), 8.0, 5.0, with_audio=True)
         self.assertEqual((part.start, part.length), (8.0, 2.0))
         self.assertIn("10.00 s", part.warnings[0])
 
-    def test_a_part_inside_is_left_alone(self) -> None:
+    def test_a_clip_inside_is_unchanged(self) -> None:
         """Nothing is said when nothing was changed."""
         self.assertEqual(clips.clip(film(), 1.0, 9.0, with_audio=True).warnings, ())
 
-    def test_a_start_past_the_last_picture_is_refused_with_the_duration(self) -> None:
+    def test_a_start_past_the_last_frame_is_refused_with_the_duration(self) -> None:
         """FFmpeg would make an empty file of it and report success."""
         for start in (9.99, 10.0, 11.0):
             error = self.assertRaises(ServiceError, clips.clip, film(), start, 1.0, with_audio=True)
@@ -84,15 +84,15 @@ class ClipTests(TestCase):
         part = clips.clip(film(video=video, duration=None), 5.0, 2.0, with_audio=True)
         self.assertEqual(part.length, 2.0)
 
-    def test_reading_starts_at_the_first_picture_not_at_the_first_sound(self) -> None:
-        """Time 0 is the first picture shown."""
+    def test_reading_starts_at_the_first_frame_not_at_the_first_audio(self) -> None:
+        """Time 0 is the first frame shown."""
         video = VideoStream(index=0, codec="h264", width=64, height=64, start_time=0.4)
         node = reading.source(film(video=video), start=1.0, duration=2.0)
         self.assertEqual(node.node.kwargs["ss"], "1.4")
 
 
 class SoundTests(TestCase):
-    def test_sound_is_copied_where_every_player_takes_it(self) -> None:
+    def test_audio_is_copied_where_every_player_supports_it(self) -> None:
         """AAC goes into MP4 as it is, AC-3 does not."""
         sound = audio.choose_sound(film(), "mp4")
         assert sound is not None
@@ -102,15 +102,15 @@ class SoundTests(TestCase):
         assert sound is not None
         self.assertEqual((sound.encoder, sound.channels, sound.bit_rate), ("aac", 6, 360_000))
 
-    def test_an_exact_cut_encodes_the_sound(self) -> None:
-        """Packets do not begin where the picture is cut."""
+    def test_an_exact_cut_encodes_the_audio(self) -> None:
+        """Packets do not begin where the frame is cut."""
         opus = AudioStream(index=1, codec="opus", channels=2, sample_rate=48000)
         for cut, encoder in ((False, "copy"), (True, "libopus")):
             sound = audio.choose_sound(film(audio=(opus,)), "webm", cut=cut)
             assert sound is not None
             self.assertEqual(sound.encoder, encoder)
 
-    def test_the_default_track_is_chosen_and_the_others_are_told_of(self) -> None:
+    def test_the_default_track_is_chosen_and_the_others_are_named(self) -> None:
         """The first track is not always the right one."""
         tracks = (
             AudioStream(index=1, codec="aac", channels=2, sample_rate=48000, language="eng"),
@@ -157,8 +157,8 @@ class DeliveryTests(TestCase):
         self.assertEqual(options["metadata:g:1"], "artist=A")
         self.assertNotIn("me", "".join(map(str, options.values())))
 
-    def test_picture_subtitles_are_dropped_with_a_sentence(self) -> None:
-        """Text can be carried over, pictures can't."""
+    def test_image_subtitles_are_dropped_with_a_sentence(self) -> None:
+        """Text can be carried over, frames can't."""
         media = film(
             subtitles=(
                 SubtitleStream(index=2, codec="subrip", text=True),
@@ -209,7 +209,7 @@ class GifSizeTests(TestCase):
         assert search.best is not None
         self.assertEqual((search.attempts, search.best[0]), (1, self.full))
 
-    def test_colours_go_first_then_pictures_then_pixels(self) -> None:
+    def test_colours_go_first_then_frames_then_pixels(self) -> None:
         """The order that is told to people."""
         self.assertEqual(gif.reduced(self.full, 0.9).colours, 128)
         self.assertEqual(gif.reduced(self.full, 0.9).fps, 12)
@@ -239,7 +239,7 @@ class GifSizeTests(TestCase):
         )
 
     def test_scores_are_read_by_recipe(self) -> None:
-        """The mean over the pictures, whatever else is printed."""
+        """The mean over the frames, whatever else is printed."""
         printed = b"".join(
             b"frame:0 pts:0\nlavfi.ssim.R=0.1\nlavfi.ssim.All=%f\nrecipe=%s\n" % (score, name)
             for score, name in ((0.5, b"bayer"), (0.9, b"flat"), (0.7, b"bayer"))

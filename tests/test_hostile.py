@@ -141,7 +141,7 @@ def svg(url: str) -> bytes:
 
 
 def image_bomb(width: int, height: int) -> bytes:
-    """A GIF of a few bytes with a picture of so many pixels."""
+    """A GIF of a few bytes with a frame of so many pixels."""
     return (
         struct.pack("<6sHHBBB", b"GIF89a", width, height, 0x80, 0, 0)
         + bytes(6)

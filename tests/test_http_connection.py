@@ -250,7 +250,7 @@ class BodyTests(HTTPTestCase):
         self.client.send(b"8\r\n12345678\r\n" * 20_000 + b"0\r\n\r\n")
         self.assertEqual(self.client.response().status, 201)
 
-    def test_a_body_that_nobody_wants_is_thrown_away(self) -> None:
+    def test_an_unwanted_body_is_discarded(self) -> None:
         """The next request is found behind it; a long one ends the connection."""
         self.client.send(request("GET", "/healthz", b"x" * 60_000) + request("GET", "/nothing"))
         self.assertEqual([r.status for r in self.client.responses()], [200, 404])

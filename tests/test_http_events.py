@@ -73,7 +73,7 @@ class EventTestCase(TaskTestCase):
 
 
 class OneTaskTests(EventTestCase):
-    def test_a_stream_tells_each_change_and_ends_after_the_last_one(self) -> None:
+    def test_a_stream_sends_each_change_and_ends_after_the_last_one(self) -> None:
         """At once what is true now; the last event is terminal."""
         task_id = self.send()
         stream = self.follow(task_id)
@@ -96,7 +96,7 @@ class OneTaskTests(EventTestCase):
         self.assertEqual(told[-1], status)
         self.assertEqual(len(self.rig.tasks.queue.watches), 0)
 
-    def test_a_task_that_has_ended_is_told_once(self) -> None:
+    def test_a_task_that_has_ended_is_reported_once(self) -> None:
         stream = self.follow(self.done())
         self.assertEqual([data["status"] for _, _, data in stream.events], ["completed"])
         self.assertTrue(stream.ended)
@@ -173,7 +173,7 @@ class OneTaskTests(EventTestCase):
         self.assertLess(told[0]["progress"], told[1]["progress"])
         self.assertEqual(watcher.answers(), [])
 
-    def test_nothing_new_is_no_event(self) -> None:
+    def test_nothing_new_sends_no_event(self) -> None:
         task_id = self.send()
         stream = self.follow(task_id)
         self.pass_time()
@@ -257,7 +257,7 @@ class SeveralTasksTests(EventTestCase):
         """Return the last status told of each task."""
         return {data["task_id"]: data["status"] for _, _, data in stream.events}
 
-    def test_all_are_told_of_in_one_stream(self) -> None:
+    def test_all_are_reported_in_one_stream(self) -> None:
         """First each as it is now; the end is that of the last one."""
         stream = self.follow(*self.ids)
         self.assertEqual([data["task_id"] for _, _, data in stream.events], self.ids)
@@ -282,7 +282,7 @@ class SeveralTasksTests(EventTestCase):
         )
         self.assertEqual(again.status, 204)
 
-    def test_the_end_of_another_stream_is_no_end_of_this_one(self) -> None:
+    def test_the_end_of_another_stream_does_not_end_this_one(self) -> None:
         """The last event of one task does not stop a stream of two."""
         self.complete()
         one = self.follow(self.ids[0])

@@ -344,7 +344,7 @@ class ChecksumTests(TusTestCase):
         last = self.append(path, 3, b"defghi", Upload_Checksum=self.checksums(b"defghi")[0])
         self.assertEqual(self.stored(last.headers["Vidproc-Task"]), b"abcdefghi")
 
-    def test_a_part_that_breaks_before_its_checksum_can_be_told_is_not_kept(self) -> None:
+    def test_a_part_that_breaks_before_its_checksum_is_known_is_not_kept(self) -> None:
         """Nobody knows whether its bytes are right."""
         path = self.create(9)
         self.append(path, 0, b"abc")

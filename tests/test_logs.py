@@ -65,7 +65,7 @@ class TopicTests(SynchronousTestCase):
         self.speaker.media.info("file {name}", name="a\nZ INFO forged")
         self.assertEqual(len(self.lines("video_processor.log")), 1)
 
-    def test_a_flood_of_connections_leaves_room_for_the_rest(self) -> None:
+    def test_a_flood_of_connections_does_not_push_out_the_rest(self) -> None:
         for number in range(5000):
             self.speaker.connections.info("peer {number}: idle", number=number)
         self.speaker.connections.warn("the limit is reached")

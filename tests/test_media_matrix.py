@@ -31,9 +31,9 @@ THOROUGH = FOLDER.resolve() != media.CLIPS.resolve()
 WITH_PICTURE = [name for name in PARAMETERS if name != "extract_audio"]
 
 THUMB = 24
-"""Pixels of each side of the small grey pictures that are compared."""
+"""Pixels of each side of the small grey frames that are compared."""
 ALIKE = 0.93
-"""Correlation of two small pictures that show the same."""
+"""Correlation of two small frames that show the same."""
 
 Size = tuple[int, int]
 
@@ -53,7 +53,7 @@ class Clip:
 
     @property
     def length(self) -> float:
-        """Seconds from the film's start to the end of its picture and its main sound."""
+        """Seconds from the film's start to the end of its video and its main audio track."""
         ends = [self.video.start_time + (self.video.duration or 0)]
         track = self.info.main_audio()
         if track is not None:
@@ -69,7 +69,7 @@ class Clip:
 
     @property
     def slack(self) -> float:
-        """Seconds by which a length may be off: one picture, at least 50 ms."""
+        """Seconds by which a length may be off: one frame, at least 50 ms."""
         return max(0.05, 1 / (self.video.frame_rate or 25)) + 0.002
 
 
@@ -82,7 +82,7 @@ def clips() -> tuple[tuple[Path, MediaInfo], ...]:
 
 
 def films() -> Iterator[Clip]:
-    """Yield the clips that have a picture, smallest first."""
+    """Yield the clips that have video, smallest first."""
     for path, info in clips():
         if info.video is not None:
             yield Clip(path, info, shown_size(path))
@@ -90,7 +90,7 @@ def films() -> Iterator[Clip]:
 
 @cache
 def shown_size(path: Path) -> Size:
-    """Return the size of the upright picture in square pixels, as FFmpeg makes it."""
+    """Return the size of the upright frame in square pixels, as FFmpeg makes it."""
     done = decode(
         path, "scale=round(iw*sar):ih", "-frames:v", "1", "-c:v", "ppm", "-f", "image2pipe"
     )
@@ -99,7 +99,7 @@ def shown_size(path: Path) -> Size:
 
 
 def decode(path: Path, filters: str, *options: str) -> bytes:
-    """Return the pictures that `filters` let through, as the output `options` tell."""
+    """Return the frames that `filters` let through, as the output `options` tell."""
     start = [media.tools().path, "-nostdin", "-hide_banner", "-loglevel", "error", "-i", str(path)]
     middle = ["-map", "0:V:0", "-vf", filters, "-fps_mode", "passthrough"]
     done = subprocess.run(
@@ -111,25 +111,25 @@ def decode(path: Path, filters: str, *options: str) -> bytes:
 def thumb(
     path: Path, shape: str, *, number: int = 0, until: float | None = None, matrix: str = "bt709"
 ) -> bytes:
-    """Return a small grey copy of a picture: the `number`th, or the last that begins `until` then.
+    """Return a small grey copy of a frame: the `number`th, or the last that begins `until` then.
 
-    `shape` is a filter that is applied to the picture in square pixels; `matrix` says how grey is
+    `shape` is a filter that is applied to the frame in square pixels; `matrix` says how grey is
     made of red, green and blue.
     """
     options = f":out_color_matrix={matrix}" if path.suffix == ".gif" else ""
     wanted = f"select='eq(n,{number})'" if until is None else f"trim=end={until:.3f}"
-    pictures = decode(
+    frames = decode(
         path,
         f"setpts=PTS-STARTPTS,{wanted},scale=round(iw*sar):ih,setsar=1,{shape},"
         f"scale={THUMB}:{THUMB}:flags=area:out_range=tv{options},format=yuv444p,extractplanes=y",
         *(("-frames:v", "1") if until is None else ()),
         *("-f", "rawvideo"),
     )
-    return pictures[-THUMB * THUMB :]
+    return frames[-THUMB * THUMB :]
 
 
 def likeness(one: bytes, other: bytes) -> float:
-    """Return the correlation of two small pictures; of plain ones 1 when about equally bright."""
+    """Return the correlation of two small frames; of plain ones 1 when about equally bright."""
     assert len(one) == len(other) == THUMB * THUMB, (len(one), len(other))
     mean, mean_other = sum(one) / len(one), sum(other) / len(other)
     products = sum((a - mean) * (b - mean_other) for a, b in zip(one, other, strict=True))
@@ -141,7 +141,7 @@ def likeness(one: bytes, other: bytes) -> float:
 
 
 def brightness(thumbnail: bytes) -> float:
-    """Return the mean of a small picture, 16 to 235."""
+    """Return the mean of a small frame, 16 to 235."""
     return sum(thumbnail) / len(thumbnail)
 
 
@@ -189,8 +189,8 @@ class MatrixCase(TestCase):
             return error
         raise self.failureException(f"{path.name}: {operation} was not refused")
 
-    def picture(self, result: media.Result, size: Size, codec: str, pixels: str) -> None:
-        """Check the picture: its size, square pixels, upright, in the form that players take."""
+    def check_video(self, result: media.Result, size: Size, codec: str, pixels: str) -> None:
+        """Check the video: its size, square pixels, upright, in the form that players take."""
         video = result.media.video
         assert video is not None
         self.assertEqual(video.displayed_size, size)
@@ -218,7 +218,7 @@ class MatrixCase(TestCase):
         self.assertApproximates(result.media.duration or 0, seconds, slack)
 
     def shows(self, clip: Clip, source: bytes, result: bytes) -> None:
-        """Check that a picture shows what the clip's does, as bright unless it was mapped."""
+        """Check that a frame shows what the clip's does, as bright unless it was mapped."""
         self.assertGreater(likeness(source, result), ALIKE)
         if not clip.video.hdr:
             self.assertApproximates(brightness(source), brightness(result), 6)
@@ -233,7 +233,7 @@ class WholeFilmTests(MatrixCase):
             odd = clip.video.rotation or clip.video.sample_aspect_ratio != (1, 1)
             for fit in ("pad", "crop", "stretch") if odd or THOROUGH else ("pad",):
                 result = self.do(clip, "resolution", width=192, height=160, fit=fit)
-                self.picture(result, (192, 160), "h264", "yuv420p")
+                self.check_video(result, (192, 160), "h264", "yuv420p")
                 self.lasts(result, clip.length, clip.slack)
                 self.streams(clip, result, ("aac", "mp3"))
                 factor = min(192 / clip.shown[0], 160 / clip.shown[1])
@@ -257,7 +257,7 @@ class WholeFilmTests(MatrixCase):
         def check(clip: Clip) -> None:
             side = even(min(clip.shown))
             result = self.do(clip, "aspect_ratio", aspect_ratio="1:1", fit="crop")
-            self.picture(result, (side, side), "h264", "yuv420p")
+            self.check_video(result, (side, side), "h264", "yuv420p")
             self.lasts(result, clip.length, clip.slack)
             self.streams(clip, result, ("aac", "mp3"))
             before, after = (
@@ -276,7 +276,7 @@ class WholeFilmTests(MatrixCase):
             width, height = clip.shown
             size = (width, even(width / 1.25)) if wide else (even(height * 1.25), height)
             result = self.do(clip, "aspect_ratio", aspect_ratio="5:4")
-            self.picture(result, (even(size[0]), even(size[1])), "h264", "yuv420p")
+            self.check_video(result, (even(size[0]), even(size[1])), "h264", "yuv420p")
             self.lasts(result, clip.length, clip.slack)
             after = thumb(result.path, f"crop={even(width)}:{even(height)}", number=8)
             self.shows(clip, thumb(clip.path, "null", number=8), after)
@@ -284,7 +284,7 @@ class WholeFilmTests(MatrixCase):
         self.each(check, None if THOROUGH else 4)
 
     def test_compress_makes_films_smaller_or_leaves_them(self) -> None:
-        """Never larger; the picture and its length stay."""
+        """Never larger; the video and its length stay."""
 
         def check(clip: Clip) -> None:
             folder = self.folder / clip.path.stem
@@ -304,7 +304,7 @@ class WholeFilmTests(MatrixCase):
                 self.assertEqual(len(result.media.audio), len(clip.info.audio))
             else:
                 size = even(clip.shown[0]), even(clip.shown[1])
-                self.picture(result, size, "h264", "yuv420p")
+                self.check_video(result, size, "h264", "yuv420p")
                 self.streams(clip, result, ("aac", "mp3"))
             before, after = (thumb(path, "null", number=8) for path in (clip.path, result.path))
             self.shows(clip, before, after)
@@ -313,8 +313,8 @@ class WholeFilmTests(MatrixCase):
 
 
 class PartTests(MatrixCase):
-    def test_gif_of_a_part_of_every_film(self) -> None:
-        """Right shape, right length, and begins with the picture shown at the start."""
+    def test_gif_of_a_clip_of_every_film(self) -> None:
+        """Right shape, right length, and begins with the frame shown at the start."""
 
         def check(clip: Clip) -> None:
             length = clip.video.duration or 0.0
@@ -322,7 +322,7 @@ class PartTests(MatrixCase):
             result = self.do(clip, "gif", start_time=start, duration=0.4, width=160, fps=10)
             width = min(160, clip.shown[0])
             height = round(width * clip.shown[1] / clip.shown[0])
-            self.picture(result, (width, height), "gif", "bgra")
+            self.check_video(result, (width, height), "gif", "bgra")
             self.lasts(result, 0.4, 0.011)
             self.assertEqual(result.media.audio, ())
             self.assertEqual(struct.unpack("<HH", result.path.read_bytes()[6:10]), (width, height))
@@ -331,7 +331,7 @@ class PartTests(MatrixCase):
 
         self.each(check)
 
-    def test_half_of_a_rate_takes_every_second_picture(self) -> None:
+    def test_half_of_a_rate_takes_every_second_frame(self) -> None:
         """Though Matroska rounds times to milliseconds, which puts some of them earlier."""
         grey = "nullsrc=s=32x32:r=24,format=yuv420p,geq=lum='16+8*N':cb=128:cr=128"
         lossless = "-c:v", "libx264", "-qp", "0"
@@ -342,12 +342,12 @@ class PartTests(MatrixCase):
         for number, shade in enumerate(shades):
             self.assertApproximates(shade, 16 + 16 * number, 3)
 
-    def test_a_part_of_a_broadcast_begins_between_key_pictures(self) -> None:
-        """MPEG-TS has no index: FFmpeg alone may leave out all before the next key picture."""
+    def test_a_clip_of_a_broadcast_begins_between_keyframes(self) -> None:
+        """MPEG-TS has no index: FFmpeg alone may leave out all before the next keyframe."""
         grey = "nullsrc=s=64x64:r=25,format=yuv420p,geq=lum='16+N':cb=128:cr=128"
         sound = "-f", "lavfi", "-t", "4", "-i", "sine", "-c:a", "mp2"
-        picture = "-c:v", "mpeg2video", "-qscale:v", "2", "-g", "100"
-        path = media.synthesise(self.folder / "grey.ts", *sound, *picture, lavfi=grey, seconds=4)
+        frame = "-c:v", "mpeg2video", "-qscale:v", "2", "-g", "100"
+        path = media.synthesise(self.folder / "grey.ts", *sound, *frame, lavfi=grey, seconds=4)
         for operation, codec in (("gif", "gif"), ("webm", "vp9")):
             fields = {"start_time": 2, "duration": 1, "width": 64}
             result = media.process(path, operation, fields, self.folder / operation)
@@ -356,15 +356,15 @@ class PartTests(MatrixCase):
             self.assertApproximates(brightness(thumb(result.path, "null")), 16 + 50, 3)
             self.assertApproximates(result.media.duration or 0, 1, 0.05)
 
-    def test_webm_of_a_part_of_every_film(self) -> None:
-        """Right size, right length, with its sound and subtitles, from the right picture on."""
+    def test_webm_of_a_clip_of_every_film(self) -> None:
+        """Right size, right length, with its sound and subtitles, from the right frame on."""
 
         def check(clip: Clip) -> None:
             length = clip.video.duration or 0.0
             start, duration = length * 0.4, min(0.8, length * 0.4)
             result = self.do(clip, "webm", start_time=start, duration=duration, width=128)
             height = even(clip.shown[1] * 128 / clip.shown[0])
-            self.picture(result, (128, height), "vp9", "yuv420p")
+            self.check_video(result, (128, height), "vp9", "yuv420p")
             self.lasts(result, duration, clip.slack)
             self.streams(clip, result, ("opus", "vorbis"))
             before = thumb(clip.path, "null", until=start + 1 / (clip.video.frame_rate or 25))
@@ -386,8 +386,8 @@ class PartTests(MatrixCase):
 
 
 class SoundTests(MatrixCase):
-    def test_extract_audio_takes_the_sound_of_every_file_that_has_one(self) -> None:
-        """Also of one without a picture, whose cover stays; of a silent one it is 415."""
+    def test_extract_audio_works_on_every_file_with_audio(self) -> None:
+        """Also of one without video, whose cover stays; of a silent one it is 415."""
         for path, info in clips():
             track = info.main_audio()
             if track is None:
@@ -406,7 +406,7 @@ class SoundTests(MatrixCase):
 
 
 class MisfitTests(MatrixCase):
-    def test_what_needs_a_picture_is_415_for_a_file_without_one(self) -> None:
+    def test_video_operations_are_415_for_a_file_without_video(self) -> None:
         """A cover is no film."""
         needed: dict[str, dict[str, Any]] = {
             "resolution": {"width": 64, "height": 64},
@@ -426,7 +426,7 @@ class MisfitTests(MatrixCase):
                 self.assertIn("no video", error.description)
                 self.assertIn("extract_audio", error.solution or "")
 
-    def test_a_file_that_is_no_film_is_415(self) -> None:
+    def test_a_file_that_is_not_a_video_is_415(self) -> None:
         """Text, and nothing at all."""
         for content in (b"", b"This is not a film.\n" * 100):
             path = self.folder / "file.mp4"

@@ -71,7 +71,7 @@ class ConnectionTests(ProtocolTestCase):
         rig.clock.advance(60.0)
         self.assertTrue(client.transport.aborted)
 
-    def test_a_stalled_upload_is_told_and_closed(self) -> None:
+    def test_a_stalled_upload_gets_an_error_and_is_closed(self) -> None:
         """Its slot comes back."""
         rig = self.rig(idle_timeout=60.0)
         client = rig.connect()
@@ -164,7 +164,7 @@ class ConnectionTests(ProtocolTestCase):
         rig.clock.advance(30.0)
         self.successResultOf(drained)
 
-    def test_a_fault_that_can_not_be_told_ends_the_connection(self) -> None:
+    def test_a_fault_that_cannot_be_sent_ends_the_connection(self) -> None:
         """It is logged, with the fault that it should have told of."""
         client = self.rig().connect()
 

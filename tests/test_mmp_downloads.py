@@ -80,7 +80,7 @@ class WatchTests(ProtocolTestCase):
     def statuses(self) -> list[str]:
         return [answer[0]["status"] for answer in self.client.answers()]
 
-    def test_a_watch_tells_at_once_on_change_and_at_the_end(self) -> None:
+    def test_a_watch_sends_at_once_on_change_and_at_the_end(self) -> None:
         """The last message is terminal, and the connection serves on."""
         self.client.send(message(self.watch))
         self.assertEqual(self.statuses(), ["processing"])
@@ -94,7 +94,7 @@ class WatchTests(ProtocolTestCase):
         self.client.send(message({"action": "info"}))
         self.assertEqual(self.client.answer()["status"], "ok")
 
-    def test_a_status_that_can_not_be_sent_ends_the_connection_alone(self) -> None:
+    def test_a_status_that_cannot_be_sent_ends_the_connection_alone(self) -> None:
         """The client is told; the task service notices nothing."""
         complete_step(self.server.runner.running[0])  # the probe
         self.client.send(message({**self.watch, "detail": True}))
@@ -114,7 +114,7 @@ class WatchTests(ProtocolTestCase):
         self.assertEqual((answers[0][0]["status"], answers[0][0]["error_code"]), ("failed", 500))
         self.assertEqual(self.server.tasks.queue.running, 0)
 
-    def test_a_watch_tells_once_per_interval(self) -> None:
+    def test_a_watch_sends_once_per_interval(self) -> None:
         """Even when nothing changes."""
         self.client.send(message(self.watch))
         self.client.answers()

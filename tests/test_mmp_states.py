@@ -83,7 +83,7 @@ class WatchingTests(SynchronousTestCase):
             self.sent.append(shown)
         return self.reads
 
-    def test_it_tells_again_after_each_interval(self) -> None:
+    def test_it_sends_again_after_each_interval(self) -> None:
         """Counted from what was told last."""
         self.watching.show(self.now)
         self.clock.pump([4.0, 1.0, 3.0])
@@ -111,7 +111,7 @@ class WatchingTests(SynchronousTestCase):
         self.watching.catch_up()
         self.assertEqual((self.sent, self.ended), ([last], [self.watching]))
 
-    def test_a_status_that_can_not_be_sent_is_a_fault(self) -> None:
+    def test_a_status_that_cannot_be_sent_is_a_fault(self) -> None:
         """It does not reach the task service."""
         self.patch(self.watching, "_send", lambda _: 1 // 0)
         self.watching.show(view())
@@ -265,7 +265,7 @@ class StateTests(SynchronousTestCase):
         self.assert_state(states.Ready)
         self.assertEqual(list(self.rig.tasks.queue.watches.task_ids), [])
 
-    def test_what_is_refused_is_thrown_away_in_bounded_time(self) -> None:
+    def test_a_refused_payload_is_discarded_in_bounded_time(self) -> None:
         """A payload that ends within it leaves the connection as it was."""
         self.client.send(message({"action": "nonsense"}, bytes(100))[:-1])
         self.assert_state(states.Ready)

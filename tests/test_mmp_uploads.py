@@ -46,7 +46,7 @@ class UploadTests(ProtocolTestCase):
             client.send(message({"action": "info"}))
             self.assertEqual(client.answer()["status"], "ok")
 
-    def test_a_refused_payload_is_thrown_away_for_a_bounded_time(self) -> None:
+    def test_a_refused_payload_is_discarded_for_a_bounded_time(self) -> None:
         """Then the connection ends."""
         rig = self.rig()
         client = rig.connect()
@@ -94,7 +94,7 @@ class UploadTests(ProtocolTestCase):
         first.lose()
         self.upload(rig.connect())
 
-    def test_a_lost_connection_leaves_no_file_and_no_room_taken(self) -> None:
+    def test_a_lost_connection_leaves_no_file_and_no_reservation(self) -> None:
         """Whatever had arrived of a plain upload goes."""
         rig = self.rig()
         client = rig.connect()
@@ -274,7 +274,7 @@ class ResumableUploadTests(ProtocolTestCase):
         assert task is not None and task.input_key is not None
         self.assertEqual(self.server.storage.path(task.input_key).read_bytes(), self.film)
 
-    def test_a_break_that_can_not_be_stored_loses_nothing(self) -> None:
+    def test_a_break_that_cannot_be_stored_loses_nothing(self) -> None:
         """A full disk: the upload can't go on until it is put away, then it goes on."""
         client = self.server.connect()
         client.send(message(self.request, self.film, "mp4")[:-400])

@@ -113,7 +113,7 @@ class OnDoneTests(TestCase):
 
         return ensureDeferred(run())
 
-    def test_at_most_two_at_a_time_and_all_are_told(self) -> Deferred[None]:
+    def test_at_most_two_at_a_time_and_all_are_run(self) -> Deferred[None]:
         async def run() -> None:
             script = "cat > /dev/null; mkdir now.$$; ls -d now.* | wc -l >> seen; sleep 0.1"
             on_done = self.make(f"{script}; rmdir now.$$; echo >> ended")
@@ -128,7 +128,7 @@ class OnDoneTests(TestCase):
 
         return ensureDeferred(run())
 
-    def test_a_task_is_told_once_even_over_restarts(self) -> Deferred[None]:
+    def test_a_task_is_reported_once_even_over_restarts(self) -> Deferred[None]:
         """What was not told at a stop is told at the next start; what was told never again."""
 
         async def run() -> None:
@@ -213,7 +213,7 @@ class EndedTests(SynchronousTestCase):
         task_id: str = client.answer()["task_id"]
         return task_id
 
-    def test_every_end_is_noted_in_the_commit_and_then_told(self) -> None:
+    def test_every_end_is_recorded_in_the_commit_and_then_reported(self) -> None:
         """A completed task and a cancelled one; what follows later (expiry) is no end."""
         task_id = self.send()
         while self.rig.runner.running:

@@ -53,13 +53,13 @@ class OperationCase(TestCase):
         self.assertTrue(media.near(one, other, most), f"{one} is not {other}")
 
     def assert_quadrants(self, path: Path, most: int = 24) -> None:
-        """Check that the whole picture is red, blue over green, white."""
-        found = media.corners(media.picture_at(path))
+        """Check that the whole frame is red, blue over green, white."""
+        found = media.corners(media.frame_at(path))
         for one, other in zip(found, (RED, BLUE, GREEN, WHITE), strict=True):
             self.assert_near(one, other, most)
 
     def video(self, result: media.Result) -> VideoStream:
-        """Return the result's picture, which must be upright and square whatever came in."""
+        """Return the result's video stream, which must be upright with square pixels."""
         video = result.media.video
         assert video is not None
         self.assertEqual((video.rotation, video.sample_aspect_ratio), (0, (1, 1)))
@@ -79,16 +79,16 @@ class RegistryTests(TestCase):
 
 
 class ResolutionTests(OperationCase):
-    def test_pad_keeps_all_of_the_picture_between_black_bars(self) -> None:
+    def test_pad_keeps_the_whole_frame_between_black_bars(self) -> None:
         """4:3 into a wide frame: bars left and right, nothing cut or squeezed."""
         result = self.do(self.clip(), "resolution", width=320, height=120)
         self.assertEqual(self.video(result).displayed_size, (320, 120))
-        picture = media.picture_at(result.path)
-        self.assert_near(media.colour(picture, 0.1, 0.5), BLACK)
-        self.assert_near(media.colour(picture, 0.9, 0.5), BLACK)
-        self.assert_near(media.colour(picture, 0.3, 0.25), RED)
-        self.assert_near(media.colour(picture, 0.7, 0.75), WHITE)
-        self.assert_near(media.colour(picture, 0.27, 0.02), RED)
+        frame = media.frame_at(result.path)
+        self.assert_near(media.colour(frame, 0.1, 0.5), BLACK)
+        self.assert_near(media.colour(frame, 0.9, 0.5), BLACK)
+        self.assert_near(media.colour(frame, 0.3, 0.25), RED)
+        self.assert_near(media.colour(frame, 0.7, 0.75), WHITE)
+        self.assert_near(media.colour(frame, 0.27, 0.02), RED)
 
     def test_crop_fills_the_frame(self) -> None:
         """What sticks out is cut evenly on both sides."""
@@ -97,7 +97,7 @@ class ResolutionTests(OperationCase):
         self.assert_quadrants(result.path)
 
     def test_stretch_changes_the_shape(self) -> None:
-        """All of the picture, without bars."""
+        """All of the frame, without bars."""
         result = self.do(self.clip(), "resolution", width=120, height=60, fit="stretch")
         self.assertEqual(self.video(result).displayed_size, (120, 60))
         self.assert_quadrants(result.path)
@@ -138,7 +138,7 @@ class ResolutionTests(OperationCase):
                 )
                 result = self.do(turned, "resolution", fit=fit, **size)
                 self.assertEqual(self.video(result).displayed_size, tuple(size.values()))
-                found = media.corners(media.picture_at(result.path))
+                found = media.corners(media.frame_at(result.path))
                 for one, other in zip(found, expected, strict=True):
                     self.assert_near(one, other)
 
@@ -159,10 +159,10 @@ class ResolutionTests(OperationCase):
             self.assertEqual(found.displayed_size, size)
             width, height = size
             result = self.do(clip, "resolution", width=2 * width, height=2 * height)
-            picture = media.picture_at(result.path)
-            for one, other in zip(media.corners(picture), expected, strict=True):
+            frame = media.frame_at(result.path)
+            for one, other in zip(media.corners(frame), expected, strict=True):
                 self.assert_near(one, other)
-            self.assert_near(media.colour(picture, 0.03, 0.03), expected[0])
+            self.assert_near(media.colour(frame, 0.03, 0.03), expected[0])
             result = self.do(clip, "gif", start_time=0, duration=0.2, width=width)
             self.assertEqual(self.video(result).displayed_size, size)
 
@@ -174,7 +174,7 @@ class ResolutionTests(OperationCase):
         result = self.do(clip, "resolution", width=160, height=120)
         self.assert_quadrants(result.path)
 
-    def test_sound_is_copied_and_the_file_starts_with_its_index(self) -> None:
+    def test_audio_is_copied_and_the_file_starts_with_its_index(self) -> None:
         """AAC packets are the source's own; faststart puts moov before mdat."""
         result = self.do(media.FLOWER, "resolution", width=320, height=180)
         self.assertEqual(packets(result.path, "audio"), packets(media.FLOWER, "audio"))
@@ -185,7 +185,7 @@ class ResolutionTests(OperationCase):
         self.assertApproximates(result.media.duration or 0, 5.055, 0.05)
 
     def test_a_variable_rate_keeps_its_times(self) -> None:
-        """No picture is dropped, doubled or moved."""
+        """No frame is dropped, doubled or moved."""
         result = self.do(media.FIRE, "resolution", width=320, height=180)
         before, after = media.times(media.FIRE), media.times(result.path)
         self.assertEqual(len(before), len(after))
@@ -197,7 +197,7 @@ class ResolutionTests(OperationCase):
         result = self.do(self.clip(), "resolution", width=80, height=60)
         self.assertEqual(result.media.audio, ())
 
-    def test_text_subtitles_and_the_default_sound_are_kept(self) -> None:
+    def test_text_subtitles_and_the_default_audio_are_kept(self) -> None:
         """mov_text with its language; the second track is told of."""
         result = self.do(media.COUNT, "resolution", width=160, height=120)
         self.assertEqual([s.codec for s in result.media.subtitles], ["mov_text"] * 2)
@@ -205,7 +205,7 @@ class ResolutionTests(OperationCase):
         self.assertEqual([a.language for a in result.media.audio], ["eng"])
         self.assertTrue(any("other track" in sentence for sentence in result.warnings))
 
-    def test_sound_alone_is_415(self) -> None:
+    def test_audio_only_is_415(self) -> None:
         """A cover is no video."""
         for operation, fields in (
             ("resolution", {"width": 64, "height": 64}),
@@ -261,7 +261,7 @@ class ResolutionTests(OperationCase):
             self.assertEqual(
                 (video.color_matrix, video.color_transfer, video.bit_depth), ("bt709", "bt709", 8)
             )
-            found = media.corners(media.picture_at(result.path))
+            found = media.corners(media.frame_at(result.path))
             expected = ((0xE0, 0xB0, 0x90), (128, 128, 128), (0x30, 0x60, 0xC0), (228, 228, 228))
             for one, other in zip(found, expected, strict=True):
                 self.assert_near(one, other, 14)
@@ -325,7 +325,7 @@ class ResolutionTests(OperationCase):
 
 
 class SyncTests(OperationCase):
-    def test_sound_and_picture_stay_together(self) -> None:
+    def test_audio_and_video_stay_in_sync(self) -> None:
         """A flash and a beep at the same moment, from a stream that starts late and unevenly."""
         flash = "color=black:s=160x120:r=25,drawbox=color=white:t=fill:enable='gte(t,1)'"
         beep = "aevalsrc='if(gte(t,1),sin(2000*t),0)':s=48000"
@@ -335,7 +335,7 @@ class SyncTests(OperationCase):
             *("-output_ts_offset", "7", "-c:v", "mpeg2video", "-qscale:v", "3", "-c:a", "mp2"),
             clip,
         )
-        late = self.folder / "late.mkv"  # the picture starts 0.3 s after the sound
+        late = self.folder / "late.mkv"  # the video starts 0.3 s after the audio
         media.ffmpeg("-ss", "0.3", "-i", clip, "-i", clip, "-map", "1:a", "-map", "0:v",
                      "-c:a", "copy", "-c:v", "mpeg4", "-qscale:v", "3", late)  # fmt: skip
         for source in (clip, late):
@@ -354,18 +354,18 @@ class AspectRatioTests(OperationCase):
         """4:3 to 16:9: wider, with bars at both sides."""
         result = self.do(self.clip(), "aspect_ratio", aspect_ratio="16:9")
         self.assertEqual(self.video(result).displayed_size, (214, 120))
-        picture = media.picture_at(result.path)
-        self.assert_near(media.colour(picture, 0.05, 0.5), BLACK)
-        self.assert_near(media.colour(picture, 0.3, 0.2), RED)
-        self.assert_near(media.colour(picture, 0.7, 0.2), BLUE)
+        frame = media.frame_at(result.path)
+        self.assert_near(media.colour(frame, 0.05, 0.5), BLACK)
+        self.assert_near(media.colour(frame, 0.3, 0.2), RED)
+        self.assert_near(media.colour(frame, 0.7, 0.2), BLUE)
 
     def test_pad_of_a_portrait(self) -> None:
         """Bars at the sides, however it was filmed."""
         result = self.do(self.clip(size=(90, 160)), "aspect_ratio", aspect_ratio="1:1")
         self.assertEqual(self.video(result).displayed_size, (160, 160))
-        picture = media.picture_at(result.path)
-        self.assert_near(media.colour(picture, 0.1, 0.5), BLACK)
-        self.assert_near(media.colour(picture, 0.3, 0.98), GREEN)
+        frame = media.frame_at(result.path)
+        self.assert_near(media.colour(frame, 0.1, 0.5), BLACK)
+        self.assert_near(media.colour(frame, 0.3, 0.98), GREEN)
 
     def test_crop_cuts_to_the_shape(self) -> None:
         """Nothing is scaled."""
@@ -380,7 +380,7 @@ class AspectRatioTests(OperationCase):
         self.assert_quadrants(result.path)
 
     def test_pixels_come_out_square(self) -> None:
-        """A 180x144 picture with 16:15 pixels is 192x144, which is 4:3."""
+        """A 180x144 frame with 16:15 pixels is 192x144, which is 4:3."""
         result = self.do(media.PRORES, "aspect_ratio", aspect_ratio="4:3")
         self.assertEqual(self.video(result).displayed_size, (192, 144))
 
@@ -419,13 +419,13 @@ class ExtractAudioTests(OperationCase):
         """There is nothing to extract."""
         self.assertEqual(self.refused(self.clip(), "extract_audio").code, 415)
 
-    def test_the_cover_stays_an_id3_picture(self) -> None:
+    def test_the_cover_becomes_an_id3_image(self) -> None:
         """Players show it."""
         result = self.do(media.FLAC, "extract_audio")
         self.assertEqual([c.codec for c in result.media.covers], ["png"])
         self.assertIsNone(result.media.video)
 
-    def test_sounds_that_mp3_can_not_hold_are_mapped(self) -> None:
+    def test_audio_that_mp3_does_not_support_is_converted(self) -> None:
         """96 kHz, six channels, 8 kHz at a high rate."""
         for options, channels, rate in (
             (("-ar", "96000", "-ac", "2", "-c:a", "flac"), 2, 48000),
@@ -442,7 +442,7 @@ class ExtractAudioTests(OperationCase):
 
 class GifTests(OperationCase):
     def test_the_defaults(self) -> None:
-        """12 pictures a second, 480 wide, the time that was asked for."""
+        """12 frames a second, 480 wide, the time that was asked for."""
         result = self.do(media.FLOWER, "gif", start_time=1, duration=1.5)
         video = self.video(result)
         self.assertEqual(video.displayed_size, (480, 270))
@@ -451,12 +451,12 @@ class GifTests(OperationCase):
         self.assertEqual(len(result.commands), 1)
 
     def test_a_small_film_is_not_enlarged(self) -> None:
-        """480 is the most, not the least; and the picture is not squeezed."""
+        """480 is the maximum; the frame is not distorted."""
         result = self.do(media.PRORES, "gif", start_time=0, duration=0.5)
         self.assertEqual(self.video(result).displayed_size, (192, 144))
 
     def test_times_do_not_drift(self) -> None:
-        """GIF counts centiseconds: 30 pictures a second are 3, 3 and 4 of them."""
+        """GIF counts centiseconds: 30 frames a second are 3, 3 and 4 of them."""
         result = self.do(self.clip(seconds=2.0), "gif", start_time=0, duration=2, fps=30, width=32)
         stamps = media.times(result.path)
         self.assertEqual(len(stamps), 60)
@@ -464,7 +464,7 @@ class GifTests(OperationCase):
             self.assertApproximates(stamp, number / 30, 0.0101)
 
     def test_a_long_one_is_made_in_two_steps_that_give_the_same_kind(self) -> None:
-        """The pictures do not wait in memory for their palette."""
+        """The frames do not wait in memory for their palette."""
         self.patch(gif, "BUFFER", 100_000)
         result = self.do(self.clip(), "gif", start_time=0, duration=0.4)
         stages = [c.stage for c in result.commands]
@@ -472,7 +472,7 @@ class GifTests(OperationCase):
         self.assertApproximates(sum(c.share for c in result.commands), 1.0, 1e-9)
         self.assert_quadrants(result.path, 40)
 
-    def test_the_first_picture_is_the_one_on_the_screen_at_the_start(self) -> None:
+    def test_the_first_frame_is_the_one_shown_at_the_start(self) -> None:
         """Even when a slow film shows its next one much later."""
         clip = media.synthesise(
             self.folder / "slow.mp4",
@@ -480,7 +480,7 @@ class GifTests(OperationCase):
             lavfi="color=red:s=64x64:r=5:d=0.4[a];color=blue:s=64x64:r=5:d=0.4[b];[a][b]concat",
         )
         result = self.do(clip, "gif", start_time=2, duration=1)
-        self.assert_near(media.colour(media.picture_at(result.path), 0.5, 0.5), RED, 40)
+        self.assert_near(media.colour(media.frame_at(result.path), 0.5, 0.5), RED, 40)
 
     def test_start_past_the_end_is_422_with_the_duration(self) -> None:
         """FFmpeg would report success and write nothing."""
@@ -489,7 +489,7 @@ class GifTests(OperationCase):
             self.assertEqual(error.code, 422)
             self.assertRegex(error.description, r"5\.0\d s")
 
-    def test_a_part_past_the_end_is_cut_with_a_warning(self) -> None:
+    def test_a_clip_past_the_end_is_shortened_with_a_warning(self) -> None:
         """The rest of the film is what was meant."""
         for operation in ("gif", "webm"):
             result = self.do(media.FLOWER, operation, start_time=4, duration=9, width=64)
@@ -504,8 +504,8 @@ class GifTests(OperationCase):
         self.assertLessEqual(result.product.details["attempts"], 4)
         self.assertTrue(any("colours" in sentence for sentence in result.warnings))
 
-    def test_a_size_that_can_not_be_met_is_422_with_the_possible_one(self) -> None:
-        """A GIF of 100 bytes has no pictures."""
+    def test_a_size_that_cannot_be_met_is_422_with_the_possible_one(self) -> None:
+        """A GIF of 100 bytes has no frames."""
         error = self.refused(self.clip(), "gif", start_time=0, duration=0.4, max_size=100)
         self.assertEqual(error.code, 422)
         self.assertRegex(error.description, r"at least \d+ bytes are needed")
@@ -529,7 +529,7 @@ class GifTests(OperationCase):
 
 class WebMTests(OperationCase):
     def test_vp9_and_opus_of_exactly_the_part(self) -> None:
-        """The length that was asked for, to a picture."""
+        """The length that was asked for, to a frame."""
         result = self.do(media.FRIDAY, "webm", start_time=2.5, duration=1, width=160)
         video = self.video(result)
         self.assertEqual((video.codec, result.media.audio[0].codec), ("vp9", "opus"))
@@ -547,8 +547,8 @@ class WebMTests(OperationCase):
             seconds=2,
         )
         result = self.do(clip, "webm", start_time="00:00:00.960", duration=0.2)
-        self.assert_near(media.colour(media.picture_at(result.path, 0), 0.5, 0.5), RED)
-        self.assert_near(media.colour(media.picture_at(result.path, 1), 0.5, 0.5), BLUE)
+        self.assert_near(media.colour(media.frame_at(result.path, 0), 0.5, 0.5), RED)
+        self.assert_near(media.colour(media.frame_at(result.path, 1), 0.5, 0.5), BLUE)
 
     def test_av1(self) -> None:
         """By SVT-AV1, or libaom where that can't."""
@@ -580,7 +580,7 @@ class WebMTests(OperationCase):
         result = self.do(clip, "webm", start_time=0, duration=1)
         self.assertEqual(packets(result.path, "audio"), packets(clip, "audio"))
 
-    def test_text_subtitles_of_the_part_are_kept(self) -> None:
+    def test_text_subtitles_of_the_clip_are_kept(self) -> None:
         """With their times moved and cut like the film's."""
         result = self.do(media.COUNT, "webm", start_time=6, duration=3, width=64)
         self.assertEqual([s.codec for s in result.media.subtitles], ["webvtt"] * 2)
@@ -598,7 +598,7 @@ def packets(path: Path, kind: str) -> list[bytes]:
 
 
 def flash_at(path: Path) -> float:
-    """Return when the picture turns white, in the file's own time."""
+    """Return when the video turns white, in the file's own time."""
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
             plane = frame.reformat(format="gray").planes[0]

@@ -128,7 +128,7 @@ class PerformanceTests(SynchronousTestCase):
         self.rig.clock.advance(1.0)
         self.assertEqual((self.rig.tasks.queue.running, self.rig.tasks.queue.queued), (3, 1))
 
-    def test_a_short_task_that_is_cancelled_makes_room_for_the_next(self) -> None:
+    def test_a_short_task_that_is_cancelled_makes_way_for_the_next(self) -> None:
         """Before or after it has begun."""
         for n in range(2):
             self.submit(f"192.0.2.{n}", FILM)
@@ -188,7 +188,7 @@ class PerformanceTests(SynchronousTestCase):
         self.rig.clock.pump([1.0] * 40)
         self.assertIsNone(self.rig.gate.throttle.rate)
 
-    def test_an_upload_that_is_ahead_of_its_share_pauses(self) -> None:
+    def test_an_upload_that_is_ahead_of_its_rate_pauses(self) -> None:
         """And goes on when its time has come."""
         self.rig.gate.throttle.limit(LEAST_RATE)
         client = self.rig.connect("192.0.2.50")
@@ -199,7 +199,7 @@ class PerformanceTests(SynchronousTestCase):
         self.rig.clock.advance(2.5)
         self.assertEqual(client.transport.producerState, "producing")
 
-    def test_a_refused_upload_that_is_thrown_away_pauses_as_well(self) -> None:
+    def test_a_refused_upload_that_is_discarded_pauses_too(self) -> None:
         """Its bytes cost as much to read."""
         self.submit("192.0.2.50", FILM)
         self.rig.gate.throttle.limit(LEAST_RATE)

@@ -16,8 +16,8 @@ from vidproc.ffmpeg.media import MediaInfo, VideoStream
 from vidproc.ffmpeg.probe import ProbeError, clean_text, parse_probe, probe_command
 
 
-def picture(path: Path) -> VideoStream:
-    """Return the probed picture."""
+def video_of(path: Path) -> VideoStream:
+    """Return the probed video stream."""
     video = media.probe(path).video
     assert video is not None
     return video
@@ -41,31 +41,31 @@ class FactsTests(TestCase):
 
     def test_rotation_and_a_variable_rate(self) -> None:
         """A phone clip that was held upside down."""
-        video = picture(media.FIRE)
+        video = video_of(media.FIRE)
         self.assertEqual((video.rotation, video.displayed_size), (180, (1280, 720)))
         self.assertFalse(video.constant_rate)
 
     def test_a_quarter_turn_swaps_the_displayed_size(self) -> None:
-        """Rotation is clockwise, as a player turns the picture."""
+        """Rotation is clockwise, as a player rotates the video."""
         folder = media.scratch(self)
         flat = media.synthesise(folder / "flat.mp4", lavfi="testsrc2=s=160x120", seconds=0.2)
         for degrees, clockwise in ((90, 270), (-90, 90), (180, 180)):
             turned = folder / f"turned{degrees}.mp4"
             media.ffmpeg("-display_rotation:v", str(degrees), "-i", flat, "-c", "copy", turned)
-            video = picture(turned)
+            video = video_of(turned)
             size = (160, 120) if degrees == 180 else (120, 160)
             self.assertEqual((video.rotation, video.displayed_size), (clockwise, size))
 
     def test_pixels_that_are_not_square(self) -> None:
         """The displayed size reckons with the sample aspect ratio."""
-        video = picture(media.ANAMORPHIC)
+        video = video_of(media.ANAMORPHIC)
         self.assertEqual(video.sample_aspect_ratio, (3, 2))
         self.assertEqual(video.displayed_size, (1920, 1080))
-        self.assertEqual(picture(media.PRORES).displayed_size, (192, 144))
+        self.assertEqual(video_of(media.PRORES).displayed_size, (192, 144))
 
-    def test_ten_bit_pictures(self) -> None:
+    def test_ten_bit_frames(self) -> None:
         """Depth and pixel format of ProRes."""
-        video = picture(media.PRORES)
+        video = video_of(media.PRORES)
         self.assertEqual((video.bit_depth, video.pixel_format), (10, "yuv422p10le"))
 
     def test_tracks_with_their_languages(self) -> None:
@@ -76,14 +76,14 @@ class FactsTests(TestCase):
             [(s.language, s.text) for s in info.subtitles], [("eng", True), ("deu", True)]
         )
 
-    def test_a_cover_is_no_film(self) -> None:
-        """Sound with an attached picture has no video."""
+    def test_a_cover_is_not_a_video(self) -> None:
+        """Sound with an cover image has no video."""
         info = media.probe(media.FLAC)
         self.assertIsNone(info.video)
         self.assertEqual([c.codec for c in info.covers], ["png"])
         self.assertEqual(info.audio[0].codec, "flac")
 
-    def test_a_picture_that_starts_after_the_sound(self) -> None:
+    def test_video_that_starts_after_the_audio(self) -> None:
         """Its start counts from the container's."""
         info = media.probe(media.SCREENCAST)
         assert info.video is not None
@@ -100,7 +100,7 @@ class FactsTests(TestCase):
         self.assertApproximates(info.duration or 0, 1.0, 0.05)
 
     def test_interlacing_and_full_range(self) -> None:
-        """Both are seen in the decoded pictures."""
+        """Both are seen in the decoded frames."""
         folder = media.scratch(self)
         clip = media.synthesise(
             folder / "i.mpg",
@@ -108,15 +108,15 @@ class FactsTests(TestCase):
             lavfi="testsrc2=s=160x120:r=50",
             seconds=0.4,
         )
-        self.assertTrue(picture(clip).interlaced)
+        self.assertTrue(video_of(clip).interlaced)
         clip = media.synthesise(
             folder / "f.mp4",
             *("-vf", "scale=out_range=pc", "-color_range", "pc", "-pix_fmt", "yuvj420p"),
             lavfi="testsrc2=s=160x120",
             seconds=0.2,
         )
-        self.assertTrue(picture(clip).full_range)
-        self.assertFalse(picture(media.FLOWER).interlaced or picture(media.FLOWER).full_range)
+        self.assertTrue(video_of(clip).full_range)
+        self.assertFalse(video_of(media.FLOWER).interlaced or video_of(media.FLOWER).full_range)
 
 
 class RefusalTests(TestCase):
@@ -127,7 +127,7 @@ class RefusalTests(TestCase):
         error: ServiceError = self.assertRaises(ServiceError, media.probe, path)
         return error
 
-    def test_what_is_no_video(self) -> None:
+    def test_files_that_are_not_videos(self) -> None:
         """Nothing, text, noise: 415 with a way out."""
         for content in (b"", b"\0", b"Dear sir or madam,\n" * 40, bytes(range(256)) * 8):
             error = self.refused("clip.mp4", content)
@@ -151,7 +151,7 @@ class RefusalTests(TestCase):
         content = (folder / "end.mp4").read_bytes()
         self.assertEqual(self.refused("cut.mp4", content[: len(content) * 7 // 10]).code, 415)
 
-    def test_a_file_that_ends_early_tells_its_real_length(self) -> None:
+    def test_a_file_that_ends_early_has_its_real_length(self) -> None:
         """The header claims five seconds, three are there."""
         content = media.FLOWER.read_bytes()
         path = media.scratch(self) / "cut.mp4"
@@ -161,8 +161,8 @@ class RefusalTests(TestCase):
         self.assertApproximates(info.duration or 0, 3.0, 0.1)
         self.assertAlmostEqual(info.claimed_duration or 0, 5.055, places=2)
 
-    def test_an_output_that_ends_early_is_unsound(self) -> None:
-        """Verifying decodes the last pictures."""
+    def test_an_output_that_ends_early_is_refused(self) -> None:
+        """Verifying decodes the last frames."""
         content = bytearray(media.FLOWER.read_bytes())
         path = media.scratch(self) / "bad.mp4"
         path.write_bytes(content[: len(content) * 6 // 10])
@@ -173,12 +173,12 @@ class RefusalTests(TestCase):
         self.assertTrue(info.ends_early)
 
     def test_a_container_that_seeks_by_decoding_time_is_verified(self) -> None:
-        """With B-pictures a seek to the last key picture lands behind it."""
+        """With B-frames a seek to the last keyframe lands behind it."""
         path = media.scratch(self) / "copy.ts"
         media.ffmpeg("-i", media.FLOWER, "-c", "copy", path)
         self.assertIsNotNone(media.probe(path, verify=True).video)
 
-    def test_verifying_a_sound_file_returns_the_same_facts(self) -> None:
+    def test_verifying_an_intact_file_returns_the_same_facts(self) -> None:
         """A good output passes."""
         for clip in (media.FLOWER, media.SCREENCAST, media.FLAC, media.AVI):
             self.assertEqual(media.probe(clip, verify=True), media.probe(clip))
@@ -253,8 +253,8 @@ class BeliefTests(TestCase):
         self.assertIsNone(video.frame_rate)
         self.assertEqual(info.duration, 1.0)
 
-    def test_a_picture_that_lasts_for_years_does_not(self) -> None:
-        """The header of one picture claims 136 years."""
+    def test_a_frame_that_lasts_for_years_does_not(self) -> None:
+        """The header of one frame claims 136 years."""
         info = self.found(duration=4.29e9, video={"last": 0.0, "end": 4.29e9, "interval": None})
         self.assertLess(info.duration or 0.0, 1.0)
 
@@ -275,7 +275,7 @@ class BeliefTests(TestCase):
             error = self.assertRaises(ServiceError, parse_probe, answer, 1)
             self.assertEqual(error.code, 413)
 
-    def test_texts_lose_what_can_not_be_seen(self) -> None:
+    def test_texts_lose_what_cannot_be_seen(self) -> None:
         """Control characters and reversed text never reach a terminal."""
         self.assertEqual(clean_text("a\x1b[31mb\r\nc\u202ed\0"), "a[31mb cd")
         self.assertIsNone(clean_text("\x00\u200b "))

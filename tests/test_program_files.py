@@ -27,7 +27,7 @@ class ProgramFilesTests(SynchronousTestCase):
             self.assertEqual([path for path in files.read if Path(path).is_dir()], [])
             self.assertEqual(set(files.execute) & set(files.read), set())
 
-    def test_what_is_no_elf_file_consists_of_itself(self) -> None:
+    def test_a_file_that_is_not_elf_consists_of_itself(self) -> None:
         """Nothing else is opened up for it, whether it exists or not."""
         script = Path(self.mktemp()).absolute()
         self.assertEqual(find_program_files(str(script)).execute, (str(script),))

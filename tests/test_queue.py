@@ -100,7 +100,7 @@ class QueueTests(SchedulerTestCase):
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 3)
         self.assertEqual(rig.runner.running, [])
 
-    def test_a_kill_from_outside_is_no_failure(self) -> None:
+    def test_a_kill_from_outside_does_not_fail_the_task(self) -> None:
         """It is tried again after longer and longer pauses, and fails only after many."""
         rig = self.rig()
         task_id = self.submit(rig)

@@ -43,12 +43,12 @@ from vidproc.runners.watchdog import Watchdog
 
 Ending = TypeVar("Ending", CommandFailed, CommandStopped)
 
-TEST_PICTURE = ("-f", "lavfi", "-i", "testsrc=size=128x96:rate=25:duration={}")
+TEST_PATTERN = ("-f", "lavfi", "-i", "testsrc=size=128x96:rate=25:duration={}")
 
 
 def make_command(seconds: float, *arguments: str) -> Command:
-    """A command that writes `seconds` of a test picture to out.mkv."""
-    source = [argument.format(seconds) for argument in TEST_PICTURE]
+    """A command that writes `seconds` of a test pattern to out.mkv."""
+    source = [argument.format(seconds) for argument in TEST_PATTERN]
     return Command(
         program="ffmpeg",
         arguments=(*source, *arguments, "-threads", THREADS, output_file("out.mkv")),

@@ -65,7 +65,7 @@ class SandboxTests(SynchronousTestCase):
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         self.assertGreater((self.folder / "out.mp4").stat().st_size, 1000)
 
-    def test_another_file_can_not_be_read(self) -> None:
+    def test_another_file_cannot_be_read(self) -> None:
         """Such as another task's input, whose name it may know."""
         self.need("landlock")
         canary = self.root / "other-task"
@@ -104,7 +104,7 @@ class SandboxTests(SynchronousTestCase):
         self.assertIn("PermissionError", said)
         self.assertNotIn("owned", said)
 
-    def test_its_own_program_can_not_be_run_again(self) -> None:
+    def test_its_own_program_cannot_be_run_again(self) -> None:
         """Nor the loader, which would run any program that may be read."""
         self.need("seccomp")
         said = self.run_python(f"import os; os.execv({sys.executable!r}, ['python', '-V'])")
@@ -181,7 +181,7 @@ class SandboxTests(SynchronousTestCase):
             self.assertEqual(fields["NoNewPrivs"], "1")
             self.assertEqual(int(score), 1000)
 
-    def test_the_server_can_not_be_signalled_or_traced(self) -> None:
+    def test_the_server_cannot_be_signalled_or_traced(self) -> None:
         """Though it runs as the same user."""
         import ctypes
         import os

@@ -1,4 +1,4 @@
-"""Films encoded in segments and joined: no picture lost, doubled or moved."""
+"""Films encoded in segments and joined: no frame lost, doubled or moved."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vidproc.operations import clips, segments
 
 
 def film(**fields: Any) -> MediaInfo:
-    """Return a film of a minute at 25 pictures a second."""
+    """Return a film of a minute at 25 frames a second."""
     video: dict[str, Any] = {"index": 0, "codec": "h264", "width": 640, "height": 360}
     video |= {"duration": 60.0, "frame_rate": 25.0, **fields.pop("video", {})}
     return MediaInfo(
@@ -33,14 +33,14 @@ class DivideTests(TestCase):
         return len(segments.divide(source or film(), part, size, wanted.get("threads", 4)))
 
     def test_as_many_as_threads_of_four_seconds_or_more(self) -> None:
-        """But at most eight, and fewer of large pictures."""
+        """But at most eight, and fewer of large frames."""
         self.assertEqual(self.count(threads=2), 2)
         self.assertEqual(self.count(threads=4), 4)
         self.assertEqual(self.count(threads=16), 5)
         self.assertEqual(self.count(threads=16, length=60), 8)
         self.assertEqual(self.count(threads=16, length=60, size=(3840, 2160)), 2)
 
-    def test_what_can_not_be_cut_stays_whole(self) -> None:
+    def test_what_cannot_be_cut_stays_whole(self) -> None:
         """One thread, a short part, another container, a damaged or slow film."""
         self.assertEqual(self.count(threads=1), 1)
         self.assertEqual(self.count(length=7.9), 1)
@@ -79,7 +79,7 @@ class WebMTests(TestCase):
         return cut, whole
 
     def assert_same(self, cut: media.Result, whole: media.Result) -> None:
-        """The same pictures at the same times, to WebM's millisecond."""
+        """The same frames at the same times, to WebM's millisecond."""
         one, other = media.times(cut.path), media.times(whole.path)
         self.assertEqual(len(one), len(other))
         self.assertLessEqual(max(abs(a - b) for a, b in zip(one, other, strict=True)), 0.00101)
@@ -89,7 +89,7 @@ class WebMTests(TestCase):
         """A phone's film, whose time stamps follow no grid."""
         self.assert_same(*self.both(media.FIRE, 0.0, 2.0))
 
-    def test_a_part_from_the_middle_with_a_sound_and_subtitles(self) -> None:
+    def test_a_clip_from_the_middle_with_audio_and_subtitles(self) -> None:
         """Matroska's milliseconds, several tracks."""
         cut, whole = self.both(media.COUNT, 6.03, 2.5)
         self.assert_same(cut, whole)
@@ -107,7 +107,7 @@ class WebMTests(TestCase):
         self.assert_same(*self.both(clip, 0.517, 2.2))
 
     def test_interlaced(self) -> None:
-        """The deinterlacer sees the pictures before a segment."""
+        """The deinterlacer sees the frames before a segment."""
         clip = media.synthesise(
             self.folder / "tff.mp4",
             *("-vf", "interlace,setfield=tff", "-flags", "+ildct+ilme", "-x264opts", "tff=1"),
@@ -133,7 +133,7 @@ class WebMTests(TestCase):
             self.assertEqual(getattr(cut, tag), getattr(whole, tag), tag)
         self.assertEqual(cut.color_matrix, "bt709")
 
-    def test_a_segment_without_a_picture(self) -> None:
+    def test_a_segment_without_a_frame(self) -> None:
         """A film that stands still for long is made as a whole after all."""
         clip = media.synthesise(
             self.folder / "still.mp4",
@@ -156,7 +156,7 @@ def packets(path: Path, kind: str) -> list[tuple[int | None, bytes]]:
 
 
 def worst_psnr(one: Path, other: Path) -> float:
-    """Return the PSNR, in dB, of the two films' pictures that differ most, paired by number."""
+    """Return the PSNR, in dB, of the two films' frames that differ most, paired by number."""
     graph = "[0:v]settb=1/25,setpts=N[a];[1:v]settb=1/25,setpts=N[b];[a][b]psnr"
     argv = [media.tools().path, "-nostdin", "-i", str(one), "-i", str(other), "-lavfi", graph]
     done = subprocess.run([*argv, "-f", "null", "-"], capture_output=True, timeout=60)

@@ -89,7 +89,7 @@ class SharedServerTests(TestCase):
         self.assertEqual((found["kind"], found["size"]), ("mp4", (320, 240)))
 
     def test_aspect_ratio_with_a_plain_socket(self) -> None:
-        """The shape that was asked for, no pixel of the picture lost."""
+        """The shape that was asked for, no pixel of the frame lost."""
         found = self.process("aspect_ratio", {"aspect_ratio": "4:3"})
         self.assertEqual(found["size"], (960, 720))
 
@@ -176,7 +176,7 @@ class SharedServerTests(TestCase):
         answer, _, _ = self.client.request(request, bytes(32 << 20), "mp4")
         self.assertEqual(answer["error"]["code"], 422)
 
-    def test_what_is_no_mmp_gets_400_at_once(self) -> None:
+    def test_anything_that_is_not_mmp_gets_400_at_once(self) -> None:
         """HTTP and TLS, well before any timeout."""
         for foreign in (
             b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",

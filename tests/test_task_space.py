@@ -259,7 +259,7 @@ class PruneTests(SchedulerTestCase):
         self.assertIs(self.state(rig, old), State.EXPIRED)
         self.assertIs(self.state(rig, young), State.COMPLETED)
 
-    def test_an_upload_whose_space_was_taken_meanwhile_is_told(self) -> None:
+    def test_an_upload_whose_space_was_taken_meanwhile_gets_an_error(self) -> None:
         """507, as soon as it is known."""
         rig = self.rig(min_retention=0.0)
         old = self.finished(rig)
@@ -286,7 +286,7 @@ class PruneTests(SchedulerTestCase):
         self.assertIs(self.state(rig, old), State.COMPLETED)
         self.submit(rig)
 
-    def test_an_address_gets_at_most_half_of_the_free_room(self) -> None:
+    def test_an_address_gets_at_most_half_of_the_free_space(self) -> None:
         """So that a few requests can't hold everything."""
         rig = self.rig()
         rig.storage.space.limit = rig.storage.space.used + 1000
@@ -296,7 +296,7 @@ class PruneTests(SchedulerTestCase):
         rig.storage.space.reserve("a", 250, "192.0.2.1")
         self.assertEqual(rig.storage.space.reserved, 500)
 
-    def test_downloaded_results_go_first_when_room_is_short(self) -> None:
+    def test_downloaded_results_go_first_when_space_is_short(self) -> None:
         """And no more of them than it takes."""
         rig = self.rig()
         first, second = self.finished(rig, "192.0.2.1"), self.finished(rig, "192.0.2.2")

@@ -64,7 +64,7 @@ class TrafficTests(SynchronousTestCase):
         self.traffic.closed(transport)
         self.assertEqual(self.traffic.packets_received(), 3)
 
-    def test_what_is_no_tcp_counts_no_packets(self) -> None:
+    def test_a_socket_that_is_not_tcp_counts_no_packets(self) -> None:
         """A UNIX socket, or a transport without one."""
         one, other = socket.socketpair()
         self.addCleanup(one.close)

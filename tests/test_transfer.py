@@ -115,7 +115,7 @@ class FileWriterTests(_Base):
         self.assertFalse(budget.spent)
         self.assertEqual(budget.share, total)
 
-    async def test_a_write_that_fails_gives_its_share_back(self) -> None:
+    async def test_a_write_that_fails_frees_its_budget(self) -> None:
         """Others go on as if it had never been."""
         budget = WriteBudget(1000)
         writer = FileWriter(self.threads, self.path / "nowhere" / "file", budget=budget)
@@ -175,7 +175,7 @@ class FileWriterTests(_Base):
             await writer.finish()
         self.assertEqual(len(errors), 1)
 
-    async def test_a_disk_error_is_told_and_ends_the_file(self) -> None:
+    async def test_a_disk_error_is_reported_and_ends_the_file(self) -> None:
         """A write that fails reaches on_error, and finish fails with it."""
         errors: list[Any] = []
         writer = FileWriter(self.threads, Path("/dev/full"), on_error=errors.append)

@@ -212,7 +212,7 @@ class AbandonTests(UploadsTestCase):
             self.assertEqual((rig.storage.space.reserved, self.leftovers(rig)), (0, []))
             self.submit(rig)
 
-    def test_a_whole_upload_can_not_be_abandoned(self) -> None:
+    def test_a_whole_upload_cannot_be_abandoned(self) -> None:
         """It is a task by then, which stays."""
         rig = self.rig_with_space()
         session = self.begin(rig, payload_size=8)

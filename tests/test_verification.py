@@ -54,7 +54,7 @@ class CompareTests(SynchronousTestCase):
         found = self.judge(media(duration=20.0))
         self.assertIn("should last", found.fault or "")
 
-    def test_a_source_that_is_longer_than_its_header_says_is_no_fault(self) -> None:
+    def test_a_source_that_is_longer_than_its_header_says_is_not_a_fault(self) -> None:
         """Its packets were not counted, so nothing else is known. A clip of it is not longer."""
         unsure = media(measured=False)
         found = self.judge(media(duration=20.0), unsure)
