@@ -33,7 +33,7 @@ from support.job import RealJob, probe, run_operation  # noqa: E402
 from vidproc.errors import ServiceError  # noqa: E402
 from vidproc.ffmpeg.binary import find_ffmpeg  # noqa: E402
 from vidproc.ffmpeg.media import MediaInfo  # noqa: E402
-from vidproc.operations.gif import GifOperation  # noqa: E402
+from vidproc.operations.gif.operation import GifOperation  # noqa: E402
 from vidproc.operations.parameters import Gif  # noqa: E402
 from vidproc.operations.sizes import Size  # noqa: E402
 

@@ -180,17 +180,17 @@ def watch_commits() -> None:
 
 def child_started(point: Point, stage: str) -> None:
     """A media process was just started."""
-    from vidproc.runners.local import LocalCommand
+    from vidproc.runners.ffmpeg_process import MediaProcess
 
-    point.wrap(LocalCommand, "spawn", after=lambda self, *_: self.command.stage == stage)
+    point.wrap(MediaProcess, "spawn", after=lambda self, *_: self.command.stage == stage)
 
 
 def child_reported(point: Point, stage: str) -> None:
     """A media process has told of its progress."""
-    from vidproc.runners.local import LocalCommand
+    from vidproc.runners.ffmpeg_process import MediaProcess
 
     point.wrap(
-        LocalCommand,
+        MediaProcess,
         "childDataReceived",
         after=lambda self, fd, _: fd == 3 and self.command.stage == stage,
     )

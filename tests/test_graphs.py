@@ -8,9 +8,10 @@ from twisted.trial.unittest import TestCase
 
 from vidproc.errors import ServiceError
 from vidproc.ffmpeg.media import AudioStream, MediaInfo, SubtitleStream, VideoStream
-from vidproc.operations import audio, clips, delivery, gif, reading, sizes
+from vidproc.operations import audio, clips, delivery, reading, sizes
 from vidproc.operations.aspect_ratio import canvas
 from vidproc.operations.extract_audio import choose_track
+from vidproc.operations.gif import commands, recipes, renditions
 from vidproc.operations.languages import same_language
 
 
@@ -182,11 +183,11 @@ class DeliveryTests(TestCase):
 
 
 class GifSizeTests(TestCase):
-    full = gif.Rendition((480, 270), 12.0)
+    full = renditions.Rendition((480, 270), 12.0)
 
-    def search(self, most: int, real_full: float, guess: float) -> gif.SizeSearch:
+    def search(self, most: int, real_full: float, guess: float) -> renditions.SizeSearch:
         """Run a search against a world where colours save less than we think."""
-        search = gif.SizeSearch(self.full, most, guess)
+        search = renditions.SizeSearch(self.full, most, guess)
         while (rendition := search.next_rendition()) is not None:
             pixels = rendition.size[0] * rendition.size[1] / (480 * 270)
             colours = {256: 1.0, 128: 0.95, 64: 0.85}[rendition.colours]
@@ -211,31 +212,31 @@ class GifSizeTests(TestCase):
 
     def test_colours_go_first_then_frames_then_pixels(self) -> None:
         """The order that is told to people."""
-        self.assertEqual(gif.reduced(self.full, 0.9).colours, 128)
-        self.assertEqual(gif.reduced(self.full, 0.9).fps, 12)
-        slower = gif.reduced(self.full, 0.6)
+        self.assertEqual(renditions.reduced(self.full, 0.9).colours, 128)
+        self.assertEqual(renditions.reduced(self.full, 0.9).fps, 12)
+        slower = renditions.reduced(self.full, 0.6)
         self.assertEqual((slower.colours, slower.size), (64, (480, 270)))
         self.assertLess(slower.fps, 12)
-        smaller = gif.reduced(self.full, 0.2)
+        smaller = renditions.reduced(self.full, 0.2)
         self.assertEqual((smaller.colours, smaller.fps), (64, 6.0))
         self.assertLess(smaller.size[0], 480)
 
     def test_a_rate_is_a_fraction(self) -> None:
         """FFmpeg's fps filter takes it without rounding."""
-        self.assertEqual(gif.rate(12.5), "12500/1000")
+        self.assertEqual(commands.rate(12.5), "12500/1000")
 
     def test_the_recipe_has_the_fewest_bytes_among_the_best(self) -> None:
         """But none that loses to the plain palette in bytes or in likeness."""
         scores = {"bayer": 0.95, "flat": 0.97, "plain": 0.92}
         self.assertEqual(
-            gif.choose_recipe(scores, {"bayer": 90, "flat": 95, "plain": 100}).name, "flat"
+            recipes.choose_recipe(scores, {"bayer": 90, "flat": 95, "plain": 100}).name, "flat"
         )
         scores["bayer"] = 0.966
         self.assertEqual(
-            gif.choose_recipe(scores, {"bayer": 90, "flat": 95, "plain": 100}).name, "bayer"
+            recipes.choose_recipe(scores, {"bayer": 90, "flat": 95, "plain": 100}).name, "bayer"
         )
         self.assertEqual(
-            gif.choose_recipe(scores, {"bayer": 101, "flat": 102, "plain": 100}).name, "plain"
+            recipes.choose_recipe(scores, {"bayer": 101, "flat": 102, "plain": 100}).name, "plain"
         )
 
     def test_scores_are_read_by_recipe(self) -> None:
@@ -244,4 +245,4 @@ class GifSizeTests(TestCase):
             b"frame:0 pts:0\nlavfi.ssim.R=0.1\nlavfi.ssim.All=%f\nrecipe=%s\n" % (score, name)
             for score, name in ((0.5, b"bayer"), (0.9, b"flat"), (0.7, b"bayer"))
         )
-        self.assertEqual(gif.read_scores(printed), {"bayer": 0.6, "flat": 0.9})
+        self.assertEqual(recipes.read_scores(printed), {"bayer": 0.6, "flat": 0.9})

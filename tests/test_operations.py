@@ -13,7 +13,7 @@ from tests import media_harness as media
 from tests.media_harness import BLUE, GREEN, RED, WHITE
 from vidproc.errors import ServiceError
 from vidproc.ffmpeg.media import VideoStream
-from vidproc.operations import gif
+from vidproc.operations.gif import commands as gif_commands
 from vidproc.operations.parameters import PARAMETERS
 from vidproc.operations.registry import OPERATIONS, get_operation
 
@@ -465,7 +465,7 @@ class GifTests(OperationCase):
 
     def test_a_long_one_is_made_in_two_steps_that_give_the_same_kind(self) -> None:
         """The frames do not wait in memory for their palette."""
-        self.patch(gif, "BUFFER", 100_000)
+        self.patch(gif_commands, "BUFFER", 100_000)
         result = self.do(self.clip(), "gif", start_time=0, duration=0.4)
         stages = [c.stage for c in result.commands]
         self.assertEqual(stages[-2:], ["palette", "encoding"])

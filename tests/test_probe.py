@@ -13,7 +13,8 @@ from vidproc.errors import ServiceError
 from vidproc.ffmpeg import probe_child
 from vidproc.ffmpeg.command import input_file
 from vidproc.ffmpeg.media import MediaInfo, VideoStream
-from vidproc.ffmpeg.probe import ProbeError, clean_text, parse_probe, probe_command
+from vidproc.ffmpeg.probe import ProbeError, parse_probe, probe_command
+from vidproc.ffmpeg.probe_values import clean_text
 
 
 def video_of(path: Path) -> VideoStream:

@@ -38,7 +38,8 @@ from vidproc.ffmpeg.progress import ProgressParser
 from vidproc.ffmpeg.sandbox import Sandbox
 from vidproc.runners.admission import Admission, Place, memory_budget
 from vidproc.runners.failures import kind_of_end, oom_kills
-from vidproc.runners.local import LocalCommand, LocalRunner
+from vidproc.runners.ffmpeg_process import MediaProcess
+from vidproc.runners.local import LocalRunner
 from vidproc.runners.watchdog import Watchdog
 
 Ending = TypeVar("Ending", CommandFailed, CommandStopped)
@@ -277,11 +278,11 @@ class LocalRunnerTests(TestCase):
             budget=budget,
         )
 
-    def start(self, runner: LocalRunner, command: Command) -> LocalCommand:
+    def start(self, runner: LocalRunner, command: Command) -> MediaProcess:
         workspace = Workspace("inputs/none", "work")
         return runner.start(command, workspace, 2, self.progress.append)
 
-    async def ends(self, running: LocalCommand, how: type[Ending]) -> Ending:
+    async def ends(self, running: MediaProcess, how: type[Ending]) -> Ending:
         """Wait for a command that must fail with `how` and return the exception."""
         error: Any = await self.assertFailure(running.result, how)
         assert isinstance(error, how)
@@ -352,7 +353,7 @@ class LocalRunnerTests(TestCase):
         def observe(event: LogEvent) -> None:
             logged.append(event)
 
-        self.patch(LocalCommand, "log", Logger("runner", observer=observe))
+        self.patch(MediaProcess, "log", Logger("runner", observer=observe))
         runner = self.runner(FFmpeg(str(program), "0", frozenset(), frozenset()))
         await self.start(runner, make_command(1)).result
         child = psutil.Process(int((self.root / "work" / "child").read_text()))

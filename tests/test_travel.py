@@ -12,6 +12,7 @@ from support.travel import TravellingRunner
 from tests import media_harness as media
 from vidproc.ffmpeg.command import Command
 from vidproc.operations import segments
+from vidproc.operations.gif import commands
 from vidproc.operations.registry import get_operation
 
 
@@ -50,9 +51,7 @@ class TravellingTests(TestCase):
         self.assertGreater(len(self.process(self.short(), "gif", **fields).commands), 1)
 
     def test_gif_with_a_palette_file(self) -> None:
-        from vidproc.operations import gif
-
-        self.patch(gif, "BUFFER", 100_000)
+        self.patch(commands, "BUFFER", 100_000)
         result = self.process(self.short(), "gif", start_time=0, duration=2, width=192)
         self.assertEqual([c.stage for c in result.commands], ["palette", "encoding"])
 

@@ -6,15 +6,14 @@ decoders over bytes from anywhere. `parse_probe` believes nothing that comes bac
 
 from __future__ import annotations
 
-import math
 import re
-import unicodedata
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from vidproc.errors import ErrorCode, ServiceError
+from vidproc.ffmpeg import probe_values as values
 from vidproc.ffmpeg.command import SOURCE, Command, input_file
 from vidproc.ffmpeg.media import AudioStream, Cover, MediaInfo, SubtitleStream, VideoStream
 from vidproc.units import format_size
@@ -37,13 +36,8 @@ no playlists (hls, dash, concat), no image sequences, no subtitle or text format
 
 MAX_PIXELS = 8192 * 8192
 """Pixels of the largest picture that is taken."""
-MAX_SIDE = 16384
-"""Pixels of the longest side that is taken."""
 MAX_STREAMS = 64
 """Streams of the fullest file that is taken."""
-MAX_DURATION = 10 * 86400.0
-"""Seconds; a longer film is a lie or a camera that runs all year."""
-
 PROBE_SIZE = 20_000_000
 """Bytes that FFmpeg may read to find the streams."""
 ANALYZE_DURATION = 20_000_000
@@ -61,11 +55,6 @@ _TEXT_SUBTITLES = frozenset(
     mpl2 stl vplayer pjs ttml""".split()  # noqa: SIM905 - a list of names reads better
 )
 _DOLBY_VISION = frozenset({"dvh1", "dvhe", "dva1", "dvav", "dav1"})
-_TAGS = frozenset(
-    ("title", "artist", "album_artist", "album", "composer", "genre", "track", "copyright")
-)
-_NAME = re.compile(r"[A-Za-z0-9_.,+-]{1,64}")
-_LANGUAGE = re.compile(r"([a-z]{2,3})(-.*)?")
 
 
 class ProbeError(Exception):
@@ -76,7 +65,7 @@ def probe_command(name: str = SOURCE, verify: bool = False) -> Command:
     """Return the command that looks into the file `name`.
 
     With `verify` the file is one that we made: it is read to its end, and its first and last
-    pictures and its sound must decode, or `parse_probe` raises `ProbeError`.
+    frames and its audio must decode, or `parse_probe` raises `ProbeError`.
     """
     options = {
         "formats": FORMATS,
@@ -115,7 +104,7 @@ def parse_probe(stdout: bytes, size: int) -> MediaInfo:
     if not isinstance(found, dict):
         raise ProbeError("the probe's answer is no object")
     if "error" in found:
-        raise _refusal(str(found["error"]), clean_text(found.get("message")) or "", size)
+        raise _refusal(str(found["error"]), values.clean_text(found.get("message")) or "", size)
     try:
         return _media(found, size)
     except (KeyError, TypeError, ValueError, AttributeError, msgspec.ValidationError) as error:
@@ -165,9 +154,9 @@ def not_a_video(size: int) -> ServiceError:
 
 def _media(found: dict[str, Any], size: int) -> MediaInfo:
     streams = [stream for stream in found["streams"][:MAX_STREAMS] if isinstance(stream, dict)]
-    origin = _number(found.get("start"), -1e6, 1e9)
+    origin = values.number(found.get("start"), -1e6, 1e9)
     if origin is None:
-        starts = [_number(s.get("first"), -1e6, 1e9) for s in streams]
+        starts = [values.number(s.get("first"), -1e6, 1e9) for s in streams]
         origin = min((start for start in starts if start is not None), default=0.0)
     main = found.get("video")
     video = next((s for s in streams if s.get("index") == main and main is not None), None)
@@ -188,14 +177,14 @@ def _media(found: dict[str, Any], size: int) -> MediaInfo:
             else "The file holds no video and no sound.",
             "Check that it plays on your machine and was copied to its end, then send it again.",
         )
-    claimed = _length(found.get("duration"))
+    claimed = values.duration(found.get("duration"))
     real, ends_early = _real_duration(
         [*pictures, *sounds], origin, claimed, complete, video if readable else None
     )
     duration = claimed
     if real is not None and (claimed is None or ends_early or abs(real - claimed) > 0.25):
         duration = real
-    container = clean_name(found["container"]) or "unknown"
+    container = values.clean_name(found["container"]) or "unknown"
     return MediaInfo(
         container=container,
         size=size,
@@ -204,17 +193,17 @@ def _media(found: dict[str, Any], size: int) -> MediaInfo:
         ends_early=ends_early,
         measured=complete and real is not None and not _may_start_again(container),
         start_time=origin,
-        bit_rate=_rate(found.get("bit_rate")),
+        bit_rate=values.bit_rate(found.get("bit_rate")),
         video=_video(video, origin, complete) if readable and video is not None else None,
         unreadable_video=video is not None and not readable,
         other_videos=max(0, len(pictures) - 1),
         audio=tuple(_audio(s, origin, complete) for s in sounds),
         subtitles=tuple(
             SubtitleStream(
-                index=_index(s),
-                codec=clean_name(s.get("codec")) or "unknown",
+                index=values.stream_index(s),
+                codec=values.clean_name(s.get("codec")) or "unknown",
                 text=s.get("codec") in _TEXT_SUBTITLES,
-                language=clean_language(s.get("language")),
+                language=values.clean_language(s.get("language")),
                 default=s.get("default") is True,
                 forced=s.get("forced") is True,
             )
@@ -222,17 +211,17 @@ def _media(found: dict[str, Any], size: int) -> MediaInfo:
         ),
         covers=tuple(
             Cover(
-                index=_index(s),
-                codec=clean_name(s.get("codec")) or "unknown",
-                width=_side(s.get("width")) or 1,
-                height=_side(s.get("height")) or 1,
+                index=values.stream_index(s),
+                codec=values.clean_name(s.get("codec")) or "unknown",
+                width=values.side(s.get("width")) or 1,
+                height=values.side(s.get("height")) or 1,
             )
             for s in covers
-            if _side(s.get("width")) and _side(s.get("height"))
+            if values.side(s.get("width")) and values.side(s.get("height"))
         ),
         data_streams=sum(s["type"] not in ("video", "audio", "subtitle") for s in streams),
-        chapters=int(_number(found.get("chapters"), 0, 1e6) or 0),
-        tags=clean_tags(found.get("tags")),
+        chapters=int(values.number(found.get("chapters"), 0, 1e6) or 0),
+        tags=values.clean_tags(found.get("tags")),
     )
 
 
@@ -252,10 +241,10 @@ def _real_duration(
     if complete:
         ends = [_end(stream) for stream in streams]
         known = [end - origin for end in ends if end is not None]
-        real = _length(max(known)) if known else None
+        real = values.duration(max(known)) if known else None
     else:
-        indexed = _number(video.get("indexed_end"), 0, 1e9) if video is not None else None
-        real = _length(indexed - origin) if indexed is not None else None
+        indexed = values.number(video.get("indexed_end"), 0, 1e9) if video is not None else None
+        real = values.duration(indexed - origin) if indexed is not None else None
         return real, real is not None
     if real is None or claimed is None:
         return real, claimed is None and known == []
@@ -264,11 +253,11 @@ def _real_duration(
 
 def _end(stream: dict[str, Any]) -> float | None:
     """Return when a stream's last packet ends; a last picture that lasts for days is a lie."""
-    last = _number(stream.get("last"), -1e6, 1e9)
-    end = _number(stream.get("end"), -1e6, 1e12)
+    last = values.number(stream.get("last"), -1e6, 1e9)
+    end = values.number(stream.get("end"), -1e6, 1e12)
     if last is None or end is None:
         return None
-    interval = _number(stream.get("interval"), 0.0, 1e6) or 0.04
+    interval = values.number(stream.get("interval"), 0.0, 1e6) or 0.04
     if end == last:
         return last + interval if stream["type"] == "video" else last
     return end if end - last <= 86400 else last + interval
@@ -276,36 +265,39 @@ def _end(stream: dict[str, Any]) -> float | None:
 
 def _video(found: dict[str, Any], origin: float, complete: bool) -> VideoStream:
     frame = found["frame"]
-    width = _side(frame.get("width")) or _side(found.get("width"))
-    height = _side(frame.get("height")) or _side(found.get("height"))
+    width = values.side(frame.get("width")) or values.side(found.get("width"))
+    height = values.side(frame.get("height")) or values.side(found.get("height"))
     if width is None or height is None or width * height > MAX_PIXELS:
         raise _refusal("too_large", "", 0)
-    first = _number(found.get("first"), -1e6, 1e9)
-    start = _number(found.get("start"), -1e6, 1e9)
+    first = values.number(found.get("first"), -1e6, 1e9)
+    start = values.number(found.get("start"), -1e6, 1e9)
     start = start if start is not None else first
     end = _end(found) if complete else None
-    duration = _length(found.get("duration"))
+    duration = values.duration(found.get("duration"))
     if end is not None and start is not None and end > start:
-        duration = _length(end - start)
-    packets = int(_number(found.get("packets"), 0, 1e12) or 0)
-    frames = packets if complete else int(_number(found.get("frames"), 0, 1e12) or 0)
+        duration = values.duration(end - start)
+    packets = int(values.number(found.get("packets"), 0, 1e12) or 0)
+    frames = packets if complete else int(values.number(found.get("frames"), 0, 1e12) or 0)
     rate, constant = _frame_rate(found)
-    bit_rate = _rate(found.get("bit_rate"))
+    bit_rate = values.bit_rate(found.get("bit_rate"))
     if complete and duration:
-        bit_rate = _rate(8 * (_number(found.get("bytes"), 0, 1e15) or 0) / duration) or bit_rate
+        bit_rate = (
+            values.bit_rate(8 * (values.number(found.get("bytes"), 0, 1e15) or 0) / duration)
+            or bit_rate
+        )
     crop = _crop(found.get("crop"), width, height)
     return VideoStream(
-        index=_index(found),
-        codec=clean_name(found.get("codec")) or "unknown",
+        index=values.stream_index(found),
+        codec=values.clean_name(found.get("codec")) or "unknown",
         width=width - crop[0] - crop[2],
         height=height - crop[1] - crop[3],
         crop=crop,
-        sample_aspect_ratio=_aspect(found.get("sar")),
-        rotation=_rotation(frame.get("rotation")),
+        sample_aspect_ratio=values.sample_aspect_ratio(found.get("sar")),
+        rotation=values.rotation(frame.get("rotation")),
         frame_rate=rate,
         constant_rate=constant,
-        pixel_format=clean_name(frame.get("pixel_format") or found.get("pixel_format")),
-        bit_depth=int(_number(frame.get("depth") or found.get("depth"), 1, 32) or 8),
+        pixel_format=values.clean_name(frame.get("pixel_format") or found.get("pixel_format")),
+        bit_depth=int(values.number(frame.get("depth") or found.get("depth"), 1, 32) or 8),
         color_primaries=_tag(frame, found, "primaries"),
         color_transfer=_tag(frame, found, "transfer"),
         color_matrix=_tag(frame, found, "matrix"),
@@ -317,7 +309,7 @@ def _video(found: dict[str, Any], origin: float, complete: bool) -> VideoStream:
         duration=duration,
         start_time=max(0.0, start - origin) if start is not None else 0.0,
         bit_rate=bit_rate,
-        language=clean_language(found.get("language")),
+        language=values.clean_language(found.get("language")),
     )
 
 
@@ -325,27 +317,27 @@ def _crop(value: Any, width: int, height: int) -> tuple[int, int, int, int]:
     """Return what the container wants cut off, unless next to nothing would be left."""
     if not isinstance(value, list) or len(value) != 4:
         return 0, 0, 0, 0
-    left, top, right, bottom = (int(_number(side, 0, MAX_SIDE) or 0) for side in value)
+    left, top, right, bottom = (int(values.number(side, 0, values.MAX_SIDE) or 0) for side in value)
     if left + right > width - 16 or top + bottom > height - 16:
         return 0, 0, 0, 0
     return left, top, right, bottom
 
 
 def _audio(found: dict[str, Any], origin: float, complete: bool) -> AudioStream:
-    start = _number(found.get("start"), -1e6, 1e9)
+    start = values.number(found.get("start"), -1e6, 1e9)
     end = _end(found) if complete else None
-    duration = _length(found.get("duration"))
+    duration = values.duration(found.get("duration"))
     if end is not None and start is not None and end > start:
-        duration = _length(end - start)
+        duration = values.duration(end - start)
     return AudioStream(
-        index=_index(found),
-        codec=clean_name(found.get("codec")) or "unknown",
-        channels=int(_number(found.get("channels"), 0, 255) or 0),
-        layout=clean_text(found.get("layout"), 40),
-        sample_rate=int(_number(found.get("sample_rate"), 0, 10_000_000) or 0),
-        bit_rate=_rate(found.get("bit_rate")),
-        language=clean_language(found.get("language")),
-        title=clean_text(found.get("title")),
+        index=values.stream_index(found),
+        codec=values.clean_name(found.get("codec")) or "unknown",
+        channels=int(values.number(found.get("channels"), 0, 255) or 0),
+        layout=values.clean_text(found.get("layout"), 40),
+        sample_rate=int(values.number(found.get("sample_rate"), 0, 10_000_000) or 0),
+        bit_rate=values.bit_rate(found.get("bit_rate")),
+        language=values.clean_language(found.get("language")),
+        title=values.clean_text(found.get("title")),
         default=found.get("default") is True,
         duration=duration,
         start_time=max(0.0, start - origin) if start is not None else 0.0,
@@ -356,21 +348,21 @@ def _playable_sound(found: dict[str, Any]) -> bool:
     """Whether there is a decoder, and more than a header."""
     return (
         found.get("readable") is True
-        and bool(_number(found.get("channels"), 1, 255))
-        and bool(_number(found.get("sample_rate"), 1, 10_000_000))
+        and bool(values.number(found.get("channels"), 1, 255))
+        and bool(values.number(found.get("sample_rate"), 1, 10_000_000))
     )
 
 
 def _frame_rate(found: dict[str, Any]) -> tuple[float | None, bool | None]:
     """Return the mean rate in pictures per second and whether it is constant."""
-    guessed = _fraction(found.get("guessed_rate"))
-    average = _fraction(found.get("average_rate"))
-    interval = _number(found.get("interval"), 0.001, 1e6)
+    guessed = values.frame_rate(found.get("guessed_rate"))
+    average = values.frame_rate(found.get("average_rate"))
+    interval = values.number(found.get("interval"), 0.001, 1e6)
     if interval is None:
         return average or guessed, None
-    jitter = _number(found.get("jitter"), 0, 1e9)
-    tick = _number(found.get("tick"), 0, 10) or 0.0
-    mean = _number(1 / interval, 0.000001, 1000)
+    jitter = values.number(found.get("jitter"), 0, 1e9)
+    tick = values.number(found.get("tick"), 0, 10) or 0.0
+    mean = values.number(1 / interval, 0.000001, 1000)
     if jitter is None or mean is None:
         return mean, None
     # Time stamps are whole ticks: a constant rate is off by less than one.
@@ -380,99 +372,5 @@ def _frame_rate(found: dict[str, Any]) -> tuple[float | None, bool | None]:
     return mean, constant and guessed is not None and abs(guessed / mean - 1) < 0.01
 
 
-def _fraction(value: Any) -> float | None:
-    """Return pictures per second from [numerator, denominator], None unless 1 to 1000."""
-    if not (isinstance(value, list) and len(value) == 2):
-        return None
-    num, den = _number(value[0], 1, 1e12), _number(value[1], 1, 1e12)
-    return _number(num / den, 1, 1000) if num and den else None
-
-
-def _aspect(value: Any) -> tuple[int, int]:
-    """Return a sample aspect ratio from 1:100 to 100:1, else 1:1."""
-    if isinstance(value, list) and len(value) == 2:
-        num, den = _number(value[0], 1, 1e9), _number(value[1], 1, 1e9)
-        if num and den and 0.01 <= num / den <= 100:
-            common = math.gcd(int(num), int(den))
-            return int(num) // common, int(den) // common
-    return 1, 1
-
-
-def _rotation(value: Any) -> int:
-    """Return the clockwise rotation of a player from FFmpeg's counterclockwise degrees.
-
-    Within one degree of a quarter turn, as FFmpeg's own autorotation reckons.
-    """
-    turn = -(_number(value, -36000, 36000) or 0.0) % 360
-    for quarter in (90, 180, 270):
-        if abs(turn - quarter) <= 1:
-            return quarter
-    return 0
-
-
 def _tag(frame: dict[str, Any], found: dict[str, Any], key: str) -> str | None:
-    return clean_name(frame.get(key) or found.get(key))
-
-
-def _number(value: Any, low: float, high: float) -> float | None:
-    """Return a finite number within bounds, else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) and low <= number <= high else None
-
-
-def _length(value: Any) -> float | None:
-    number = _number(value, 0, MAX_DURATION)
-    return number if number else None
-
-
-def _rate(value: Any) -> int | None:
-    number = _number(value, 1, 1e11)
-    return int(number) if number else None
-
-
-def _side(value: Any) -> int | None:
-    number = _number(value, 1, MAX_SIDE)
-    return int(number) if number else None
-
-
-def _index(found: dict[str, Any]) -> int:
-    number = _number(found["index"], 0, 10_000)
-    if number is None:
-        raise ValueError("a stream without a number")
-    return int(number)
-
-
-def clean_text(value: Any, longest: int = 200) -> str | None:
-    """Return text without control, direction and other invisible characters, None when empty."""
-    if not isinstance(value, str):
-        return None
-    kept = (
-        " " if c.isspace() else c
-        for c in value[: longest * 4]
-        if c.isspace() or unicodedata.category(c)[0] != "C"
-    )
-    return " ".join("".join(kept).split())[:longest] or None
-
-
-def clean_name(value: Any) -> str | None:
-    """Return a codec's, format's or colour's name when it looks like one."""
-    return value if isinstance(value, str) and _NAME.fullmatch(value) else None
-
-
-def clean_language(value: Any) -> str | None:
-    """Return a language's two or three letters, None when undetermined."""
-    match = _LANGUAGE.fullmatch(value.strip().lower()) if isinstance(value, str) else None
-    return match[1] if match is not None and match[1] not in ("und", "unk", "mis", "zxx") else None
-
-
-def clean_tags(value: Any) -> dict[str, str]:
-    """Return the harmless tags, by lower-case name."""
-    if not isinstance(value, dict):
-        return {}
-    tags = {str(key).lower(): clean_text(text) for key, text in list(value.items())[:200]}
-    return {key: text for key, text in tags.items() if key in _TAGS and text}
+    return values.clean_name(frame.get(key) or found.get(key))

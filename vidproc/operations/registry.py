@@ -9,7 +9,7 @@ from vidproc.operations.aspect_ratio import AspectRatioOperation
 from vidproc.operations.base import Operation
 from vidproc.operations.compress.operation import CompressOperation
 from vidproc.operations.extract_audio import ExtractAudioOperation
-from vidproc.operations.gif import GifOperation
+from vidproc.operations.gif.operation import GifOperation
 from vidproc.operations.resolution import ResolutionOperation
 from vidproc.operations.webm import WebMOperation
 

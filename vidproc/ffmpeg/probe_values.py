@@ -1,0 +1,116 @@
+"""Single values of a probe's answer, none of which is believed: each is checked or left out."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from typing import Any
+
+MAX_SIDE = 16384
+"""Pixels of the longest side that is taken."""
+MAX_DURATION = 10 * 86400.0
+"""Seconds; a longer video is a lie or a camera that runs all year."""
+
+_TAGS = frozenset(
+    ("title", "artist", "album_artist", "album", "composer", "genre", "track", "copyright")
+)
+_NAME = re.compile(r"[A-Za-z0-9_.,+-]{1,64}")
+_LANGUAGE = re.compile(r"([a-z]{2,3})(-.*)?")
+
+
+def number(value: Any, low: float, high: float) -> float | None:
+    """Return a finite number within bounds, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        found = float(value)
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) and low <= found <= high else None
+
+
+def duration(value: Any) -> float | None:
+    """Return seconds above 0 and up to `MAX_DURATION`, else None."""
+    return number(value, 0, MAX_DURATION) or None
+
+
+def bit_rate(value: Any) -> int | None:
+    """Return bits per second, up to 100 Gbit/s, else None."""
+    found = number(value, 1, 1e11)
+    return None if found is None else int(found)
+
+
+def side(value: Any) -> int | None:
+    """Return the pixels of a frame's width or height, up to `MAX_SIDE`, else None."""
+    found = number(value, 1, MAX_SIDE)
+    return None if found is None else int(found)
+
+
+def stream_index(found: dict[str, Any]) -> int:
+    """Return a stream's number; raises `ValueError` if it has none."""
+    index = number(found["index"], 0, 10_000)
+    if index is None:
+        raise ValueError("a stream without a number")
+    return int(index)
+
+
+def frame_rate(value: Any) -> float | None:
+    """Return frames per second from [numerator, denominator], None unless 1 to 1000."""
+    if not (isinstance(value, list) and len(value) == 2):
+        return None
+    num, den = number(value[0], 1, 1e12), number(value[1], 1, 1e12)
+    return number(num / den, 1, 1000) if num and den else None
+
+
+def sample_aspect_ratio(value: Any) -> tuple[int, int]:
+    """Return a sample aspect ratio from 1:100 to 100:1, else 1:1."""
+    if isinstance(value, list) and len(value) == 2:
+        num, den = number(value[0], 1, 1e9), number(value[1], 1, 1e9)
+        if num and den and 0.01 <= num / den <= 100:
+            common = math.gcd(int(num), int(den))
+            return int(num) // common, int(den) // common
+    return 1, 1
+
+
+def rotation(value: Any) -> int:
+    """Return the clockwise rotation of a player from FFmpeg's counterclockwise degrees.
+
+    Within one degree of a quarter turn, as FFmpeg's own autorotation does.
+    """
+    turn = -(number(value, -36000, 36000) or 0.0) % 360
+    for quarter in (90, 180, 270):
+        if abs(turn - quarter) <= 1:
+            return quarter
+    return 0
+
+
+def clean_text(value: Any, longest: int = 200) -> str | None:
+    """Return text without control, direction and other invisible characters, None when empty."""
+    if not isinstance(value, str):
+        return None
+    kept = (
+        " " if c.isspace() else c
+        for c in value[: longest * 4]
+        if c.isspace() or unicodedata.category(c)[0] != "C"
+    )
+    return " ".join("".join(kept).split())[:longest] or None
+
+
+def clean_name(value: Any) -> str | None:
+    """Return a codec's, format's or colour's name when it looks like one."""
+    return value if isinstance(value, str) and _NAME.fullmatch(value) else None
+
+
+def clean_language(value: Any) -> str | None:
+    """Return a language's two or three letters, None when undetermined."""
+    match = _LANGUAGE.fullmatch(value.strip().lower()) if isinstance(value, str) else None
+    return match[1] if match is not None and match[1] not in ("und", "unk", "mis", "zxx") else None
+
+
+def clean_tags(value: Any) -> dict[str, str]:
+    """Return the harmless tags, by lower-case name."""
+    if not isinstance(value, dict):
+        return {}
+    tags = {str(key).lower(): clean_text(text) for key, text in list(value.items())[:200]}
+    return {key: text for key, text in tags.items() if key in _TAGS and text}

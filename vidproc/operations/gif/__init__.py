@@ -1,0 +1,1 @@
+"""gif: a clip as an animated GIF with its own palette."""

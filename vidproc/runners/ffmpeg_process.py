@@ -1,0 +1,267 @@
+"""One process that runs FFmpeg, or the probe: started, measured, watched and ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ProcessDone
+from twisted.internet.interfaces import IDelayedCall, IReactorProcess, IReactorTime
+from twisted.internet.protocol import ProcessProtocol
+from twisted.python.failure import Failure
+
+from vidproc.ffmpeg.command import (
+    Command,
+    CommandFailed,
+    CommandStopped,
+    Completed,
+    FailureKind,
+    OnProgress,
+)
+from vidproc.ffmpeg.progress import ProgressParser
+from vidproc.runners.failures import is_shortage, kind_of_end, name_of_signal, oom_kills
+from vidproc.runners.watchdog import Watchdog
+from vidproc.topics import Topic, TopicLogger
+
+TERMINATE_GRACE = 2.0
+"""Seconds between SIGTERM and SIGKILL."""
+GIVE_UP = 10.0
+"""Seconds after SIGKILL until a process that can't be reaped (stuck in the kernel) is given up."""
+STALL_CHECK = 10.0
+"""Seconds between two looks of the watchdog, at most."""
+_DESCRIPTORS = 12
+"""Descriptors that starting a process takes: two for each pipe, and some for the child itself,
+which can't tell us what it lacks."""
+
+PROGRESS_FD = 3
+"""The descriptor to which FFmpeg writes its progress."""
+_STDERR_TAIL = 16 << 10
+
+
+class MediaProcess(ProcessProtocol):
+    """One child process. Times in seconds, memory in bytes."""
+
+    log = TopicLogger(Topic.MEDIA)
+
+    def __init__(
+        self,
+        reactor: IReactorProcess,
+        now: Callable[[], float],
+        command: Command,
+        threads: int,
+        on_progress: OnProgress,
+        stall_timeout: float,
+    ) -> None:
+        self.command = command
+        self.threads = threads
+        self.result: Deferred[Completed] = Deferred()
+        self.pid: int | None = None
+        self.cpu_time = 0.0
+        self.peak_memory = 0
+        self._reactor = reactor
+        self._time = IReactorTime(reactor)
+        self._on_progress = on_progress
+        self._on_ended: Callable[[], None] = lambda: None
+        self._stall_timeout = stall_timeout
+        self._now = now
+        self._started_at = now()
+        self._oom_kills = 0
+        self._watchdog = Watchdog(stall_timeout, self._started_at)
+        self._progress = ProgressParser()
+        self._stdout = bytearray()
+        self._stderr = bytearray()
+        self._stopping = False
+        self._stopped_for: CommandFailed | None = None
+        self._timer: IDelayedCall | None = None
+        self._next_check: IDelayedCall | None = None
+        self._exited = False
+        self._over = False
+
+    def when_ended(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once, just before `result` fires."""
+        self._on_ended = callback
+
+    def spawn(self, argv: list[str], cwd: str) -> None:
+        """Start the process; a spawn that raises fails `result`."""
+        self._started_at = self._now()
+        self._oom_kills = oom_kills()
+        self._watchdog = Watchdog(self._stall_timeout, self._started_at)
+        pipes: dict[int, int | str] = {1: "r", 2: "r"}
+        if self.command.program == "ffmpeg":
+            pipes[PROGRESS_FD] = "r"
+        try:
+            _check_descriptors(_DESCRIPTORS)
+            with open(os.devnull, "rb") as devnull:
+                # env={} because None inherits, and path because there is no PATH to search.
+                process = self._reactor.spawnProcess(
+                    self,
+                    argv[0],
+                    argv,
+                    env={},
+                    path=cwd,
+                    childFDs={0: devnull.fileno(), **pipes},
+                )
+        except Exception as error:
+            reason = f"it could not be started: {error}"
+            kind = FailureKind.REFUSED if is_shortage(error) else FailureKind.OURS
+            self._finish(CommandFailed(self.command, reason, kind=kind))
+            return
+        self.pid = process.pid
+        self._check_later()
+
+    def stop(self) -> None:
+        """End the process group: SIGTERM, a grace, SIGKILL, and in the end giving it up."""
+        if self._over or self._stopping:
+            return
+        self._stopping = True
+        if self.pid is None:  # it waits for memory
+            self._finish(CommandStopped("stopped on request"))
+            return
+        self._signal(signal.SIGTERM)
+        self._timer = self._time.callLater(TERMINATE_GRACE, self._kill)
+
+    def kill(self) -> None:
+        """End the process group at once."""
+        self.stop()
+        if self._timer is not None and self._timer.active() and not self._over:
+            self._timer.cancel()
+            self._kill()
+
+    def _kill(self) -> None:
+        self._signal(signal.SIGKILL)
+        self._timer = self._time.callLater(GIVE_UP, self._give_up)
+
+    def _give_up(self) -> None:
+        self._timer = None
+        self.log.error("process {pid} does not end after SIGKILL; gave it up", pid=self.pid)
+        self._finish(
+            CommandFailed(self.command, "the process could not be ended", kind=FailureKind.OURS)
+        )
+
+    def _signal(self, number: int) -> None:
+        if self.pid is None:
+            return
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:  # the launcher has not made its group yet
+            if self._exited:
+                return  # the number may be somebody else's by now
+            try:
+                os.kill(self.pid, number)
+            except ProcessLookupError:
+                pass  # it has ended; processEnded is on its way
+
+    def measure(self) -> None:
+        """Bring `cpu_time` and `peak_memory` up to date."""
+        if self.pid is None or self._over:
+            return
+        try:
+            process = psutil.Process(self.pid)
+            self.cpu_time = max(self.cpu_time, _cpu_time(process))
+            self.peak_memory = max(self.peak_memory, process.memory_info().rss)
+        except psutil.Error:
+            pass  # it ended between two looks
+
+    def _check_later(self) -> None:
+        # Twice within a short timeout at least.
+        delay = min(STALL_CHECK, self._stall_timeout / 2)
+        self._next_check = self._time.callLater(delay, self._check_alive)
+
+    def _check_alive(self) -> None:
+        """Stop the process if it has stalled."""
+        now = self._now()
+        try:
+            self._watchdog.sampled(_cpu_time(psutil.Process(self.pid)), now)
+        except psutil.Error:
+            pass  # it has ended; processEnded is on its way
+        if self._watchdog.stalled(now) and not self._stopping:
+            self.log.warn("process {pid} stalled; stopping it", pid=self.pid)
+            reason = f"it made no progress for {self._stall_timeout:g} s"
+            self._stopped_for = CommandFailed(self.command, reason, kind=FailureKind.STALLED)
+            self.stop()
+        self._check_later()
+
+    def childDataReceived(self, childFD: int, data: bytes) -> None:
+        if childFD == 1:
+            room = self.command.capture - len(self._stdout)
+            self._stdout += data[: max(0, room)]
+        elif childFD == 2:
+            self._stderr += data
+            del self._stderr[:-_STDERR_TAIL]
+        else:
+            for progress in self._progress.feed(data):
+                self._watchdog.reported(progress, self._now())
+                self._on_progress(progress)
+
+    def processExited(self, reason: Failure) -> None:
+        # Grandchildren would keep the pipes open, and processEnded away, for as long as they like.
+        self._exited = True
+        assert self.pid is not None
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return  # the group is empty, as it must be: a media process starts no others
+        self.log.error("process {pid} left processes behind; killed them", pid=self.pid)
+
+    def processEnded(self, reason: Failure) -> None:
+        tail = self._stderr.decode(errors="replace")
+        if self._stopped_for is not None:
+            self._stopped_for.stderr_tail = tail
+            self._finish(self._stopped_for)
+        elif self._stopping:
+            self._finish(CommandStopped("stopped on request"))
+        elif reason.check(ProcessDone):
+            elapsed = self._now() - self._started_at
+            self._finish(
+                Completed(bytes(self._stdout), tail, elapsed, self.cpu_time, self.peak_memory)
+            )
+        else:
+            ended: Any = reason.value
+            how = (
+                f"signal {name_of_signal(ended.signal)}"
+                if ended.signal
+                else f"exit status {ended.exitCode}"
+            )
+            kind = kind_of_end(
+                ended.exitCode,
+                ended.signal,
+                tail,
+                oom_killed=oom_kills() > self._oom_kills,
+            )
+            self._finish(CommandFailed(self.command, how, tail, kind=kind))
+
+    def _finish(self, outcome: Completed | Exception) -> None:
+        if self._over:
+            return
+        self._over = True
+        for call in (self._timer, self._next_check):
+            if call is not None and call.active():
+                call.cancel()
+        self._on_ended()
+        if isinstance(outcome, Completed):
+            self.result.callback(outcome)
+        else:
+            self.result.errback(outcome)
+
+
+def _cpu_time(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _check_descriptors(count: int) -> None:
+    """Raise `OSError` unless so many descriptors can be opened now.
+
+    A child that finds none ends without a word of why.
+    """
+    opened = []
+    try:
+        for _ in range(count):
+            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    finally:
+        for fd in opened:
+            os.close(fd)
