@@ -1,9 +1,9 @@
 """twistd whose tasks go on for ever and report progress once a second: for the benchmarks.
 
-    python benchmarks/steady_tasks.py PROBED -n vidproc ...
+    python benchmarks/steady_tasks.py PROBED [--flood] -n vidproc ...
 
 PROBED is a file with what the probe says of every input. FFmpeg is not run, so that all CPU time is
-the service's.
+the service's. With --flood uploads are not slowed down for the sake of FFmpeg.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.scripts.twistd import run
 
-from vidproc.app import service
+from vidproc.app import cpu_reserve, service
 from vidproc.ffmpeg.command import (
     Command,
     CommandStopped,
@@ -99,7 +99,14 @@ class SteadyRunner:
         return running
 
 
+async def leave_uploads_alone(_: cpu_reserve.CpuReserve) -> None:
+    """Stand in for what keeps CPU time for FFmpeg."""
+
+
 if __name__ == "__main__":
     SteadyRunner.probed = Path(sys.argv.pop(1)).read_bytes()
     vars(service)["LocalRunner"] = SteadyRunner
+    if sys.argv[1] == "--flood":
+        del sys.argv[1]
+        setattr(cpu_reserve.CpuReserve, "check", leave_uploads_alone)  # noqa: B010 - mypy
     sys.exit(run())

@@ -2,9 +2,10 @@
 
 A hundred tasks report progress once a second; a thousand clients follow them, ten a task, as
 server-sent events. Then a hundred more clients upload by HTTP at once, each from an address of its
-own, again and again. Measured are the server's memory, the events that arrive, and how long a
-status takes: of a finished task and of a running one, on connections of their own. Run it from a
-checkout: ``python -m benchmarks.streams``. Linux only.
+own, again and again, as fast as the CPU reserve lets them (with ``--flood``: as they can). Measured
+are the server's memory, the events that arrive, and how long a status takes: of a finished task and
+of a running one, on connections of their own. Run it from a checkout: ``python -m
+benchmarks.streams``. Linux only.
 """
 
 from __future__ import annotations
@@ -44,14 +45,17 @@ _BLOCK = bytes(256 << 10)
 
 
 class SteadyServer(HTTPServerProcess):
-    """A server whose tasks go on for ever."""
+    """A server whose tasks go on for ever. With `flood` it takes uploads as fast as they come."""
+
+    flood = False
 
     def command(self) -> list[str]:
         script = Path(__file__).with_name("steady_tasks.py").absolute()
         probed = self.root / "probed"
         if not probed.exists():
             probed.write_bytes(run_probe(CLIP))
-        return [sys.executable, str(script), str(probed), *super().command()[1:]]
+        flood = ["--flood"] if self.flood else []
+        return [sys.executable, str(script), str(probed), *flood, *super().command()[1:]]
 
 
 def open_streams(port: int, task_ids: list[str]) -> list[socket.socket]:
@@ -207,8 +211,9 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, help="of each part (20; quick: 8)")
-    parser.add_argument("--size", type=parse_size, default="64M", help="bytes of an upload (64M)")
+    parser.add_argument("--size", type=parse_size, default="16M", help="bytes of an upload (16M)")
     parser.add_argument("--dir", type=Path, default=Path("/dev/shm"), help="a folder (/dev/shm)")
+    parser.add_argument("--flood", action="store_true", help="no CPU time is kept for video")
     parser.add_argument("--quick", action="store_true", help="half a minute instead of one")
     options = parser.parse_args()
     seconds = options.seconds or (8.0 if options.quick else 20.0)
@@ -216,8 +221,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="vidproc-streams-", dir=options.dir) as folder:
         server = SteadyServer(
             Path(folder) / "server", f"--max-concurrent={TASKS}", f"--queue-size={2 * UPLOADS}"
-        ).start()
-        server.stop()
+        )
+        server.flood = options.flood
+        server.start().stop()
         finished = place_result(server, 1 << 20)
         server.start()
         helpers: list[Any] = []
@@ -246,6 +252,7 @@ def main() -> None:
                     helpers.append(_FORK.Process(target=keep_uploading, args=work))
                     helpers[-1].start()
                 time.sleep(2)  # until they are under way
+                uploaded = accepted.value
                 events, cpu = counted.value, sum(psutil.Process(server.pid).cpu_times()[:2])
                 since = time.monotonic()
                 found = ask(server.http_port, tasks, seconds)
@@ -255,7 +262,12 @@ def main() -> None:
                     p99 = show(f"{name}; {part}", values)
                     worst = max(worst, p99 if name == "a finished task" else 0.0)
                 rate = (counted.value - events) / elapsed
-                print(f"  {rate:.0f} events/s; server {cpu / elapsed:.0%} of a core", flush=True)
+                speed = (accepted.value - uploaded) * options.size / elapsed / 1e6
+                print(
+                    f"  {rate:.0f} events/s, {speed:.0f} MB/s uploaded;"
+                    f" server {cpu / elapsed:.0%} of a core",
+                    flush=True,
+                )
             memory = max(resident.stop(), peak_memory(server.pid))
             print(
                 f"{accepted.value} uploads of {options.size >> 20} MiB accepted;"
