@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from vidproc.operations.base import Operation
-from vidproc.operations.parameters import Parameters, parse_parameters
-from vidproc.operations.registry import get_operation
 from vidproc.tasks.execution import Attempt
 from vidproc.tasks.model import State, Task
+from vidproc.tasks.orders import Order, parse_order
 from vidproc.tasks.views import TaskView
 
 
 @dataclass(slots=True)
 class Entry:
-    """A task, what its request means, and the attempt under way. Sizes in bytes.
+    """A task, what it asks for, and the attempt under way. Sizes in bytes.
 
     `ended` fires when the attempt has given its place back.
     """
 
     task: Task
-    operation: Operation[Any]
-    parameters: Parameters
+    order: Order
     attempt: Attempt | None = None
     needs: int = 0
     """What the next attempt reserves at least: twice what an earlier one outgrew."""
@@ -38,16 +34,20 @@ class Entry:
     @property
     def short(self) -> bool:
         """Whether the task is done soon."""
-        return self.operation.is_short(self.parameters, self.task.input_size)
+        return self.order.is_short(self.task.input_size)
 
 
 class Entries(dict[str, Entry]):
     """The entries by the ids of their tasks. Times in seconds since the epoch."""
 
-    def take_in(self, task: Task) -> Entry:
-        """Add a task; raises `ServiceError` if this version does not know its operation."""
-        parameters, _ = parse_parameters(task.type, task.parameters)
-        entry = self[task.task_id] = Entry(task, get_operation(task.type), parameters)
+    def take_in(self, task: Task, order: Order | None = None) -> Entry:
+        """Add a task. Without its `order` it is one from the store.
+
+        Raises `ServiceError` if this version does not know such an order.
+        """
+        if order is None:
+            order, _ = parse_order(task.type, task.parameters)
+        entry = self[task.task_id] = Entry(task, order)
         return entry
 
     def waiting(self) -> list[Entry]:

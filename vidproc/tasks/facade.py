@@ -14,6 +14,7 @@ from vidproc.files.data_folder import DataFolder
 from vidproc.files.threads import WorkerThreads
 from vidproc.runners.interface import Runner
 from vidproc.tasks.model import State, Task
+from vidproc.tasks.orders import Order
 from vidproc.tasks.queue import Queue
 from vidproc.tasks.results import Result, Results
 from vidproc.tasks.settings import Caller, Settings
@@ -80,10 +81,10 @@ class Tasks:
             results=self.results,
         )
 
-    def _accepted(self, task: Task) -> None:
+    def _accepted(self, task: Task, order: Order) -> None:
         for observe in self.on_accepted:
             observe(task)
-        self.queue.enqueue(task)
+        self.queue.enqueue(task, order)
 
     # --- uploads -------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from vidproc.tasks.endings import Ending, ending_of, fault_with_reference
 from vidproc.tasks.entries import Entries, Entry
 from vidproc.tasks.execution import Attempt, StopReason
 from vidproc.tasks.model import TERMINAL, InvalidTransition, State, Task
+from vidproc.tasks.orders import Order
 from vidproc.tasks.output_space import reserve_output
 from vidproc.tasks.places import Places
 from vidproc.tasks.results import Results
@@ -122,7 +123,7 @@ class Queue:
             except ServiceError as error:  # of a version that knew other operations
                 self._surely(self._closing.refuse(task, error))
                 continue
-            estimate = entry.operation.estimate_size(entry.parameters, task.input_size)
+            estimate = entry.order.estimate_size(task.input_size)
             self._space.restore(task.task_id, estimate, task.peer)
         if left:
             self.log.info("{count} tasks were left from before", count=len(left))
@@ -168,10 +169,10 @@ class Queue:
 
     # --- taking tasks --------------------------------------------------------------------------
 
-    def enqueue(self, task: Task) -> None:
+    def enqueue(self, task: Task, order: Order) -> None:
         """Take in a task that has just been accepted. Raises nothing: it is a promise by now."""
         try:
-            self._entries.take_in(task)
+            self._entries.take_in(task, order)
         except Exception:
             self._surely(
                 self._closing.refuse(task, fault_with_reference("task {task_id}: refused", task))
@@ -250,8 +251,8 @@ class Queue:
         side_by_side = self.running + 1
         return Attempt(
             task,
-            entry.operation,
-            entry.parameters,
+            entry.order.operation,
+            entry.order.parameters,
             data_folder=self._data_folder,
             disk=self._disk,
             runner=self._runner,

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from vidproc.files.data_folder import DataFolder, upload_key
 from vidproc.files.threads import WorkerThreads
 from vidproc.tasks.model import State, Task
+from vidproc.tasks.orders import Order
 from vidproc.tasks.results import Results
 from vidproc.tasks.settings import Settings
 from vidproc.tasks.store.store import TaskStore
@@ -24,6 +25,7 @@ class Admitted(NamedTuple):
     """An upload that may go on from `offset` bytes; its row is in state `UPLOADING`."""
 
     task: Task
+    order: Order
     offset: int
     space: UploadSpace
 
@@ -51,16 +53,17 @@ class Admission:
         self._results = results
         self._broken = broken
 
-    async def admit(self, task: Task) -> Admitted:
+    async def admit(self, task: Task, order: Order) -> Admitted:
         """Admit an upload that begins. Raises `ServiceError` 429, 500, 503 or 507."""
-        return await self._take_slot(task, 0, self._broken.forget, self._store.uploads.admit, task)
+        return await self._take_slot(
+            task, order, 0, self._broken.forget, self._store.uploads.admit, task
+        )
 
-    async def resume(self, known: Task, task: Task, offset: int | None) -> Admitted:
+    async def resume(self, known: Task, task: Task, order: Order, offset: int | None) -> Admitted:
         """Admit an upload that goes on from `offset`: `known` in the store, `task` as asked for.
 
-        Without an offset it begins again, and replaces what has arrived.
-
-        Raises `ServiceError` as `admit` does, and 409 for a wrong offset.
+        Without an offset it begins again, and replaces what has arrived. Raises `ServiceError` as
+        `admit` does, and 409 for a wrong offset.
         """
         if known.state is State.UPLOADING:
             raise still_ending()
@@ -76,14 +79,20 @@ class Admission:
         resume = partial(self._store.uploads.resume, sha256=task.upload_sha256)
         try:
             return await self._take_slot(
-                known, arrived, self._broken.restore, resume, known.task_id
+                known, order, arrived, self._broken.restore, resume, known.task_id
             )
         except KeyError:  # forgotten meanwhile
             require_offset(offset or 0, 0)
-            return await self.admit(task)
+            return await self.admit(task, order)
 
     async def _take_slot(
-        self, task: Task, offset: int, undo: Callable[..., Any], method: Callable[..., Any], of: Any
+        self,
+        task: Task,
+        order: Order,
+        offset: int,
+        undo: Callable[..., Any],
+        method: Callable[..., Any],
+        of: Any,
     ) -> Admitted:
         """Take a slot by a `method` of the store, then space; without space `undo` it."""
         try:
@@ -97,10 +106,10 @@ class Admission:
         except sqlite3.Error as error:
             self.log.error("an upload can't be admitted: {error}", error=str(error))
             raise explain_store_error(error) from error
-        space = UploadSpace(self._data_folder.space, self._results, task)
+        space = UploadSpace(self._data_folder.space, self._results, task, order)
         try:
             await space.claim(max(0, task.input_size - offset), offset)
         except BaseException:
             await undo(task)  # refused before a byte arrived: no trace of it is left
             raise
-        return Admitted(taken or task, offset, space)
+        return Admitted(taken or task, order, offset, space)

@@ -17,6 +17,7 @@ from vidproc.files.space import no_space
 from vidproc.files.splice import Spliced, splice_into
 from vidproc.files.threads import when_fired
 from vidproc.tasks.model import Task
+from vidproc.tasks.orders import Order
 from vidproc.tasks.store_errors import explain_store_error
 from vidproc.tasks.uploads.refusals import length_contradicts, taken_over, too_long
 from vidproc.tasks.uploads.space import STEP, UploadSpace
@@ -56,6 +57,7 @@ class UploadSession:
     def __init__(
         self,
         task: Task,
+        order: Order,
         writer: FileWriter,
         space: UploadSpace,
         *,
@@ -65,6 +67,7 @@ class UploadSession:
         reverting: Callable[[UploadSession], Coroutine[Any, Any, None]],
     ) -> None:
         self.task = task
+        self.order = order
         self.size = task.input_size or max_upload
         self.length_follows = task.input_size == 0
         """Whether `size` is only the most that may arrive."""

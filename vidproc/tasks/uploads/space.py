@@ -5,9 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 from vidproc.files.space import Space, no_space
-from vidproc.operations.parameters import parse_parameters
-from vidproc.operations.registry import get_operation
 from vidproc.tasks.model import Task
+from vidproc.tasks.orders import Order
 from vidproc.tasks.results import Results
 
 AHEAD = 4 << 20
@@ -23,12 +22,13 @@ class UploadSpace:
     what such results would have to go for is reserved step by step (`take_step`).
     """
 
-    def __init__(self, space: Space, results: Results, task: Task) -> None:
+    def __init__(self, space: Space, results: Results, task: Task, order: Order) -> None:
         self.allowed = 0
         """Bytes of the file that may arrive before more space must be made."""
         self._space = space
         self._results = results
         self._task = task
+        self._order = order
 
     async def claim(self, size: int, offset: int) -> None:
         """Reserve space for the `size` bytes from `offset` on, and for the output.
@@ -39,7 +39,7 @@ class UploadSpace:
         task = self._task
         if not task.input_size:
             size = STEP  # the length follows; the first step of it
-        wanted = size + estimate_output(task)
+        wanted = size + self._order.estimate_size(task.input_size)
         lacking = partial(self._space.lacking, task.task_id, wanted, task.peer)
 
         def reserve_all() -> bool:
@@ -80,9 +80,3 @@ class UploadSpace:
     def release(self) -> None:
         """Give back what is reserved."""
         self._space.release(self._task.task_id)
-
-
-def estimate_output(task: Task) -> int:
-    """Return a guess of the bytes that a task's result will have."""
-    parameters, _ = parse_parameters(task.type, task.parameters)
-    return get_operation(task.type).estimate_size(parameters, task.input_size)

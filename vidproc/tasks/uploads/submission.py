@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from vidproc.errors import ErrorCode, ServiceError
-from vidproc.operations.parameters import parse_parameters
 from vidproc.tasks.model import Task, new_task_id
+from vidproc.tasks.orders import Order, parse_order
 from vidproc.tasks.settings import Caller
 from vidproc.units import format_size
 
@@ -41,12 +41,14 @@ class Submission:
 
 def check_submission(
     submission: Submission, caller: Caller, *, max_upload: int, now: float
-) -> Task:
-    """Return the task that a submission is to become, its `input_size` 0 if the length follows.
+) -> tuple[Task, Order]:
+    """Return the task that a submission is to become, and what it asks for.
+
+    Its `input_size` is 0 if the length follows.
 
     Raises `ServiceError` 400, 413, 415 or 422 for what can be refused from the request alone.
     """
-    _, warnings = parse_parameters(submission.type, submission.parameters)
+    order, warnings = parse_order(submission.type, submission.parameters)
     if _MEDIA_TYPE.fullmatch(submission.media_type) is None:
         raise ServiceError(
             ErrorCode.BAD_REQUEST,
@@ -58,7 +60,7 @@ def check_submission(
     else:
         size = _whole_size(submission)
         require_length(size, max_upload)
-    return Task(
+    task = Task(
         task_id=new_task_id(),
         type=submission.type,
         parameters=submission.parameters,
@@ -73,6 +75,7 @@ def check_submission(
         upload_metadata=submission.metadata,
         warnings=warnings,
     )
+    return task, order
 
 
 def _whole_size(submission: Submission) -> int:

@@ -20,6 +20,7 @@ from vidproc.files.file_writer import FileWriter, keep_large_blocks
 from vidproc.files.threads import WorkerThreads
 from vidproc.files.write_budget import WriteBudget
 from vidproc.tasks.model import State, Task
+from vidproc.tasks.orders import Order
 from vidproc.tasks.results import Results
 from vidproc.tasks.settings import Caller, Settings
 from vidproc.tasks.store.store import TaskStore
@@ -51,8 +52,8 @@ most, have to be sent again after a power cut."""
 class Uploads:
     """Admits uploads and turns them into queued tasks.
 
-    `on_accepted` is called with the queued task before the client is told; `results` can make
-    space.
+    `on_accepted` is called with the queued task and its order before the client is told; `results`
+    can make space.
     """
 
     log = TopicLogger(Topic.UPLOADS)
@@ -66,7 +67,7 @@ class Uploads:
         writers: WorkerThreads,
         store: TaskStore,
         store_thread: WorkerThreads,
-        on_accepted: Callable[[Task], None],
+        on_accepted: Callable[[Task, Order], None],
         results: Results,
     ) -> None:
         self.settings = settings
@@ -112,15 +113,13 @@ class Uploads:
         Returns `AcceptedTask` when this upload was finished before. Raises `ServiceError`
         400, 409, 413, 415, 422, 429, 503 or 507.
         """
-        task = self._check(submission, caller)
+        task, order = self._check(submission, caller)
         if task.upload_id is None:
-            return self._begin(await self._admission.admit(task))
+            return self._begin(await self._admission.admit(task, order))
         # Two connections with one upload_id must not interleave here.
+        offset = None if submission.restart else submission.offset
         return await self._locked(
-            task.upload_id,
-            lambda: self._admit_resumable(
-                task, None if submission.restart else submission.offset, caller
-            ),
+            task.upload_id, lambda: self._admit_resumable(task, order, offset, caller)
         )
 
     async def create(self, submission: Submission, caller: Caller) -> UploadView:
@@ -129,18 +128,18 @@ class Uploads:
         Its `upload_id` is the frontend's to draw; with `length_follows` its length comes later. The
         same again is fine. Raises `ServiceError` 400, 409, 413, 415 or 422.
         """
-        task = self._check(submission, caller)
+        task, _ = self._check(submission, caller)
         if task.upload_id is None:
             raise ValueError("an upload that is created needs an upload_id")
         return await self._locked(task.upload_id, lambda: self.known.announce(task, caller))
 
-    def _check(self, submission: Submission, caller: Caller) -> Task:
+    def _check(self, submission: Submission, caller: Caller) -> tuple[Task, Order]:
         return check_submission(
             submission, caller, max_upload=self.settings.max_upload, now=self._reactor.seconds()
         )
 
     async def _admit_resumable(
-        self, task: Task, offset: int | None, caller: Caller
+        self, task: Task, order: Order, offset: int | None, caller: Caller
     ) -> UploadSession | AcceptedTask:
         assert task.upload_id is not None
         older = self._by_upload_id.get(task.upload_id)
@@ -149,13 +148,13 @@ class Uploads:
         known = await self._store_thread.call(self._store.uploads.by_upload_id, task.upload_id)
         if known is None:
             require_offset(offset or 0, 0)
-            return self._begin(await self._admission.admit(task))
+            return self._begin(await self._admission.admit(task, order))
         require_owner(known, caller, self.settings.owner_only)
         require_same(known, task)
         require_same_checksum(known, task)
         if known.state not in (State.UPLOADING, State.PARTIAL):
             return AcceptedTask(known.task_id)
-        return self._begin(await self._admission.resume(known, task, offset))
+        return self._begin(await self._admission.resume(known, task, order, offset))
 
     def _begin(self, admitted: Admitted) -> UploadSession:
         task, offset = admitted.task, admitted.offset
@@ -171,6 +170,7 @@ class Uploads:
         )
         session = UploadSession(
             task,
+            admitted.order,
             writer,
             admitted.space,
             max_upload=self.settings.max_upload,
@@ -272,7 +272,7 @@ class Uploads:
         finally:
             self._end(session)
         self._data_folder.space.stored(task.task_id, session.size)
-        self._on_accepted(queued)
+        self._on_accepted(queued, session.order)
         self.log.info(
             "task {task_id} accepted: {type}, {size} bytes, peer {peer}",
             task_id=task.task_id,
