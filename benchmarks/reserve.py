@@ -6,6 +6,7 @@ share of the CPU time; the load generators' own CPU time is subtracted. Prints t
 of both, and plots them if matplotlib is installed (``pip install -e ".[bench]"``).
 
     python -m benchmarks.reserve --seconds 60 --plot docs/reserve.png
+    python -m benchmarks.reserve --seconds 60 --http
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 import psutil
 
 from benchmarks.memory import peak_memory
+from support.http_server import HTTPServerProcess
 from support.server_process import PlainClient, ServerProcess, receive, send
 from vidproc.app.measuring import usable_cores
 from vidproc.mmp.codec import encode_head
@@ -35,10 +37,16 @@ FILM = Path(__file__).parent.parent / "tests" / "media" / "cockatoo-720p-noaudio
 UPLOAD_SIZE = 1 << 30
 
 
-def flood(port: int, address: str, sent: Any, stop: Any) -> None:
-    """Upload without end from `address`, in sends of 1,400 bytes."""
+MMP_HEAD = encode_head(b'{"action":"upload","type":"extract_audio"}', "mp4", UPLOAD_SIZE)
+HTTP_HEAD = (
+    "PUT /api/v1/tasks?type=extract_audio HTTP/1.1\r\nHost: localhost\r\n"
+    f"Content-Length: {UPLOAD_SIZE}\r\nConnection: close\r\n\r\n"
+).encode()
+
+
+def flood(port: int, address: str, head: bytes, sent: Any, stop: Any) -> None:
+    """Upload without end from `address`, in sends of 1,400 bytes after `head`."""
     packet = bytes(PACKET)
-    head = encode_head(b'{"action":"upload","type":"extract_audio"}', "mp4", UPLOAD_SIZE)
     while not stop.is_set():
         try:
             with socket.create_connection(("127.0.0.1", port), source_address=(address, 0)) as s:
@@ -51,7 +59,8 @@ def flood(port: int, address: str, sent: Any, stop: Any) -> None:
                     if number % 256 == 0 and stop.is_set():
                         return
                 s.sendall(bytes(UPLOAD_SIZE % PACKET))
-                receive(s)
+                if not s.recv(1):
+                    raise ConnectionError("no answer")
             time.sleep(0.2)  # until its task has failed and its slot is free
         except OSError:
             time.sleep(0.1)
@@ -178,6 +187,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--quick", action="store_true", help="20 seconds")
     parser.add_argument("--uploaders", type=int, default=4)
+    parser.add_argument("--http", action="store_true", help="flood by HTTP instead of MMP")
     parser.add_argument("--film", type=Path, default=FILM)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
@@ -185,7 +195,8 @@ def main() -> None:
     shm = "/dev/shm" if os.path.isdir("/dev/shm") else None
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="vidproc-reserve-", dir=shm) as folder:
-        server = ServerProcess(Path(folder)).start()
+        server = HTTPServerProcess(Path(folder)).start()
+        flooded = (server.http_port, HTTP_HEAD) if options.http else (server.port, MMP_HEAD)
         stop, done = threading.Event(), [0]
         stop_flood = context.Event()
         sent = [context.Value("Q", 0, lock=False) for _ in range(options.uploaders)]
@@ -198,7 +209,8 @@ def main() -> None:
         ]
         flooders = [
             context.Process(
-                target=flood, args=(server.port, f"127.0.1.{n + 1}", sent[n], stop_flood)
+                target=flood,
+                args=(flooded[0], f"127.0.1.{n + 1}", flooded[1], sent[n], stop_flood),
             )
             for n in range(options.uploaders)
         ]
