@@ -127,6 +127,23 @@ class HeadTests(HTTPTestCase):
             self.assert_problem(client.response(), 400)
         client.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
 
+    def test_headers_that_are_not_utf8_are_no_fault_of_ours(self) -> None:
+        """Wherever they stand."""
+        for header in (b"Host", b"Connection", b"Expect", b"Origin", b"X-Forwarded-For", b"Cookie"):
+            client = self.rig.http_client()
+            data = request("GET", "/healthz")
+            if header == b"Host":
+                data = data.replace(b"localhost", b"\xff\xfe")
+            else:
+                data = data[:-2] + header + b": \xff\xfe\r\n\r\n"
+            client.send(data)
+            self.assertIn(client.response().status, (200, 400, 403, 417, 421), header)
+        for header in (b"Upload-Metadata", b"Upload-Length", b"Idempotency-Key", b"Content-Type"):
+            client = self.rig.http_client()
+            data = request("POST", "/api/v1/uploads", Tus_Resumable="1.0.0", Upload_Length="5")
+            client.send(data[:-2] + header + b": \xff\xfe\r\n\r\n")
+            self.assert_problem(client.response(), 400)
+
     def test_another_version_is_505(self) -> None:
         """HTTP/2 without TLS, too."""
         for line in (b"GET / HTTP/3.0\r\n", b"PRI * HTTP/2.0\r\n"):
@@ -201,6 +218,7 @@ class BodyTests(HTTPTestCase):
             b"Content-Length: -4\r\n",
             b"Content-Length: +4\r\n",
             b"Content-Length: 0x4\r\n",
+            b"Content-Length: " + b"9" * 5000 + b"\r\n",
             b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
             b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n",
             b"Transfer-Encoding: gzip, chunked\r\n",
@@ -248,6 +266,18 @@ class BodyTests(HTTPTestCase):
         """A client may send each line of a file as a chunk."""
         self.client.send(request("POST", GIF, Transfer_Encoding="chunked"))
         self.client.send(b"8\r\n12345678\r\n" * 20_000 + b"0\r\n\r\n")
+        self.assertEqual(self.client.response().status, 201)
+
+    def test_a_compressed_body_is_415(self) -> None:
+        """It would be taken for a film."""
+        response = self.client.request("POST", GIF, b"film", Content_Encoding="gzip")
+        self.assert_problem(response, 415)
+        self.assertEqual(response.headers["Accept-Encoding"], "identity")
+
+    def test_http_1_0_is_not_told_to_continue(self) -> None:
+        """It would take that for the answer."""
+        data = request("POST", GIF, b"film", Expect="100-continue")
+        self.client.send(data.replace(b"HTTP/1.1", b"HTTP/1.0"))
         self.assertEqual(self.client.response().status, 201)
 
     def test_an_unwanted_body_is_discarded(self) -> None:
@@ -487,7 +517,8 @@ class TokenTests(HTTPTestCase):
                 self.assert_problem(response, 401)
                 self.assertEqual(response.headers["WWW-Authenticate"], "Bearer")
                 self.assertIn("Authorization: Bearer", response.json["solution"])
-        for value in ("Bearer secret", "bearer  secret"):
+        self.rig.gate.tokens = Tokens({"ann": "secret", "zoé": "schlüssel"})
+        for value in ("Bearer secret", "bearer  secret", "Bearer schlüssel"):
             response = self.client.request("GET", "/api/v1/info", Authorization=value)
             self.assertEqual(response.status, 200)
 

@@ -289,6 +289,23 @@ class FormTests(SubmitTestCase):
             self.assertEqual(self.left(), [])
         self.assert_problem(self.send(form(*FIELDS), "multipart/form-data"), 400)
 
+    def test_a_form_that_is_more_than_its_file(self) -> None:
+        """Bytes before the first field or after the last one have no end else."""
+        head = request(
+            "POST",
+            "/api/v1/tasks",
+            Transfer_Encoding="chunked",
+            Content_Type="multipart/form-data; boundary=X",
+        )
+        junk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+        for begin in (b"", b"%x\r\n%b\r\n" % (len(form(*FIELDS)), form(*FIELDS))):
+            client = self.rig.http_client()
+            client.send(head + begin)
+            for _ in range(20):
+                client.send(junk)
+            self.assert_problem(client.response(), 413)
+            self.assertEqual(self.left(), [])
+
     def test_a_form_that_breaks_leaves_nothing(self) -> None:
         """Within the fields, and within the file."""
         data = request(

@@ -55,6 +55,8 @@ MOST_HEAD = 32 << 10
 """Bytes of a request's head."""
 MOST_HEADERS = 100
 """Headers of a request."""
+MOST_DIGITS = 18
+"""Digits of a Content-Length."""
 MOST_CHUNK_WASTE = 64 << 10
 """Bytes that chunks may cost beside what they carry, before they must carry more than they cost."""
 
@@ -257,7 +259,10 @@ class HTTPConnection(http.HTTPChannel):
         super().lineReceived(line)
 
     def headerReceived(self, line: bytes) -> bool:
-        self._header = line.partition(b":")[0].strip().lower()
+        name, _, value = line.partition(b":")
+        self._header = name.strip().lower()
+        if self._header == b"content-length" and len(value.strip()) > MOST_DIGITS:
+            self._respondToBadRequestAndDisconnect()  # Python would not read such a number
         return self._life is Life.OPEN and bool(super().headerReceived(line))
 
     def lineLengthExceeded(self, line: bytes) -> None:
@@ -276,8 +281,9 @@ class HTTPConnection(http.HTTPChannel):
         if codings and (self._version != b"HTTP/1.1" or request.headers("Content-Length")):
             self._refuse(_bad_framing())
             return
+        request.clientproto = self._version
         request.gotLength(self.length)
-        request.head_received(self._command, self._path, self._version)
+        request.head_received(self._command, self._path)
 
     def serve(self, request: Request) -> None:
         """Begin to answer a request whose head is whole."""
@@ -411,6 +417,8 @@ class HTTPConnection(http.HTTPChannel):
         self.write(b"".join([*lines, b"\r\n"]))
 
     def write(self, data: bytes) -> None:
+        if self._life is not Life.OPEN:
+            return  # its last answer was written
         self._gate.traffic.sent += len(data)
         self.transport.write(data)
 

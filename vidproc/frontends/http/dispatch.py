@@ -24,6 +24,8 @@ from vidproc.frontends.http.routing import Access, Match
 from vidproc.frontends.http.site import Site
 from vidproc.tasks.settings import Caller
 
+MOST_METHOD = 20
+"""Letters of a method that stands in a header."""
 MOST_QUERY_FIELDS = 200
 """Names and values that a query may have."""
 
@@ -68,7 +70,9 @@ async def _serve(site: Site, request: Request) -> None:
     request.common_headers.update(route.headers)
     if route.access is Access.TOKEN:
         request.authenticate()
-    if not route.takes_body and not request.body.ended:
+    if route.takes_body:
+        _require_plain_body(request)
+    elif not request.body.ended:
         await request.body.read(DRAINABLE)
     answer = await route.handler(request)
     if answer is not None:
@@ -89,7 +93,7 @@ def _check_head(site: Site, request: Request) -> Match | None:
         request.foreign_origin = True
     override = request.header("X-HTTP-Method-Override")
     if override is not None and request.verb not in _SAFE:
-        request.method = override.strip().upper().encode("ascii", "replace")
+        request.method = override.strip().upper()[:MOST_METHOD].encode("ascii", "replace")
     expect = request.header("Expect")
     if expect is not None and expect.lower() != "100-continue":
         raise HTTPError(417, "This expectation can't be met.", "Send no Expect header.")
@@ -101,6 +105,18 @@ def _check_head(site: Site, request: Request) -> Match | None:
         ):
             return None
     return site.router.match(request.verb, request.url_path)
+
+
+def _require_plain_body(request: Request) -> None:
+    """Raise `HTTPError` 415 for a body that is compressed on the way."""
+    coding = request.header("Content-Encoding")
+    if coding is not None and coding.strip().lower() not in ("", "identity"):
+        raise HTTPError(
+            415,
+            "The body has a Content-Encoding.",
+            "Send the file as it is: a video does not get smaller.",
+            {"Accept-Encoding": "identity"},
+        )
 
 
 def _is_preflight(request: Request) -> bool:

@@ -18,6 +18,8 @@ MOST_FIELDS = 100
 """Fields that a form may have before its file."""
 MOST_VALUES = 64 << 10
 """Bytes that these may have together."""
+MOST_BESIDE = 1 << 20
+"""Bytes of a form that are not its file's."""
 
 
 class Form:
@@ -40,6 +42,8 @@ class Form:
         self._name: str | None = None
         """The field that is being read."""
         self._value = bytearray()
+        self._received = 0
+        self._file_size = 0
         self._in_file = False
         self._file_ended = False
         self._before_file: Deferred[None] = Deferred()
@@ -79,9 +83,16 @@ class Form:
         """Parse some of the body."""
         if self._error is not None:
             return
+        self._received += len(data)
         try:
             for event in self._parser.parse(data):
                 self._take_event(event)
+            if self._received - self._file_size > MOST_BESIDE:
+                raise HTTPError(
+                    413,
+                    f"The form has more than {MOST_BESIDE} bytes beside its file.",
+                    "Send fewer fields, and nothing before the first or after the last one.",
+                )
         except MultipartError as error:
             self._fail(_malformed(error))
         except (HTTPError, ServiceError) as error:
@@ -114,16 +125,21 @@ class Form:
             self._begin_field(event)
         elif event is None:
             self._end_field()
-        elif not self._in_file:
+        elif self._in_file:
+            self._take_file(bytes(event))
+        else:
             self._value += event
             if self._values_size + len(self._value) > MOST_VALUES:
                 raise HTTPError(
                     413, f"The form's fields have more than {MOST_VALUES} bytes.", "Send fewer."
                 )
-        elif self._feed is None:
-            self._early.append(bytes(event))
+
+    def _take_file(self, data: bytes) -> None:
+        self._file_size += len(data)
+        if self._feed is None:
+            self._early.append(data)
         else:
-            self._feed.receive(bytes(event))
+            self._feed.receive(data)
 
     def _begin_field(self, segment: MultipartSegment) -> None:
         if self._file_ended:

@@ -101,12 +101,14 @@ class Request(http.Request):
 
     def header(self, name: str) -> str | None:
         """Return a header's value; the last one if it came more than once."""
-        value = self.getHeader(name)
-        return None if value is None else str(value)
+        values = self.headers(name)
+        return values[-1] if values else None
 
     def headers(self, name: str) -> list[str]:
-        """Return all values of a header, in order."""
-        return [str(value) for value in self.requestHeaders.getRawHeaders(name) or ()]
+        """Return all values of a header, in order. A character stands for a byte, as RFC 9110 has
+        it: there is nothing that can't be read."""
+        values = self.requestHeaders.getRawHeaders(name.encode("ascii")) or ()
+        return [value.decode("latin-1") for value in values]
 
     def parameter(self, name: str) -> str | None:
         """Return the last value that the query has for `name`."""
@@ -130,7 +132,9 @@ class Request(http.Request):
 
     def _token(self) -> str | None:
         scheme, _, token = (self.header("Authorization") or "").strip().partition(" ")
-        return token.strip() if scheme.lower() == "bearer" and token.strip() else None
+        if scheme.lower() != "bearer" or not token.strip():
+            return None
+        return token.strip().encode("latin-1").decode(errors="replace")  # the file is UTF-8
 
     # --- how handlers answer -------------------------------------------------------------------
 
@@ -196,9 +200,9 @@ class Request(http.Request):
 
     # --- from the connection -------------------------------------------------------------------
 
-    def head_received(self, method: bytes, target: bytes, version: bytes) -> None:
+    def head_received(self, method: bytes, target: bytes) -> None:
         """The head is whole; `gotLength` was called."""
-        self.method, self.uri, self.clientproto = method, target, version
+        self.method, self.uri = method, target
         if not self.body.ended:
             self._begun = True
             self.connection.serve(self)
@@ -206,6 +210,7 @@ class Request(http.Request):
     def gotLength(self, length: int | None) -> None:
         """The length of the body, None if it comes in chunks."""
         expects = (self.header("Expect") or "").lower() == "100-continue"
+        expects = expects and self.clientproto == b"HTTP/1.1"
         self.body.begin(length, awaits_continue=expects)
         self.body.ended = length == 0
 

@@ -14,9 +14,6 @@ from vidproc.tasks.uploads.session import AcceptedTask, PartialUpload, UploadSes
 from vidproc.tasks.uploads.submission import Submission
 
 PATH = "/api/v1/tasks"
-MOST_FORM = 1 << 20
-"""Bytes by which a form may be longer than the video in it."""
-
 _RESERVED = ("type", "filename")
 
 
@@ -41,7 +38,7 @@ async def submit(request: Request) -> Answer:
 
 async def _submit_form(request: Request, content_type: str) -> Answer:
     most = request.backend.tasks.settings.max_upload
-    if (request.body.length or 0) > most + MOST_FORM:
+    if (request.body.length or 0) > most + forms.MOST_BESIDE:
         raise too_large(most)
     form = forms.Form(request, content_type)
     fields = await form.fields()
