@@ -2,14 +2,15 @@
 
 Clients from many addresses upload (at once, in resumable parts, slowly, cut off at any point),
 watch, download, cancel and send rubbish, while the server is killed (twice in a row, too), stopped
-and started again, its disk is filled to the last byte, its store is locked and its descriptors run
-out. In the end everything that was accepted must have ended, by a
-result, by a failure with a reason or by our own cancel, and nothing may be left over: no process,
-no descriptor, no file without a row, no row without its file, no slot.
+and started again, its disk is filled to the last byte, its store is locked, its descriptors run
+out, its clock is set and the listeners of watches fail (`benchmarks.troubled_server`). In the end
+everything that was accepted must have ended, by a result, by a failure with a reason or by our own
+cancel, and nothing may be left over: no process, no descriptor, no file without a row, no row
+without its file, no slot.
 
-``python -m benchmarks.soak --minutes 15 --seed 1``; with ``--kills 200`` so many kills and no other
-harm. Prints a line each minute and the counts at the end; the exit status is 1 when anything was
-lost or left. Linux only.
+``python -m benchmarks.soak --minutes 15 --seed 1``; with ``--kills 200`` so many kills (alone and
+in pairs), steps of the clock and failing listeners, and no other harm. Prints a line each minute
+and the counts at the end; the exit status is 1 when anything was lost or left. Linux only.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ import psutil
 from support.server_process import PlainClient, ServerProcess, receive, send, wait_for
 from vidproc.mmp.codec import encode_head
 
+TROUBLED = Path(__file__).with_name("troubled_server.py")
 MEDIA = Path(__file__).parent.parent / "tests" / "media"
 ADDRESSES = 100
 WORKERS = 6
@@ -50,7 +52,7 @@ MEMORY_LIMIT = 150 << 20
 DESCRIPTOR_TOLERANCE = 8
 LAST_LIFE = 30.0
 """Seconds at the end in which the server lives on, so that leaks within one life can be seen."""
-END_TIMEOUT = 900.0
+END_TIMEOUT = 1800.0
 """Seconds for what was accepted to end: a task pauses after crashes, longer each time."""
 _INSIDE = "VIDPROC_SOAK_INSIDE"
 
@@ -116,6 +118,13 @@ class SmallDiskServer(ServerProcess):
         self.disk = self.root / "disk"
         self.disk.mkdir(exist_ok=True)
         self.data_dir = self.disk / "data"
+        self.clock = self.root / "clock"
+        """Holds the seconds by which the server's clock is ahead."""
+        self.clock.write_text("0")
+
+    def command(self) -> list[str]:
+        """Return its command line."""
+        return [sys.executable, str(TROUBLED), str(self.clock), *super().command()[1:]]
 
 
 class Worker(threading.Thread):
@@ -422,11 +431,19 @@ class Soak:
 
     def _harm(self) -> None:
         kinds = {"kill": 4, "stop": 2, "fill": 2, "fill and kill": 1}
-        kinds |= {"kill twice": 2, "lock": 2, "descriptors": 2}
+        kinds |= {"kill twice": 2, "lock": 2, "descriptors": 2, "clock": 2}
+        if self.kills:
+            kinds = {"kill": 6, "kill twice": 2, "clock": 1}
         kind = self.chance.choices(list(kinds), list(kinds.values()))[0]
-        if self.kills or (kind.startswith("fill") and not self.small_disk):
+        if kind.startswith("fill") and not self.small_disk:
             kind = "kill"
         self.ledger.count(f"harm: {kind}")
+        if kind == "clock":
+            # Forward or back, by seconds or by a day; on top of what was done before.
+            ahead = float(self.server.clock.read_text())
+            ahead += self.chance.choice((-1, 1)) * 10 ** self.chance.uniform(0.5, 5)
+            self.server.clock.write_text(f"{ahead:.1f}")
+            return
         if kind in ("lock", "descriptors"):
             self._lock_store() if kind == "lock" else self._use_up_descriptors()
             return
