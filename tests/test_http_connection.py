@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.http_rig import HTTPClient, HTTPRig, request
 from tests.rig import ByHand
+from vidproc.errors import ErrorCode, ServiceError
 from vidproc.frontends.throttle import LEAST_RATE
 from vidproc.frontends.tokens import Tokens
 from vidproc.tasks.model import State
@@ -316,6 +318,21 @@ class BodyTests(HTTPTestCase):
         self.client.send(request("POST", "/api/v1/tasks?type=gif", Content_Length=str(1 << 30)))
         self.client.half_close()
         self.assertTrue(self.client.transport.disconnecting)
+
+    def test_a_body_that_came_before_the_refusal_does_not_hold_the_next_request_up(self) -> None:
+        """Head and body arrive as one, and the answer waits for the store."""
+        asked: Deferred[None] = Deferred()
+
+        async def admit(*_: Any) -> None:
+            await asked
+            raise ServiceError(ErrorCode.TOO_MANY, "No.", "Wait.")
+
+        self.patch(self.rig.tasks, "admit", admit)
+        self.client.send(request("POST", "/api/v1/tasks?type=compress", b"film"))
+        asked.callback(None)
+        self.assert_problem(self.client.response(), 429)
+        self.assertEqual(self.client.transport.producerState, "producing")
+        self.assertEqual(self.client.request("GET", "/healthz").status, 200)
 
     def test_a_silent_body_is_408(self) -> None:
         """After the idle timeout."""

@@ -119,6 +119,7 @@ class Body:
     def end(self) -> None:
         """All of it has come."""
         self.ended = True
+        self._hold(False)  # what follows is the next request's
         sink, self._sink = self._sink, None
         if sink is not None:
             sink.end()
