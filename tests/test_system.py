@@ -464,7 +464,7 @@ class OwnServerTests(TestCase):
 
     def test_tls_by_endpoint_string(self) -> None:
         """Upload, watch and download over TLS; the certificate is checked by the client."""
-        root = Path(self.mktemp())
+        root = Path(self.mktemp()).absolute()
         root.mkdir(parents=True)
         certificate, key = write_certificate(root, "localhost")
         server = self.server(f"--port=ssl:0:privateKey={key}:certKey={certificate}").start()
