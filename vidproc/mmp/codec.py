@@ -7,9 +7,9 @@ A message on the wire, big-endian (docs/mmp.md has worked examples)::
     | size | size | size     |
     | u16  | u8   | u40      |
 
-`Decoder` takes bytes split in any way and hands out `MessageStarted`, any number of
-`PayloadChunk` and `MessageEnded` for each message. It never holds a payload: chunks are handed
-out as they came, without being copied.
+`Decoder` takes bytes split in any way and returns, for each message, `MessageStarted`, any number
+of `PayloadChunk`, and `MessageEnded`. It never collects a payload: chunks are passed on as they
+came, without being copied.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class MessageEnded:
 
 
 class NeedData(Enum):
-    """No further event can be had from the bytes so far."""
+    """The bytes so far hold no further event."""
 
     NEED_DATA = auto()
 
@@ -63,7 +63,7 @@ Event = MessageStarted | PayloadChunk | MessageEnded
 
 
 def encode_head(json: bytes, media_type: str = "", payload_size: int = 0) -> bytes:
-    """Return header, JSON and media type of a message in one piece; the payload follows it.
+    """Return header, JSON and media type of a message; the payload follows them.
 
     Raises `LocalProtocolError` when a part is larger than its size field can say.
     """
@@ -96,8 +96,8 @@ class _State(Enum):
 class Decoder:
     """Incremental decoder of a stream of MMP messages.
 
-    Call `receive_data` with what the transport delivers, then `next_event` until it returns
-    `NEED_DATA`. Whoever can't take the next event yet simply doesn't ask for it.
+    Call `receive_data` with the transport's bytes, then `next_event` until it returns `NEED_DATA`.
+    To pause, do not call `next_event`.
     """
 
     def __init__(self) -> None:
@@ -109,22 +109,22 @@ class Decoder:
 
     @property
     def buffered(self) -> int:
-        """Bytes received and not yet handed out."""
+        """Bytes received and not yet returned in an event."""
         return len(self._buffer) - self._position
 
     @property
     def payload_remaining(self) -> int:
-        """Bytes of the current payload that have not been handed out yet."""
+        """Bytes of the current payload that were not returned yet."""
         return self._remaining
 
     @property
     def in_head(self) -> bool:
-        """Whether a part of a message's head has arrived and the rest has not."""
+        """Whether a message's head was received in part."""
         return self._state is _State.HEAD and self.buffered > 0
 
     @property
     def idle(self) -> bool:
-        """Whether the stream stands exactly between two messages."""
+        """Whether the stream is exactly between two messages."""
         return self._state is _State.HEAD and self.buffered == 0
 
     def receive_data(self, data: bytes) -> None:
@@ -140,7 +140,7 @@ class Decoder:
     def next_event(self) -> Event | NeedData:
         """Return the next event, or `NEED_DATA`.
 
-        Raises `RemoteProtocolError` when the bytes are no MMP, now and on every later call.
+        Raises `RemoteProtocolError` if the bytes are not MMP, now and on every later call.
         """
         if self._state is _State.HEAD:
             return self._read_head()
@@ -149,12 +149,12 @@ class Decoder:
         if self._state is _State.END:
             self._state = _State.HEAD
             return MessageEnded()
-        raise RemoteProtocolError("the stream was no MMP earlier on")
+        raise RemoteProtocolError("the stream was not MMP")
 
     def payload_taken(self, size: int) -> None:
-        """Note that `size` bytes of the payload went past this decoder to where they belong.
+        """Note that `size` bytes of the payload were read without this decoder.
 
-        To be called only when everything received has been handed out.
+        Call it only when everything received was returned in events.
         """
         assert self.buffered == 0 and 0 <= size <= self._remaining
         self._remaining -= size
@@ -162,9 +162,9 @@ class Decoder:
             self._state = _State.END
 
     def receive_eof(self) -> None:
-        """Note that the peer sends nothing more; call it when `next_event` says `NEED_DATA`.
+        """Note that the peer sends nothing more; call it when `next_event` returned `NEED_DATA`.
 
-        Raises `RemoteProtocolError` when that is in the middle of a message.
+        Raises `RemoteProtocolError` in the middle of a message.
         """
         if self._state is not _State.BROKEN and not self.idle:
             what = "payload" if self._state is _State.PAYLOAD else "head"
@@ -194,10 +194,10 @@ class Decoder:
         return MessageStarted(json, media_type, self._remaining)
 
     def _refuse_foreign(self, start: int, end: int) -> None:
-        """Tell HTTP, TLS and noise from MMP by the first two bytes of what should be an object.
+        """Distinguish HTTP, TLS and noise from MMP by the first two bytes of the JSON object.
 
-        Any eight bytes are a valid header, and a foreign one can promise 64 KiB of JSON that
-        never come; the first bytes of an object can only be ``{`` and then ``"`` or ``}``.
+        Any eight bytes are a valid header, and those of another protocol can announce 64 KiB of
+        JSON that never come. But an object starts with ``{`` and then ``"`` or ``}``.
         """
         seen = self._buffer[start : min(end, start + 64)].lstrip(_JSON_WHITESPACE)
         if not seen:

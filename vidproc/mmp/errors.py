@@ -4,12 +4,12 @@ from __future__ import annotations
 
 
 class ProtocolError(Exception):
-    """Bytes and MMP do not go together."""
+    """An error of the protocol."""
 
 
 class LocalProtocolError(ProtocolError):
-    """We tried to send what MMP can't carry: a fault of the calling code."""
+    """We tried to send what MMP cannot carry: a bug in the calling code."""
 
 
 class RemoteProtocolError(ProtocolError):
-    """The peer sent what is no MMP. The stream can't be understood from here on."""
+    """The peer sent bytes that are not MMP. The rest of the stream cannot be decoded."""

@@ -24,13 +24,13 @@ Clients read an answer's JSON with a single ``recv``; 1,200 bytes fit one packet
 """
 
 MAX_DEPTH = 32
-"""Objects and lists within each other that a request's JSON may have."""
+"""The deepest nesting of objects and lists in a request's JSON."""
 
 Offset = Annotated[int, msgspec.Meta(ge=0, le=MAX_PAYLOAD_SIZE)]
 
 
 class Request(msgspec.Struct, kw_only=True, frozen=True):
-    """What every request may carry: an `id` that its answers repeat, a `token`, and `detail`."""
+    """What every request may have: an `id` that its answers repeat, a `token`, and `detail`."""
 
     id: RequestId = None
     token: str | None = None
@@ -38,7 +38,7 @@ class Request(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Upload(Request, kw_only=True, frozen=True):
-    """Send a file and start a task on it; with `upload_id` in parts, `size` being the whole."""
+    """Send a file and start a task; with `upload_id` in several requests, `size` bytes in all."""
 
     type: str
     parameters: dict[str, Any] = {}
@@ -50,7 +50,7 @@ class Upload(Request, kw_only=True, frozen=True):
 
 
 class Status(Request, kw_only=True, frozen=True):
-    """Ask how a task stands."""
+    """Ask for the status of a task."""
 
     task_id: str
 
@@ -76,7 +76,7 @@ class Cancel(Request, kw_only=True, frozen=True):
 
 
 class UploadStatus(Request, kw_only=True, frozen=True):
-    """Ask how much of a resumable upload has arrived."""
+    """Ask how much of a resumable upload was received."""
 
     upload_id: UUID
 
@@ -154,7 +154,7 @@ def decode_object(json: bytes) -> dict[str, Any]:
         ) from None
     if not isinstance(fields, dict):
         raise ServiceError(ErrorCode.BAD_REQUEST, "The request's JSON is not an object.", example)
-    # Brackets within texts count here, so that most requests need no closer look.
+    # Brackets in strings are counted too, but most requests need no closer check.
     if json.count(b"{") + json.count(b"[") > MAX_DEPTH and _deeper_than(fields, MAX_DEPTH):
         raise ServiceError(
             ErrorCode.BAD_REQUEST,
@@ -165,9 +165,9 @@ def decode_object(json: bytes) -> dict[str, Any]:
 
 
 def _deeper_than(value: Any, most: int) -> bool:
-    """Return whether more than `most` objects and lists lie within each other.
+    """Return whether objects and lists are nested more than `most` deep.
 
-    Without recursion: what is looked for is what a recursion would die of.
+    Without recursion, which deep nesting would break.
     """
     level = [value]
     for _ in range(most):
@@ -198,7 +198,7 @@ class _OnlyId(msgspec.Struct):
 
 
 class Partial(Answer, kw_only=True):
-    """A resumable upload stands at `offset` bytes."""
+    """`offset` bytes of a resumable upload were received."""
 
     status: str
     offset: int
@@ -228,7 +228,7 @@ class ErrorBody(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class ErrorAnswer(Answer, kw_only=True):
-    """The request can't be served."""
+    """The request was refused or failed."""
 
     error: ErrorBody
 
@@ -252,10 +252,10 @@ def error_answer(error: ServiceError, id: RequestId = None) -> ErrorAnswer:
 def encode_answer(
     answer: Answer, media_type: str = "", payload_size: int = 0, *, detail: bool = False
 ) -> bytes:
-    """Return an answer's header, JSON and media type as one piece of bytes.
+    """Return an answer's header, JSON and media type.
 
-    Without `detail` its free texts are cut so that the piece stays under `MAX_SHORT_ANSWER` bytes;
-    with it, parts are left empty that MMP's 65,535 bytes of JSON have no room for.
+    Without `detail`, free texts are cut so that the result stays under `MAX_SHORT_ANSWER` bytes.
+    With it, long parts become empty if they would not fit MMP's 65,535 bytes of JSON.
     """
     if answer.id is None:
         answer.id = msgspec.UNSET
@@ -271,10 +271,10 @@ _LONG_PARTS = ("parameters", "warnings", "input", "output")
 
 
 def _shorten(fields: dict[str, Any], room: int) -> bytes:
-    """Return the JSON of an answer, cut until it fits `room` bytes.
+    """Return the JSON of an answer, cut to `room` bytes.
 
-    Parts of the long form that are too long in themselves become empty; free texts are clipped,
-    longest allowance first.
+    Very long parts of the long form become empty; free texts are clipped, more and more until it
+    fits.
     """
     for key in _LONG_PARTS:
         part = fields.get(key)

@@ -1,4 +1,4 @@
-"""How a task ends: first in the store, then its files go, then whoever watches is told."""
+"""Ends tasks: updates the store, removes their files, then notifies whoever watches them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from vidproc.tasks.store.store import TaskStore
 from vidproc.topics import Topic, TopicLogger
 
 STORE_RETRY = 2.0
-"""Seconds after which the store is tried again when it has failed (a full disk)."""
+"""Seconds until a failed change of the store (a full disk) is tried again."""
 FREE: dict[str, Any] = {"owner": None, "lease_until": None}
-"""The fields of a task that no server works on."""
+"""Fields of a task that no server is working on."""
 
 
 class Closing:
-    """Ends queued and processing tasks. `on_ended` gets each as it is then, and must not raise."""
+    """Ends queued and processing tasks. `on_ended` gets each ended task, and must not raise."""
 
     log = TopicLogger(Topic.TASKS)
 
@@ -50,7 +50,7 @@ class Closing:
         last = {**FREE, "completed_at": self._reactor.seconds(), "input_key": None}
         try:
             moved = await self.move_surely(task.task_id, ending.state, {**last, **ending.fields})
-        except (TypeError, ValueError):  # a field that the store can't hold
+        except (TypeError, ValueError):  # a field that the store cannot hold
             error = fault_with_reference("task {task_id} can't be stored", task)
             moved = await self.move_surely(
                 task.task_id, State.FAILED, {**last, "failure": failure_of(error)}
@@ -59,15 +59,15 @@ class Closing:
         await self.ended(moved, task.input_key)
 
     async def refuse(self, task: Task, error: ServiceError) -> None:
-        """Fail a task that can't be worked on."""
+        """Fail a task that cannot be processed."""
         await self.end(task, Ending(State.FAILED, {"failure": failure_of(error)}))
 
     async def put_right(self, task: Task) -> None:
-        """End a task, whatever its row says, after an exception that left it without an end."""
+        """End a task that an exception left unfinished, whatever state its row has."""
         error = fault_with_reference("task {task_id}: an attempt has no end", task)
         try:
             row = await self._store_thread.call(self._store.get, task.task_id)
-            if row is None:  # somebody else removed it
+            if row is None:  # removed by someone else
                 lost = {"state": State.FAILED, "failure": failure_of(error)}
                 await self.ended(msgspec.structs.replace(task, **lost), task.input_key)
             elif row.state in TERMINAL:
@@ -78,14 +78,14 @@ class Closing:
             self.log.failure("task {task_id} stays as it is", task_id=task.task_id)
 
     async def ended(self, task: Task, old_input_key: str | None) -> None:
-        """Clean up after a task that has ended in the store, then tell whoever watches."""
+        """Clean up after a task that has ended in the store, then notify its watchers."""
         try:
             await self._remove_file(old_input_key, task.input_size)
         finally:
             self._on_ended(task)
 
     async def move_surely(self, task_id: str, to: State, fields: dict[str, Any]) -> Task:
-        """Move a task; a store that fails (a full disk) is tried again until it does not."""
+        """Move a task to another state; retry until the store succeeds."""
         while True:
             try:
                 return await self._store_thread.call(self._store.move, task_id, to, **fields)
@@ -94,7 +94,7 @@ class Closing:
                 await deferLater(self._reactor, STORE_RETRY)
 
     async def remove_work(self, task_id: str) -> None:
-        """Remove what the attempts at a task have written."""
+        """Remove the files of a task's attempts."""
         await self._remove_file(work_key(task_id), 0)
 
     async def _remove_file(self, key: str | None, size: int | None) -> None:

@@ -1,4 +1,4 @@
-"""Commands that run at once for one attempt; the first that fails has the others stopped."""
+"""Commands that run at once for one attempt. When one fails, the others are stopped."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from vidproc.runners.interface import Runner, RunningCommand
 from vidproc.topics import Topic, TopicLogger
 
 UnderWay: TypeAlias = Sequence[tuple[Command, Progress]]
-"""The commands that have reported progress, each with what it reported last."""
+"""The commands that have reported progress, each with its latest report."""
 
 
 class CommandGroup:
-    """Runs `commands` on a runner, each with at most `threads` threads. To be run once."""
+    """Runs `commands` on a runner, each with at most `threads` threads. Can be run once."""
 
     log = TopicLogger(Topic.TASKS)
 
@@ -39,9 +39,9 @@ class CommandGroup:
         self._latest: dict[int, Progress] = {}
 
     async def run(self) -> list[Completed]:
-        """Run them; return how each ended, once all have.
+        """Run the commands; return their results once all have ended.
 
-        Raises what the first one that failed by itself raised, `CommandStopped` after `stop`.
+        Raises the error of the first command that failed by itself, `CommandStopped` after `stop`.
         """
         fault: Exception | None = None
         try:
@@ -52,7 +52,7 @@ class CommandGroup:
                     )
                 )
         except Exception as raised:
-            fault = raised  # raised again when those that did start have ended
+            fault = raised  # raised again once the commands that did start have ended
         for running in self._running:
             running.result.addErrback(self._stop_others)
         if fault is not None:
@@ -63,12 +63,12 @@ class CommandGroup:
             raise fault
         errors = [found.value for succeeded, found in ended if not succeeded]
         if errors:
-            # One that was stopped failed because of another.
+            # Those that were stopped failed only because of another one.
             raise min(errors, key=lambda error: isinstance(error, CommandStopped))
         return [found for _, found in ended]
 
     def stop(self) -> None:
-        """Stop those that still run; `run` then ends when their processes have ended."""
+        """Stop the running commands; `run` then raises once their processes have ended."""
         for running in self._running:
             try:
                 running.stop()

@@ -1,4 +1,4 @@
-"""What becomes of a task when an attempt at it has ended, however it ended."""
+"""What happens to a task when an attempt has ended, however it ended."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from vidproc.topics import Topic, TopicLogger
 from vidproc.units import format_duration, format_size
 
 RETRY_DELAY = 1.0
-"""Seconds to wait after a first fault of ours, twice as long after the second."""
+"""Seconds to wait after the first internal error; twice as long after the second."""
 SHORTAGE_DELAY = 5.0
-"""Seconds to wait when no process could be started for lack of descriptors or memory. That is no
-failure of the task: it is tried for as long as it takes."""
+"""Seconds to wait when no process could be started for lack of descriptors or memory. This does not
+count as a failure of the task: it is tried for as long as it takes."""
 MAX_FAILURES = 3
-"""Attempts that may end in a fault of ours before the task fails."""
+"""Attempts that may end in an internal error before the task fails."""
 MAX_KILLS = 10
-"""Attempts whose program may be killed from outside before the task fails. That is no failure of
-the task either, but something on the machine does not want it to run."""
+"""Attempts whose process may be killed from outside before the task fails. A kill does not count as
+a failure of the task either, but something on the machine keeps stopping it."""
 KILL_DELAY = 1.0
 """Seconds to wait after the first kill; twice as long after each further one, up to
 `LONGEST_KILL_DELAY`."""
@@ -43,7 +43,7 @@ log = TopicLogger(Topic.TASKS, __name__)
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """The state that a task is to have, and the fields to set with it.
+    """A task's next state, and the fields to set with it.
 
     A task that goes back to the queue waits for `delay` seconds, or until `waits_for` bytes are
     free; its next attempt reserves `needs` bytes at least. `wait_reason` tells its owner why.
@@ -62,11 +62,11 @@ class Ending:
 async def ending_of(
     attempt: Attempt, job_timeout: float, is_stopping: Callable[[], bool], kills: int = 0
 ) -> Ending:
-    """Do the work of an attempt and return what becomes of its task. Raises nothing.
+    """Run an attempt and return what happens to its task. Raises nothing.
 
-    `job_timeout` is in seconds, for the message alone; `is_stopping` tells whether the server is
-    going down, for then nothing that went wrong is the task's failure. `kills` is how many earlier
-    attempts ended because their program was killed from outside.
+    `job_timeout`, in seconds, is only for the message. `is_stopping` returns whether the server is
+    shutting down: then an error is not the task's failure. `kills` is how many earlier attempts
+    ended because their process was killed from outside.
     """
     error: ServiceError
     try:
@@ -77,15 +77,15 @@ async def ending_of(
         error = ServiceError(
             ErrorCode.TOO_LARGE,
             f"The task took more than {format_duration(job_timeout)}.",
-            "Send a shorter or smaller film.",
+            "Send a shorter or smaller video.",
         )
     except ServiceError as refused:
         error = refused
     except Exception as fault:
         return _ending_of_fault(attempt, fault, is_stopping, kills)
     if attempt.stop_reason in (StopReason.CANCELLED, StopReason.STOPPING) or is_stopping():
-        # A stop reaches FFmpeg in more ways than ours (systemd signals all of them): whatever
-        # it made of it is no failure of the task.
+        # A shutdown can reach FFmpeg directly (systemd signals all processes): whatever error
+        # that caused is not the task's failure.
         return _interrupted(attempt)
     return _failed(attempt, error)
 
@@ -100,7 +100,7 @@ def _completed(task: Task, outcome: Outcome) -> Ending:
 
 
 def _ending_of_lack(attempt: Attempt, lack: SpaceLacks | Outgrown) -> Ending:
-    """Return what a lack of space, which is no failure, makes of a task."""
+    """Return what happens to a task that lacks space, which is not a failure."""
     task_id = attempt.task.task_id
     if attempt.stop_reason is not None:
         return _interrupted(attempt)
@@ -116,7 +116,10 @@ def _ending_of_lack(attempt: Attempt, lack: SpaceLacks | Outgrown) -> Ending:
 def _ending_of_fault(
     attempt: Attempt, fault: Exception, is_stopping: Callable[[], bool], kills: int
 ) -> Ending:
-    """Return what a fault that is not the file's, the exception being handled, makes of a task."""
+    """Return what happens to a task after an error that its file did not cause.
+
+    Call it while that exception is being handled.
+    """
     task = attempt.task
     if attempt.stop_reason is not None or is_stopping():
         return _interrupted(attempt)
@@ -138,10 +141,10 @@ def _ending_of_fault(
     if kind is FailureKind.OOM_KILLED:
         # The one that the kernel chose need not be the one that took too much.
         error = too_much_memory()
-        reason = "The server ran out of memory during an attempt. It is tried again."
+        reason = "The server ran out of memory during an attempt. The task will be retried."
     else:
         error = fault_with_reference("task {task_id}: an attempt failed", task)
-        reason = "An attempt failed through a fault of the server. It is tried again."
+        reason = "An attempt failed because of an internal error. The task will be retried."
     if failures < MAX_FAILURES:
         return Ending(
             State.QUEUED,
@@ -153,22 +156,21 @@ def _ending_of_fault(
 
 
 def _ending_of_kill(attempt: Attempt, kills: int) -> Ending:
-    """Return what becomes of a task whose program was killed from outside for the `kills`th time.
+    """Return what happens to a task whose process was killed for the `kills`th time.
 
-    Somebody on the machine did it, or a guard against low memory: the task is not to blame.
+    Someone on the machine did it, or a guard against low memory: the task is not to blame.
     """
     if kills < MAX_KILLS:
         return Ending(
             State.QUEUED,
             delay=min(LONGEST_KILL_DELAY, KILL_DELAY * 2 ** (kills - 1)),
             kills=kills,
-            wait_reason="FFmpeg was killed from outside of the server. It is tried again.",
+            wait_reason="Something on the machine killed FFmpeg. The task will be retried.",
         )
     error = ServiceError(
         ErrorCode.INTERNAL,
-        f"FFmpeg was killed from outside of the server {kills} times during this task.",
-        "Tell the server's operator: something on the machine ends FFmpeg, such as a guard against"
-        " low memory.",
+        f"Something on the server's machine killed FFmpeg {kills} times during this task.",
+        "Tell the server's operator. It may be a guard against low memory.",
     )
     return _failed(attempt, error)
 
@@ -197,7 +199,7 @@ def failure_of(error: ServiceError) -> Failure:
 
 
 def fault_with_reference(what: str, task: Task) -> ServiceError:
-    """Log the exception being handled under a reference; return what to tell the client.
+    """Log the exception being handled under a reference; return the error for the client.
 
     `what` may name ``{task_id}``.
     """

@@ -16,24 +16,24 @@ from vidproc.tasks.views import TaskView
 class Entry:
     """A task, what it asks for, and the attempt under way. Sizes in bytes.
 
-    `ended` fires when the attempt has given its place back.
+    `ended` fires when the attempt has freed its place.
     """
 
     task: Task
     order: Order
     attempt: Attempt | None = None
     needs: int = 0
-    """What the next attempt reserves at least: twice what an earlier one outgrew."""
+    """The least that the next attempt reserves: twice what was too little for an earlier one."""
     kills: int = 0
-    """Attempts whose program was killed from outside, in this life of the server."""
+    """Attempts whose process was killed from outside, since the server started."""
     waits_for: int = 0
-    """What was not free when an attempt began; 0 when it waits for nothing."""
+    """The space that was not free when an attempt started; 0 if it does not wait for space."""
     ended: Deferred[None] = field(default_factory=Deferred)
     wait_reason: str | None = None
 
     @property
     def short(self) -> bool:
-        """Whether the task is done soon."""
+        """Whether the task takes only a short time."""
         return self.order.is_short(self.task.input_size)
 
 
@@ -41,7 +41,7 @@ class Entries(dict[str, Entry]):
     """The entries by the ids of their tasks. Times in seconds since the epoch."""
 
     def take_in(self, task: Task, order: Order | None = None) -> Entry:
-        """Add a task. Without its `order` it is one from the store.
+        """Add a task; without an `order`, parse that of its row.
 
         Raises `ServiceError` if this version does not know such an order.
         """
@@ -64,7 +64,7 @@ class Entries(dict[str, Entry]):
         return entry is not None and entry.attempt is not None
 
     def view(self, task_id: str, now: float) -> TaskView | None:
-        """Return a task as it is now; None for one that is neither queued nor processing."""
+        """Return a view of a queued or processing task; None for any other."""
         entry = self.get(task_id)
         if entry is None:
             return None
@@ -91,7 +91,7 @@ class Entries(dict[str, Entry]):
         )
 
     def _position(self, entry: Entry) -> int | None:
-        """Return an entry's place in the queue, from 1; None if it moves just now."""
+        """Return an entry's position in the queue, from 1; None if it is changing its state."""
         for number, other in enumerate(self.waiting(), 1):
             if other is entry:
                 return number

@@ -56,7 +56,7 @@ _MAX_READ = 16 << 20
 
 
 class StopReason(StrEnum):
-    """Why an attempt is stopped from outside."""
+    """Why an attempt is stopped."""
 
     CANCELLED = "cancelled"
     TIMED_OUT = "timed out"
@@ -64,7 +64,7 @@ class StopReason(StrEnum):
 
 
 class AttemptStopped(Exception):
-    """The attempt was stopped from outside, for `reason`; its process has ended."""
+    """The attempt was stopped for `reason`; its processes have ended."""
 
     def __init__(self, reason: StopReason | None) -> None:
         super().__init__(reason)
@@ -72,7 +72,7 @@ class AttemptStopped(Exception):
 
 
 class Outgrown(Exception):
-    """What the attempt wrote passed the space reserved for it, `reserved` bytes."""
+    """The attempt wrote more than the `reserved` bytes that were reserved for it."""
 
     def __init__(self, reserved: int) -> None:
         super().__init__(f"it wrote more than the {reserved} bytes reserved for it")
@@ -92,7 +92,7 @@ class Outcome(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Attempt:
-    """Does the work of `task` once. Implements `vidproc.operations.base.Job` for its operation.
+    """Processes `task` once. Implements `vidproc.operations.base.Job` for its operation.
 
     `stage`, `progress` (0 to 1) and `speed` (times real time) say how far it is; `on_change` is
     called when the stage changes, `on_progress` when work has gone on; `stop_reason` is why it was
@@ -155,9 +155,9 @@ class Attempt:
             self._group.stop()
 
     async def perform(self) -> Outcome:
-        """Do the task; return what came of it.
+        """Process the task; return the result.
 
-        Raises `ServiceError` when it can't be done, `AttemptStopped` after `stop`, `Outgrown`,
+        Raises `ServiceError` if it cannot be done, `AttemptStopped` after `stop`, `Outgrown`,
         `OSError`, and what `reserve` raises.
         """
         await self._disk.call(self._data_folder.make_folder, self.folder_key)
@@ -174,7 +174,7 @@ class Attempt:
         output = await self._verify(product)
         self._set_stage("finishing")
         self._check_stopped()
-        # From here on there is a result, and a cancel removes it as it does any other.
+        # From here on there is a result, and a cancel removes it like any other.
         key, size, digest = await self._disk.call(self._publish, product)
         return Outcome(
             output_key=key,
@@ -193,7 +193,7 @@ class Attempt:
         return (await self.run_together([command]))[0]
 
     async def run_together(self, commands: Sequence[Command]) -> list[Completed]:
-        """Run commands at once; the first that fails has the others stopped."""
+        """Run commands at once. When one fails, the others are stopped."""
         self._check_stopped()
         self._set_stage(commands[0].stage)
         await self._write_files(commands)
@@ -231,16 +231,16 @@ class Attempt:
                 self._check_stopped()
 
     def warn(self, sentence: str) -> None:
-        """Tell the client something in a sentence, once."""
+        """Add a sentence to the task's warnings, unless it is there."""
         if sentence not in self.warnings:
             self.warnings.append(sentence)
 
     def size_of(self, name: str) -> int:
-        """Return the bytes of a file that a command of this attempt wrote."""
+        """Return the size in bytes of a file that a command of this attempt has written."""
         return self._data_folder.size(self._workspace.key_of(name))
 
     async def examine(self, name: str, function: Callable[[bytes], R]) -> R:
-        """Return what `function`, in a thread, makes of a file that a command has written."""
+        """Return the result of `function`, in a thread, on a file that a command has written."""
 
         def read() -> R:
             with self._path(name).open("rb") as file:
@@ -253,7 +253,7 @@ class Attempt:
     async def _bounded_workspace(self, commands: int) -> Workspace:
         """Return the workspace with what is left of the reserved space, for commands run at once.
 
-        The limit is one of single files; `check_growth` sees to all of them together.
+        This limits single files; `check_growth` limits all of them together.
         """
         if self._reserved is None:
             return self._workspace
@@ -261,7 +261,7 @@ class Attempt:
         return replace(self._workspace, space=max(1, left // commands))
 
     async def check_growth(self) -> None:
-        """Stop the attempt if its folder has passed the space reserved for it."""
+        """Stop the attempt if its folder has outgrown the space reserved for it."""
         if self._reserved is None or self._group is None or self._outgrown:
             return
         grown = await self._disk.call(self._data_folder.size_below, self.folder_key)
@@ -314,7 +314,7 @@ class Attempt:
         return parse_probe(answer, self.size_of(name))
 
     async def _verify(self, product: Product) -> MediaInfo:
-        """Look at the product as a player would; raises `ServiceError` when it is not whole."""
+        """Probe the product and compare it with what was expected; raises `ServiceError`."""
         if self.size_of(product.file) == 0:
             raise empty_result()
         try:
@@ -342,8 +342,8 @@ class Attempt:
     def _publish(self, product: Product) -> tuple[str, int, str]:
         source_key = self._workspace.key_of(product.file)
         if product.file == SOURCE:
-            # The input stays until the store says that the task has ended: a crash before then
-            # must find it.
+            # The input stays until the task has ended in the store: after a crash before then it
+            # is needed again.
             source_key = f"{self.folder_key}/{SOURCE}"
             self._data_folder.duplicate(self._workspace.source_key, source_key)
         digest = hashlib.sha256()
@@ -357,9 +357,9 @@ class Attempt:
         return key, size, digest.hexdigest()
 
     def _explain(self, error: CommandFailed) -> Exception:
-        """Turn a failed command into an error that helps its sender, and log what FFmpeg said.
+        """Turn a failed command into an error that helps the client, and log FFmpeg's messages.
 
-        One that never really ran, or was killed, is no matter of the file's: it stays as it is.
+        A failure that the file did not cause is returned as it is.
         """
         tail = error.stderr_tail
         self.log.error(

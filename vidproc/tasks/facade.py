@@ -1,4 +1,4 @@
-"""What frontends call: everything that can be asked of the task service, and nothing else.
+"""The calls that frontends make: everything that the task service can do for them.
 
 All calls may raise `ServiceError`.
 """
@@ -29,11 +29,11 @@ from vidproc.tasks.watches import Listener, Subscription
 ROW_RETENTION = 30 * 86400.0
 """Seconds for which a task is remembered after its files are gone."""
 MOST_LISTED = 100
-"""Tasks that a list holds at most."""
+"""The most tasks in a list."""
 
 
 class Tasks:
-    """The tasks of this server, from their upload to the last download of their results."""
+    """The tasks of this server, from the upload to the last download of the result."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class Tasks:
     # --- tasks ---------------------------------------------------------------------------------
 
     async def status(self, task_id: str, caller: Caller) -> TaskView:
-        """Return the task as it is now; raises `ServiceError` 404."""
+        """Return the current view of a task; raises `ServiceError` 404."""
         task = await self._find(task_id, caller)
         return self.queue.view(task_id) or view_of_ended(task)
 
@@ -181,29 +181,29 @@ class Tasks:
         return await self.results.open(await self._find(task_id, None))
 
     def note_sent(self, result: Result, start: int, end: int) -> None:
-        """Remember which bytes of a result were sent: one that was sent whole counts as fetched."""
+        """Note which bytes of a result were sent. Once all were sent, it counts as fetched."""
         self.results.note_sent(result.task, start, end)
 
     def note_downloaded(self, task_id: str) -> None:
-        """Remember that a result was fetched whole, so that it may be pruned before others."""
+        """Note that a result was fetched completely, so that it may be evicted before others."""
         self.results.note_downloaded(task_id)
 
     # --- start, stop, upkeep -------------------------------------------------------------------
 
     def start(self, left: Sequence[Task]) -> None:
-        """Take up the queued tasks that an earlier run has left, and begin."""
+        """Start processing, with the queued tasks of earlier runs first."""
         self.queue.start(left)
 
     def refuse_new(self) -> None:
-        """Answer 503 to uploads from now on, and begin no further attempt."""
+        """Refuse uploads with 503 from now on, and start no further attempts."""
         self.queue.refuse_new()
 
     async def stop(self) -> None:
-        """Admit nothing more, stop the running attempts and put them back into the queue."""
+        """Refuse uploads, stop the running attempts and put their tasks back into the queue."""
         await self.queue.stop()
 
     async def upkeep(self) -> None:
-        """Forget what is past its time: broken uploads, results, and rows without files."""
+        """Prune interrupted uploads, results, and rows without files."""
         now = self._reactor.seconds()
         await self.uploads.broken.prune(now - self.settings.upload_retention)
         await self.results.prune()
@@ -215,9 +215,9 @@ class Tasks:
         if task is None:
             task = await self._lookup_thread.call(self._store.look_up, task_id)
             if task is not None and task.state in (State.QUEUED, State.PROCESSING):
-                # It moves just now. What the store thread says next, the queue knows, too.
+                # It is changing its state. After the store thread's answer the queue knows it, too.
                 task = await self._store_thread.call(self._store.get, task_id)
-        # A task may have been queued or have ended while the store was asked.
+        # It may have been queued, or have ended, while we waited for the store.
         task = self.queue.get(task_id) or task
         if (
             task is None

@@ -1,4 +1,4 @@
-"""A task: its states, the moves between them that are allowed, and its record."""
+"""A task: its states, the transitions between them, and its record."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import msgspec
 
 
 class State(StrEnum):
-    """Where a task stands. `UPLOADING` and `PARTIAL` are not tasks yet to those who ask for one.
+    """The state of a task. To clients, `UPLOADING` and `PARTIAL` are not tasks yet.
 
-    `PARTIAL` is a resumable upload whose connection broke: it holds no slot.
+    `PARTIAL` is an interrupted resumable upload. It holds no slot.
     """
 
     UPLOADING = "uploading"
@@ -44,8 +44,8 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 
 
 class InvalidTransition(Exception):
-    """Somebody tried to move a task in a way that `TRANSITIONS` does not have: a fault of ours,
-    or the loser of a race (a cancel against the end of an encode)."""
+    """A transition that `TRANSITIONS` does not allow: a bug, or a lost race (a cancel against the
+    end of an encode)."""
 
     def __init__(self, task_id: str, current: State, wanted: State) -> None:
         super().__init__(f"task {task_id} is {current} and can't become {wanted}")
@@ -55,12 +55,12 @@ class InvalidTransition(Exception):
 
 
 def new_task_id() -> str:
-    """Return a fresh task id: 128 random bits in hexadecimal, for it is the only key to a task."""
+    """Return a new task id: 128 random bits in hexadecimal, for it grants access to the task."""
     return secrets.token_hex(16)
 
 
 class Failure(msgspec.Struct, kw_only=True, frozen=True):
-    """Why a task failed, in the words of the error table."""
+    """Why a task failed: an error as in docs/mmp.md."""
 
     code: int
     description: str

@@ -18,11 +18,11 @@ class Order:
     parameters: Parameters
 
     def estimate_size(self, source_size: int) -> int:
-        """Return a guess of the output's size, for the reservation."""
+        """Return an estimate of the output's size, for the reservation."""
         return self.operation.estimate_size(self.parameters, source_size)
 
     def is_short(self, source_size: int) -> bool:
-        """Return whether the task is done soon."""
+        """Return whether the task takes only a short time."""
         return self.operation.is_short(self.parameters, source_size)
 
 

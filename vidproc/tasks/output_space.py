@@ -1,4 +1,4 @@
-"""Space for what an attempt may write, reserved again when the source is known."""
+"""Space for the files of an attempt, reserved again once the source has been probed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from vidproc.tasks.results import Results
 
 
 class SpaceLacks(Exception):
-    """`size` bytes for an attempt's files can't be had now."""
+    """`size` bytes for the files of an attempt are not available now."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
@@ -16,9 +16,9 @@ class SpaceLacks(Exception):
 
 
 async def reserve_output(space: Space, results: Results, task: Task, size: int) -> int:
-    """Reserve `size` bytes for what an attempt at `task` may write, and return them.
+    """Reserve `size` bytes for the files of an attempt at `task`; return `size`.
 
-    Raises `ServiceError` 507 when they can never be had, `SpaceLacks` when not now.
+    Raises `ServiceError` 507 if they can never be available, `SpaceLacks` if they are not now.
     """
     if await results.make_space(
         lambda: size - space.free() - space.reserved_for(task.task_id),

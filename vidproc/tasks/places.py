@@ -1,4 +1,4 @@
-"""How many attempts run at a time, and which task may begin before its turn or must run alone."""
+"""How many attempts run at a time, and which task may start early or must run alone."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from vidproc.tasks.store.attempt_rows import SUSPECT_AFTER
 LONG = 15.0
 """Seconds after which a running task counts as long."""
 SUSPECT_PATIENCE = 600.0
-"""Seconds for which a task that must run alone lets others go first."""
+"""Seconds for which a task that must run alone lets other tasks go first."""
 
 
 class Places:
-    """At most `concurrency` attempts run, and at times a short one, `beside`, in addition.
+    """At most `concurrency` attempts run, and sometimes a short one, `beside`, in addition.
 
     `now` returns the time in seconds since the epoch.
     """
@@ -23,13 +23,13 @@ class Places:
     def __init__(self, entries: Entries, concurrency: int, now: Callable[[], float]) -> None:
         self.concurrency = concurrency
         self.beside: str | None = None
-        """The id of the task that runs, or is to run, in addition."""
+        """The id of the task that runs, or will run, in addition."""
         self._entries = entries
         self._now = now
 
     @property
     def free(self) -> bool:
-        """Whether one more attempt may begin."""
+        """Whether another attempt may start."""
         attempts = self._entries.attempts()
         if any(is_suspect(attempt.task) for attempt in attempts):
             return False
@@ -43,7 +43,7 @@ class Places:
         return len(attempts) - beside < self.concurrency
 
     def held_up(self) -> Task | None:
-        """Return a short task that waits behind long ones; None when there is none to let by."""
+        """Return a short task that waits behind long ones, or None if none may start early."""
         attempts = self._entries.attempts()
         if self.beside is not None or len(attempts) < self.concurrency:
             return None
@@ -56,7 +56,7 @@ class Places:
         return next((e.task for e in waiting if e.short and not is_suspect(e.task)), None)
 
     def next_due(self) -> float | None:
-        """Return the seconds until a task that pauses may be tried next; None if none pauses."""
+        """Return the seconds until the next paused task may be retried; None if none is paused."""
         now = self._now()
         pauses = [(entry.task.not_before or 0) - now for entry in self._entries.waiting()]
         return min((pause for pause in pauses if pause > 0), default=None)

@@ -1,7 +1,7 @@
-"""The queue: which task is worked on when.
+"""The queue: which task is processed when.
 
-Whatever happens between taking a task and ending it gives its place back: an attempt runs inside
-`_see_through`, which catches everything, and nothing that is told to others (`Watches`) can raise.
+Whatever happens between claiming a task and ending it frees its place: an attempt runs inside
+`_see_through`, which catches everything, and notifying others (`Watches`) never raises.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from vidproc.topics import Topic, TopicLogger
 
 
 class Queue:
-    """Keeps at most `concurrency` attempts running, oldest task first, and at times a short one
-    beside them.
+    """Keeps at most `concurrency` attempts running, oldest task first, and sometimes a short one
+    in addition.
 
     Tasks that are queued or processing are kept in memory; the store has all of them.
     """
@@ -105,12 +105,12 @@ class Queue:
 
     @property
     def running(self) -> int:
-        """Tasks being worked on."""
+        """Tasks being processed."""
         return len(self._entries.attempts())
 
     @property
     def stopping(self) -> bool:
-        """Whether no further attempt begins."""
+        """Whether no further attempt starts."""
         return self._stopping
 
     # --- start, stop, upkeep -------------------------------------------------------------------
@@ -141,7 +141,7 @@ class Queue:
                 await when_fired(entry.ended)
 
     def refuse_new(self) -> None:
-        """Begin no further attempt."""
+        """Start no further attempts."""
         self._stopping = True
         if self._wake is not None and self._wake.active():
             self._wake.cancel()
@@ -152,7 +152,7 @@ class Queue:
         self._fill()
 
     def held_up(self) -> Task | None:
-        """Return a short task that waits behind long ones; None when there is none to let by."""
+        """Return a short task that waits behind long ones, or None if none may start early."""
         return self._places.held_up()
 
     def let_by(self, task: Task) -> None:

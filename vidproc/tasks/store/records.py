@@ -1,4 +1,4 @@
-"""A task as a row of the table, and the moves of rows. Callers hold the transaction."""
+"""A task as a row of the table, and its transitions. Callers hold the transaction."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from vidproc.topics import Topic, TopicLogger
 
 
 class Admitted(NamedTuple):
-    """An upload that may go on from `offset` bytes; its row is in state `UPLOADING`."""
+    """An upload that may continue from `offset`; its row is in state `UPLOADING`."""
 
     task: Task
     order: Order
@@ -31,7 +31,7 @@ class Admitted(NamedTuple):
 
 
 class Admission:
-    """Takes a slot, which is counted within the store's transaction, then space."""
+    """Takes a slot, within a transaction of the store, then reserves space."""
 
     log = TopicLogger(Topic.UPLOADS)
 
@@ -54,15 +54,15 @@ class Admission:
         self._broken = broken
 
     async def admit(self, task: Task, order: Order) -> Admitted:
-        """Admit an upload that begins. Raises `ServiceError` 429, 500, 503 or 507."""
+        """Admit a new upload. Raises `ServiceError` 429, 500, 503 or 507."""
         return await self._take_slot(
             task, order, 0, self._broken.forget, self._store.uploads.admit, task
         )
 
     async def resume(self, known: Task, task: Task, order: Order, offset: int | None) -> Admitted:
-        """Admit an upload that goes on from `offset`: `known` in the store, `task` as asked for.
+        """Admit an upload that continues from `offset`: `known` in the store, `task` as requested.
 
-        Without an offset it begins again, and replaces what has arrived. Raises `ServiceError` as
+        Without an offset it starts again, and replaces what was received. Raises `ServiceError` as
         `admit` does, and 409 for a wrong offset.
         """
         if known.state is State.UPLOADING:
@@ -81,7 +81,7 @@ class Admission:
             return await self._take_slot(
                 known, order, arrived, self._broken.restore, resume, known.task_id
             )
-        except KeyError:  # forgotten meanwhile
+        except KeyError:  # pruned meanwhile
             require_offset(offset or 0, 0)
             return await self.admit(task, order)
 
@@ -94,7 +94,7 @@ class Admission:
         method: Callable[..., Any],
         of: Any,
     ) -> Admitted:
-        """Take a slot by a `method` of the store, then space; without space `undo` it."""
+        """Take a slot by a `method` of the store, then reserve space; if that fails, `undo` it."""
         try:
             taken: Task | None = await self._store_thread.call(
                 method,
@@ -110,6 +110,6 @@ class Admission:
         try:
             await space.claim(max(0, task.input_size - offset), offset)
         except BaseException:
-            await undo(task)  # refused before a byte arrived: no trace of it is left
+            await undo(task)  # refused before its first byte: leave no trace of it
             raise
         return Admitted(taken or task, order, offset, space)

@@ -1,6 +1,6 @@
-"""Uploads that broke off: a resumable one keeps its bytes for a while, a plain one is forgotten.
+"""Interrupted uploads: a resumable one is kept for a while, a plain one is deleted.
 
-Each of these gives the slot and the space back, whatever fails on the way.
+Either way the slot and the space are freed, whatever fails on the way.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from vidproc.tasks.uploads.known import ANNOUNCED_RETENTION
 from vidproc.topics import Topic, TopicLogger
 
 PARTIAL_PART = 4
-"""All partial uploads together keep at most the capacity divided by this; an address half of it."""
+"""All partial uploads together keep at most the capacity divided by this; one address, half of
+that."""
 RETRY = 5.0
-"""Seconds after which it is tried again to store that an upload broke off."""
+"""Seconds until a failed change of the store is tried again."""
 
 
 class BrokenUploads:
-    """Puts away what has arrived of uploads that did not become tasks."""
+    """Keeps or deletes what was received of uploads that did not become tasks."""
 
     log = TopicLogger(Topic.UPLOADS)
 
@@ -44,19 +45,19 @@ class BrokenUploads:
         self._store_thread = store_thread
 
     async def put_away(self, task: Task) -> None:
-        """Keep what has arrived of a resumable upload; forget a plain one. Never raises."""
+        """Keep what was received of a resumable upload; delete a plain one. Never raises."""
         await self._give_up(self._forget if task.upload_id is None else self._park, task)
 
     async def forget(self, task: Task) -> None:
-        """Forget what has arrived. Never raises."""
+        """Delete an upload. Never raises."""
         await self._give_up(self._forget, task)
 
     async def restore(self, task: Task) -> None:
-        """Leave a resumable upload as it was before a connection that was refused. Never raises."""
+        """Put a resumable upload back into the state before a refused connection. Never raises."""
         await self._give_up(self._park_again, task)
 
     def note_synced(self, task: Task, size: int) -> None:
-        """Note that an upload under way can go on from `size` bytes after a power cut."""
+        """Note that an upload could continue from `size` bytes after a power cut."""
         self._store_thread.call(self._store.uploads.note_synced, task.task_id, size).addErrback(
             lambda failure: self.log.failure(
                 "task {task_id}: what is synced can't be noted", failure, task_id=task.task_id
@@ -64,9 +65,9 @@ class BrokenUploads:
         )
 
     async def prune(self, before: float) -> int:
-        """Forget uploads that broke off before that time; return how many.
+        """Delete uploads that were interrupted before that time; return how many.
 
-        And those of which no byte has arrived `ANNOUNCED_RETENTION` after they were created.
+        Also those without a byte `ANNOUNCED_RETENTION` after they were created.
         """
         announced = self._reactor.seconds() - ANNOUNCED_RETENTION
         old = await self._store_thread.call(self._store.uploads.delete_parked, before, announced)
@@ -79,7 +80,7 @@ class BrokenUploads:
         await self._surely(how, task)
 
     async def _surely(self, how: Callable[[Task], Awaitable[None]], task: Task) -> None:
-        """When the store fails (a full disk), try again later until it does not."""
+        """Run `how`; when the store fails (a full disk), retry later until it succeeds."""
         try:
             await how(task)
         except Exception:

@@ -1,7 +1,7 @@
-"""Uploads that are not whole, as the store knows them: created, described, given a length.
+"""Incomplete uploads in the store: created, described, given a length.
 
-An upload without a byte holds no slot and no space, so an address has only a few of them, for a
-short time.
+An upload without a byte holds no slot and no space, so an address may have only a few of them,
+for a short time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from vidproc.tasks.uploads.refusals import (
 from vidproc.tasks.uploads.submission import require_length
 
 MOST_ANNOUNCED = 8
-"""Uploads without a byte that an address keeps; the oldest goes for a new one."""
+"""The most uploads without a byte of one address; a further one replaces the oldest."""
 ANNOUNCED_RETENTION = 600.0
 """Seconds for which an upload without a byte is kept."""
 
@@ -34,8 +34,8 @@ ANNOUNCED_RETENTION = 600.0
 class UploadView:
     """A resumable upload as it is now. Sizes in bytes, times in seconds since the epoch.
 
-    `length` is None while nobody has said it. `expires_at` is None while bytes arrive, and once the
-    upload is whole; then `task_id` is set.
+    `length` is None until it is known. `expires_at` is None while a connection sends bytes, and
+    once the upload is complete; then `task_id` is set.
     """
 
     upload_id: str
@@ -50,14 +50,14 @@ class UploadView:
     media_type: str = ""
     metadata: str | None = None
     arriving: bool = False
-    """Whether a connection sends it just now, so that `offset` may grow."""
+    """Whether a connection is sending it, so that `offset` may grow."""
 
 
 Call = Callable[..., Awaitable[Any]]
 
 
 class KnownUploads:
-    """What the store knows of uploads that are not whole.
+    """The incomplete uploads in the store.
 
     `in_store` calls a method of the store in its thread; `size_on_disk` returns the bytes of a
     file. `received` returns how many bytes of an upload are written, None if no connection sends
@@ -81,10 +81,10 @@ class KnownUploads:
         self._received = received
 
     async def announce(self, task: Task, caller: Caller) -> UploadView:
-        """Remember an upload, the `task` that it shall become, before its first byte.
+        """Create an upload, which will become `task`, before its first byte.
 
-        The same again is fine. Raises `ServiceError` 409 for another's id, 422 for another request
-        under the same id.
+        Doing so again changes nothing. Raises `ServiceError` 409 for someone else's id, 422 for a
+        different request under the same id.
         """
         assert task.upload_id is not None
         known = await self._in_store(self._store.uploads.by_upload_id, task.upload_id)
@@ -99,21 +99,21 @@ class KnownUploads:
         return await self._view(known)
 
     async def find(self, upload_id: str, caller: Caller) -> Task:
-        """Return the task of an upload, whole or not; raises `ServiceError` 404."""
+        """Return the task of an upload, complete or not; raises `ServiceError` 404."""
         task: Task | None = await self._in_store(self._store.uploads.by_upload_id, upload_id)
         if task is None or not caller.owns(task, self._settings.owner_only):
             raise no_such_upload()
         return task
 
     async def describe(self, upload_id: str, caller: Caller) -> UploadView:
-        """Return an upload as it is now; raises `ServiceError` 404."""
+        """Return the current view of an upload; raises `ServiceError` 404."""
         return await self._view(await self.find(upload_id, caller))
 
     async def set_length(self, upload_id: str, length: int, caller: Caller) -> UploadView:
         """Note the length of an upload that was created without one.
 
-        Raises `ServiceError` 404, 413 when it is too long, 422 when it is not the one that was
-        said before, or less than what has arrived.
+        Raises `ServiceError` 404, 413 if it is too long, 422 if it contradicts an earlier length or
+        the bytes received.
         """
         task = await self.find(upload_id, caller)
         view = await self._view(task)

@@ -1,4 +1,4 @@
-"""One connection's share of an upload: bytes are written to it, then it is finished or aborted."""
+"""One connection's part of an upload: bytes are written to it, then it is finished or aborted."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from vidproc.topics import Topic, TopicLogger
 
 @dataclass(frozen=True, slots=True)
 class AcceptedTask:
-    """The upload is whole and safe, and its task exists."""
+    """The upload is complete and safely stored, and its task exists."""
 
     task_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class PartialUpload:
-    """A resumable upload stands at `offset` bytes."""
+    """`offset` bytes of a resumable upload were received."""
 
     offset: int
 
@@ -44,7 +44,7 @@ Ended: TypeAlias = AcceptedTask | PartialUpload
 
 @implementer(IConsumer)
 class UploadSession:
-    """One connection's share of an upload. Feed it by `write`, end it by `finish` or `abort`.
+    """One connection's part of an upload. Feed it with `write`, end it with `finish` or `abort`.
 
     Whoever feeds it registers as its producer, which is paused while the disk lags or space has to
     be made. `on_broken` is called when the session can't go on (a disk error, no space, or a newer
@@ -70,7 +70,7 @@ class UploadSession:
         self.order = order
         self.size = task.input_size or max_upload
         self.length_follows = task.input_size == 0
-        """Whether `size` is only the most that may arrive."""
+        """Whether `size` is only an upper limit."""
         self.began_at = self.received = writer.written
         self.space = space
         self.writer = writer
@@ -95,7 +95,7 @@ class UploadSession:
     # --- its bytes -----------------------------------------------------------------------------
 
     def write(self, data: bytes | memoryview) -> None:
-        """Take the next bytes of the payload; those of a session that is over go nowhere."""
+        """Take the next bytes of the payload; a session that is over drops them."""
         if self._over is not None:
             return
         self.received += len(data)
@@ -128,7 +128,7 @@ class UploadSession:
         self.length_follows = False
 
     def _check_space(self) -> None:
-        """Make space for more when what has arrived comes near what may."""
+        """Make more space when the bytes received come near the allowed ones."""
         if not self._making_space and self.space.runs_low(self.received, self.size):
             self._making_space = True
             self.hold("space", True)
@@ -159,7 +159,7 @@ class UploadSession:
     # --- who feeds it --------------------------------------------------------------------------
 
     def hold(self, reason: str, held: bool) -> None:
-        """Ask whoever feeds the session to pause, for one more reason, or one fewer."""
+        """Set or clear a reason to pause the producer, which is paused while there is any."""
         before = bool(self._held_by)
         (self._held_by.add if held else self._held_by.discard)(reason)
         if bool(self._held_by) != before:
@@ -177,7 +177,7 @@ class UploadSession:
             self._producer.pauseProducing()
 
     def unregisterProducer(self) -> None:
-        """Nobody feeds the session any more."""
+        """Forget the producer."""
         self._producer = None
 
     def _tell_producer(self) -> None:
@@ -190,7 +190,7 @@ class UploadSession:
     # --- its end -------------------------------------------------------------------------------
 
     def finish(self) -> Deferred[Ended]:
-        """The payload is whole. Fires with what became of it, or fails with `ServiceError`."""
+        """End the session: its payload is complete. Fires with the outcome or a `ServiceError`."""
         if self._over is not None:
             return fail(taken_over())
         result = ensureDeferred(self._finishing(self))
@@ -198,19 +198,19 @@ class UploadSession:
         return result
 
     def abort(self) -> Deferred[None]:
-        """The connection was lost, or the client gave up. Gives the slot back."""
+        """End the session: the connection was lost, or the client gave up. Frees the slot."""
         if self._over is None:
             self._over = ensureDeferred(self._aborting(self))
         return when_fired(self._over)
 
     def revert(self) -> Deferred[None]:
-        """What this session has received is wrong: forget that, and give the slot back."""
+        """End the session: its bytes are wrong. Drops them and frees the slot."""
         if self._over is None:
             self._over = ensureDeferred(self._reverting(self))
         return when_fired(self._over)
 
     def take_over(self) -> Deferred[None]:
-        """Another connection goes on with this upload."""
+        """End the session: another connection takes over the upload."""
         if self._over is None:
             self.on_broken(taken_over())
         return self.abort()

@@ -1,4 +1,4 @@
-"""Space for an upload: reserved when it is admitted, or step by step while its bytes arrive."""
+"""Space for an upload: reserved at its admission, or step by step while its bytes arrive."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vidproc.tasks.orders import Order
 from vidproc.tasks.results import Results
 
 AHEAD = 4 << 20
-"""Bytes by which the reserved space is ahead of what has arrived, where it can be."""
+"""Bytes by which the reserved space should be ahead of the bytes received."""
 STEP = 32 << 20
 """Bytes that are reserved at a time while bytes arrive."""
 
@@ -18,13 +18,13 @@ STEP = 32 << 20
 class UploadSpace:
     """The space of one upload. Sizes in bytes.
 
-    A large upload must not cost anybody a result that was not fetched before its bytes are there:
-    what such results would have to go for is reserved step by step (`take_step`).
+    Announcing a large upload must not evict results that nobody has fetched. Space that needs this
+    is reserved step by step, while the bytes arrive (`take_step`).
     """
 
     def __init__(self, space: Space, results: Results, task: Task, order: Order) -> None:
         self.allowed = 0
-        """Bytes of the file that may arrive before more space must be made."""
+        """Bytes of the file that may arrive before more space must be reserved."""
         self._space = space
         self._results = results
         self._task = task
@@ -33,12 +33,12 @@ class UploadSpace:
     async def claim(self, size: int, offset: int) -> None:
         """Reserve space for the `size` bytes from `offset` on, and for the output.
 
-        Reserves less if unfetched results would have to go for the rest. Raises `ServiceError` 507
-        if all of it can never be had.
+        Reserves less if unfetched results would have to be evicted for the rest. Raises
+        `ServiceError` 507 if there can never be enough.
         """
         task = self._task
         if not task.input_size:
-            size = STEP  # the length follows; the first step of it
+            size = STEP  # the length follows: reserve the first step
         wanted = size + self._order.estimate_size(task.input_size)
         lacking = partial(self._space.lacking, task.task_id, wanted, task.peer)
 
@@ -58,7 +58,7 @@ class UploadSpace:
         self.allowed = offset + min(size, affordable)
 
     def runs_low(self, received: int, size: int) -> bool:
-        """Return whether the first `received` bytes of `size` come near what is allowed."""
+        """Return whether `received` bytes of `size` come near the allowed ones."""
         return self.allowed < size and received + AHEAD > self.allowed
 
     async def take_step(self, size: int) -> None:
@@ -78,5 +78,5 @@ class UploadSpace:
         )
 
     def release(self) -> None:
-        """Give back what is reserved."""
+        """Release the reservation."""
         self._space.release(self._task.task_id)

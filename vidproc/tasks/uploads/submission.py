@@ -1,4 +1,4 @@
-"""What a client wants done with what it is about to send, and what of it is refused at once."""
+"""What a client asks for with an upload, and the checks that need no bytes of it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _MEDIA_TYPE = re.compile(r"\.?([A-Za-z0-9][A-Za-z0-9_+-]{0,31})?", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What a client wants done with what it is about to send. Sizes in bytes.
+    """What a client asks for with an upload. Sizes in bytes.
 
-    `payload_size` is what this message carries; `size` the whole file of a resumable upload.
+    `payload_size` is the size of this message's payload, `size` that of the whole file.
     """
 
     type: str
@@ -32,9 +32,9 @@ class Submission:
     offset: int = 0
     sha256: str | None = None
     length_follows: bool = False
-    """Whether nobody knows the whole file's size yet; `payload_size` means nothing then."""
+    """Whether the size of the whole file is not known yet; then `payload_size` means nothing."""
     restart: bool = False
-    """Whether the file begins at byte 0 again, whatever has arrived under its `upload_id`."""
+    """Whether the upload starts at byte 0 again, whatever was received under its `upload_id`."""
     metadata: str | None = None
     """What a client wants to be told again of its upload, as it wrote it."""
 
@@ -42,11 +42,10 @@ class Submission:
 def check_submission(
     submission: Submission, caller: Caller, *, max_upload: int, now: float
 ) -> tuple[Task, Order]:
-    """Return the task that a submission is to become, and what it asks for.
+    """Return the task that a submission will become, and its order.
 
-    Its `input_size` is 0 if the length follows.
-
-    Raises `ServiceError` 400, 413, 415 or 422 for what can be refused from the request alone.
+    The task's `input_size` is 0 if the length follows. Raises `ServiceError` 400, 413, 415 or 422
+    for what can be refused from the request alone.
     """
     order, warnings = parse_order(submission.type, submission.parameters)
     if _MEDIA_TYPE.fullmatch(submission.media_type) is None:
@@ -91,7 +90,7 @@ def _whole_size(submission: Submission) -> int:
         if end > submission.size:
             raise ServiceError(
                 ErrorCode.INVALID_PARAMETER,
-                f"offset and payload reach {end} bytes, past the size of {submission.size}.",
+                f"offset and payload add up to {end} bytes; the size is {submission.size}.",
                 "Send no more than size - offset bytes.",
             )
         return submission.size

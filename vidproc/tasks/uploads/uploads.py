@@ -1,6 +1,6 @@
-"""The uploads of a server: begun, taken over, finished, abandoned, and those under way.
+"""The server's uploads: started, taken over, finished, abandoned.
 
-A session's slot is a row in state `UPLOADING`; whatever ends the session gives it back.
+A session's slot is a row in state `UPLOADING`; whatever ends the session frees it.
 `accepted` is a promise: the input is on the disk (fsync, rename, fsync of the folder) and the row
 committed before the session's `finish` returns it.
 """
@@ -45,8 +45,8 @@ from vidproc.topics import Topic, TopicLogger
 T = TypeVar("T")
 
 SYNC_EVERY = 64 << 20
-"""Bytes of a resumable upload after which it is synced while it goes on. Twice as many, at the
-most, have to be sent again after a power cut."""
+"""A resumable upload is synced each time that so many more bytes were written. At most twice as many
+have to be sent again after a power cut."""
 
 
 class Uploads:
@@ -108,9 +108,9 @@ class Uploads:
     # --- the beginning -------------------------------------------------------------------------
 
     async def admit(self, submission: Submission, caller: Caller) -> UploadSession | AcceptedTask:
-        """Check a submission, take a slot and space for it, and begin.
+        """Check a submission, take a slot and space for it, and start the upload.
 
-        Returns `AcceptedTask` when this upload was finished before. Raises `ServiceError`
+        Returns `AcceptedTask` if the upload is complete already. Raises `ServiceError`
         400, 409, 413, 415, 422, 429, 503 or 507.
         """
         task, order = self._check(submission, caller)
@@ -123,10 +123,10 @@ class Uploads:
         )
 
     async def create(self, submission: Submission, caller: Caller) -> UploadView:
-        """Remember an upload before its first byte; it holds no slot and no space.
+        """Create an upload before its first byte. It holds no slot and no space.
 
-        Its `upload_id` is the frontend's to draw; with `length_follows` its length comes later. The
-        same again is fine. Raises `ServiceError` 400, 409, 413, 415 or 422.
+        The frontend chooses the `upload_id`; with `length_follows` the length is set later. Doing
+        so again changes nothing. Raises `ServiceError` 400, 409, 413, 415 or 422.
         """
         task, _ = self._check(submission, caller)
         if task.upload_id is None:
@@ -201,9 +201,9 @@ class Uploads:
         return PartialUpload(view.offset) if view.task_id is None else AcceptedTask(view.task_id)
 
     async def abandon(self, upload_id: str, caller: Caller) -> None:
-        """Forget an upload and what has arrived of it.
+        """Delete an upload.
 
-        Raises `ServiceError` 404, and 409 when it is whole: its task can be cancelled.
+        Raises `ServiceError` 404, and 409 if it is complete; its task can be cancelled.
         """
         await self._locked(upload_id, lambda: self._abandon(upload_id, caller))
 
@@ -231,16 +231,16 @@ class Uploads:
     # --- the end of a session ------------------------------------------------------------------
 
     async def abort_all(self) -> None:
-        """End every upload under way, for a stop; resumable ones can go on later."""
+        """End all uploads for a shutdown; resumable ones can continue later."""
         for session in list(self._sessions):
             session.writer.hurry()
             await session.abort()
 
     async def _finish(self, session: UploadSession) -> Ended:
-        """Make what a session has received safe, and a task of it if it is whole."""
+        """Store safely what a session has received; queue its task if it is complete."""
         task = session.task
         try:
-            # A small upload may be whole before there was time to make space for it.
+            # A small upload may be complete before there was time to reserve its space.
             while session.space.allowed < session.received:
                 await session.space.take_step(session.size)
         except ServiceError:
@@ -283,7 +283,7 @@ class Uploads:
         return AcceptedTask(task.task_id)
 
     async def _publish(self, task: Task, size: int) -> Task:
-        """Give an upload's file its final name, and its task a place in the queue."""
+        """Give an upload's file its final name, and queue its task."""
         key = input_key(task.task_id)
         await self._disk.call(self._data_folder.publish, upload_key(task.task_id), key)
         return await self._store_thread.call(
@@ -296,7 +296,7 @@ class Uploads:
         )
 
     async def _abort(self, session: UploadSession) -> None:
-        """Put away what a session has received. Never raises."""
+        """Keep or delete what a session has received. Never raises."""
         task = session.task
         try:
             await session.writer.close()
