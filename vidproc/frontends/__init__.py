@@ -1,1 +1,1 @@
-"""What speaks with clients. Each protocol is a package; what all of them obey is here."""
+"""The frontends: a package for each protocol, and here what they share."""

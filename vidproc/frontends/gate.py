@@ -1,8 +1,9 @@
-"""What every frontend obeys: who is let in, who may ask, and how everybody leaves at a stop.
+"""What every frontend obeys: limits on connections, tokens, and draining at a shutdown.
 
 The gate knows all connections of all frontends. It counts them against the limits, checks tokens,
-holds the limit on uploads and the totals of traffic, and drains the connections when the server
-stops. The rules are in modules of their own: `tokens`, `peers`, `refusals`, `throttle`, `traffic`.
+holds the limit on the rate of uploads and the traffic totals, and drains the connections when the
+server shuts down. The rules are in modules of their own: `tokens`, `peers`, `refusals`,
+`throttle`, `traffic`.
 """
 
 from __future__ import annotations
@@ -33,20 +34,20 @@ class Connection(Protocol):
 
     @property
     def transferring(self) -> bool:
-        """Whether a file is on its way, in or out. A connection calls `Gate.settled` when it
-        becomes false. What only tells of tasks, such as a stream of events, is no transfer."""
+        """Whether a file is being transferred, in or out. A connection calls `Gate.settled` when
+        this becomes false. A stream of events about tasks is not a transfer."""
         ...
 
     def close(self) -> None:
-        """End the connection in good order, for the server stops: what was written still leaves.
+        """End the connection gracefully, for a shutdown: what was written is still sent.
 
-        A request that is being answered gets its answer first; a stream of events ends. The
-        connection serves no further request.
+        A request that is being answered gets its answer first, and a stream of events ends. The
+        connection serves no further requests.
         """
         ...
 
     def abort(self) -> None:
-        """Cut the connection off."""
+        """Close the connection at once."""
         ...
 
 
@@ -83,30 +84,30 @@ class Gate:
 
     @property
     def connections(self) -> int:
-        """Connections open now, without those that were refused."""
+        """Open connections, except those that were refused."""
         return len(self._welcome)
 
     @property
     def peers(self) -> int:
-        """Clients connected now: IPv4 addresses and IPv6 networks."""
+        """Connected clients: IPv4 addresses and IPv6 networks."""
         return len(self._peers)
 
     @property
     def transferring(self) -> int:
-        """Connections with a file on its way, in or out."""
+        """Connections with a file transfer, in or out."""
         return sum(connection.transferring for connection in self._welcome)
 
     @property
     def shut(self) -> bool:
-        """Whether the next connection would be closed without an answer: do not even make it."""
+        """Whether the next connection would be closed without an answer; then do not create it."""
         return self.draining or (self._refusals.exhausted and self._peers.full(len(self._welcome)))
 
     def connected(self, connection: Connection) -> None:
         """Let a new connection in.
 
-        Raises `ServiceError` when it is refused: tell the client, then end the connection. Raises
-        `TurnedAway` when there are so many refused ones that this one must be closed at once.
-        Either way `disconnected` must follow when the connection is lost.
+        Raises `ServiceError` if it is refused: tell the client, then end the connection. Raises
+        `TurnedAway` if so many were refused that this one must be closed at once. Either way, call
+        `disconnected` when the connection is lost.
         """
         self.traffic.opened(connection.transport)
         try:
@@ -117,9 +118,9 @@ class Gate:
         self._welcome[connection] = None
 
     def met(self, connection: Connection, peer: str) -> None:
-        """Note whose a connection is that was let in; raises as `connected` does.
+        """Note which client a connection belongs to; raises as `connected` does.
 
-        Behind a proxy that is known later than the connection itself.
+        Behind a proxy this is known later than the connection itself.
         """
         try:
             self._peers.enter(peer)
@@ -134,7 +135,7 @@ class Gate:
         self._refused[connection] = peer
 
     def disconnected(self, connection: Connection) -> None:
-        """Forget a connection, whatever was said to it."""
+        """Forget a connection, admitted or refused."""
         self.traffic.closed(connection.transport)
         if connection in self._welcome:
             peer = self._welcome.pop(connection)
@@ -149,7 +150,7 @@ class Gate:
     # --- requests ------------------------------------------------------------------------------
 
     def caller(self, peer: str, token: str | None) -> Caller:
-        """Return who is asking. Raises `ServiceError` 401 when the token is missing or wrong."""
+        """Return who sent a request. Raises `ServiceError` 401 if the token is missing or wrong."""
         return Caller(peer, self.tokens.check(token))
 
     def count_error(self, frontend: str, code: int) -> None:
@@ -157,21 +158,21 @@ class Gate:
         self.errors[frontend, code] += 1
 
     def fault(self, failure: Failure) -> ServiceError:
-        """Log a fault of ours under a reference and return what to tell the client."""
+        """Log an internal error under a reference; return the error for the client."""
         reference = secrets.token_hex(4)
         self.log.failure("fault {reference}", failure, reference=reference)
         return ServiceError(
             ErrorCode.INTERNAL,
-            f"The server failed at this request (reference {reference}).",
+            f"The server failed to handle this request (reference {reference}).",
             "Try again later; if it happens again, tell the server's operator the reference.",
         )
 
     # --- the end -------------------------------------------------------------------------------
 
     def drain(self, grace: float) -> Deferred[None]:
-        """End the connections, each when its transfer is done, all of them after `grace` seconds.
+        """End each connection once its transfer is done; after `grace` seconds abort the rest.
 
-        The Deferred fires when none is left.
+        The Deferred fires when all have ended.
         """
         self.draining = True
         if not self._welcome and not self._refused:
@@ -186,14 +187,14 @@ class Gate:
         return drained
 
     def settled(self, connection: Connection) -> None:
-        """Note that a connection has answered a request, or that its transfer has ended.
+        """Note that a connection has answered a request, or finished a transfer.
 
-        Closes it if the server drains and no file is on its way.
+        Closes it if the server is draining and the connection transfers no file.
         """
         if self.draining and not connection.transferring:
             connection.close()
 
     def abort_all(self) -> None:
-        """Cut all connections off."""
+        """Close all connections at once."""
         for connection in [*self._welcome, *self._refused]:
             connection.abort()

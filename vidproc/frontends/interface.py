@@ -1,4 +1,4 @@
-"""What a frontend is, and what it stands on."""
+"""The interface of frontends, and what they get from the server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vidproc.tasks.facade import Tasks
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """What a frontend stands on: the gate, the tasks, threads for files, and what `info` tells."""
+    """What a frontend gets: the gate, the tasks, threads for files, and facts about the server."""
 
     reactor: IReactorTime
     gate: Gate

@@ -1,4 +1,4 @@
-"""One connection's share of the limit on uploads: who is ahead of it pauses."""
+"""Pauses a connection that is ahead of its share of the limit on uploads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vidproc.frontends.timer import Timer
 
 
 class Pacing:
-    """Says when to stop reading a connection (`on_pause`), and when to go on.
+    """Calls `on_pause` when to stop reading a connection, and `on_resume` when to continue.
 
     `on_resume` gets the bytes of the read that led to the pause.
     """
@@ -45,7 +45,7 @@ class Pacing:
             self._on_pause()
 
     def stop(self) -> None:
-        """The connection has ended."""
+        """Stop the timer: the connection has ended."""
         self._timer.stop()
 
     def _resume(self) -> None:

@@ -1,4 +1,4 @@
-"""Whose a connection is, and how many connections one client and all together may have."""
+"""Which client a connection belongs to, and the limits on connections."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def peer_key(address: object) -> str:
 
 
 class Peers:
-    """The connections that are welcome, by the client that they belong to."""
+    """The admitted connections, by client."""
 
     def __init__(self, max_connections: int, max_connections_per_ip: int) -> None:
         self._max_connections = max_connections
@@ -38,28 +38,28 @@ class Peers:
         self._per_peer: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        """Return the number of clients that are connected."""
+        """Return the number of connected clients."""
         return len(self._per_peer)
 
     def full(self, connections: int) -> bool:
-        """Return whether so many connections leave no place for another one."""
+        """Return whether the limit does not allow one more connection."""
         return connections >= self._max_connections
 
     def require_place(self, connections: int) -> None:
-        """Raise `ServiceError` 503 when so many connections leave no place for another one."""
+        """Raise `ServiceError` 503 if the limit does not allow one more connection."""
         if self.full(connections):
             raise ServiceError(
                 ErrorCode.UNAVAILABLE,
-                "The server has all the connections that it can hold.",
+                "The server has reached its limit on connections.",
                 "Try again in a minute.",
             )
 
     def enter(self, peer: str) -> None:
-        """Count a connection of `peer`; raises `ServiceError` 429 when it has enough of them."""
+        """Count a connection of `peer`; raises `ServiceError` 429 if it has too many."""
         if self._per_peer[peer] >= self._max_connections_per_ip:
             raise ServiceError(
                 ErrorCode.TOO_MANY,
-                f"Your address has {self._max_connections_per_ip} connections already.",
+                f"Your address already has {self._max_connections_per_ip} connections.",
                 "Close some, or send requests one after another on one connection.",
             )
         self._per_peer[peer] += 1

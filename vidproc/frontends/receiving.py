@@ -17,17 +17,16 @@ from vidproc.tasks.uploads.session import UploadSession
 MAX_READ_AHEAD = 64 << 10
 """Bytes that are read at a time when no upload is under way."""
 DIRECT_FROM = 64 << 10
-"""Bytes in one read from which on more are taken to wait in the socket."""
+"""The size of a read from which more bytes are expected to be waiting in the socket."""
 DIRECT_SHARE = 0.02
-"""Seconds' worth of the limit on uploads that one of them may take at a time."""
+"""How much of the limit on uploads one of them may take at a time, in seconds."""
 
 
 @implementer(IPushProducer)
 class Receiving:
     """Feeds `session` from `transport`.
 
-    `on_hold` is called when it begins or ends to wait for us (`held`), `on_broken` when the
-    session can't go on.
+    `on_hold` is called when `held` changes, `on_broken` when the session cannot continue.
     """
 
     def __init__(
@@ -49,14 +48,14 @@ class Receiving:
         self._read_at_a_time(session.writer.read_size)
 
     def write(self, data: bytes | memoryview) -> None:
-        """Take bytes of the payload that came by the reactor."""
+        """Take bytes of the payload that the reactor has read."""
         self.session.write(data)
         self._read_at_a_time(self.session.writer.read_size)
 
     def can_take_directly(self, size: int) -> bool:
         """Whether a thread could move the next `size` bytes of the payload past the reactor.
 
-        What comes slowly or goes through TLS comes by the reactor.
+        A slow payload, or one through TLS, is read by the reactor.
         """
         return (
             self.direct
@@ -75,11 +74,11 @@ class Receiving:
         return self.session.take_from(self._transport, size)
 
     def payload_ended(self) -> None:
-        """The payload is whole; the session can be finished."""
+        """Note that the payload is complete, so that the session can be finished."""
         self._read_at_a_time(MAX_READ_AHEAD)
 
     def abort(self) -> None:
-        """Give the session up."""
+        """Abort the session."""
         self.session.abort()
 
     # The session is a consumer, and this its producer:
@@ -95,10 +94,10 @@ class Receiving:
         self._on_hold()
 
     def stopProducing(self) -> None:
-        """What still comes is thrown away by the connection itself."""
+        """Do nothing: the connection itself discards further bytes."""
 
     def _read_at_a_time(self, size: int) -> None:
-        """It is also what may wait to be written, so it is large only during an upload."""
+        """Set the size of reads. As many bytes may wait to be written, so it is large only here."""
         transport: Any = self._transport
         while isinstance(transport, ProtocolWrapper):
             transport = transport.transport  # a wrapper such as TLS; it is the socket that reads

@@ -1,8 +1,8 @@
-"""The budget of connections that are refused.
+"""The limit on refused connections that are still open.
 
-A connection that is refused lingers for some seconds, so that its client can read why. In a flood
-such connections would use up the descriptors that accepted work needs; so only a few are answered
-at a time, and the others are closed at once.
+A refused connection stays open for some seconds, so that its client can read why. In a flood, such
+connections would use up the descriptors that accepted work needs; so only a few are answered at a
+time, and the others are closed at once.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import Counter
 
 MOST = 64
-"""Refused connections that may linger at a time."""
+"""Refused connections that may stay open at a time."""
 MOST_OF_PEER = 8
-"""Those of one client among them, so that one flood leaves answers for others."""
+"""Of these, those of one client, so that its flood does not keep others from an answer."""
 
 
 class TurnedAway(Exception):
@@ -20,7 +20,7 @@ class TurnedAway(Exception):
 
 
 class Refusals:
-    """The refused connections that linger."""
+    """The refused connections that are still open."""
 
     def __init__(self, most: int = MOST, most_of_peer: int = MOST_OF_PEER) -> None:
         self._most = most
@@ -34,9 +34,9 @@ class Refusals:
         return self._lingering >= self._most
 
     def enter(self, peer: str | None) -> None:
-        """Count a refused connection; raises `TurnedAway` when the budget has no place for it.
+        """Count a refused connection; raises `TurnedAway` beyond the limit.
 
-        `peer` is None where it is not known yet.
+        `peer` is None if it is not known yet.
         """
         if self.exhausted or (peer is not None and self._per_peer[peer] >= self._most_of_peer):
             raise TurnedAway

@@ -1,6 +1,6 @@
-"""The frontends that there are: the one place that lists them.
+"""The list of frontends.
 
-The server's options import it, so it loads a frontend only when that has ports to serve.
+The server's options import this module, so it loads a frontend only when it has ports to serve.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the task service knows, as the answers that all frontends give."""
+"""Builds the answers that all frontends give from what the task service knows."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def cancelled(state: State) -> Cancelled:
     """Return the answer to a cancel, after which the task's state is `state`."""
     message = "The task is cancelled and its files are removed."
     if state is not State.CANCELLED:
-        message = f"The task had {state.value} before; its files are removed."
+        message = f"The task was {state.value} already; its files are removed."
     return Cancelled(status=state.value, message=message)
 
 
@@ -81,7 +81,7 @@ def _operations(detail: bool) -> dict[str, Any]:
 
 
 def describe_server(info: ServerInfo, *, detail: bool = True) -> ServerDescription:
-    """Return what the server tells of itself; with `detail` each parameter's JSON schema."""
+    """Return the description of the server; with `detail`, each parameter's JSON schema."""
     settings = info.settings
     answer = ServerDescription(
         status="ok",

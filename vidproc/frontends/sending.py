@@ -1,4 +1,4 @@
-"""A result's bytes on their way to the client."""
+"""Sends a result's bytes to the client."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vidproc.tasks.results import Result
 class Sending:
     """Sends `result` from byte `offset` on, up to `end` if that is given.
 
-    `on_sent` gets the bytes that have left.
+    `on_sent` gets the number of bytes sent each time.
     """
 
     def __init__(

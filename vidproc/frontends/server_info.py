@@ -1,4 +1,4 @@
-"""What a frontend can tell of the server, beside the operations."""
+"""Facts about the server for frontends, besides the operations."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Where a slow client is cut off: one that is silent, that does not read, or that moves a file, or
-sends the head of a request, too slowly."""
+"""Disconnects slow clients: those that are silent, do not read, or transfer a file or the head of a
+request too slowly."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ MINIMUM_RATE = 1024
 """Bytes a second that an upload must bring, on average over an idle timeout, and that a download
 must take, over two."""
 STALL_FACTOR = 2
-"""A client that takes nothing of its answer for so many idle timeouts is cut off."""
+"""A client that reads nothing of its answer for so many idle timeouts is disconnected."""
 HEAD_TIME = 20.0
 """Seconds within which the head of a request must arrive. Byte by byte it would hold its connection
 for hours."""
 CLOCK_JUMP = 5.0
-"""Seconds by which a timer may be late in a machine that only has much to do."""
+"""Seconds by which a timer may be late on a machine that is merely busy."""
 
 
 class Waiting(Enum):
-    """Who is waited for on a connection."""
+    """Whom a connection is waiting for."""
 
     CLIENT = auto()
     """The client: for a request, or for more of one."""
@@ -34,15 +34,15 @@ class Waiting(Enum):
     CLIENT_BLOCKS_FILE = auto()
     """The client does not read the file that we have for it, for now."""
     US = auto()
-    """We: a task, the disk, a limit of our own. The client's silence is no fault."""
+    """The server: a task, the disk, a limit. The client's silence is not its fault."""
 
 
 class SlowClientWatch:
-    """Looks after one connection. Times in seconds.
+    """Watches one connection. Times in seconds.
 
-    `waiting` says who is waited for. `on_silent` is called when nothing has moved for the idle
-    timeout (twice that if the client blocks; its argument tells), `on_slow` with a sentence when a
-    file or a head arrives too slowly. Nothing is called after that.
+    `waiting` returns whom it is waiting for. `on_silent` is called when nothing was transferred for
+    the idle timeout (twice that if the client does not read, then its argument is true), `on_slow`
+    with a sentence when a file or a head is too slow. Nothing is called after that.
     """
 
     def __init__(
@@ -70,22 +70,21 @@ class SlowClientWatch:
         self._received.count += size
 
     def sent(self, size: int) -> None:
-        """Note bytes of a file that the client's side has taken."""
+        """Note bytes of a file that the client has read."""
         self._moved_at = self._clock.seconds()
         self._sent.count += size
 
     def stirred(self) -> None:
-        """Note that something happened: the silence counts from now on."""
+        """Note that something happened: the idle time starts again."""
         self._moved_at = self._clock.seconds()
 
     def forgive(self) -> None:
-        """Note that a transfer begins, or that a pause was ours: its rate counts from the next
-        look on."""
+        """Note that a transfer starts, or that a pause was ours: start measuring its rate again."""
         self._received.expected = self._sent.expected = 0.0
         self.stirred()
 
     def time_head(self, arriving: bool) -> None:
-        """Note whether the head of a request has begun to arrive, and is not whole yet."""
+        """Note whether the head of a request has arrived in part."""
         if arriving:
             self._head.start(HEAD_TIME)
         else:
@@ -103,7 +102,7 @@ class SlowClientWatch:
     def _look(self) -> None:
         now = self._clock.seconds()
         if now > self._look_at + CLOCK_JUMP:
-            # The clock was set, or the machine slept: that was nobody's silence.
+            # The clock was set, or the machine slept: that was not the client's silence.
             self.forgive()
         waiting = self._waiting()
         if waiting is Waiting.US:
@@ -115,11 +114,11 @@ class SlowClientWatch:
             return
         brought = self._received.enough(now)
         if waiting is Waiting.CLIENT_SENDS and not brought:
-            self._on_slow(f"The upload brings less than {MINIMUM_RATE} bytes a second.")
+            self._on_slow(f"The upload is slower than {MINIMUM_RATE} bytes per second.")
             return
         took = self._sent.enough(now)
         if waiting is Waiting.CLIENT_BLOCKS_FILE and not took:
-            self._on_slow(f"The client takes less than {MINIMUM_RATE} bytes a second.")
+            self._on_slow(f"The client reads less than {MINIMUM_RATE} bytes per second.")
             return
         self._look_again(max(min(silence_ends, self._received.window_end) - now, 0.01))
 
@@ -129,7 +128,7 @@ class SlowClientWatch:
 
 
 class _Rate:
-    """What has moved in one direction within a window of time."""
+    """The bytes transferred in one direction within a window of time."""
 
     def __init__(self, window: float, now: float) -> None:
         self.count = 0
@@ -138,7 +137,7 @@ class _Rate:
         self._window = window
 
     def enough(self, now: float) -> bool:
-        """Return False if the window is over and less than expected has moved in it."""
+        """Return False if the window is over and fewer bytes than expected were transferred."""
         if now < self.window_end:
             return True
         enough = self.count >= self.expected

@@ -1,22 +1,22 @@
-"""Slowing uploads down so that video keeps its share of the CPU."""
+"""Slows uploads down so that video processing keeps its share of the CPU."""
 
 from __future__ import annotations
 
 from twisted.internet.interfaces import IReactorTime
 
 PACKET = 1400
-"""Bytes of a packet, as the service's promise counts them."""
+"""Bytes of a packet in the promise below."""
 LEAST_PACKETS = 5000
-"""Packets a second that uploads may always bring, whatever video needs."""
+"""Packets per second that uploads may always send, whatever video processing needs."""
 LEAST_RATE = 1.2 * LEAST_PACKETS * PACKET
-"""Bytes a second below which uploads are never slowed down; some more than the promise, for what a
-client sends comes unevenly."""
+"""Bytes per second below which uploads are never slowed down; somewhat more than promised, because
+clients send unevenly."""
 
 _TOLERANCE = 0.02
 
 
 class IngestThrottle:
-    """A limit on what all uploads together bring, in bytes a second; None while there is none."""
+    """A limit on the rate of all uploads together, in bytes per second; None for no limit."""
 
     def __init__(self, clock: IReactorTime) -> None:
         self.rate: float | None = None
@@ -28,7 +28,7 @@ class IngestThrottle:
         self.rate = None if rate is None else max(LEAST_RATE, rate)
 
     def take(self, size: int) -> float:
-        """Note that an upload brought `size` bytes; return the seconds until it may bring more."""
+        """Note `size` received bytes of an upload; return the seconds until it may continue."""
         if self.rate is None:
             return 0.0
         now = self._clock.seconds()

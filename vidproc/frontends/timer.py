@@ -1,4 +1,4 @@
-"""A timer that a connection starts and stops as it pleases."""
+"""A timer that can be started and stopped again and again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 
 class Timer:
-    """Calls `call` once, so many seconds after its start, unless it is stopped before."""
+    """Calls `call` once, some seconds after each start, unless it is stopped before."""
 
     def __init__(self, clock: IReactorTime, call: Callable[[], None]) -> None:
         self._clock = clock
@@ -17,20 +17,20 @@ class Timer:
 
     @property
     def running(self) -> bool:
-        """Whether the call is still to come."""
+        """Whether a call is pending."""
         return self._delayed is not None and self._delayed.active()
 
     def start(self, seconds: float) -> None:
-        """Start it; if it runs, it goes on as it is."""
+        """Start it; does nothing if it is running."""
         if not self.running:
             self._delayed = self._clock.callLater(seconds, self._call)
 
     def restart(self, seconds: float) -> None:
-        """Start it, from now on if it runs."""
+        """Start it, from the beginning if it is running."""
         self.stop()
         self.start(seconds)
 
     def stop(self) -> None:
-        """Stop it if it runs."""
+        """Stop it; does nothing if it is not running."""
         if self._delayed is not None and self._delayed.active():
             self._delayed.cancel()

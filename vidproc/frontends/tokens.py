@@ -1,4 +1,4 @@
-"""Tokens: who may ask, by name."""
+"""Tokens: who may send requests, by name."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Tokens:
             if not words or words[0].startswith("#"):
                 continue
             if len(words) != 2 or words[0] in tokens:
-                raise ValueError(f"{path}, line {number}: write a name of its own and a token")
+                raise ValueError(f"{path}, line {number}: write a unique name and a token")
             tokens[words[0]] = words[1]
         if not tokens:
-            raise ValueError(f"{path} holds no token; write a name and a token on a line")
+            raise ValueError(f"{path} holds no tokens; write a name and a token on each line")
         return cls(tokens, path)
 
     def reload(self) -> None:
@@ -61,7 +61,7 @@ class Tokens:
         if found is None:
             raise ServiceError(
                 ErrorCode.UNAUTHORIZED,
-                "This server needs a token." if token is None else "The token is not known here.",
+                "This server requires a token." if token is None else "The token is not valid.",
                 'Add "token" to the request, or use --token-file FILE with the vidproc client.',
             )
         return found

@@ -1,4 +1,4 @@
-"""Counting bytes and packets of the connections."""
+"""Counts the bytes and packets of the connections."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Traffic:
         self._packets: dict[ITransport, int] = {}
 
     def opened(self, transport: ITransport) -> None:
-        """Begin to count a connection's packets."""
+        """Start counting a connection's packets."""
         handle = getattr(transport, "getHandle", lambda: None)()
         if sys.platform == "linux" and isinstance(handle, socket.socket):
             self._sockets[transport] = handle
             self._packets[transport] = 0
 
     def sample(self, transport: ITransport) -> None:
-        """Ask the kernel for a connection's count; once closed it can't be asked any more."""
+        """Read a connection's count from the kernel, which is not possible once it is closed."""
         handle = self._sockets.get(transport)
         if handle is not None:
             self._packets[transport] = _packets_received(handle)
@@ -54,7 +54,7 @@ def _packets_received(handle: socket.socket) -> int:
     try:
         info = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_SIZE)
     except OSError:
-        return 0  # no TCP: a UNIX socket
+        return 0  # not TCP: a UNIX socket
     if len(info) < _TCP_INFO_SIZE:
         return 0
     count: int = struct.unpack_from("=I", info, _DATA_SEGMENTS_IN)[0]

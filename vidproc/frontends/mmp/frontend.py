@@ -24,8 +24,8 @@ class MMPFactory(Factory):
 
 
 class MMPFrontend:
-    """Implements `vidproc.frontends.interface.Frontend`. It holds nothing but connections, so
-    there is nothing to begin, to read again or to end."""
+    """Implements `vidproc.frontends.interface.Frontend`. It has only connections, so there is
+    nothing to start, reload or stop."""
 
     def __init__(self, backend: Backend) -> None:
         self.factory = MMPFactory(backend)

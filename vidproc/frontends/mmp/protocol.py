@@ -1,9 +1,9 @@
 """One MMP connection: bytes to requests, requests to the task service, answers to bytes.
 
 The decoder is asked for the next event only when the last request has been answered, so answers
-come in order and nothing piles up. Flow control, both ways: reading pauses when the disk lags or
-when a client sends ahead of its answers; nothing is written to a client that does not read.
-`states.py` has what a connection can be at.
+are in order and nothing accumulates. Flow control works both ways: reading pauses when the disk
+lags or when a client sends requests ahead; nothing is written to a client that does not read.
+`states.py` has the states of a connection.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ from vidproc.topics import Topic, TopicLogger
 from vidproc.transport import IStreamTransport
 
 REQUESTS_PER_TURN = 16
-"""Requests of one connection that are served before other connections have their turn."""
+"""Requests of one connection that are served before it is the others' turn."""
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -86,7 +86,7 @@ class MMPServerProtocol(Protocol):
         self._write_blocked = False
         self._reading_paused = False
         self.taken_directly = False
-        """Whether a thread reads the socket, past the reactor."""
+        """Whether a thread, and not the reactor, is reading the socket."""
 
     # --- the connection ------------------------------------------------------------------------
 
@@ -111,13 +111,13 @@ class MMPServerProtocol(Protocol):
             self._meet()
 
     def _meet(self) -> None:
-        """Learn who the client is; behind a proxy that is known when its first bytes are here."""
+        """Find out who the client is; behind a proxy, once its first bytes have arrived."""
         self.peer = peer_key(self.transport.getPeer())
         peer = self.peer
         self._passes(lambda: self._gate.met(self, peer))
 
     def _passes(self, step: Callable[[], None]) -> bool:
-        """Take a step through the gate; end the connection when it is refused there."""
+        """Take a step through the gate; end the connection if that refuses it."""
         try:
             step()
         except TurnedAway:
@@ -140,8 +140,8 @@ class MMPServerProtocol(Protocol):
             self._take_directly()
 
     def _took(self, size: int) -> None:
-        """Count bytes from the client. A payload that is thrown away costs as much to read as one
-        that is not, so it is paced as well."""
+        """Count bytes from the client. A discarded payload costs as much to read as any other, so
+        it is paced as well."""
         self._slow_client.received(size)
         self._gate.traffic.received += size
         if self.state.over or self._decoder.payload_remaining > 0:
@@ -159,7 +159,7 @@ class MMPServerProtocol(Protocol):
         self._pump()
 
     def writeConnectionLost(self) -> None:
-        """Our own sending side is closed, by `_end_connection`, which bounds what is left."""
+        """Do nothing: `_end_connection` closed our sending side, and limits what follows."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._enter(states.Lost())
@@ -168,14 +168,14 @@ class MMPServerProtocol(Protocol):
         self._gate.disconnected(self)
 
     def _enter(self, state: states.Ready) -> None:
-        """Give the connection another state; the old one ends what it has under way."""
+        """Change the state; the old one ends what it was doing."""
         old, self.state = self.state, state
         old.leave()
 
     # --- requests ------------------------------------------------------------------------------
 
     def _pump(self) -> None:
-        """Take what events there are, as long as no request is being answered."""
+        """Process events, as long as no request is being answered."""
         if self._pumping or self._next_turn.running:
             return
         self._pumping = True
@@ -190,7 +190,7 @@ class MMPServerProtocol(Protocol):
                 self._take(event)
                 turns -= isinstance(event, MessageStarted)
                 if turns == 0:
-                    # Others want to be served, too.
+                    # Let other connections be served, too.
                     self._next_turn.start(0)
                     break
         except RemoteProtocolError as error:
@@ -239,7 +239,7 @@ class MMPServerProtocol(Protocol):
             return states.Ready()
 
         def unanswered(failure: Failure) -> None:
-            # Not even the error could be said: the end of the connection has to.
+            # Not even the error could be sent, so end the connection.
             self._gate.fault(failure)
             self.abort()
 
@@ -247,14 +247,14 @@ class MMPServerProtocol(Protocol):
         answered.addErrback(unanswered)
 
     def _go_on(self, state: states.Ready) -> None:
-        """A request has its answer, and this is what follows."""
+        """Enter the state that follows an answer."""
         if self.state.over:
             state.leave()
             return
         self._enter(state)
         if not state.transferring and self._decoder.payload_remaining:
-            # A client that writes its whole request before it reads would see a reset, and not the
-            # answer, if its payload were not read.
+            # If its payload were not read, a client that writes its whole request before it reads
+            # would see a reset instead of the answer.
             self._discarding.start(states.DISCARD_TIME)
         self._slow_client.stirred()
         self._pump()
@@ -263,7 +263,7 @@ class MMPServerProtocol(Protocol):
     async def _handle(
         self, request: messages.Request, head: MessageStarted, caller: Caller
     ) -> states.Ready:
-        """Answer a request; return what follows."""
+        """Answer a request; return the next state."""
         match request:
             case messages.Upload():
                 return await self._upload(request, head, caller)
@@ -294,7 +294,7 @@ class MMPServerProtocol(Protocol):
         return states.Uploading(upload, request.id)
 
     def _end_upload(self, state: states.Uploading) -> None:
-        """The payload is whole."""
+        """Finish an upload whose payload is complete."""
         state.upload.payload_ended()
         finished = state.upload.session.finish()
         self._enter(states.Finishing(state.request_id))
@@ -305,18 +305,18 @@ class MMPServerProtocol(Protocol):
         return states.Ready()
 
     def _upload_held(self) -> None:
-        """We wait for the disk or for space, or do so no more."""
+        """The upload starts or stops waiting for the disk or for space."""
         self._slow_client.forgive()
         self._adjust_reading()
 
     def _upload_broken(self, error: ServiceError) -> None:
-        """The session can't go on: say so at once, and throw the rest of the payload away."""
+        """The session cannot continue: tell the client at once, and discard the rest."""
         if isinstance(self.state, states.Uploading):
             self._send(messages.error_answer(error, self.state.request_id))
             self._go_on(states.Ready())
 
     def _take_directly(self) -> None:
-        """Let a thread move the payload from the socket to the file, while it comes fast."""
+        """Let a thread move the payload from the socket to the file, as long as it is fast."""
         state = self.state
         if (
             not isinstance(state, states.Uploading)
@@ -367,7 +367,7 @@ class MMPServerProtocol(Protocol):
         try:
             await sending.run()
         except OSError as error:
-            # The header has promised bytes that can't come: only the end of the connection says so.
+            # The header has announced bytes that will not follow: only closing tells the client.
             self.log.error(
                 "result of task {task_id} can't be read: {error}",
                 task_id=request.task_id,
@@ -389,7 +389,7 @@ class MMPServerProtocol(Protocol):
             return not self._write_blocked
 
         def failed(watch: Watching) -> None:
-            # The task's status can't be sent, for a fault of ours.
+            # The task's status cannot be sent because of an internal error.
             error = self._gate.fault(Failure())
             self._send(messages.error_answer(error, request.id))
             self._end_connection()
@@ -445,7 +445,7 @@ class MMPServerProtocol(Protocol):
         """The connection is lost; `connectionLost` follows."""
 
     def _adjust_reading(self) -> None:
-        """Read when somebody takes what is read."""
+        """Read only while the bytes are needed."""
         state = self.state
         if isinstance(state, states.Lost):
             return
@@ -462,7 +462,7 @@ class MMPServerProtocol(Protocol):
                 self.transport.resumeProducing()
 
     def _input_dry(self) -> None:
-        """Everything that has arrived is dealt with; see whether more can come."""
+        """Everything received was processed: end the connection if nothing more can follow."""
         if not self._input_ended or isinstance(self.state, states.Watching):
             return
         try:
@@ -476,17 +476,16 @@ class MMPServerProtocol(Protocol):
 
     @property
     def transferring(self) -> bool:
-        """Whether a file is on its way, in or out."""
+        """Whether a file is being transferred, in or out."""
         return self.state.transferring
 
     def close(self) -> None:
-        """End the connection in good order, for a stop of the server; after the answer, if one is
-        under way."""
+        """End the connection gracefully, for a shutdown; after the answer to a current request."""
         if self.state.takes_requests:
             self._end_connection()
 
     def abort(self) -> None:
-        """Cut the connection off."""
+        """Close the connection at once."""
         if not isinstance(self.state, states.Lost):
             self.transport.abortConnection()
 
@@ -512,13 +511,13 @@ class MMPServerProtocol(Protocol):
             self.transport.loseWriteConnection()
 
     def _refuse_stream(self, error: RemoteProtocolError) -> None:
-        """The client does not speak MMP: say so, and end the connection."""
+        """The client does not speak MMP: tell it, and end the connection."""
         self.log.info("peer {peer}: {error}", peer=self.peer, error=str(error))
         self._send(messages.error_answer(not_mmp(error)))
         self._end_connection()
 
     def _cut_off(self, why: str) -> None:
-        """The client is too slow: say so, and end the connection."""
+        """The client is too slow: tell it, and end the connection."""
         self.log.info("peer {peer}: {why}", peer=self.peer, why=why)
         self._send(messages.error_answer(too_slow(why), self.state.request_id))
         self._end_connection()
@@ -542,7 +541,7 @@ class MMPServerProtocol(Protocol):
 
     def _client_is_slow(self, why: str) -> None:
         if isinstance(self.state, states.Sending):
-            # No answer can follow within a payload: only the end of the connection says so.
+            # No answer can follow within a payload: only closing tells the client.
             self.log.info("peer {peer}: {why}", peer=self.peer, why=why)
             self.abort()
         else:

@@ -1,4 +1,4 @@
-"""What a client is told whose connection ends."""
+"""Errors for clients whose connection ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def not_mmp(error: RemoteProtocolError) -> ServiceError:
 
 
 def too_slow(why: str) -> ServiceError:
-    """The client has been waited for long enough; `why` is a sentence."""
+    """The client is too slow; `why` is a sentence."""
     return ServiceError(
         ErrorCode.BAD_REQUEST,
         why,

@@ -1,4 +1,4 @@
-"""Requests that are answered at once, and what the others ask of the task service."""
+"""Answers requests that need no transfer and no watch, and prepares the others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vidproc.tasks.uploads.submission import Submission
 async def answer_request(
     request: messages.Request, caller: Caller, backend: Backend
 ) -> tuple[Answer, bool]:
-    """Return the answer to a request, and whether it is one that may have more than one packet.
+    """Return the answer to a request, and whether it may take more than one packet.
 
     Not for uploads, downloads and watches. Raises `ServiceError`.
     """

@@ -1,12 +1,12 @@
-"""What an MMP connection can be at. It is at one of these at a time.
+"""The states of an MMP connection.
 
     Ready ──▶ Answering ──▶ Ready                      a request is answered
                         ├─▶ Uploading ──▶ Finishing ──▶ Ready
-                        ├─▶ Sending ──▶ Ready          a result leaves
+                        ├─▶ Sending ──▶ Ready          a result is sent
                         └─▶ Watching ──▶ Ready         until its task ends, or the next request
     any of them ──▶ Ending ──▶ Lost
 
-`leave` ends what a state has under way; it is called whenever a state gives way to the next.
+`leave` ends what a state was doing; it is called whenever another state follows.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ from vidproc.frontends.slow_clients import Waiting
 from vidproc.frontends.timer import Timer
 
 DISCARD_TIME = 30.0
-"""Seconds for which the payload of a refused request is read and thrown away."""
+"""Seconds for which the payload of a refused request is read and discarded."""
 LINGER_TIME = 5.0
-"""Seconds for which a connection that ends is read, so that its last answer arrives."""
+"""Seconds for which an ending connection is still read, so that its last answer arrives."""
 
 
 class Ready:
-    """It waits for a request, or reads what is left of the last one's payload."""
+    """Waits for a request, or reads the rest of the last one's payload."""
 
     waiting = Waiting.CLIENT
-    """Who is waited for, as long as the client reads what we write."""
+    """Whom the connection is waiting for, while the client reads what we write."""
     waiting_to_write = Waiting.CLIENT_BLOCKS
-    """The same, while the client does not read."""
+    """The same while the client does not read."""
     takes_requests = True
-    """Whether the next message may begin, or the payload go on."""
+    """Whether the next event may be processed."""
     transferring = False
-    """Whether a file is on its way, in or out."""
+    """Whether a file is being transferred, in or out."""
     over = False
-    """Whether no further request will be served."""
+    """Whether no further requests are served."""
     request_id: RequestId = None
-    """The id of the request that it is about."""
+    """The id of the current request."""
 
     @property
     def held(self) -> bool:
-        """Whether what the client sends has to wait for us."""
+        """Whether the client must be paused because the server lags."""
         return False
 
     @property
     def blocked(self) -> bool:
-        """Whether the client does not read a file that goes past the transport's buffer."""
+        """Whether the client does not read a file that bypasses the transport's buffer."""
         return False
 
     def take(self, data: bytes | memoryview) -> None:
-        """Take bytes of a payload: nobody wants these."""
+        """Discard bytes of a payload that nobody needs."""
 
     def client_blocks(self) -> None:
         """The client does not read: write nothing more."""
@@ -67,7 +67,7 @@ class Ready:
 
 
 class Answering(Ready):
-    """A request is being answered; what the client sends meanwhile waits."""
+    """A request is being answered; further ones have to wait."""
 
     waiting = Waiting.US
     takes_requests = False
@@ -99,13 +99,13 @@ class Uploading(Ready):
 
 
 class Finishing(Answering):
-    """An upload is whole, and made safe."""
+    """A complete upload is being stored safely."""
 
     transferring = True
 
 
 class Sending(Answering):
-    """A result leaves."""
+    """A result is being sent."""
 
     waiting_to_write = Waiting.CLIENT_BLOCKS_FILE
     transferring = True
@@ -129,7 +129,7 @@ class Sending(Answering):
 
 
 class Watching(Ready):
-    """A task is watched, until it ends or the next request comes."""
+    """A task is watched until it ends or the next request arrives."""
 
     waiting = Waiting.US
 
@@ -145,9 +145,10 @@ class Watching(Ready):
 
 
 class Ending(Ready):
-    """The last answer was written. What still comes in is thrown away, for `LINGER_TIME`.
+    """The last answer was written. What the client still sends is discarded, for `LINGER_TIME`.
 
-    Closing with bytes unread makes the kernel reset the connection, and the client lose the answer.
+    Closing with unread bytes would make the kernel reset the connection, and the client would lose
+    the answer.
     """
 
     takes_requests = False
@@ -162,7 +163,7 @@ class Ending(Ready):
 
 
 class Lost(Ready):
-    """The connection is gone."""
+    """The connection is lost."""
 
     takes_requests = False
     over = True

@@ -35,7 +35,7 @@ class Watching:
         self._subscription: Subscription | None = None
         self._missed: TaskView | None = None
         self.over = False
-        """Whether the client is told nothing more."""
+        """Whether the watch has ended."""
 
     def begin(self, subscription: Subscription) -> None:
         """Note the subscription that `show` is the listener of."""

@@ -45,8 +45,8 @@ from vidproc.topics import Topic, TopicLogger
 T = TypeVar("T")
 
 SYNC_EVERY = 64 << 20
-"""A resumable upload is synced each time that so many more bytes were written. At most twice as many
-have to be sent again after a power cut."""
+"""A resumable upload is synced each time that so many more bytes were written. At most twice as
+many have to be sent again after a power cut."""
 
 
 class Uploads:
