@@ -124,7 +124,7 @@ class QueueTests(SchedulerTestCase):
         failure = self.view(rig, task_id).task.failure
         assert failure is not None
         self.assertEqual(failure.code, 500)
-        self.assertIn("killed from outside", failure.description)
+        self.assertIn("killed FFmpeg", failure.description)
         self.assertEqual(rig.runner.running, [])
 
     def test_a_kill_for_memory_is_tried_three_times(self) -> None:
