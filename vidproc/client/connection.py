@@ -1,6 +1,6 @@
-"""One connection to the server: bytes become answers through the sans-IO decoder.
+"""One connection to the server: the sans-IO decoder turns its bytes into answers.
 
-It never holds a payload in memory.
+It never keeps a payload in memory.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any, BinaryIO, Protocol
 import msgspec
 from twisted.internet import error as net_error
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IPullProducer, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from vidproc.client.answer import TERMINAL, Answer
-from vidproc.client.errors import ClientError, ConnectFailed, ConnectionBroken, InputChanged
+from vidproc.client.errors import ClientError, ConnectFailed, ConnectionBroken
+from vidproc.client.file_body import CHUNK_SIZE, FileBody
 from vidproc.client.tls import tls_problem
 from vidproc.mmp.codec import (
     Decoder,
@@ -30,10 +30,6 @@ from vidproc.mmp.codec import (
     encode_head,
 )
 from vidproc.mmp.errors import RemoteProtocolError
-
-CHUNK_SIZE = 1 << 20
-"""Bytes read from a file, or from the network, at a time."""
-
 
 _TLS_ALERT = b"\x15\x03"  # content type and major version (RFC 8446, 5.1)
 
@@ -54,7 +50,7 @@ class Sink(Protocol):
 
 @dataclass
 class _Exchange:
-    """One request under way. `take` gets each whole answer, says whether it was the last."""
+    """One request in progress. `take` gets each whole answer; returns whether it was the last."""
 
     take: Callable[[Answer], bool]
     done: Deferred[Answer]
@@ -62,44 +58,6 @@ class _Exchange:
     body: FileBody | None = None
     answer: Answer | None = None
     answered: bool = False
-
-
-@implementer(IPullProducer)
-class FileBody:
-    """Sends `size` bytes of `file` as fast as the network takes them, a chunk in memory."""
-
-    def __init__(
-        self, file: BinaryIO, size: int, connection: Connection, on_sent: Callable[[int], None]
-    ) -> None:
-        self._file = file
-        self._remaining = size
-        self._connection = connection
-        self._on_sent = on_sent
-        self.finished = False
-
-    def resumeProducing(self) -> None:
-        """Send the next chunk; called by the transport when it has room."""
-        if self.finished:
-            return
-        try:
-            chunk = self._file.read(min(CHUNK_SIZE, self._remaining))
-        except OSError as error:
-            reason = error.strerror or str(error)
-            self._connection.fail(InputChanged(f"The input file can't be read: {reason}"))
-            return
-        if not chunk:
-            self._connection.fail(InputChanged("The input file became shorter while it was sent."))
-            return
-        self._remaining -= len(chunk)
-        self._connection.write(chunk)
-        self._on_sent(len(chunk))
-        if self._remaining == 0:
-            self.finished = True
-            self._connection.body_sent()
-
-    def stopProducing(self) -> None:
-        """Send nothing more; called by the transport when the connection is gone."""
-        self.finished = True
 
 
 class Connection(TwistedProtocol):
@@ -136,7 +94,7 @@ class Connection(TwistedProtocol):
             on_status(answer.fields)
             return answer.fields.get("status") in TERMINAL
 
-        # The server says something every interval; it may take its time over it.
+        # The server sends a status every interval, and may be late.
         patience = max(self._stall_timeout, 3 * float(fields.get("interval", 1)))
         return self._begin(fields, _Exchange(take, self._deferred()), patience)
 
@@ -153,10 +111,17 @@ class Connection(TwistedProtocol):
         `on_sent` gets the bytes of each chunk. An answer that comes early ends the sending.
         """
         exchange = _Exchange(lambda answer: True, self._deferred())
-        # After the last byte the server still has to bring them all to the disk.
+        # After the last byte the server still has to sync the file.
         done = self._begin(fields, exchange, 5 * self._stall_timeout, media_type, size)
         if size and self._exchange is exchange:
-            exchange.body = FileBody(file, size, self, on_sent)
+            exchange.body = FileBody(
+                file,
+                size,
+                self._write,
+                on_sent=on_sent,
+                on_end=self._transport.unregisterProducer,
+                on_fail=self._fail,
+            )
             self._transport.registerProducer(exchange.body, False)
         return done
 
@@ -196,19 +161,15 @@ class Connection(TwistedProtocol):
             raise ConnectionBroken("The connection is not free for a request.")
         self._exchange = exchange
         self._watch_for_stall(patience or self._stall_timeout)
-        self.write(encode_head(msgspec.json.encode(fields), media_type, size))
+        self._write(encode_head(msgspec.json.encode(fields), media_type, size))
         return exchange.done
 
-    def write(self, data: bytes) -> None:
+    def _write(self, data: bytes) -> None:
         """Send bytes; part of a message."""
         self._moved()
         self._transport.write(data)
 
-    def body_sent(self) -> None:
-        """Note that the whole payload has been handed to the transport."""
-        self._transport.unregisterProducer()
-
-    def fail(self, problem: Exception) -> None:
+    def _fail(self, problem: Exception) -> None:
         """End the request under way with `problem`, and the connection with it."""
         exchange = self._end()
         self.close()
@@ -234,7 +195,7 @@ class Connection(TwistedProtocol):
             self._exchange.answered = True
         try:
             if first and data.startswith(_TLS_ALERT):
-                # Read as a header of ours it would promise more, which never comes.
+                # Taken for a header of MMP it would announce more bytes, which never arrive.
                 raise RemoteProtocolError("it answers with a TLS alert")
             self._decoder.receive_data(data)
             while True:
@@ -245,15 +206,15 @@ class Connection(TwistedProtocol):
                 if not self.usable:
                     return
         except RemoteProtocolError as problem:
-            self.fail(
+            self._fail(
                 ConnectFailed(
                     f"What answers there does not speak the vidproc protocol ({problem}).",
                     "Check --host and --port; if the server uses TLS, add --tls.",
                 )
             )
         except Exception as problem:
-            # A sink that can't go on, or a fault of ours: either way nobody waits in vain.
-            self.fail(problem)
+            # The sink failed, or we have a bug: either way, end the request.
+            self._fail(problem)
 
     def _take(self, event: Event) -> None:
         if isinstance(event, MessageStarted):
@@ -273,7 +234,7 @@ class Connection(TwistedProtocol):
     def _started(self, event: MessageStarted) -> None:
         exchange = self._exchange
         if exchange is None:
-            # Nobody asked: a server that is out of step must not answer the next request.
+            # An answer without a request must not become that of the next request.
             self.close()
             return
         try:
@@ -294,8 +255,8 @@ class Connection(TwistedProtocol):
         if exchange is None or exchange.answer is None or not exchange.take(exchange.answer):
             return
         if exchange.body is not None and not exchange.body.finished:
-            # An early answer. The rest of the payload is not wanted, and without it this
-            # connection is good for nothing more.
+            # An early answer. The server does not need the rest of the payload, but without it
+            # this connection cannot be used again.
             self._end()
             self.close()
         else:
@@ -323,7 +284,7 @@ class Connection(TwistedProtocol):
     def _stalled(self) -> None:
         self._timer = None
         answered = self._exchange is not None and self._exchange.answered
-        self.fail(
+        self._fail(
             ConnectionBroken(
                 f"The server was silent for {self._patience:.0f} seconds.", answered=answered
             )
@@ -331,7 +292,7 @@ class Connection(TwistedProtocol):
 
 
 def _broken(reason: Failure, answered: bool, heard: bool) -> ClientError:
-    """Put into words why a connection ended; before anything was heard, TLS may be the reason."""
+    """Return why a connection ended; before the first byte, TLS may be the reason."""
     value = reason.value
     problem = None if heard else tls_problem(value)
     if problem is not None:

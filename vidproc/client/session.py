@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -16,10 +15,11 @@ from twisted.python.failure import Failure
 from vidproc import __version__
 from vidproc.client.client import Client
 from vidproc.client.display import Display, write_line
-from vidproc.client.errors import ChecksumMismatch, InputChanged, Refused, WaitOver
+from vidproc.client.errors import InputChanged, Refused, WaitOver
 from vidproc.client.exit_status import DONE, FAILED
 from vidproc.client.explain import explain
-from vidproc.client.files import PartFile, Source, safe_stem
+from vidproc.client.fetch import Fetch
+from vidproc.client.files import Source, safe_stem
 from vidproc.client.next_steps import RunState
 from vidproc.client.options import Options
 from vidproc.client.resume import REMEMBER_FROM, ResumeFile
@@ -256,35 +256,16 @@ class Session:
 
     async def _download(self, task_id: str, stem: str) -> Path:
         """Fetch a result, check it, give it its name and return that."""
-        output = self._output()
-        folder = self._state.folder
-        for fresh in (False, True):
-            part = PartFile(folder, task_id)
-            resumed = False
-            try:
-                await self._in_thread(part.open)
-                resumed = part.offset > 0
-                try:
-                    await self._client.download(task_id, _Shown(part, self._display))
-                except Refused as refusal:
-                    if refusal.code not in (409, 416) or not resumed:
-                        raise
-                    raise ChecksumMismatch("what was there does not fit") from None
-                target = output or folder / f"{stem}.{part.media_type}"
-                replace = output is not None or self.options.force
-                target = await self._in_thread(partial(part.finish, target, replace=replace))
-            except ChecksumMismatch as problem:
-                self._log.warning("download of %s: %s", task_id, problem)
-                part.close(discard=True)
-                if resumed and not fresh:
-                    # What an earlier run left may have been something else; once more from 0.
-                    continue
-                raise
-            finally:
-                part.close()
-            self._log.info("task %s: %d bytes in %s", task_id, part.offset, target)
-            return target
-        raise AssertionError("unreachable")
+        fetch = Fetch(
+            self._client,
+            self._display,
+            self._log,
+            self._in_thread,
+            folder=self._state.folder,
+            output=self._output(),
+            force=self.options.force,
+        )
+        return await fetch.fetch(task_id, stem)
 
     def _output(self) -> Path | None:
         output = self.options.output
@@ -315,26 +296,3 @@ def _wait_over(result: dict[str, Any] | Failure, seconds: float) -> dict[str, An
     if isinstance(result, Failure):
         raise WaitOver("--max-wait-time passed")
     return result
-
-
-class _Shown:
-    """A sink that also moves the bar."""
-
-    def __init__(self, part: PartFile, display: Display) -> None:
-        self._part = part
-        self._display = display
-
-    @property
-    def offset(self) -> int:
-        return self._part.offset
-
-    def begin(self, answer: Any) -> None:
-        self._part.begin(answer)
-        self._show()
-
-    def write(self, data: bytes | memoryview) -> None:
-        self._part.write(data)
-        self._show()
-
-    def _show(self) -> None:
-        self._display.download(self._part.offset, self._part.size or 0)

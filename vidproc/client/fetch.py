@@ -1,0 +1,95 @@
+"""Downloads a result, checks it and gives it its name; goes on where an earlier run stopped."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vidproc.client.client import Client
+from vidproc.client.display import Display
+from vidproc.client.errors import ChecksumMismatch, Refused
+from vidproc.client.files import PartFile
+
+InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
+
+
+class Fetch:
+    """Downloads results into `folder`, or to the file `output` if given, replacing that.
+
+    With `force` a file of the default name is replaced, too. `in_thread` calls what blocks.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        display: Display,
+        log: logging.Logger,
+        in_thread: InThread,
+        *,
+        folder: Path,
+        output: Path | None,
+        force: bool,
+    ) -> None:
+        self._client = client
+        self._display = display
+        self._log = log
+        self._in_thread = in_thread
+        self._folder = folder
+        self._output = output
+        self._force = force
+
+    async def fetch(self, task_id: str, stem: str) -> Path:
+        """Download a task's result; return its path. `stem` is its default name."""
+        for fresh in (False, True):
+            part = PartFile(self._folder, task_id)
+            resumed = False
+            try:
+                await self._in_thread(part.open)
+                resumed = part.offset > 0
+                try:
+                    await self._client.download(task_id, _Shown(part, self._display))
+                except Refused as refusal:
+                    if refusal.code not in (409, 416) or not resumed:
+                        raise
+                    raise ChecksumMismatch("the part that was there does not fit") from None
+                target = self._output or self._folder / f"{stem}.{part.media_type}"
+                replace = self._output is not None or self._force
+                target = Path(await self._in_thread(partial(part.finish, target, replace=replace)))
+            except ChecksumMismatch as problem:
+                self._log.warning("download of %s: %s", task_id, problem)
+                part.close(discard=True)
+                if resumed and not fresh:
+                    # What an earlier run left may have been something else; once more from 0.
+                    continue
+                raise
+            finally:
+                part.close()
+            self._log.info("task %s: %d bytes in %s", task_id, part.offset, target)
+            return target
+        raise AssertionError("unreachable")
+
+
+class _Shown:
+    """A sink that also moves the progress bar."""
+
+    def __init__(self, part: PartFile, display: Display) -> None:
+        self._part = part
+        self._display = display
+
+    @property
+    def offset(self) -> int:
+        return self._part.offset
+
+    def begin(self, answer: Any) -> None:
+        self._part.begin(answer)
+        self._show()
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._part.write(data)
+        self._show()
+
+    def _show(self) -> None:
+        self._display.download(self._part.offset, self._part.size or 0)
