@@ -83,6 +83,20 @@ class BulkTests(SynchronousTestCase):
         self.assertEqual(b"".join(self.server.pieces), sent)
         self.assertLessEqual(len(self.server.pieces), 4)
 
+    def test_records_that_are_cut_anywhere(self) -> None:
+        """A piece of any length may hold the end of one record and the beginning of another."""
+        sent = os.urandom(400_000)
+        assert self.client.transport is not None
+        self.client.transport.write(sent)
+        self.ends[1]._aggregator.flush()
+        wire = self.ends[1].transport.value()
+        self.ends[1].transport.clear()
+        start = 0
+        for size in (1, 5, 100, 65_536, 65_537, 70_000, 200_000, len(wire)):
+            self.ends[0].dataReceived(wire[start : start + size])
+            start += size
+        self.assertEqual(b"".join(self.server.pieces), sent)
+
     def test_what_is_written_arrives_whole(self) -> None:
         """Small and large, in order."""
         assert self.server.transport is not None

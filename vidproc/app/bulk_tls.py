@@ -20,6 +20,7 @@ RECORD = 1 << 14
 MOST_AT_ONCE = 1 << 20
 """Bytes that are handed on as one piece at most."""
 _READ = 1 << 18  # bytes of encrypted records that are taken at a time
+_FED = 64 << 10  # bytes that OpenSSL is given at a time
 
 
 class _BulkConnection:
@@ -28,9 +29,28 @@ class _BulkConnection:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self._error: Error | None = None
+        self._input = memoryview(b"")
+        self._established = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)
+
+    def bio_write(self, data: bytes) -> int:
+        """Take what has arrived. OpenSSL gets it bit by bit: its buffer never shrinks again."""
+        if self._established:
+            self._input = memoryview(data)
+            self._feed()
+        else:
+            self._connection.bio_write(data)
+        return len(data)
+
+    def _feed(self) -> bool:
+        """Let OpenSSL have more of what has arrived; return False if it has all."""
+        if not self._input:
+            return False
+        self._connection.bio_write(self._input[:_FED])
+        self._input = self._input[_FED:]
+        return True
 
     def recv(self, size: int) -> bytes:
         """Return what has arrived, whatever `size`. Raises as `Connection.recv` does."""
@@ -42,11 +62,19 @@ class _BulkConnection:
         while received < MOST_AT_ONCE:
             try:
                 record: bytes = self._connection.recv(RECORD)
-            except Error as error:
+            except WantReadError as error:
+                if self._feed():
+                    continue
                 if not records:
                     raise
                 self._error = error  # the reader asks again until it is told
                 break
+            except Error as error:
+                if not records:
+                    raise
+                self._error = error
+                break
+            self._established = True
             records.append(record)
             received += len(record)
         return records[0] if len(records) == 1 else b"".join(records)
