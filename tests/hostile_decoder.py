@@ -207,6 +207,12 @@ def attempts(
         simple("mknodat:own", at, folder_of_mine + b"/fifo", 0o010600, 0)
         simple("linkat:own", at, other, at, folder_of_mine + b"/link", 0)
         simple("renameat2:own", at, other, at, folder_of_mine + b"/renamed", 0)
+        # Files that nobody counted on, and such as nobody can see: space beyond its share.
+        given = folder_of_mine + b"/given"
+        simple("openat:create-own", at, folder_of_mine + b"/new", os.O_WRONLY | os.O_CREAT, 0o600)
+        simple("openat:tmpfile-own", at, folder_of_mine, os.O_WRONLY | os.O_TMPFILE, 0o600)
+        simple("unlinkat:own", at, given, 0)
+        simple("renameat2:out-of-sight", at, given, at, folder_of_mine + b"/hidden", 0)
 
     # The kernel.
     for name in ("mount", "umount2", "pivot_root", "chroot", "fsopen", "open_tree", "move_mount",

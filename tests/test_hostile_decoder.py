@@ -35,6 +35,7 @@ class HostileDecoderTests(SynchronousTestCase):
         self.others = self.root / "others"
         self.own.mkdir(parents=True)
         self.others.mkdir()
+        (self.own / "given").touch()
         self.file = self.others / "film"
         self.file.write_bytes(b"another task's input")
         self.input = self.root / "input"
@@ -77,7 +78,7 @@ class HostileDecoderTests(SynchronousTestCase):
         program = [sys.executable, "-I", "-S", "-B", ATTACKER, target]
         reads = [str(self.input), ATTACKER, sysconfig.get_path("stdlib"), *foreign_interface()]
         self.attack(
-            sandbox.wrap(program, reads, str(self.own)),
+            sandbox.wrap(program, reads, str(self.own), [str(self.own / "given")]),
         )
 
     def test_nothing_gets_through_in_the_place_of_the_probe(self) -> None:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
@@ -38,18 +39,23 @@ class SandboxTests(SynchronousTestCase):
         values = {"address_space": 4 << 30, "file_size": 1 << 30, **limits}
         sandbox = Sandbox(**values, layers=self.layers)
         argv = [find_ffmpeg().path, "-nostdin", "-loglevel", "error", "-y", *arguments]
+        writes = [f"{self.folder}/out.mp4"]
         return subprocess.run(
-            sandbox.wrap(argv, reads, str(self.folder)), capture_output=True, text=True, timeout=60
+            sandbox.wrap(argv, reads, str(self.folder), writes),
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
 
-    def run_python(self, program: str) -> str:
+    def run_python(self, program: str, writes: Sequence[str] = (), file_size: int = 1 << 30) -> str:
         """Run Python in the place of FFmpeg, with its standard library as if it were an input."""
-        sandbox = Sandbox(address_space=4 << 30, file_size=1 << 30, layers=self.layers)
+        sandbox = Sandbox(address_space=4 << 30, file_size=file_size, layers=self.layers)
         done = subprocess.run(
             sandbox.wrap(
                 [sys.executable, "-I", "-S", "-c", program],
                 (sysconfig.get_path("stdlib"),),
                 str(self.folder),
+                writes,
             ),
             capture_output=True,
             text=True,
@@ -86,6 +92,40 @@ class SandboxTests(SynchronousTestCase):
             self.assertIn("Permission denied", done.stderr)
         self.assertFalse((self.root / "elsewhere.mp4").exists())
         self.assertEqual(CLIP.read_bytes(), before)
+
+    def test_what_it_can_take_of_the_disk_is_bounded(self) -> None:
+        """Not even for a moment: it makes no file, and hides none by removing or renaming it."""
+        self.need("landlock")
+        earlier = self.folder / "earlier.mp4"
+        earlier.write_bytes(b"of an earlier command")
+        given = [str(self.folder / name) for name in ("a", "b")]
+        said = self.run_python(
+            "import errno, os, signal\n"
+            "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+            f"folder, given = {str(self.folder)!r}, {given!r}\n"
+            "def refused(call, *arguments):\n"
+            "    try: call(*arguments)\n"
+            "    except OSError as error: return error.errno in (errno.EACCES, errno.EPERM)\n"
+            "held, taken = [], 0\n"
+            "for path in given * 3:\n"
+            "    held.append(os.open(path, os.O_WRONLY))\n"
+            "    try:\n"
+            "        while True: os.write(held[-1], bytes(4096))\n"
+            "    except OSError: pass\n"
+            "    print(refused(os.unlink, path), refused(os.rename, path, folder + '/c'),\n"
+            "        refused(os.rename, path, given[0]), refused(os.rename, path, given[1]))\n"
+            "print(refused(os.open, folder + '/new', os.O_WRONLY | os.O_CREAT),\n"
+            "    refused(os.open, folder, os.O_WRONLY | os.O_TMPFILE),\n"
+            "    refused(os.open, folder + '/earlier.mp4', os.O_WRONLY))\n"
+            "found = {os.fstat(fd).st_ino: os.fstat(fd).st_size for fd in held}\n"
+            "print(sum(found.values()))",
+            writes=given,
+            file_size=100_000,
+        )
+        *refusals, taken = said.split()
+        self.assertEqual((set(refusals), len(refusals)), ({"True"}, 27), said)
+        self.assertEqual(int(taken), 2 * 100_000)
+        self.assertEqual(earlier.read_bytes(), b"of an earlier command")
 
     def test_no_connection_is_made(self) -> None:
         """A listening socket on this machine hears nothing."""

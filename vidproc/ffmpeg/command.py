@@ -61,6 +61,10 @@ class Command:
     busy, which is its wish for threads; `memory` is an estimate of its need in bytes; `capture`
     keeps that many bytes of standard output for the caller. `reads` and `writes` name files that
     no argument names; `files` are those that must be there before, with their contents.
+
+    A program may write the files that are named here, and no other. One that writes `writes` under
+    other names, to rename them when they are whole, has `written_as` behind the names until then;
+    the runner renames what is left.
     """
 
     program: Program
@@ -74,6 +78,7 @@ class Command:
     files: tuple[tuple[str, bytes], ...] = ()
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
+    written_as: str = ""
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -206,7 +211,7 @@ def ffmpeg_command(graph: Any, *, stage: str, **rest: Any) -> Command:
 class Workspace:
     """Where a command's files are: storage keys of the task's input and of the attempt's folder.
 
-    `space` is the most bytes that each file it writes may have, None for no limit of its own.
+    `space` is the most bytes that a command may write, None for no limit of its own.
     """
 
     source_key: str

@@ -11,6 +11,7 @@ signal alone would double it).
     nice=NUMBER              by how much everybody else goes first
     layer=NAME               landlock, seccomp, namespaces or ipc
     seccomp=HEXADECIMAL      the filter, for `seccomp`
+    create=PATH              a file that is to be there, for `landlock` can't name it else
     read=PATH, write=PATH, execute=PATH
                              for `landlock`
     script=yes, import=PATH  PROGRAM is a Python script that needs packages from PATH
@@ -129,6 +130,13 @@ def drop_capabilities() -> None:
     _check(_libc().capset(header, bytes(24)), "capset")
 
 
+def create(paths: list[str]) -> None:
+    """Make these files, unless they are there; raises `OSError` ELOOP for a link."""
+    for path in paths:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        os.close(os.open(path, flags, 0o600))
+
+
 def landlock_abi() -> int:
     """Return the version of Landlock that the kernel has; raises `OSError` when it has none."""
     version = _libc().syscall(_LANDLOCK_CREATE_RULESET, None, 0, 1)
@@ -138,7 +146,7 @@ def landlock_abi() -> int:
 def landlock(read: list[str], write: list[str], execute: list[str]) -> None:
     """Keep to these paths and what is below them; a path that does not exist is left out.
 
-    `execute` paths may be read and run, `write` ones are folders for reading and writing files.
+    `execute` paths may be read and run; in `write` ones that are folders, files may be made, too.
     """
     libc = _libc()
     abi = landlock_abi()
@@ -320,6 +328,7 @@ def become() -> None:
     if "script" in settings:
         sys.path += settings.get("import", ())
         run = _load(argv)
+    create(settings.get("create", []))
     if "namespaces" in layers:
         unshare("ipc" in layers)
     if sys.platform == "linux":

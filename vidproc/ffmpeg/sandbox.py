@@ -116,17 +116,24 @@ class Sandbox:
         return (*always, *sorted(self.layers - {"memory"}))
 
     def wrap(
-        self, argv: Sequence[str], reads: Sequence[str] = (), folder: str | None = None
+        self,
+        argv: Sequence[str],
+        reads: Sequence[str] = (),
+        folder: str | None = None,
+        writes: Sequence[str] = (),
     ) -> list[str]:
         """Return the argv that starts the program `argv` (an absolute path and its arguments).
 
-        It may read the files `reads`, and read and write below `folder`; nothing else of anybody's.
+        It may read the files `reads` and those below `folder`, and read and write the files
+        `writes`, which are made empty; nothing else of anybody's. It can make no file and remove
+        none, so `file_size` times their number is all that it can take of the disk.
         """
         files = find_program_files(argv[0])
         return self._launch(
             argv,
-            read=[*_READ, *files.read, *reads],
-            write=[*_WRITE, *((folder,) if folder else ())],
+            create=writes,
+            read=[*_READ, *files.read, *reads, *((folder,) if folder else ())],
+            write=[*_WRITE, *writes],
             execute=files.execute,
         )
 

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from twisted.internet.interfaces import IReactorProcess
 from vidproc.ffmpeg.binary import FFmpeg
 from vidproc.ffmpeg.command import (
     Command,
+    Completed,
     OnProgress,
     Workspace,
 )
@@ -78,16 +80,21 @@ class LocalRunner:
         running = MediaProcess(
             self._reactor, self._now, command, threads, on_progress, self._stall_timeout
         )
-        argv = command.resolve(lambda name: str(self._path_of_key(workspace.key_of(name))), threads)
+
+        def path_of(name: str) -> str:
+            return str(self._path_of_key(workspace.key_of(name)))
+
+        argv = command.resolve(path_of, threads)
         cwd = str(self._path_of_key(workspace.folder_key))
-        reads = [str(self._path_of_key(workspace.key_of(name))) for name in command.inputs]
+        reads = [path_of(name) for name in command.inputs]
+        writes = {path_of(name): path_of(name) for name in command.outputs}
+        for name in command.writes:
+            writes[path_of(name)] += command.written_as
         most = self._sandbox.file_size
-        sandbox = replace(
-            self._sandbox,
-            address_space=self._address_space(command),
-            file_size=most if workspace.space is None else min(most, workspace.space),
-        )
-        launch = self._launch(sandbox, command, argv, reads, cwd)
+        if workspace.space is not None:
+            most = min(most, max(1, workspace.space // max(1, len(writes))))
+        sandbox = replace(self._sandbox, address_space=self._address_space(command), file_size=most)
+        launch = self._launch(sandbox, command, argv, reads, cwd, [*writes.values()])
         place = Place(command.memory, lambda: running.spawn(launch, cwd))
         self.running.add(running)
 
@@ -95,6 +102,14 @@ class LocalRunner:
             self.running.discard(running)
             self._admission.leave(place)
 
+        def rename(completed: Completed) -> Completed:
+            for path, written in writes.items():
+                with suppress(FileNotFoundError):  # where nothing held it, the program did
+                    Path(written).replace(path)
+            return completed
+
+        if command.written_as:
+            running.result.addCallback(rename)
         running.when_ended(ended)
         self._admission.enter(place)
         return running
@@ -109,10 +124,16 @@ class LocalRunner:
         return min(self._sandbox.address_space, wanted)
 
     def _launch(
-        self, sandbox: Sandbox, command: Command, argv: list[str], reads: list[str], folder: str
+        self,
+        sandbox: Sandbox,
+        command: Command,
+        argv: list[str],
+        reads: list[str],
+        folder: str,
+        writes: list[str],
     ) -> list[str]:
         if command.program == "ffmpeg":
-            return sandbox.wrap(ffmpeg_argv(self._ffmpeg, command, argv), reads, folder)
+            return sandbox.wrap(ffmpeg_argv(self._ffmpeg, command, argv), reads, folder, writes)
         from vidproc.ffmpeg.probe import PROBE_CHILD, PROBE_PACKAGE
 
         return sandbox.wrap_script([PROBE_CHILD, *argv], reads, PROBE_PACKAGE)

@@ -253,7 +253,8 @@ class Attempt:
     async def _bounded_workspace(self, commands: int) -> Workspace:
         """Return the workspace with what is left of the reserved space, for commands run at once.
 
-        This limits single files; `check_growth` limits all of them together.
+        With Landlock a command writes only the files that it names, and all of them together stay
+        within this. Elsewhere it limits single files, and `check_growth` all of them together.
         """
         if self._reserved is None:
             return self._workspace

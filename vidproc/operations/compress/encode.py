@@ -303,6 +303,7 @@ def analysis_command(
         ffmpeg.output(stream, "-", **options),
         stage="analysing",
         writes=writes,
+        written_as=".temp",  # by x264 and x265
         duration=media.duration,
         share=share,
         memory=_memory(coder, size, media),
