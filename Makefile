@@ -29,12 +29,13 @@ ifneq ($(shell cat '$(STAMP)' 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup venv demo serve test coverage bench lint format soak constraints clean
+.PHONY: help setup venv demo serve test test-api coverage bench lint format soak constraints clean
 
 help:
 	@echo 'make demo     run all six operations on a real clip; results in demo-output/'
 	@echo 'make serve    run the service in the foreground (SERVE_OPTIONS="--port 9998")'
 	@echo 'make test     run all tests (some of them: TESTS=tests.test_codec)'
+	@echo 'make test-api  send made-up requests to the HTTP API, by its own description'
 	@echo 'make bench    run the quick benchmarks (one of them: BENCHES=transfer)'
 	@echo 'make coverage run all tests and print line and branch coverage'
 	@echo 'make lint     check style and types'
@@ -80,6 +81,11 @@ test: $(STAMP)
 	HYPOTHESIS_STORAGE_DIRECTORY='$(VENV)/hypothesis' \
 	'$(BIN)/python' -m twisted.trial --temp-directory='$(VENV)/trial' \
 	    $(if $(TEST_JOBS),--jobs=$(TEST_JOBS)) $(TRIAL_OPTIONS) $(TESTS)
+
+# A minute of made-up requests; needs the network once, to install schemathesis.
+test-api: $(STAMP)
+	@'$(BIN)/python' -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
+	'$(BIN)/python' -m twisted.trial --temp-directory='$(VENV)/trial' tests.api.fuzz_openapi
 
 # In one process. Processes that tests start (twistd, the client, the sandbox) are not measured:
 # measuring makes a process import more, and some tests check imports.

@@ -34,7 +34,7 @@ async def options(request: Request) -> Answer:
     return empty_answer(
         204,
         {
-            "Allow": "DELETE, HEAD, OPTIONS, PATCH, POST",
+            "Allow": "DELETE, HEAD, OPTIONS, PATCH" if request.arguments else "OPTIONS, POST",
             "Tus-Version": tus.VERSION,
             "Tus-Extension": ",".join(tus.EXTENSIONS),
             "Tus-Max-Size": str(request.backend.tasks.settings.max_upload),

@@ -1,0 +1,13 @@
+"""What schemathesis must be told: how a piece of an upload is written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import schemathesis
+
+
+@schemathesis.serializer("application/offset+octet-stream")
+def offset_octet_stream(context: Any, value: Any) -> Any:
+    """Return a body as it is, or as text."""
+    return value if isinstance(value, bytes) else str(value).encode(errors="replace")
