@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from vidproc.frontends.tokens import Tokens
 from vidproc.operations.parameters import PARAMETERS
 from vidproc.tasks.settings import Settings
 
+DASHBOARD = Path(__file__).resolve().parents[1] / "docs" / "grafana" / "vidproc.json"
 CONTENT = b"GIF of the film" * 100
 
 
@@ -388,6 +391,31 @@ class FigureTests(TaskTestCase):
         sent = 4 * Path(CLIP).stat().st_size
         self.assertGreater(samples["vidproc_transferred_bytes_total", ("in",)], sent)
         self.assertEqual(samples["vidproc_disk_bytes", ("used",)], self.rig.storage.space.used)
+
+    def test_the_dashboard_asks_for_metrics_that_there_are(self) -> None:
+        """All of them, and with labels that they have."""
+        self.service.startService()
+        self.addCleanup(self.service.stopService)
+        self.client.request("GET", "/nothing")
+        self.done()
+        text = self.client.request("GET", "/metrics").body.decode()
+        known: dict[str, set[str]] = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                known.setdefault(sample.name, set()).update(sample.labels)
+        dashboard = json.loads(DASHBOARD.read_text())
+        queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+        asked: set[str] = set()
+        for query in queries:
+            for name, selector in re.findall(r"(vidproc_\w+)\{([^}]*)\}", query):
+                labels = {label.partition("=")[0] for label in selector.split(",")}
+                self.assertIn(name, known, query)
+                self.assertLessEqual(labels - {"job"}, known[name], query)
+                asked.add(name)
+            self.assertEqual(query.count("{"), query.count("vidproc_"), query)
+        families = {re.sub("_(total|sum|count|bucket|created)$", "", name) for name in known}
+        shown = {re.sub("_(total|sum|count|bucket)$", "", name) for name in asked}
+        self.assertEqual({name for name in families if name.startswith("vidproc_")}, shown)
 
     def test_refusals_are_counted_by_frontend_and_code(self) -> None:
         """Of both frontends, whatever they refuse."""
