@@ -22,20 +22,19 @@ http {{
   server {{
     listen 127.0.0.1:{port} ssl;
     ssl_certificate {certificate}; ssl_certificate_key {key};
-    location {prefix}/ {{
-      proxy_pass http://127.0.0.1:{upstream}/;
-      proxy_http_version 1.1;
-      proxy_set_header Host $http_host;
-      proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-      proxy_set_header X-Forwarded-Proto $scheme;
-      proxy_request_buffering off;
-      proxy_buffering off;
-      client_max_body_size 0;
-      proxy_read_timeout 1h;
-    }}
+    {location}
   }}
 }}
 """
+
+
+_PAGE = Path(__file__).resolve().parents[1] / "docs" / "deployment.md"
+
+
+def location(prefix: str, upstream: int) -> str:
+    """Return the lines that docs/deployment.md has for nginx, for another prefix and port."""
+    lines = _PAGE.read_text().partition("```nginx\n")[2].partition("```")[0]
+    return lines.replace("/films/", f"{prefix}/").replace(":9980/", f":{upstream}/")
 
 
 def find_nginx() -> str | None:
@@ -59,8 +58,7 @@ class Nginx:
             port=self.port,
             certificate=self.certificate,
             key=key,
-            prefix=prefix,
-            upstream=upstream,
+            location=location(prefix, upstream),
         )
         (root / "nginx.conf").write_text(conf)
         self.url = f"https://127.0.0.1:{self.port}{prefix}"
