@@ -171,7 +171,7 @@ class ConnectionTests(ProtocolTestCase):
         def fail(*arguments: Any, **keywords: Any) -> None:
             raise RuntimeError("no answer")
 
-        self.patch(client.protocol, "_send", fail)
+        self.patch(client.protocol, "send", fail)
         client.send(message({"action": "info"}))
         self.assertTrue(client.transport.aborted)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 2)

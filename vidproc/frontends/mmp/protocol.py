@@ -1,9 +1,9 @@
-"""One MMP connection: bytes to requests, requests to the task service, answers to bytes.
+"""One MMP connection: bytes to requests, answers to bytes, and how the connection ends.
 
 The decoder is asked for the next event only when the last request has been answered, so answers
 are in order and nothing accumulates. Flow control works both ways: reading pauses when the disk
 lags or when a client sends requests ahead; nothing is written to a client that does not read.
-`states.py` has the states of a connection.
+`states.py` has the states of a connection, `serving.py` serves its requests.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import ensureDeferred
 from twisted.internet.interfaces import (
     IHalfCloseableProtocol,
     IPushProducer,
@@ -30,29 +30,16 @@ from vidproc.files.splice import Spliced
 from vidproc.frontends.interface import Backend
 from vidproc.frontends.mmp import states
 from vidproc.frontends.mmp.refusals import not_mmp, too_slow
-from vidproc.frontends.mmp.reports import status_report
-from vidproc.frontends.mmp.requests import (
-    answer_request,
-    download_answer,
-    submission_of,
-    upload_answer,
-)
-from vidproc.frontends.mmp.watching import Watching
+from vidproc.frontends.mmp.serving import RequestServer
 from vidproc.frontends.pacing import Pacing
 from vidproc.frontends.peers import peer_key
-from vidproc.frontends.receiving import DIRECT_FROM, MAX_READ_AHEAD, Receiving
+from vidproc.frontends.receiving import DIRECT_FROM, MAX_READ_AHEAD
 from vidproc.frontends.refusals import TurnedAway
-from vidproc.frontends.sending import Sending
 from vidproc.frontends.slow_clients import SlowClientWatch, Waiting
 from vidproc.frontends.timer import Timer
 from vidproc.mmp import messages
 from vidproc.mmp.codec import NEED_DATA, Decoder, Event, MessageStarted, PayloadChunk
 from vidproc.mmp.errors import RemoteProtocolError
-from vidproc.tasks.results import Result
-from vidproc.tasks.settings import Caller
-from vidproc.tasks.uploads.refusals import taken_over
-from vidproc.tasks.uploads.session import AcceptedTask, Ended
-from vidproc.tasks.views import TaskView
 from vidproc.topics import Topic, TopicLogger
 from vidproc.transport import IStreamTransport
 
@@ -62,7 +49,7 @@ REQUESTS_PER_TURN = 16
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
 class MMPServerProtocol(Protocol):
-    """Serves one connection. Implements `vidproc.frontends.gate.Connection`."""
+    """One connection. Implements `vidproc.frontends.gate.Connection` and `ServedConnection`."""
 
     log = TopicLogger(Topic.CONNECTIONS)
 
@@ -72,18 +59,15 @@ class MMPServerProtocol(Protocol):
         self.peer: str | None = None
         self.state: states.Ready = states.Ready()
         self.clock = backend.reactor
-        self._backend = backend
         self._gate = backend.gate
-        self._tasks = backend.tasks
+        self._server = RequestServer(self, backend)
         self._decoder = Decoder()
-        self._pacing = Pacing(
-            self.clock, self._gate.throttle, self._adjust_reading, self._may_go_on
-        )
+        self._pacing = Pacing(self.clock, self._gate.throttle, self.adjust_reading, self._may_go_on)
         self._discarding = Timer(self.clock, self.abort)
         self._next_turn = Timer(self.clock, self._pump)
         self._pumping = False
         self._input_ended = False
-        self._write_blocked = False
+        self.write_blocked = False
         self._reading_paused = False
         self.taken_directly = False
         """Whether a thread, and not the reactor, is reading the socket."""
@@ -95,7 +79,7 @@ class MMPServerProtocol(Protocol):
             self.transport.setTcpNoDelay(True)
             self.transport.setTcpKeepAlive(True)
         self.transport.registerProducer(self, True)
-        self._slow_client = SlowClientWatch(
+        self.slow_client = SlowClientWatch(
             self.clock,
             self._gate.idle_timeout,
             self._waiting,
@@ -121,11 +105,11 @@ class MMPServerProtocol(Protocol):
         try:
             step()
         except TurnedAway:
-            self._enter(states.Ending(self.clock, self.abort))
+            self.enter(states.Ending(self.clock, self.abort))
             self.abort()
         except ServiceError as refusal:
-            self._send(messages.error_answer(refusal))
-            self._end_connection()
+            self.send(messages.error_answer(refusal))
+            self.end()
         return not self.state.over
 
     def dataReceived(self, data: bytes) -> None:
@@ -142,16 +126,16 @@ class MMPServerProtocol(Protocol):
     def _took(self, size: int) -> None:
         """Count bytes from the client. A discarded payload costs as much to read as any other, so
         it is paced as well."""
-        self._slow_client.received(size)
+        self.slow_client.received(size)
         self._gate.traffic.received += size
         if self.state.over or self._decoder.payload_remaining > 0:
             self._pacing.took(size)
 
     def _may_go_on(self, last_read: int) -> None:
-        self._slow_client.forgive()
+        self.slow_client.forgive()
         if last_read >= DIRECT_FROM:
             self._take_directly()
-        self._adjust_reading()
+        self.adjust_reading()
 
     def readConnectionLost(self) -> None:
         """The client has closed its sending side; it still gets its answers."""
@@ -159,15 +143,15 @@ class MMPServerProtocol(Protocol):
         self._pump()
 
     def writeConnectionLost(self) -> None:
-        """Do nothing: `_end_connection` closed our sending side, and limits what follows."""
+        """Do nothing: `end` closed our sending side, and limits what follows."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._enter(states.Lost())
-        for timer in (self._discarding, self._next_turn, self._pacing, self._slow_client):
+        self.enter(states.Lost())
+        for timer in (self._discarding, self._next_turn, self._pacing, self.slow_client):
             timer.stop()
         self._gate.disconnected(self)
 
-    def _enter(self, state: states.Ready) -> None:
+    def enter(self, state: states.Ready) -> None:
         """Change the state; the old one ends what it was doing."""
         old, self.state = self.state, state
         old.leave()
@@ -181,10 +165,10 @@ class MMPServerProtocol(Protocol):
         self._pumping = True
         turns = REQUESTS_PER_TURN
         try:
-            while self.state.takes_requests and not self._write_blocked:
+            while self.state.takes_requests and not self.write_blocked:
                 event = self._decoder.next_event()
                 if event is NEED_DATA:
-                    self._slow_client.time_head(self._decoder.in_head)
+                    self.slow_client.time_head(self._decoder.in_head)
                     self._input_dry()
                     break
                 self._take(event)
@@ -197,7 +181,7 @@ class MMPServerProtocol(Protocol):
             self._refuse_stream(error)
         finally:
             self._pumping = False
-        self._adjust_reading()
+        self.adjust_reading()
 
     def _take(self, event: Event | Any) -> None:
         if isinstance(event, PayloadChunk):
@@ -209,23 +193,27 @@ class MMPServerProtocol(Protocol):
 
     def _begin_request(self, head: MessageStarted) -> None:
         assert self.peer is not None
-        self._slow_client.time_head(False)
-        self._enter(states.Answering())
+        self.slow_client.time_head(False)
+        self.enter(states.Answering())
         try:
             request = messages.parse_request(head.json)
             caller = self._gate.caller(self.peer, request.token)
         except ServiceError as error:
-            self._send(messages.error_answer(error, messages.request_id(head.json)))
-            self._go_on(states.Ready())
+            self.send(messages.error_answer(error, messages.request_id(head.json)))
+            self.go_on(states.Ready())
         else:
-            self._enter(states.Answering(request.id))
-            self._serve(self._handle(request, head, caller))
+            self.enter(states.Answering(request.id))
+            self._serve(self._server.serve(request, head, caller))
 
     def _end_request(self) -> None:
         self._gate.traffic.sample(self.transport)
         self._discarding.stop()
         if isinstance(self.state, states.Uploading):
-            self._end_upload(self.state)
+            upload, request_id = self.state.upload, self.state.request_id
+            upload.payload_ended()
+            finished = upload.session.finish()
+            self.enter(states.Finishing(request_id))
+            self._serve(self._server.tell_upload(finished))
 
     def _serve(self, answering: Coroutine[Any, Any, states.Ready]) -> None:
         """Answer a request; the next event waits until `answering` returns the next state."""
@@ -235,7 +223,7 @@ class MMPServerProtocol(Protocol):
                 error = failure.value
                 if not isinstance(error, ServiceError):
                     error = self._gate.fault(failure)
-                self._send(messages.error_answer(error, self.state.request_id))
+                self.send(messages.error_answer(error, self.state.request_id))
             return states.Ready()
 
         def unanswered(failure: Failure) -> None:
@@ -243,77 +231,24 @@ class MMPServerProtocol(Protocol):
             self._gate.fault(failure)
             self.abort()
 
-        answered = ensureDeferred(answering).addErrback(failed).addCallback(self._go_on)
+        answered = ensureDeferred(answering).addErrback(failed).addCallback(self.go_on)
         answered.addErrback(unanswered)
 
-    def _go_on(self, state: states.Ready) -> None:
+    def go_on(self, state: states.Ready) -> None:
         """Enter the state that follows an answer."""
         if self.state.over:
             state.leave()
             return
-        self._enter(state)
+        self.enter(state)
         if not state.transferring and self._decoder.payload_remaining:
             # If its payload were not read, a client that writes its whole request before it reads
             # would see a reset instead of the answer.
             self._discarding.start(states.DISCARD_TIME)
-        self._slow_client.stirred()
+        self.slow_client.stirred()
         self._pump()
         self._gate.settled(self)
 
-    async def _handle(
-        self, request: messages.Request, head: MessageStarted, caller: Caller
-    ) -> states.Ready:
-        """Answer a request; return the next state."""
-        match request:
-            case messages.Upload():
-                return await self._upload(request, head, caller)
-            case messages.Download():
-                return await self._download(request, caller)
-            case messages.Watch():
-                return await self._watch(request, caller)
-        answer, long = await answer_request(request, caller, self._backend)
-        self._answer(answer, detail=long)
-        return states.Ready()
-
-    # --- uploads -------------------------------------------------------------------------------
-
-    async def _upload(
-        self, request: messages.Upload, head: MessageStarted, caller: Caller
-    ) -> states.Ready:
-        admitted = await self._tasks.admit(submission_of(request, head), caller)
-        if isinstance(admitted, AcceptedTask):
-            self._answer(upload_answer(admitted))
-            return states.Ready()
-        if admitted.over:  # a newer connection was quicker
-            raise taken_over()
-        if self.state.over:
-            admitted.abort()
-            return states.Ready()
-        upload = Receiving(admitted, self.transport, self._upload_held, self._upload_broken)
-        self._slow_client.forgive()
-        return states.Uploading(upload, request.id)
-
-    def _end_upload(self, state: states.Uploading) -> None:
-        """Finish an upload whose payload is complete."""
-        state.upload.payload_ended()
-        finished = state.upload.session.finish()
-        self._enter(states.Finishing(state.request_id))
-        self._serve(self._tell_upload(finished))
-
-    async def _tell_upload(self, finished: Deferred[Ended]) -> states.Ready:
-        self._answer(upload_answer(await finished))
-        return states.Ready()
-
-    def _upload_held(self) -> None:
-        """The upload starts or stops waiting for the disk or for space."""
-        self._slow_client.forgive()
-        self._adjust_reading()
-
-    def _upload_broken(self, error: ServiceError) -> None:
-        """The session cannot continue: tell the client at once, and discard the rest."""
-        if isinstance(self.state, states.Uploading):
-            self._send(messages.error_answer(error, self.state.request_id))
-            self._go_on(states.Ready())
+    # --- payloads past the reactor -------------------------------------------------------------
 
     def _take_directly(self) -> None:
         """Let a thread move the payload from the socket to the file, as long as it is fast."""
@@ -327,7 +262,7 @@ class MMPServerProtocol(Protocol):
         ):
             return
         self.taken_directly = True
-        self._adjust_reading()
+        self.adjust_reading()
         taking = state.upload.take_directly(
             self._decoder.payload_remaining, self._gate.throttle.rate
         )
@@ -344,77 +279,9 @@ class MMPServerProtocol(Protocol):
         if spliced.more:
             self._take_directly()
 
-    # --- downloads -----------------------------------------------------------------------------
-
-    async def _download(self, request: messages.Download, caller: Caller) -> states.Ready:
-        result = await self._tasks.result(request.task_id, caller)
-        try:
-            if not self.state.over:
-                await self._send_result(request, result)
-        finally:
-            result.close()
-            self._tasks.note_sent(result, request.offset, request.offset + result.sent)
-        return states.Ready()
-
-    async def _send_result(self, request: messages.Download, result: Result) -> None:
-        answer = download_answer(request, result)
-        self._send(answer, result.media_type, result.size - request.offset)
-        self._slow_client.forgive()
-        sending = Sending(self._backend.disk, result, request.offset, self.transport, self._sent)
-        if self._write_blocked:
-            sending.pause()
-        self._enter(states.Sending(sending, request.id))
-        try:
-            await sending.run()
-        except OSError as error:
-            # The header has announced bytes that will not follow: only closing tells the client.
-            self.log.error(
-                "result of task {task_id} can't be read: {error}",
-                task_id=request.task_id,
-                error=error,
-            )
-            self.abort()
-            raise TransferStopped from error
-
-    def _sent(self, size: int) -> None:
-        self._slow_client.sent(size)
-        self._gate.traffic.sent += size
-
-    # --- watching ------------------------------------------------------------------------------
-
-    async def _watch(self, request: messages.Watch, caller: Caller) -> states.Ready:
-        def send(view: TaskView) -> bool:
-            if not self._write_blocked:
-                self._send(status_report(view, request), detail=request.detail)
-            return not self._write_blocked
-
-        def failed(watch: Watching) -> None:
-            # The task's status cannot be sent because of an internal error.
-            error = self._gate.fault(Failure())
-            self._send(messages.error_answer(error, request.id))
-            self._end_connection()
-
-        watch = Watching(self.clock, request.interval, send, self._watch_ended, failed)
-        view, subscription = await self._tasks.watch(request.task_id, caller, watch.show)
-        if subscription is not None:
-            watch.begin(subscription)
-        if not self.state.over:
-            watch.show(view)
-        return states.Ready() if watch.over else states.Watching(watch, request.id)
-
-    def _watch_ended(self, watch: Watching) -> None:
-        """The watched task has ended, and its last status was sent."""
-        if isinstance(self.state, states.Watching) and self.state.watch is watch:
-            self._go_on(states.Ready())
-
     # --- answers and flow control --------------------------------------------------------------
 
-    def _answer(self, answer: Answer, *, detail: bool = False) -> None:
-        """Send an answer with the request's id."""
-        answer.id = self.state.request_id
-        self._send(answer, detail=detail)
-
-    def _send(
+    def send(
         self,
         answer: Answer,
         media_type: str = "",
@@ -431,25 +298,25 @@ class MMPServerProtocol(Protocol):
 
     def pauseProducing(self) -> None:
         """The client does not read: write nothing more."""
-        self._write_blocked = True
+        self.write_blocked = True
         self.state.client_blocks()
 
     def resumeProducing(self) -> None:
         """The client reads again."""
-        self._write_blocked = False
-        self._slow_client.stirred()
+        self.write_blocked = False
+        self.slow_client.stirred()
         self.state.client_reads()
         self._pump()
 
     def stopProducing(self) -> None:
         """The connection is lost; `connectionLost` follows."""
 
-    def _adjust_reading(self) -> None:
+    def adjust_reading(self) -> None:
         """Read only while the bytes are needed."""
         state = self.state
         if isinstance(state, states.Lost):
             return
-        busy = self._write_blocked or not state.takes_requests
+        busy = self.write_blocked or not state.takes_requests
         ahead = self._decoder.buffered > MAX_READ_AHEAD and busy
         pause = self._pacing.paused or (
             not state.over and (ahead or state.held or self.taken_directly)
@@ -470,7 +337,7 @@ class MMPServerProtocol(Protocol):
         except RemoteProtocolError as error:
             self._refuse_stream(error)
         else:
-            self._end_connection()
+            self.end()
 
     # --- the end -------------------------------------------------------------------------------
 
@@ -482,14 +349,14 @@ class MMPServerProtocol(Protocol):
     def close(self) -> None:
         """End the connection gracefully, for a shutdown; after the answer to a current request."""
         if self.state.takes_requests:
-            self._end_connection()
+            self.end()
 
     def abort(self) -> None:
         """Close the connection at once."""
         if not isinstance(self.state, states.Lost):
             self.transport.abortConnection()
 
-    def _end_connection(self) -> None:
+    def end(self) -> None:
         """Send what was written, then close.
 
         Only the sending side is closed at first, until the client closes its own: see
@@ -497,11 +364,11 @@ class MMPServerProtocol(Protocol):
         """
         if isinstance(self.state, states.Lost):
             return
-        self._enter(states.Ending(self.clock, self.abort))
+        self.enter(states.Ending(self.clock, self.abort))
         self._discarding.stop()
-        self._slow_client.time_head(False)
+        self.slow_client.time_head(False)
         self.transport.unregisterProducer()
-        self._adjust_reading()
+        self.adjust_reading()
         half_closes = ITCPTransport.providedBy(self.transport) and not ISSLTransport.providedBy(
             self.transport
         )
@@ -513,19 +380,19 @@ class MMPServerProtocol(Protocol):
     def _refuse_stream(self, error: RemoteProtocolError) -> None:
         """The client does not speak MMP: tell it, and end the connection."""
         self.log.info("peer {peer}: {error}", peer=self.peer, error=str(error))
-        self._send(messages.error_answer(not_mmp(error)))
-        self._end_connection()
+        self.send(messages.error_answer(not_mmp(error)))
+        self.end()
 
     def _cut_off(self, why: str) -> None:
         """The client is too slow: tell it, and end the connection."""
         self.log.info("peer {peer}: {why}", peer=self.peer, why=why)
-        self._send(messages.error_answer(too_slow(why), self.state.request_id))
-        self._end_connection()
+        self.send(messages.error_answer(too_slow(why), self.state.request_id))
+        self.end()
 
     def _waiting(self) -> Waiting:
         """Return who is waited for."""
         state = self.state
-        if self._write_blocked or state.blocked:
+        if self.write_blocked or state.blocked:
             return state.waiting_to_write
         if state.held or self.taken_directly or self._pacing.paused:
             return Waiting.US
