@@ -19,7 +19,7 @@ from vidproc.ffmpeg.binary import find_ffmpeg
 from vidproc.ffmpeg.command import SOURCE, Command, CommandFailed, Completed, FailureKind
 from vidproc.ffmpeg.media import AudioStream, MediaInfo, VideoStream
 from vidproc.operations.base import Product
-from vidproc.operations.compress.encode import sound_for, source_video_bytes, track_rate
+from vidproc.operations.compress.encode import coder_for, sound_for, source_video_bytes, track_rate
 from vidproc.operations.compress.operation import CompressOperation
 from vidproc.operations.parameters import Compress
 
@@ -127,6 +127,26 @@ class QualityTests(CompressCase):
         assert found.video is not None
         self.assertEqual(found.video.codec, "av1")
         self.assertTrue(84.5 <= product.details["measured_score"] <= 86.0, product.details)
+
+    def test_a_score_of_some_frames_is_that_of_all(self) -> None:
+        """AV1 gives each second, fourth, eighth... frame more bits than those between."""
+        film = self.make(
+            "film.mp4",
+            *("-i", str(MEDIA / "cockatoo-720p-noaudio.mp4"), "-vf", "scale=320:180"),
+            *("-c:v", "libx264", "-preset", "veryfast", "-crf", "12"),
+        )
+        job, product = self.compress(film, codec="av1", preset="fast", quality=85)
+        score = measure(job.path_of(product.file), film)
+        self.assertApproximates(score, product.details["measured_score"], 0.3)
+        self.assertTrue(84.5 <= score <= 86.0, score)
+
+    def test_av1_has_quarters_of_a_crf(self) -> None:
+        video = VideoStream(index=0, codec="h264", width=640, height=480)
+        coder = coder_for("av1", "balanced", FFMPEG, video)
+        self.assertEqual(coder.rate(coder.rounded(30.3)), {"crf": 30, "svtav1-params": "crf=30.25"})
+        self.assertEqual(coder.rate(coder.rounded(30.1)), {"crf": 30})
+        coder = coder_for("h264", "balanced", FFMPEG, video)
+        self.assertEqual(coder.rate(coder.rounded(23.14)), {"crf": 23.1})
 
     def test_without_libvmaf(self) -> None:
         lacking = replace(FFMPEG, filters=FFMPEG.filters - {"libvmaf"})

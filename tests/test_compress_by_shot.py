@@ -82,6 +82,9 @@ class RealTests(CompressCase):
     def test_h264_is_joined_to_the_frame(self) -> None:
         self.check("24000/1001", quality=93)
 
+    def test_hevc_is_joined_to_the_frame(self) -> None:
+        self.check("25", quality=90, codec="hevc")
+
 
 class MadeUpShots(MadeUpJob):
     """A film with cuts every 4 s, whose shots differ; samples score `bias` more than their shot."""

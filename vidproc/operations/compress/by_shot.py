@@ -26,7 +26,7 @@ from vidproc.operations.compress.allocation import (
     shifted,
     total_size,
 )
-from vidproc.operations.compress.one_crf import AIM_ABOVE, number
+from vidproc.operations.compress.one_crf import AIM_ABOVE
 from vidproc.operations.compress.scoring import frame_sizes, parse_score
 from vidproc.operations.compress.shots import Shot
 from vidproc.operations.compress.work import SPARSE, Work
@@ -151,14 +151,12 @@ async def _sample(work: Work, film: Sequence[Shot], crf: float) -> list[ShotCurv
     names = [f"sample-{shot.number}.mkv" for shot in film]
     share = work.share(0.2) / 2 / sum(sample.length for sample in samples)
     encodes = [
-        segments.encode_command(
-            work, s, number(crf), name, stage="searching", share=share * s.length
-        )
+        segments.encode_command(work, s, crf, name, stage="searching", share=share * s.length)
         for s, name in zip(samples, names, strict=True)
     ]
     scores = [
         segments.score_command(
-            work, s, name, stage="searching", share=share * s.length, every=SPARSE // 2
+            work, s, name, stage="searching", share=share * s.length, every=SPARSE
         )
         for s, name in zip(samples, names, strict=True)
     ]
@@ -222,7 +220,7 @@ async def _encode(work: Work, takes: Sequence[_Take], aim: float | None, share: 
                 segments.encode_command(
                     work,
                     take.shot,
-                    number(take.crf),
+                    take.crf,
                     take.file,
                     stage="encoding",
                     share=per_second * take.shot.length,
@@ -236,7 +234,7 @@ async def _encode(work: Work, takes: Sequence[_Take], aim: float | None, share: 
                     take.file or "",
                     stage="encoding",
                     share=per_second * take.shot.length * 0.3,
-                    every=SPARSE,
+                    every=work.sparse,
                 )
             )
         done = await _together(work, commands)

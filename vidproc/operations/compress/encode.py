@@ -65,6 +65,14 @@ class Coder:
         step = self.curve.step
         return min(max(round(round(crf / step) * step, 3), low), high)
 
+    def rate(self, crf: float) -> Options:
+        """Return the options that set a CRF."""
+        whole = int(crf)
+        if crf == whole or self.encoder != "libsvtav1":
+            return {"crf": whole if crf == whole else round(crf, 2)}
+        # FFmpeg's own option is an integer; SVT-AV1 knows quarters, and before 4 ignores them.
+        return {"crf": whole, "svtav1-params": f"crf={crf:g}"}
+
     def start_crf(self, quality: float) -> float:
         """Return the CRF to look at first for a VMAF score, between the points of `first_guess`."""
         points = self.first_guess
@@ -127,13 +135,14 @@ def coder_for(
             memory_factor=1.5,
             passes="x265",
             pixel_format=pixel_format,
+            joinable={},
         )
     options, cost = _SVTAV1[preset]
     return Coder(
         codec=codec,
         encoder=require_encoder(capabilities, "libsvtav1"),
         options={"g": KEY_INTERVAL, **options},
-        curve=Curve((8.0, 63.0), 1.0, score_slope=0.07, size_slope=-0.055),
+        curve=Curve((8.0, 63.0), 0.25, score_slope=0.07, size_slope=-0.055),
         first_guess=((70, 60.0), (80, 54.0), (90, 42.0), (95, 31.0), (97, 24.0), (99, 14.0)),
         scoring_cost=cost,
         memory_factor=2.5,

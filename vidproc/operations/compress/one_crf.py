@@ -113,7 +113,7 @@ async def _try_samples(work: Work, search: Search, samples: Samples) -> None:
                 work.job.media,
                 work.job.capabilities,
                 work.coder,
-                {"crf": number(crf)},
+                work.coder.rate(crf),
                 name=_TRIAL_FILE,
                 size=work.size,
                 samples=samples,
@@ -152,11 +152,6 @@ async def _try_samples(work: Work, search: Search, samples: Samples) -> None:
             return
 
 
-def number(crf: float) -> float | int:
-    """Return a CRF as the encoder's option wants it."""
-    return int(crf) if crf == int(crf) else round(crf, 2)
-
-
 @dataclass(frozen=True, slots=True)
 class _Film:
     """The whole film as it was encoded by `choice`: its file, measured score, bytes, seconds."""
@@ -175,7 +170,7 @@ async def _encode(work: Work, search: Search, choice: Choice, direct: bool = Fal
     """
     tried: list[_Film] = []
     while True:
-        name, command = work.film({"crf": number(choice.crf)}, share=0.65)
+        name, command = work.film(work.coder.rate(choice.crf), share=0.65)
         encoded = await work.job.run(command)
         measured, scored = await work.score(
             name,
@@ -279,8 +274,8 @@ async def _without_search(work: Work) -> Product:
     crf = work.coder.start_crf(work.job.parameters.quality)
     for more in (0.0, 5.0):
         wanted = min(crf + more, work.coder.curve.crf_range[1])
-        crf_now = round(wanted) if work.coder.curve.step >= 1 else round(wanted, 1)
-        name, command = work.film({"crf": number(crf_now)}, share=0.7)
+        crf_now = work.coder.rounded(wanted)
+        name, command = work.film(work.coder.rate(crf_now), share=0.7)
         encoded = await work.job.run(command)
         if work.job.size_of(name) <= work.largest:
             return work.product(

@@ -65,7 +65,7 @@ def encode_command(
         **coder.options,
         **(coder.joinable or {}),
         "pix_fmt": coder.pixel_format,
-        "crf": crf,
+        **coder.rate(crf),
         "fps_mode": "vfr",
         "enc_time_base": f"1:{TICKS}",
         "threads": 1,
