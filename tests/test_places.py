@@ -85,12 +85,20 @@ class PlacesTests(SynchronousTestCase):
         self.assertFalse(self.places.free)
 
     def test_the_next_look_is_for_the_first_that_pauses(self) -> None:
-        """What is due already needs none."""
-        self.assertIsNone(self.places.next_due())
+        """What was due when the store was asked needs none."""
+        asked_at = self.now
+        self.assertIsNone(self.places.next_due(asked_at))
         self.add("due", not_before=self.now - 1)
         self.add("later", not_before=self.now + 20)
         self.add("soon", not_before=self.now + 10)
-        self.assertEqual(self.places.next_due(), 10)
+        self.assertEqual(self.places.next_due(asked_at), self.now + 10)
+
+    def test_a_pause_that_ends_while_the_store_is_asked_is_not_forgotten(self) -> None:
+        """The store has passed over the task, and nothing else would wake the queue."""
+        asked_at = self.now
+        self.add("soon", not_before=self.now + 0.05)
+        self.now += 0.1
+        self.assertEqual(self.places.next_due(asked_at), asked_at + 0.05)
 
 
 class EntriesTests(SynchronousTestCase):

@@ -8,7 +8,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import ensureDeferred
+from twisted.internet.defer import ensureDeferred, maybeDeferred
 
 from tests.rig import (
     CLIP,
@@ -210,6 +210,23 @@ class QueueTests(SchedulerTestCase):
         complete_step(rig.runner.running[0])
         rig.runner.running[0].complete(content=b"")
         self.assertIs(self.state(rig, task_id), State.FAILED)
+
+
+class PauseTests(SchedulerTestCase):
+    def test_a_pause_that_ends_while_the_store_is_asked_is_over(self) -> None:
+        """The task begins then, and not only when something else happens."""
+        rig = self.rig()
+        self.submit(rig)
+        store = rig.store_thread.hold()
+        rig.runner.running[0].fail(FailureKind.KILLED)
+        back_into_the_queue, move = store.waiting.pop(0)
+        maybeDeferred(move).chainDeferred(back_into_the_queue)
+        self.assertEqual(len(store.waiting), 1)  # the queue asks for a task, at a time of the pause
+        rig.clock.advance(endings.KILL_DELAY + 0.1)
+        store.run_all()
+        rig.clock.advance(0.0)
+        store.run_all()
+        self.assertEqual(len(rig.runner.running), 1)
 
 
 class CancelTests(SchedulerTestCase):

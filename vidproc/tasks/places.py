@@ -55,11 +55,13 @@ class Places:
         waiting = self._entries.waiting()
         return next((e.task for e in waiting if e.short and not is_suspect(e.task)), None)
 
-    def next_due(self) -> float | None:
-        """Return the seconds until the next paused task may be retried; None if none is paused."""
-        now = self._now()
-        pauses = [(entry.task.not_before or 0) - now for entry in self._entries.waiting()]
-        return min((pause for pause in pauses if pause > 0), default=None)
+    def next_due(self, asked_at: float) -> float | None:
+        """Return when the next task that was paused at `asked_at` may be retried; None for none.
+
+        A pause that has ended since then counts, too: the store was asked before that.
+        """
+        ends = [entry.task.not_before or 0.0 for entry in self._entries.waiting()]
+        return min((end for end in ends if end > asked_at), default=None)
 
 
 def is_suspect(task: Task) -> bool:

@@ -208,13 +208,15 @@ class Queue:
         while places.free and self.queued > 0 and await self._claim():
             pass
 
-    def _wake_when_due(self) -> None:
-        """Look again when the first task that pauses may be tried."""
-        seconds = self._places.next_due()
-        if seconds is not None and not self._stopping:
+    def _wake_when_due(self, asked_at: float) -> None:
+        """Look again when the next task that was paused at `asked_at` may be retried."""
+        due = self._places.next_due(asked_at)
+        if due is not None and not self._stopping:
             if self._wake is not None and self._wake.active():
                 self._wake.cancel()
-            self._wake = self._reactor.callLater(seconds, self._fill)
+            self._wake = self._reactor.callLater(
+                max(0.0, due - self._reactor.seconds()), self._fill
+            )
 
     async def _claim(self, only: str | None = None) -> bool:
         """Begin the oldest waiting task, or `only` that one; return whether there was one."""
@@ -229,7 +231,7 @@ class Queue:
             but=[task_id for task_id, entry in self._entries.items() if entry.waits_for],
         )
         if task is None:
-            self._wake_when_due()
+            self._wake_when_due(now)
             return False
         if self._stopping:
             await self._closing.move_surely(task.task_id, State.QUEUED, FREE)
