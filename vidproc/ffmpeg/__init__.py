@@ -1,1 +1,1 @@
-"""FFmpeg: finding it, probing files, describing commands, running them, reading their progress."""
+"""FFmpeg: finding it, probing files, describing commands, reading their progress."""

@@ -1,4 +1,4 @@
-"""Finding an FFmpeg, and finding out what it can do."""
+"""Finding an FFmpeg and its capabilities."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _USED_ENCODERS = (*_REQUIRED_ENCODERS, "libx265", "libsvtav1")
 _USED_FILTERS = ("zscale", "tonemap", "libvmaf", "bwdif", "palettegen", "paletteuse")
 
 _CROPS_SINCE = (61, 7)
-"""The libavformat of FFmpeg 7.1, which brought the option -apply_cropping codec."""
+"""The libavformat version of FFmpeg 7.1, which introduced -apply_cropping codec."""
 
 
 class FFmpegUnusable(Exception):
@@ -25,7 +25,7 @@ class FFmpegUnusable(Exception):
 class FFmpeg:
     """An FFmpeg: its path, version, and the names of its encoders and filters.
 
-    `crops` says that it cuts off by itself what the container wants cut off.
+    `crops` says whether it applies cropping from the container itself.
     """
 
     path: str
@@ -35,13 +35,13 @@ class FFmpeg:
     crops: bool = False
 
     def missing(self) -> list[str]:
-        """Return what this build lacks of what vidproc can use."""
+        """Return the features that vidproc uses and this build lacks."""
         encoders = [f"encoder {n}" for n in _USED_ENCODERS if n not in self.encoders]
         return encoders + [f"filter {n}" for n in _USED_FILTERS if n not in self.filters]
 
 
 def find_ffmpeg(path: str | None = None) -> FFmpeg:
-    """Return the FFmpeg at `path`, or the bundled one. Blocks for some 50 ms.
+    """Return the FFmpeg at `path`, or the bundled one. Blocks for about 50 ms.
 
     Raises `FFmpegUnusable`.
     """
@@ -90,5 +90,5 @@ def _ask(path: str, *arguments: str) -> str:
 
 
 def _names(listing: str) -> frozenset[str]:
-    """Return the names in what ``ffmpeg -encoders`` or ``-filters`` prints."""
+    """Return the names in the output of ``ffmpeg -encoders`` or ``-filters``."""
     return frozenset(re.findall(r"^ [A-Z.|]{2,6} ([A-Za-z0-9_-]+) ", listing, re.MULTILINE))

@@ -1,4 +1,4 @@
-"""What an FFmpeg can do, for those who decide what to ask of it."""
+"""The capabilities of an FFmpeg, for code that builds commands."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Protocol
 
 
 class Capabilities(Protocol):
-    """What the FFmpeg at hand can do."""
+    """The capabilities of the FFmpeg in use."""
 
     @property
     def encoders(self) -> frozenset[str]:
-        """Names of its encoders, such as ``libx264``."""
+        """The names of its encoders, such as ``libx264``."""
 
     @property
     def filters(self) -> frozenset[str]:
-        """Names of its filters, such as ``zscale``."""
+        """The names of its filters, such as ``zscale``."""

@@ -1,9 +1,10 @@
-"""A command: what to run, said without naming a machine.
+"""A command: what to run, without naming a machine.
 
-Its arguments hold placeholders for files and for the thread count; the runner fills in paths and
-numbers when it starts the command. What a command reads and writes besides, by a name that a
-program makes up or reads in another file, it declares in `reads` and `writes`: it runs in a folder
-where all of its files have their names. `input_file` and `output_file` give the placeholders:
+Its arguments contain placeholders for files and for the thread count; the runner fills in paths and
+numbers when it starts the command. Files whose names do not appear in the arguments, because a
+program derives the name or reads it from another file, are declared in `reads` and `writes`; the
+command runs in a folder where its files have those names. `input_file` and `output_file` return
+placeholders:
 
     source = ffmpeg.input(input_file(SOURCE))
     graph = ffmpeg.output(
@@ -23,13 +24,13 @@ from typing import Any, Literal
 Program = Literal["ffmpeg", "probe"]
 
 SOURCE = "source"
-"""The file name that stands for the task's input; every other name is in the attempt's folder."""
+"""The file name of the task's input; all other names are in the attempt's folder."""
 
 _INPUT = "vidproc-input:"
 _OUTPUT = "vidproc-output:"
 THREADS = "vidproc-threads"
-"""Stands, anywhere within an argument, for the number of threads that the runner gives the
-command; ``+N`` behind it adds to that number."""
+"""Within an argument, the number of threads that the runner gives the command; a following
+``+N`` is added to it."""
 
 _THREADS = re.compile(re.escape(THREADS) + r"(\+\d+)?")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
@@ -53,18 +54,15 @@ def _checked(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One program run.
+    """One run of a program.
 
-    `arguments` are argv without the program; `stage` names the work for people ("encoding");
-    `duration` is the seconds of output expected, for progress, None when unknown; `share` is the
-    part of the whole task that this command is, 0 to 1; `cpus` says how many cores it can keep
-    busy, which is its wish for threads; `memory` is an estimate of its need in bytes; `capture`
-    keeps that many bytes of standard output for the caller. `reads` and `writes` name files that
-    no argument names; `files` are those that must be there before, with their contents.
-
-    A program may write the files that are named here, and no other. One that writes `writes` under
-    other names, to rename them when they are whole, has `written_as` behind the names until then;
-    the runner renames what is left.
+    `arguments` are argv without the program. `stage` is a name of the work for people ("encoding").
+    `duration` is the expected length of the output in seconds, for progress, or None if unknown.
+    `share` is the weight of this command in the task's progress, 0 to 1. `cpus` is how many cores
+    it can keep busy, and so how many threads it wants. `memory` is an estimate of the memory that
+    it needs, in bytes. `capture` is how many bytes of standard output are kept for the caller.
+    `reads` and `writes` are files that do not appear in the arguments. `files` are files that must
+    exist before, with their contents.
     """
 
     program: Program
@@ -82,18 +80,18 @@ class Command:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of all files that it reads, each once."""
+        """The names of all files that it reads, without duplicates."""
         named = (a[len(_INPUT) :] for a in self.arguments if a.startswith(_INPUT))
         return tuple(dict.fromkeys((*named, *self.reads)))
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of all files that it writes, each once."""
+        """The names of all files that it writes, without duplicates."""
         named = (a[len(_OUTPUT) :] for a in self.arguments if a.startswith(_OUTPUT))
         return tuple(dict.fromkeys((*named, *self.writes)))
 
     def resolve(self, path_of: Callable[[str], str], threads: int) -> list[str]:
-        """Return argv with every placeholder filled in; `path_of` maps a file name to its path."""
+        """Return argv with all placeholders filled in; `path_of` maps a file name to its path."""
 
         def number(found: re.Match[str]) -> str:
             return str(threads + int(found[1] or 0))
@@ -111,8 +109,8 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """How a command ended well: what it wrote to standard output, the last lines of its standard
-    error, how long it took and the CPU time it used, in seconds, its peak memory in bytes."""
+    """The result of a successful command: its standard output, the last lines of its standard
+    error, the elapsed time and CPU time in seconds, and its peak memory in bytes."""
 
     stdout: bytes
     stderr_tail: str
@@ -123,7 +121,8 @@ class Completed:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a command is: seconds of output written, frames, and speed against real time."""
+    """The progress of a command: seconds of output written, frames, and speed relative to real
+    time."""
 
     out_time: float | None
     frame: int | None
@@ -134,33 +133,33 @@ class FailureKind(StrEnum):
     """Why a command failed."""
 
     INPUT = "input"
-    """The program gave up: the file is damaged or unusual, or what was asked can't be done."""
+    """The program gave up: the file is damaged or unusual, or the request is impossible."""
     CRASHED = "crashed"
-    """The program ended by a fault of its own (SIGSEGV and the like)."""
+    """The program crashed (SIGSEGV and the like)."""
     MEMORY = "memory"
-    """The program ran out of the memory that it may have."""
+    """The program reached its memory limit."""
     KILLED = "killed"
     """A signal from outside ended the program, which says nothing about the file."""
     OOM_KILLED = "killed for memory"
-    """The kernel was short of memory and ended the program; another one may have used it."""
+    """The kernel ran out of memory and killed the program; another program may have used it."""
     SPACE = "space"
-    """The disk had no space for what it writes."""
+    """The disk had no space for the output."""
     OUTGROWN = "outgrown"
-    """It wrote more than the space that was given to it."""
+    """It wrote more than the space that it was given."""
     STALLED = "stalled"
     """It made no progress and used no CPU time, and was stopped."""
     TIMED_OUT = "timed out"
-    """It used more CPU time than a command may."""
+    """It reached its CPU time limit."""
     RATE = "rate"
-    """The encoder can't make the video fit the bit rate that was asked for."""
+    """The encoder cannot reach the requested bit rate."""
     REFUSED = "refused"
     """The program was not started, for lack of descriptors, processes or memory: try again."""
     OURS = "ours"
-    """The program was never run, or could not be ended."""
+    """The program could not be run, or could not be stopped."""
 
     @property
     def may_be_the_files(self) -> bool:
-        """Whether the file may be the reason, so that another way through it is worth trying."""
+        """Whether the file may be the reason, so that it is worth trying another way."""
         return self in _MAY_BE_THE_FILES
 
 
@@ -170,10 +169,10 @@ _MAY_BE_THE_FILES = frozenset(
 
 
 class CommandFailed(Exception):
-    """A command ended badly.
+    """A command failed.
 
-    `kind` says why, for programs; `reason` in a few words, for people; `stderr_tail` is for our
-    logs and may hold paths.
+    `kind` is the reason for programs and `reason` a short text for people; `stderr_tail` is for our
+    logs and may contain paths.
     """
 
     def __init__(
@@ -196,10 +195,10 @@ class CommandStopped(Exception):
 
 
 def ffmpeg_command(graph: Any, *, stage: str, **rest: Any) -> Command:
-    """Return the Command of an ffmpeg-python output `graph` (or several merged outputs).
+    """Return the Command for an ffmpeg-python output `graph` (or several merged outputs).
 
-    Keyword arguments are the fields of `Command`. Placeholders in the graph are those of
-    `input_file`, `output_file` and `THREADS`.
+    Keyword arguments are fields of `Command`. The graph contains the placeholders of `input_file`,
+    `output_file` and `THREADS`.
     """
     import ffmpeg
 
@@ -209,9 +208,10 @@ def ffmpeg_command(graph: Any, *, stage: str, **rest: Any) -> Command:
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """Where a command's files are: storage keys of the task's input and of the attempt's folder.
+    """Where a command's files are: the storage keys of the task's input and of the attempt's
+    folder.
 
-    `space` is the most bytes that a command may write, None for no limit of its own.
+    `space` is the maximum size of each file that it writes, or None for no additional limit.
     """
 
     source_key: str

@@ -1,26 +1,25 @@
-"""Prepares a media process from the inside, then becomes it.
+"""Prepares a media process from inside, then becomes it.
 
 Run as ``python -I -S -B launcher.py SETTING=VALUE ... -- PROGRAM [ARGUMENT ...]``, with settings
-that `vidproc.ffmpeg.sandbox` writes, or as ``launcher.py --report [SECCOMP]`` to find out which
-layers this machine has. Stands alone: it imports nothing of vidproc and little of the standard
-library, for it is started for every command and adds its start to the command's time (json and
-signal alone would double it).
+from `vidproc.ffmpeg.sandbox`, or as ``launcher.py --report [SECCOMP]`` to find out which layers
+this machine supports. It imports nothing of vidproc and little of the standard library, because it
+is started for every command and its startup adds to the command's time (json and signal alone would
+double it).
 
-    parent=PID               the process that it must be the child of
+    parent=PID               the process that must be its parent
     limit=RLIMIT_NAME:VALUE  a resource limit
-    nice=NUMBER              by how much everybody else goes first
+    nice=NUMBER              the nice value
     layer=NAME               landlock, seccomp, namespaces or ipc
     seccomp=HEXADECIMAL      the filter, for `seccomp`
-    create=PATH              a file that is to be there, for `landlock` can't name it else
     read=PATH, write=PATH, execute=PATH
                              for `landlock`
     script=yes, import=PATH  PROGRAM is a Python script that needs packages from PATH
 
-Each layer is given up for good before the program starts, so nothing that FFmpeg reads can take it
-back: resource limits, namespaces, capabilities, no_new_privs, Landlock, a seccomp filter.
+All layers are applied irrevocably before the program starts, so no input can make FFmpeg undo them:
+resource limits, namespaces, capabilities, no_new_privs, Landlock, a seccomp filter.
 
-A script is imported first, with everything that it imports, and its `main` called when all layers
-hold. So it needs neither the right to start a program nor the right to read its own modules.
+A script is imported first, with all its imports, and its `main` is called when all layers are
+active. So it needs permission neither to start a program nor to read its own modules.
 """
 
 import ctypes
@@ -34,7 +33,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# The same on every Linux that is supported, and on macOS.
+# The same on all supported Linux systems, and on macOS.
 _SIGKILL, _SIGPIPE, _SIGXFSZ = 9, 13, 25
 
 # From the kernel's headers (linux/prctl.h, sched.h, landlock.h, seccomp.h, audit.h, filter.h).
@@ -67,10 +66,10 @@ _SECCOMP_MODE_FILTER = 2
 _RET_ALLOW = 0x7FFF0000
 _RET_ERRNO = 0x00050000
 _LOAD, _JUMP_EQUAL, _RETURN = 0x20, 0x15, 0x06
-_ARGUMENTS = 16  # where they begin in struct seccomp_data; the lower half of each comes first
+_ARGUMENTS = 16  # their offset in struct seccomp_data; the lower half of each comes first
 
 _OOM_SCORE_ADJ = 1000
-"""When memory runs out, the kernel ends media processes before anything else."""
+"""When memory runs out, the kernel kills media processes before anything else."""
 
 # By machine: execve, kill, tgkill (asm/unistd_64.h, asm-generic/unistd.h).
 _OWN_CALLS = {"x86_64": (59, 62, 234), "aarch64": (221, 129, 131)}
@@ -91,7 +90,7 @@ def _prctl(option: int, *values: object) -> None:
 
 
 def apply_limits(limits: dict[str, int]) -> None:
-    """Set resource limits by name, soft and hard; one that is lower already stays."""
+    """Set resource limits by name, soft and hard; a lower existing limit stays."""
     for name, wanted in limits.items():
         which = getattr(resource, name)
         hard = resource.getrlimit(which)[1]
@@ -100,23 +99,25 @@ def apply_limits(limits: dict[str, int]) -> None:
 
 
 def stand_back(nice: int) -> None:
-    """Raise our own nice value, and that of our session, which the scheduler counts as one."""
+    """Raise our nice value, and that of our session, which the scheduler treats as a unit."""
     os.nice(nice)
     try:
         with open("/proc/self/autogroup", "w") as file:
             file.write(str(nice))
     except OSError:
-        pass  # no such thing here, or switched off
+        pass  # not supported here, or disabled
 
 
 def offer_to_the_oom_killer() -> None:
-    """Have the kernel end this process first when memory runs out; raising it needs no right."""
+    """Make the kernel kill this process first when memory runs out; raising the score is always
+    allowed."""
     with open("/proc/self/oom_score_adj", "w") as file:
         file.write(str(_OOM_SCORE_ADJ))
 
 
 def unshare(ipc: bool = False) -> None:
-    """Enter new user and network namespaces: no network interface, and RLIMIT_NPROC counts only us.
+    """Enter new user and network namespaces: no network interface, and RLIMIT_NPROC counts only
+    this process.
 
     With `ipc` also a namespace without the shared memory and message queues of others.
     """
@@ -125,7 +126,7 @@ def unshare(ipc: bool = False) -> None:
 
 
 def drop_capabilities() -> None:
-    """Give up every capability: root's own, or those that came with the user namespace."""
+    """Drop all capabilities: root's own, or those that came with the user namespace."""
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
     _check(_libc().capset(header, bytes(24)), "capset")
 
@@ -138,15 +139,16 @@ def create(paths: list[str]) -> None:
 
 
 def landlock_abi() -> int:
-    """Return the version of Landlock that the kernel has; raises `OSError` when it has none."""
+    """Return the kernel's Landlock version; raises `OSError` if it has none."""
     version = _libc().syscall(_LANDLOCK_CREATE_RULESET, None, 0, 1)
     return _check(version, "landlock_create_ruleset")
 
 
 def landlock(read: list[str], write: list[str], execute: list[str]) -> None:
-    """Keep to these paths and what is below them; a path that does not exist is left out.
+    """Allow only these paths and everything below them; paths that do not exist are skipped.
 
-    `execute` paths may be read and run; in `write` ones that are folders, files may be made, too.
+    `execute` paths may be read and executed; `write` paths are folders for reading and writing
+    files.
     """
     libc = _libc()
     abi = landlock_abi()
@@ -175,11 +177,11 @@ def landlock(read: list[str], write: list[str], execute: list[str]) -> None:
 
 
 def seccomp(program: bytes, secret: "tuple[int, int] | None" = None) -> None:
-    """Allow only the system calls of `program`; of those, signals to itself alone.
+    """Allow only the system calls of `program`; signals only to itself.
 
-    `program` is an array of ``struct sock_filter``. execve is refused but for a caller that knows
-    the `secret`: a pair of 32-bit numbers in the last two arguments, which execve does not use.
-    Raises `OSError` ENOSYS on a processor whose call numbers are not known here.
+    `program` is an array of ``struct sock_filter``. execve is refused unless the caller knows the
+    `secret`: a pair of 32-bit numbers in the last two arguments, which execve does not use. Raises
+    `OSError` ENOSYS on a processor whose system call numbers are not known here.
     """
     machine = os.uname().machine
     if machine not in _OWN_CALLS:
@@ -209,7 +211,7 @@ def seccomp(program: bytes, secret: "tuple[int, int] | None" = None) -> None:
         refuse,
     ]
     _install(b"".join(struct.pack("=HBBI", *instruction) for instruction in own))
-    _install(program)  # the last one, for it may refuse to add another
+    _install(program)  # last, because it may forbid adding another
 
 
 def _install(program: bytes) -> None:
@@ -219,7 +221,7 @@ def _install(program: bytes) -> None:
 
 
 def report() -> None:
-    """Print the layers that hold on this machine, a line each; each is tried in a child."""
+    """Print the layers that work on this machine, one per line; each is tested in a child."""
     for name, layer in _TRIALS.items():
         if _try(layer):
             print(name)
@@ -297,7 +299,7 @@ _TRIALS = {
 
 
 def main() -> None:
-    """Do as the command line says; exit with `SETUP_FAILED` when the program can't be reached."""
+    """Run the command line; exit with `SETUP_FAILED` if the program cannot be started."""
     if sys.argv[1] == "--report":
         report()
         return
@@ -309,7 +311,7 @@ def main() -> None:
 
 
 def become() -> None:
-    """Give up what the program must not have, and become the program."""
+    """Apply all restrictions and become the program."""
     end = sys.argv.index("--")
     settings: dict[str, list[str]] = {}
     for setting in sys.argv[1:end]:
@@ -334,14 +336,14 @@ def become() -> None:
     if sys.platform == "linux":
         drop_capabilities()
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-        # After unshare, for a change of credentials clears it.
+        # After unshare, because changing credentials clears it.
         _prctl(_PR_SET_PDEATHSIG, _SIGKILL)
     if [str(os.getppid())] != settings.get("parent"):
-        sys.exit("launcher: the server is gone")  # it died before the death signal was set
+        sys.exit("launcher: the server is gone")  # the parent died before the death signal was set
     if "landlock" in layers:
         landlock(*(settings.get(right, []) for right in ("read", "write", "execute")))
     for number in (_SIGPIPE, _SIGXFSZ):
-        _libc().signal(number, None)  # Python ignores them, and exec keeps what is ignored
+        _libc().signal(number, None)  # Python ignores them, and exec keeps ignored signals ignored
     secret = None
     if "seccomp" in layers:
         secret = struct.unpack("=II", os.urandom(8)) if run is None else None
@@ -373,7 +375,7 @@ def _load(argv: list[str]) -> "Callable[[], None]":
 def execute(argv: list[str], secret: "tuple[int, int] | None") -> None:
     """Become the program, with an empty environment; raises `OSError`.
 
-    The program can't do so again: the filter wants the `secret`, which is gone with our memory.
+    The program cannot do so again: the filter requires the `secret`, which is lost with our memory.
     """
     if secret is None:
         os.execve(argv[0], argv, {})  # noqa: S606 - no shell is the point

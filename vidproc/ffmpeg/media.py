@@ -1,4 +1,4 @@
-"""What the probe finds in a file, as types. Plain data: made by `vidproc.ffmpeg.probe`."""
+"""The probe's findings about a file, as plain data types filled in by `vidproc.ffmpeg.probe`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _WEBM_CODECS = frozenset({"vp8", "vp9", "av1", "vorbis", "opus", "webvtt"})
 
 
 class VideoStream(msgspec.Struct, kw_only=True, frozen=True):
-    """The film's picture. `width` and `height` are in pixels, before rotation and SAR.
+    """The video stream. `width` and `height` are in pixels, before rotation and SAR.
 
-    `crop` are the pixels (left, top, right, bottom) that the decoder gives besides and that the
-    container wants cut off (MP4's clean aperture, Matroska's PixelCrop). `rotation` is what a
-    player turns the picture by, clockwise: 0, 90, 180 or 270. `dolby_vision_only` says that no
-    other colours than Dolby Vision's own are there (its profile 5). `frame_rate` is the mean in
-    frames per second; times are in seconds, `start_time` from the container's start.
+    `crop` are the pixels (left, top, right, bottom) that the decoder outputs but the container
+    crops (MP4's clean aperture, Matroska's PixelCrop). `rotation` is how a player rotates the
+    video, clockwise: 0, 90, 180 or 270. `dolby_vision_only` means that only Dolby Vision's own
+    colours are available (profile 5). `frame_rate` is the mean in frames per second. Times are in
+    seconds, `start_time` relative to the container's start.
     """
 
     index: int
@@ -51,7 +51,7 @@ class VideoStream(msgspec.Struct, kw_only=True, frozen=True):
 
     @property
     def displayed_crop(self) -> tuple[int, int, int, int]:
-        """`crop` of the picture turned upright."""
+        """`crop` of the upright video."""
         left, top, right, bottom = self.crop
         for _ in range(self.rotation // 90):
             left, top, right, bottom = bottom, left, top, right
@@ -80,7 +80,7 @@ class AudioStream(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class SubtitleStream(msgspec.Struct, kw_only=True, frozen=True):
-    """One subtitle track; `text` is false for pictures (DVD, Blu-ray, DVB)."""
+    """One subtitle track; `text` is false for image-based ones (DVD, Blu-ray, DVB)."""
 
     index: int
     codec: str
@@ -91,7 +91,7 @@ class SubtitleStream(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Cover(msgspec.Struct, kw_only=True, frozen=True):
-    """An attached picture."""
+    """Cover art."""
 
     index: int
     codec: str
@@ -100,14 +100,14 @@ class Cover(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class MediaInfo(msgspec.Struct, kw_only=True, frozen=True):
-    """What a file holds. `duration` and `start_time` in seconds, `size` in bytes.
+    """The properties of a file. `duration` and `start_time` in seconds, `size` in bytes.
 
-    `video` is the chosen video stream: the first that is no cover. `data_streams` counts time
-    codes, motion metadata, attachments and the like. `duration` is what the packets hold, where
-    that could be found out; `claimed_duration` is the header's word, `ends_early` says that the
-    packets hold clearly less; `measured` says that all packets were read and that their times tell
-    the length (those of MPEG streams may start again in the middle). `unreadable_video` says that
-    there is a video stream, but not one picture of it could be decoded (`video` is None then).
+    `video` is the chosen video stream: the first that is not cover art. `data_streams` counts time
+    codes, motion metadata, attachments and the like. `duration` is the length of the packets, if
+    known; `claimed_duration` is what the header says; `ends_early` means that the packets are
+    clearly shorter; `measured` means that all packets were read and their times show the length
+    (times in MPEG streams may restart in the middle). `unreadable_video` means that there is a
+    video stream but none of its frames could be decoded (`video` is None then).
     """
 
     container: str
@@ -137,19 +137,21 @@ class MediaInfo(msgspec.Struct, kw_only=True, frozen=True):
 
     @property
     def container_name(self) -> str:
-        """The container in one word, where `container` lists all that its demuxer reads."""
+        """The container in one word; `container` lists everything that its demuxer reads."""
         names = self.container.split(",")
         if "webm" in names:
             streams = [self.video, *self.audio, *self.subtitles]
             codecs = {stream.codec for stream in streams if stream is not None}
             return "webm" if codecs <= _WEBM_CODECS else "matroska"
         if "mp4" in names:
-            # MP4 has no place for ProRes; what else lies in a MOV file lies in MP4 as well.
+            # MP4 does not support ProRes; all other codecs in MOV files are possible in MP4 as
+            # well.
             return "mov" if self.video is not None and self.video.codec == "prores" else "mp4"
         return names[0]
 
     def summary(self) -> dict[str, Any]:
-        """Return what the wire tells of a file: container, codecs, size, shape and duration."""
+        """Return the properties that clients see: container, codecs, size, frame size and
+        duration."""
         fields: dict[str, Any] = {"container": self.container_name, "bytes": self.size}
         if self.duration is not None:
             fields["duration"] = round(self.duration, 3)

@@ -1,7 +1,7 @@
-"""Finds out what a file holds: the command that looks, and the reading of its answer.
+"""Probing files: the command, and reading its answer.
 
-The looking is done by `vidproc.ffmpeg.probe_child` in a limited process, for it runs demuxers and
-decoders over bytes from anywhere. `parse_probe` believes nothing that comes back.
+`vidproc.ffmpeg.probe_child` does the probing in a restricted process, because it runs demuxers and
+decoders on untrusted bytes. `parse_probe` trusts nothing that it returns.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vidproc.untrusted_json import decode_json
 PROBE_CHILD = str(Path(__file__).with_name("probe_child.py"))
 """The script that a Command with ``program="probe"`` runs."""
 PROBE_PACKAGE = "av"
-"""The package that the script imports, besides the standard library."""
+"""The package that the script imports besides the standard library."""
 
 FORMATS = (
     "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,live_flv,asf,asf_o,ogg,mxf,dv,rm,wtv,gxf,nut,nsv,"
@@ -31,24 +31,26 @@ FORMATS = (
     "wav,w64,mp3,flac,aac,ac3,eac3,ac4,amr,amrnb,amrwb,caf,aiff,au,ape,wv,tta,tak,dts,dtshd,"
     "truehd,mlp,mpc,mpc8,oma,dsf,loas,voc"
 )
-"""Demuxers that may read what people send. None of them opens a second file or an address:
-no playlists (hls, dash, concat), no image sequences, no subtitle or text formats, no devices."""
+"""Demuxers for files from clients. None of them opens a second file or an address: no playlists
+(hls, dash, concat), no image sequences, no subtitle or text formats, no devices."""
 
 MAX_PIXELS = 8192 * 8192
-"""Pixels of the largest picture that is taken."""
+"""The most pixels of an accepted frame."""
 MAX_STREAMS = 64
-"""Streams of the fullest file that is taken."""
+"""The most streams of an accepted file."""
 PROBE_SIZE = 20_000_000
 """Bytes that FFmpeg may read to find the streams."""
 ANALYZE_DURATION = 20_000_000
-"""Microseconds of the film that FFmpeg may read to find the streams."""
-_WHOLE_BYTES = 256 << 20  # a smaller file is read to its end: its true length costs milliseconds
+"""Microseconds of the video that FFmpeg may read to find the streams."""
+_WHOLE_BYTES = (
+    256 << 20
+)  # smaller files are read to the end: finding the true length takes milliseconds
 _PROBE_BYTES = 64 << 20
 _CAPTURE = 256 << 10
-"""Bytes of an answer; 64 streams with long titles take some 100 kB. Decoding holds the server, from
-whichever thread: 10 ms at worst."""
+"""The longest answer in bytes; 64 streams with long titles take about 100 kB. Decoding it
+blocks the server, from whichever thread: 10 ms at worst."""
 _MOST_OBJECTS = 4096
-"""Objects and lists of an answer; 64 streams have some 400."""
+"""The most objects and lists of an answer; 64 streams have about 400."""
 
 _TEXT_SUBTITLES = frozenset(
     """subrip srt ass ssa webvtt mov_text text microdvd subviewer subviewer1 sami realtext jacosub
@@ -58,14 +60,14 @@ _DOLBY_VISION = frozenset({"dvh1", "dvhe", "dva1", "dvav", "dav1"})
 
 
 class ProbeError(Exception):
-    """The probe did not answer as it must: a fault of ours, or a crash on a hostile file."""
+    """The probe's answer is invalid: a bug, or a crash on a hostile file."""
 
 
 def probe_command(name: str = SOURCE, verify: bool = False) -> Command:
-    """Return the command that looks into the file `name`.
+    """Return the command that probes the file `name`.
 
-    With `verify` the file is one that we made: it is read to its end, and its first and last
-    frames and its audio must decode, or `parse_probe` raises `ProbeError`.
+    With `verify` it is one of our own outputs: it is read to the end, and its first and last frames
+    and its audio must decode, otherwise `parse_probe` raises `ProbeError`.
     """
     options = {
         "formats": FORMATS,
@@ -90,19 +92,19 @@ def probe_command(name: str = SOURCE, verify: bool = False) -> Command:
 
 
 def parse_probe(stdout: bytes, size: int) -> MediaInfo:
-    """Return what the probe found in a file of `size` bytes.
+    """Return the probe's findings about a file of `size` bytes.
 
-    Raises `ServiceError` 415 when the file is no film or too damaged, 413 when it is beyond our
-    limits, and `ProbeError` when the answer makes no sense or our own output is unsound.
+    Raises `ServiceError` 415 if the file is not a video or too damaged, 413 if it is beyond our
+    limits, and `ProbeError` if the answer makes no sense or our own output is broken.
     """
     if stdout.count(b"[") + stdout.count(b"{") > _MOST_OBJECTS:
-        raise ProbeError("the probe's answer holds too much")  # decoding it would take long
+        raise ProbeError("the probe's answer is too large")  # decoding it would take long
     try:
         found = decode_json(stdout)
     except msgspec.DecodeError as error:
-        raise ProbeError(f"the probe's answer is no JSON: {error}") from None
+        raise ProbeError(f"the probe's answer is not JSON: {error}") from None
     if not isinstance(found, dict):
-        raise ProbeError("the probe's answer is no object")
+        raise ProbeError("the probe's answer is not an object")
     if "error" in found:
         raise _refusal(str(found["error"]), values.clean_text(found.get("message")) or "", size)
     try:
@@ -115,7 +117,7 @@ def _refusal(kind: str, message: str, size: int) -> Exception:
     if kind == "too_large":
         return ServiceError(
             ErrorCode.TOO_LARGE,
-            "The picture is larger than this server takes"
+            "The video frame is larger than this server accepts"
             + (f" ({message})." if re.fullmatch(r"\d+x\d+", message) else "."),
             f"Send a video of at most {MAX_PIXELS // 1_000_000} megapixels. Example: 3840x2160",
         )
@@ -123,15 +125,15 @@ def _refusal(kind: str, message: str, size: int) -> Exception:
         return ServiceError(
             ErrorCode.TOO_LARGE,
             f"The file has more than {MAX_STREAMS} streams.",
-            "Send a file with only the video and the audio tracks that are needed.",
+            "Send a file with only the video and audio tracks that you need.",
         )
     if kind == "unsound":
-        return ProbeError(f"the output is unsound: {message}")
+        return ProbeError(f"the output is broken: {message}")
     if kind == "timeout":
         return ServiceError(
             ErrorCode.UNSUPPORTED_MEDIA,
-            "The file is too damaged or too strange to be understood in reasonable time.",
-            "Play it on your machine; if it plays, save it as MP4 or MKV and send that.",
+            "The file is too damaged or too unusual to be probed in reasonable time.",
+            "Check that it plays on your machine; if so, save it as MP4 or MKV and send that.",
         )
     if kind == "unreadable":
         return not_a_video(size)
@@ -139,12 +141,12 @@ def _refusal(kind: str, message: str, size: int) -> Exception:
 
 
 def not_a_video(size: int) -> ServiceError:
-    """Return the error of a file that no demuxer understands."""
-    what = "is empty" if size == 0 else f"({format_size(size)}) is no video, or is damaged"
+    """Return the error for a file that no demuxer recognises."""
+    what = "is empty" if size == 0 else f"({format_size(size)}) is not a video, or is damaged"
     return ServiceError(
         ErrorCode.UNSUPPORTED_MEDIA,
-        f"The file {what}: no known video or audio format could be read.",
-        "Check that it plays on your machine and was copied to its end, then send it again. "
+        f"The file {what}: no known video or audio format was found.",
+        "Check that it plays on your machine and was copied completely, then send it again. "
         "Example: MP4, MOV, MKV, WebM, AVI or MPEG-TS",
     )
 
@@ -160,26 +162,26 @@ def _media(found: dict[str, Any], size: int) -> MediaInfo:
         origin = min((start for start in starts if start is not None), default=0.0)
     main = found.get("video")
     video = next((s for s in streams if s.get("index") == main and main is not None), None)
-    pictures = [s for s in streams if s["type"] == "video" and not s.get("cover")]
+    videos = [s for s in streams if s["type"] == "video" and not s.get("cover")]
     covers = [s for s in streams if s["type"] == "video" and s.get("cover")]
-    sounds = [s for s in streams if s["type"] == "audio" and _playable_sound(s)]
+    audios = [s for s in streams if s["type"] == "audio" and _playable_audio(s)]
     titles = [s for s in streams if s["type"] == "subtitle"]
     complete = found.get("complete") is True
 
     readable = video is not None and isinstance(video.get("frame"), dict)
-    if not sounds and not readable:
+    if not audios and not readable:
         if video is None and not covers:
             raise not_a_video(size)
         raise ServiceError(
             ErrorCode.UNSUPPORTED_MEDIA,
-            "The file is too damaged: not a single picture or sound of it can be decoded."
+            "The file is too damaged: no video or audio could be decoded."
             if video is not None
-            else "The file holds no video and no sound.",
-            "Check that it plays on your machine and was copied to its end, then send it again.",
+            else "The file has no video and no audio.",
+            "Check that it plays on your machine and was copied completely, then send it again.",
         )
     claimed = values.duration(found.get("duration"))
     real, ends_early = _real_duration(
-        [*pictures, *sounds], origin, claimed, complete, video if readable else None
+        [*videos, *audios], origin, claimed, complete, video if readable else None
     )
     duration = claimed
     if real is not None and (claimed is None or ends_early or abs(real - claimed) > 0.25):
@@ -196,8 +198,8 @@ def _media(found: dict[str, Any], size: int) -> MediaInfo:
         bit_rate=values.bit_rate(found.get("bit_rate")),
         video=_video(video, origin, complete) if readable and video is not None else None,
         unreadable_video=video is not None and not readable,
-        other_videos=max(0, len(pictures) - 1),
-        audio=tuple(_audio(s, origin, complete) for s in sounds),
+        other_videos=max(0, len(videos) - 1),
+        audio=tuple(_audio(s, origin, complete) for s in audios),
         subtitles=tuple(
             SubtitleStream(
                 index=values.stream_index(s),
@@ -226,7 +228,7 @@ def _media(found: dict[str, Any], size: int) -> MediaInfo:
 
 
 def _may_start_again(container: str) -> bool:
-    """Return whether time stamps may jump in such a container, which FFmpeg evens out."""
+    """Return whether time stamps may jump in such a container; FFmpeg corrects that."""
     return container.split(",")[0] in ("mpegts", "mpeg")
 
 
@@ -237,7 +239,8 @@ def _real_duration(
     complete: bool,
     video: dict[str, Any] | None,
 ) -> tuple[float | None, bool]:
-    """Return the seconds that the packets fill, None when unknown, and whether they end early."""
+    """Return the total length of the packets in seconds, None if unknown, and whether they end
+    early."""
     if complete:
         ends = [_end(stream) for stream in streams]
         known = [end - origin for end in ends if end is not None]
@@ -252,7 +255,8 @@ def _real_duration(
 
 
 def _end(stream: dict[str, Any]) -> float | None:
-    """Return when a stream's last packet ends; a last picture that lasts for days is a lie."""
+    """Return when a stream's last packet ends; ignores a last frame that claims to last for
+    days."""
     last = values.number(stream.get("last"), -1e6, 1e9)
     end = values.number(stream.get("end"), -1e6, 1e12)
     if last is None or end is None:
@@ -314,7 +318,7 @@ def _video(found: dict[str, Any], origin: float, complete: bool) -> VideoStream:
 
 
 def _crop(value: Any, width: int, height: int) -> tuple[int, int, int, int]:
-    """Return what the container wants cut off, unless next to nothing would be left."""
+    """Return the container's cropping, unless it would leave almost nothing."""
     if not isinstance(value, list) or len(value) != 4:
         return 0, 0, 0, 0
     left, top, right, bottom = (int(values.number(side, 0, values.MAX_SIDE) or 0) for side in value)
@@ -344,7 +348,7 @@ def _audio(found: dict[str, Any], origin: float, complete: bool) -> AudioStream:
     )
 
 
-def _playable_sound(found: dict[str, Any]) -> bool:
+def _playable_audio(found: dict[str, Any]) -> bool:
     """Whether there is a decoder, and more than a header."""
     return (
         found.get("readable") is True
@@ -354,7 +358,7 @@ def _playable_sound(found: dict[str, Any]) -> bool:
 
 
 def _frame_rate(found: dict[str, Any]) -> tuple[float | None, bool | None]:
-    """Return the mean rate in pictures per second and whether it is constant."""
+    """Return the mean frame rate, and whether it is constant."""
     guessed = values.frame_rate(found.get("guessed_rate"))
     average = values.frame_rate(found.get("average_rate"))
     interval = values.number(found.get("interval"), 0.001, 1e6)
@@ -365,7 +369,7 @@ def _frame_rate(found: dict[str, Any]) -> tuple[float | None, bool | None]:
     mean = values.number(1 / interval, 0.000001, 1000)
     if jitter is None or mean is None:
         return mean, None
-    # Time stamps are whole ticks: a constant rate is off by less than one.
+    # Time stamps are whole ticks, so a constant rate deviates by less than one.
     constant = jitter <= 1.01 * tick + 0.0001 and tick < interval
     if constant and guessed is not None and abs(guessed / mean - 1) < 0.002:
         return guessed, True

@@ -1,10 +1,10 @@
-"""Looks into a media file and prints what it finds as one JSON object.
+"""Probes a media file and prints its findings as one JSON object.
 
-Run by `vidproc.ffmpeg.launcher` as a script with the arguments PATH OPTIONS, in a limited child
-process; OPTIONS is the JSON object of `vidproc.ffmpeg.probe.probe_command`. It stands alone:
-nothing of vidproc is imported. `main` can import nothing of the standard library that is not
-imported here. The status is 0 when the file could be judged, a refusal (``{"error": ...}``)
-included; anything else is a crash. Nothing that is printed here is believed by the reader.
+`vidproc.ffmpeg.launcher` runs it as a script with the arguments PATH OPTIONS in a restricted child
+process; OPTIONS is the JSON object of `vidproc.ffmpeg.probe.probe_command`. It imports nothing of
+vidproc, and `main` can import nothing of the standard library that is not imported here. The status
+is 0 if the file could be judged, even if it is refused (``{"error": ...}``); anything else is a
+crash. The reader trusts nothing that is printed here.
 """
 
 import itertools
@@ -24,7 +24,7 @@ try:
 except ImportError:  # not on Windows
     resource = None  # type: ignore[assignment]
 
-# By number in ISO/IEC 23091-2 (H.273), the names being FFmpeg's; 2 is "unspecified".
+# By number in ISO/IEC 23091-2 (H.273), with FFmpeg's names; 2 is "unspecified".
 _PRIMARIES = {
     1: "bt709", 4: "bt470m", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 8: "film",
     9: "bt2020", 10: "smpte428", 11: "smpte431", 12: "smpte432", 22: "ebu3213",
@@ -40,26 +40,26 @@ _MATRICES = {
     13: "chroma-derived-c", 14: "ictcp",
 }  # fmt: skip
 _FULL_RANGE = 2
-# From PyAV 19 on this is what it does by itself.
+# The default from PyAV 19 on.
 _METADATA: dict[str, Any] = (
     {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 )
-_ATTACHED_PICTURE = 0x400 | 0x800  # and timed thumbnails
+_ATTACHED_PICTURE = 0x400 | 0x800  # attached_pic, timed_thumbnails
 _DEFAULT, _FORCED = 0x1, 0x40
 
 _FRAMES_WANTED = 4
 _MOST_ERRORS = 200  # undecodable packets after which no frame is expected
-"""Pictures that are decoded to learn about interlacing."""
+"""Frames that are decoded to detect interlacing."""
 _TIMES_KEPT = 20_000
 _TAGS_KEPT = 200
 _TEXT = 300
-"""Characters that are kept of a text; the reader takes fewer."""
+"""Characters of a text that are kept; the reader keeps fewer."""
 _LAST_PACKETS = 32
-"""Packets at the end of a film that we made whose pictures are all decoded."""
+"""Packets at the end of our own output whose frames are all decoded."""
 
 
 class Refused(Exception):
-    """The file can't be used: a kind that the reader knows, and a text for logs."""
+    """The file cannot be used: a kind that the reader knows, and a text for logs."""
 
     def __init__(self, kind: str, message: str = "") -> None:
         super().__init__(message)
@@ -67,7 +67,7 @@ class Refused(Exception):
 
 
 class Tally:
-    """What the packets of one stream say. Times in seconds."""
+    """Statistics of a stream's packets. Times in seconds."""
 
     def __init__(self) -> None:
         self.packets = 0
@@ -102,7 +102,7 @@ class Tally:
             self.times.append(stamp)
 
     def facts(self) -> dict[str, Any]:
-        """Return the figures."""
+        """Return the statistics."""
         return {
             "packets": self.packets,
             "bytes": self.bytes,
@@ -113,7 +113,7 @@ class Tally:
 
 
 def probe(path: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Return what the file holds; raises `Refused`."""
+    """Return the file's properties; raises `Refused`."""
     deadline = time.monotonic() + options["seconds"]
     container = _open(path, options)
     with container:
@@ -267,9 +267,9 @@ def _depth(pixel_format: Any) -> int | None:
 def _read(
     container: Any, video: Any, streams: list[Any], options: dict[str, Any], deadline: float
 ) -> tuple[list[Any], dict[int, Tally], bool]:
-    """Go through the packets: all of a small file's, else as many as tell what is needed.
+    """Read packets: all of a small file, otherwise as many as necessary.
 
-    Returns the first pictures, a `Tally` for each stream, and whether the end was reached.
+    Returns the first frames, a `Tally` for each stream, and whether the end was reached.
     """
     tallies = {stream.index: Tally() for stream in streams}
     frames: list[Any] = []
@@ -301,7 +301,7 @@ def _read(
             if late or (not whole and (settled or seen > options["probe_bytes"])):
                 return frames, tallies, False
     except av.error.FFmpegError:
-        pass  # damaged from here on: what was counted so far is what there is
+        pass  # damaged from here on: use what has been counted so far
     if wanted:
         try:
             frames.extend(video.codec_context.decode(None))
@@ -331,7 +331,7 @@ def _frame_facts(frames: list[Any]) -> dict[str, Any]:
 
 
 def _timing(stamps: list[int], base: Any) -> dict[str, float]:
-    """Return the mean interval of the pictures in seconds and the largest deviation from it."""
+    """Return the mean interval of the frames in seconds and the largest deviation from it."""
     ordered = sorted(set(stamps))
     if len(ordered) < 3 or base is None:
         return {}
@@ -340,7 +340,7 @@ def _timing(stamps: list[int], base: Any) -> dict[str, float]:
     return {"interval": float(mean * base), "jitter": float(off * base), "tick": float(base)}
 
 
-# What PyAV does not tell: the cropping that the container asks for. Only headers are read.
+# What PyAV does not provide: the container's cropping. Only headers are read.
 
 _MOST_BOXES = 20_000
 _VISUAL_ENTRY = 86
@@ -349,7 +349,7 @@ _PIXEL_CROP = (0x54CC, 0x54BB, 0x54DD, 0x54AA)  # left, top, right, bottom
 
 
 def _container_crop(path: str, demuxer: str) -> list[int] | None:
-    """Return (left, top, right, bottom) in pixels, None where nothing is said or understood."""
+    """Return (left, top, right, bottom) in pixels, None if not specified or not understood."""
     try:
         with open(path, "rb") as file:
             if demuxer.startswith("mov,"):
@@ -380,7 +380,7 @@ def _boxes(file: Any, start: int, end: int) -> Any:
 
 
 def _inside(file: Any, kind: bytes, start: int, end: int) -> tuple[int, int]:
-    """Return where the content of the first such box starts and ends; raises `ValueError`."""
+    """Return the start and end of the contents of the first such box; raises `ValueError`."""
     for found, content, stop in _boxes(file, start, end):
         if found == kind:
             return content, stop
@@ -462,12 +462,13 @@ def _unsigned(file: Any, place: Any) -> int:
 
 
 def _indexed_end(stream: Any, size: int) -> float | None:
-    """Return where the index's entries inside the file end, in seconds, None without an index."""
+    """Return the end time, in seconds, of the index entries inside the file; None without an
+    index."""
     entries = stream.index_entries
     low, high = 0, len(entries)
     if high < 2 or stream.time_base is None:
         return None
-    while low < high:  # the first entry that reaches beyond the file
+    while low < high:  # the first entry beyond the end of the file
         middle = (low + high) // 2
         entry = entries[middle]
         if entry.pos + entry.size > size:
@@ -488,19 +489,19 @@ def _verify(
     streams: list[Any],
     deadline: float,
 ) -> None:
-    """Raise `Refused` unless the first and last pictures and the first sound can be decoded."""
+    """Raise `Refused` unless the first and last frames and the first audio can be decoded."""
     if video is not None:
         if not frames:
-            raise Refused("unsound", "no picture could be decoded")
+            raise Refused("unsound", "no frame could be decoded")
         tally = tallies[video.index]
         last = None
         if tally.last_key is not None and tally.packets > 50:
-            last = _last_picture(path, options, video.index, tally, deadline, tally.last_key)
+            last = _last_frame(path, options, video.index, tally, deadline, tally.last_key)
         if last is None:
-            # Short, or a demuxer that seeks by decoding time and landed behind the key picture.
-            last = _last_picture(path, options, video.index, tally, deadline, None)
+            # Short, or a demuxer that seeks by decoding time and landed after the keyframe.
+            last = _last_frame(path, options, video.index, tally, deadline, None)
         if last is None or (tally.last is not None and last < tally.last - 0.1):
-            raise Refused("unsound", "the last pictures can't be decoded")
+            raise Refused("unsound", "the last frames cannot be decoded")
     for stream in streams:
         if stream.type != "audio" or tallies[stream.index].packets == 0:
             continue
@@ -508,15 +509,16 @@ def _verify(
             try:
                 next(iter(container.decode(container.streams[stream.index])))
             except (av.error.FFmpegError, StopIteration) as error:
-                raise Refused("unsound", f"the sound can't be decoded: {error}") from None
+                raise Refused("unsound", f"the audio cannot be decoded: {error}") from None
 
 
-def _last_picture(
+def _last_frame(
     path: str, options: dict[str, Any], index: int, tally: Tally, deadline: float, key: int | None
 ) -> float | None:
-    """Decode from the key picture at `key` on, or all; return the last picture's time in seconds.
+    """Decode from the keyframe at `key`, or everything; return the time of the last frame in
+    seconds.
 
-    None when there was none, infinity when it takes too long. Raises `Refused`.
+    None if there was none, infinity if it takes too long. Raises `Refused`.
     """
     last = None
     with _open(path, options) as container:
@@ -527,20 +529,20 @@ def _last_picture(
             skip = 0 if key is None else tally.since_key - _LAST_PACKETS
             for frame in _decode(container, stream, key if skip > 0 else None, skip):
                 if frame.is_corrupt:
-                    raise Refused("unsound", "a picture is corrupt")
+                    raise Refused("unsound", "a frame is corrupt")
                 last = frame.time if frame.time is not None else last
                 if time.monotonic() > deadline:
                     return math.inf
         except av.error.FFmpegError as error:
-            raise Refused("unsound", f"a picture can't be decoded: {error}") from None
+            raise Refused("unsound", f"a frame cannot be decoded: {error}") from None
     return last
 
 
 def _decode(container: Any, stream: Any, key: int | None, skip: int) -> Any:
-    """Decode to the end, as cheaply as leads to the last pictures.
+    """Decode to the end as cheaply as possible.
 
-    Of the `skip` packets from the one at `key` on, those that no other picture refers to are left
-    out, and no picture is smoothed: this halves the time, which every task waits for.
+    Of the `skip` packets from the one at `key` on, frames that no other frame references are
+    skipped, and no frame is deblocked. This halves the time, which every task has to wait for.
     """
     context = stream.codec_context
     context.thread_type = "FRAME"
@@ -559,7 +561,7 @@ def _decode(container: Any, stream: Any, key: int | None, skip: int) -> Any:
 
 
 def main() -> None:
-    """Probe the file of the command line."""
+    """Probe the file given on the command line."""
     path, options = sys.argv[1], json.loads(sys.argv[2])
     if resource is not None:
         seconds = int(options["seconds"]) * 2 + 10

@@ -1,4 +1,4 @@
-"""Single values of a probe's answer, none of which is believed: each is checked or left out."""
+"""Checks of single values in a probe's answer; invalid ones are dropped."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import unicodedata
 from typing import Any
 
 MAX_SIDE = 16384
-"""Pixels of the longest side that is taken."""
+"""The longest accepted side in pixels."""
 MAX_DURATION = 10 * 86400.0
-"""Seconds; a longer video is a lie or a camera that runs all year."""
+"""Seconds; a longer duration is wrong, or a camera that runs all year."""
 
 _TAGS = frozenset(
     ("title", "artist", "album_artist", "album", "composer", "genre", "track", "copyright")
@@ -74,9 +74,9 @@ def sample_aspect_ratio(value: Any) -> tuple[int, int]:
 
 
 def rotation(value: Any) -> int:
-    """Return the clockwise rotation of a player from FFmpeg's counterclockwise degrees.
+    """Return a player's clockwise rotation from FFmpeg's counterclockwise degrees.
 
-    Within one degree of a quarter turn, as FFmpeg's own autorotation does.
+    Within one degree of a quarter turn, like FFmpeg's own autorotation.
     """
     turn = -(number(value, -36000, 36000) or 0.0) % 360
     for quarter in (90, 180, 270):
@@ -86,7 +86,7 @@ def rotation(value: Any) -> int:
 
 
 def clean_text(value: Any, longest: int = 200) -> str | None:
-    """Return text without control, direction and other invisible characters, None when empty."""
+    """Return text without control, direction and other invisible characters, None if empty."""
     if not isinstance(value, str):
         return None
     kept = (
@@ -98,12 +98,12 @@ def clean_text(value: Any, longest: int = 200) -> str | None:
 
 
 def clean_name(value: Any) -> str | None:
-    """Return a codec's, format's or colour's name when it looks like one."""
+    """Return the name of a codec, format or colour if it looks like one."""
     return value if isinstance(value, str) and _NAME.fullmatch(value) else None
 
 
 def clean_language(value: Any) -> str | None:
-    """Return a language's two or three letters, None when undetermined."""
+    """Return a language's two or three letters, None if undetermined."""
     match = _LANGUAGE.fullmatch(value.strip().lower()) if isinstance(value, str) else None
     return match[1] if match is not None and match[1] not in ("und", "unk", "mis", "zxx") else None
 

@@ -1,4 +1,4 @@
-"""Which files a program consists of: itself, its loader and its libraries."""
+"""The files that a program needs: itself, its loader and its libraries."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from pathlib import Path
 _TIMEOUT = 20.0
 _PT_INTERP = 3
 
-# For programs whose libraries can't be listed. Those that do not exist are left out.
+# For programs whose libraries cannot be listed. Paths that do not exist are skipped.
 _LIBRARY_FOLDERS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib")
 
 
 @dataclass(frozen=True, slots=True)
 class ProgramFiles:
-    """Paths that a program must be able to execute (and read), and those it only reads."""
+    """Paths that a program must be able to execute (and read), and paths that it only reads."""
 
     execute: tuple[str, ...]
     read: tuple[str, ...]
 
 
 def find_program_files(program: str) -> ProgramFiles:
-    """Return what the program at the path `program` consists of.
+    """Return the files of the program at the path `program`.
 
-    Blocks for a few milliseconds the first time, and again after the program was replaced, for the
-    dynamic loader is asked. What can't be read, or is not an ELF file, consists of itself.
+    Blocks for a few milliseconds the first time, and again after the program was replaced, because
+    it asks the dynamic loader. A file that cannot be read, or is not an ELF file, needs only
+    itself.
     """
     try:
         changed = Path(program).stat().st_mtime_ns
     except OSError:
-        changed = 0  # running it will say what is wrong
+        changed = 0  # running it will show what is wrong
     return _find(program, changed)
 
 
@@ -47,7 +48,7 @@ def _find(program: str, changed: int) -> ProgramFiles:
 
 
 def _loader(program: str) -> str | None:
-    """Return the path of the dynamic loader, None where the program has none."""
+    """Return the path of the dynamic loader, None if the program has none."""
     try:
         with open(program, "rb") as file:
             head = file.read(64)
@@ -63,12 +64,12 @@ def _loader(program: str) -> str | None:
                     file.seek(offset)
                     return file.read(min(length, 4096)).rstrip(b"\0").decode()
     except (OSError, struct.error, ValueError, OverflowError):
-        pass  # running it will say what is wrong
+        pass  # running it will show what is wrong
     return None
 
 
 def _libraries(loader: str, program: str) -> tuple[str, ...]:
-    """Return the paths of the libraries, as glibc's and musl's loaders list them."""
+    """Return the paths of the libraries, as listed by glibc's and musl's loaders."""
     try:
         listing = subprocess.run(
             [loader, "--list", program],

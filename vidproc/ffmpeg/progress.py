@@ -1,4 +1,4 @@
-"""Reading what FFmpeg says with ``-progress``: blocks of ``key=value`` lines."""
+"""Reading FFmpeg's ``-progress`` output: blocks of ``key=value`` lines."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ _MAX_LINE = 4096
 
 
 class ProgressParser:
-    """Incremental parser: bytes in, `Progress` out, one for each block."""
+    """An incremental parser: bytes in, one `Progress` per block out."""
 
     def __init__(self) -> None:
         self._rest = b""
         self._block: dict[bytes, bytes] = {}
 
     def feed(self, data: bytes) -> list[Progress]:
-        """Take bytes split in any way; return the blocks that they complete."""
+        """Parse bytes, split in any way; return the blocks that they complete."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         self._rest = self._rest[-_MAX_LINE:]
         found = []

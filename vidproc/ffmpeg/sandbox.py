@@ -1,8 +1,8 @@
-"""What holds a media process: how it is started, and what it may use.
+"""Confining media processes: how they are started, and what they may use.
 
-`Sandbox.wrap` is the only place that knows. The layers are applied by `vidproc.ffmpeg.launcher`
-from inside the new process; `find_layers` tries each for real at the server's start.
-docs/security.md says what each layer is for.
+Only `Sandbox.wrap` and `wrap_script` know this. `vidproc.ffmpeg.launcher` applies the layers from
+inside the new process; `find_layers` tests each at startup. docs/security.md says what each layer
+is for.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from vidproc.ffmpeg.program_files import find_program_files
 from vidproc.ffmpeg.system_calls import filter_program
 
 NICE = 5
-"""By how much the server itself goes first: it needs little CPU time, but at once. With it the
-status' p99 under ten uploads fell by a third, and FFmpeg's share stayed (benchmarks/reserve.py)."""
+"""The nice value of media processes: the server needs little CPU time, but needs it at once. It
+reduced the p99 of a status during ten uploads by a third, and FFmpeg's share of the CPU stayed
+the same (benchmarks/reserve.py)."""
 
 _START = (sys.executable, "-I", "-S", "-B", str(Path(__file__).with_name("launcher.py")))
 _FILTER = filter_program(os.uname().machine) if sys.platform == "linux" else None
 _REPORT_TIMEOUT = 20.0
 
-# What the codecs read; no secrets there. Those that do not exist are left out.
+# Files that codecs read; they contain no secrets. Files that do not exist are skipped.
 _READ = (
     "/dev/urandom",
     "/proc/cpuinfo",
@@ -45,23 +46,23 @@ LAYERS = {
     "ipc": "IPC namespace (shared memory, message queues)",
     "memory": "RLIMIT_AS (memory)",
 }
-"""The layers that a machine may lack, and what each holds."""
+"""The layers that a machine may lack, and what each confines."""
 
 
 def missing_layers(layers: frozenset[str]) -> list[str]:
-    """Return what `find_layers` did not find, as an operator would call it."""
+    """Return the missing layers, with names for operators."""
     return [words for name, words in LAYERS.items() if name not in layers]
 
 
 class SandboxIncomplete(Exception):
-    """`--sandbox strict` was asked for, and this machine lacks a layer. The text says which."""
+    """`--sandbox strict` was requested, but this machine lacks a layer. The text says which."""
 
 
 def find_layers(mode: str) -> frozenset[str]:
-    """Return the names of the kernel's layers to use: those that were tried and hold here.
+    """Return the names of the kernel layers to use: those that work on this machine.
 
-    `mode` is auto, strict or off. Blocks for some 50 ms. Raises `SandboxIncomplete` in strict mode
-    unless files, network and memory are each held by some layer.
+    `mode` is auto, strict or off. Blocks for about 50 ms. In strict mode it raises
+    `SandboxIncomplete` unless at least one layer confines each of files, network and memory.
     """
     if mode == "off":
         return frozenset()
@@ -94,10 +95,10 @@ def find_layers(mode: str) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
-    """Limits of every media process.
+    """Limits for every media process.
 
-    `address_space` and `file_size` (of one file) in bytes, `cpu_time` in seconds, `open_files` and
-    `processes` (threads included; counted only in a namespace of its own). `layers` are names that
+    `address_space` and `file_size` (of one file) are in bytes, `cpu_time` in seconds. `processes`
+    includes threads, and is counted only in a separate user namespace. `layers` are names that
     `find_layers` returned.
     """
 
@@ -110,7 +111,7 @@ class Sandbox:
 
     @property
     def description(self) -> tuple[str, ...]:
-        """What is active, for `info` and the log."""
+        """The active layers, for `info` and the log."""
         linux = ("no_new_privs", "dies with the server") if sys.platform == "linux" else ()
         always = ("own session", "empty environment", "resource limits", *linux)
         return (*always, *sorted(self.layers - {"memory"}))
@@ -124,9 +125,7 @@ class Sandbox:
     ) -> list[str]:
         """Return the argv that starts the program `argv` (an absolute path and its arguments).
 
-        It may read the files `reads` and those below `folder`, and read and write the files
-        `writes`, which are made empty; nothing else of anybody's. It can make no file and remove
-        none, so `file_size` times their number is all that it can take of the disk.
+        It may read the files `reads`, and read and write below `folder`, but access no other data.
         """
         files = find_program_files(argv[0])
         return self._launch(
@@ -142,9 +141,9 @@ class Sandbox:
     ) -> list[str]:
         """Return the argv that calls ``main`` of the Python script `argv` (its path and arguments).
 
-        It is imported before the layers hold, with all that it imports; `package` is importable
-        then, besides the standard library. After that it may read the files `reads` and those of
-        `package` (which imports parts of itself late), write only to its pipes, and start no
+        The script is imported before the layers are applied, with all its imports; besides the
+        standard library it can import `package`. After that it may read the files `reads` and those
+        of `package` (which imports parts of itself late), write only to its pipes, and start no
         program.
         """
         folder = _folder_of(package) if package is not None else None
@@ -186,6 +185,6 @@ class Sandbox:
 
 @cache
 def _folder_of(package: str) -> str | None:
-    """Return the folder that an installed package is in."""
+    """Return the folder of an installed package."""
     spec = find_spec(package)
     return None if spec is None or spec.origin is None else str(Path(spec.origin).parent.parent)

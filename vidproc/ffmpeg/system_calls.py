@@ -1,8 +1,8 @@
-"""The system calls of a media process, as a seccomp filter (Linux on x86_64 and aarch64).
+"""The system calls of media processes, as a seccomp filter (Linux on x86_64 and aarch64).
 
-The filter allows what a program needs that decodes and encodes: files, memory, threads and time.
-Some calls are allowed for certain arguments only. Every other call answers EPERM; calls that are
-newer than this list answer ENOSYS, as on an older kernel, so that programs fall back.
+The filter allows what a program needs to decode and encode: files, memory, threads and time. Some
+calls are allowed only with certain arguments. All other calls answer EPERM; calls that are newer
+than this list answer ENOSYS, as on an older kernel, so that programs fall back.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "timerfd_settime": (286, 86), "timerfd_gettime": (287, 87), "nanosleep": (35, 101),
     "clock_nanosleep": (230, 115), "clock_gettime": (228, 113), "clock_getres": (229, 114),
     "gettimeofday": (96, 169), "time": (201, None), "times": (100, 153),
-    # What it is and runs on.
+    # Information about itself and the system.
     "getpid": (39, 172), "gettid": (186, 178), "getppid": (110, 173), "getpgrp": (111, None),
     "getuid": (102, 174), "geteuid": (107, 175), "getgid": (104, 176), "getegid": (108, 177),
     "getgroups": (115, 158), "getresuid": (118, 148), "getresgid": (120, 150), "uname": (63, 160),
@@ -70,7 +70,7 @@ _CONDITIONAL = {
 # fmt: on
 
 _NEWEST = 450
-"""The highest number that was known when the list was made. The rest is newer."""
+"""The highest number known when the list was made. Higher ones are newer."""
 
 _CLONE_THREAD = 0x00010000
 _CLONE_NEW = 0x7E020000  # a namespace of any kind
@@ -84,9 +84,9 @@ _PRCTL = (
     0x53564D41,  # PR_SET_VMA: names of memory areas
 )
 # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, locks, F_DUPFD_CLOEXEC. Not F_SETOWN and F_SETSIG,
-# which send signals to others, nor leases, which hold up whoever opens the file.
+# which send signals to others, nor leases, which delay others that open the file.
 _FCNTL = (0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030)
-# TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX. Not the attributes of files.
+# TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX. Not file attributes.
 _IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
@@ -99,7 +99,7 @@ def filter_program(machine: str) -> bytes | None:
     """Return the filter as an array of ``struct sock_filter``, None for an unknown processor.
 
     `machine` is as in ``os.uname()``. `vidproc.ffmpeg.launcher` adds what only the new process
-    knows: execve, kill and tgkill, which are allowed here, are limited to itself there.
+    knows: it restricts execve, kill and tgkill, which are allowed here, to the process itself.
     """
     if machine not in _MACHINES:
         return None
@@ -143,7 +143,7 @@ def filter_program(machine: str) -> bytes | None:
     allowed |= {number[name] for name in ("execve", "kill", "tgkill")}
     allowed.discard(None)
     for first, after in _runs(sorted(n for n in allowed if n is not None)):
-        # Below the run: refused, for the runs before it were looked at. In it: allowed.
+        # Below the run: refused, because earlier runs have been checked. In it: allowed.
         program += [
             (_AT_LEAST, 1, 0, first),
             _answer(errno.EPERM),
@@ -155,7 +155,7 @@ def filter_program(machine: str) -> bytes | None:
 
 
 def _low(argument: int) -> int:
-    """Return where the lower half of an argument is in ``struct seccomp_data``, little-endian."""
+    """Return the offset of an argument's lower half in ``struct seccomp_data``, little-endian."""
     return 16 + 8 * argument
 
 
@@ -164,7 +164,7 @@ def _answer(error: int) -> _Instruction:
 
 
 def _if(number: int | None, then: Sequence[_Instruction]) -> list[_Instruction]:
-    """Return `then`, which must end in an answer, for the call `number`."""
+    """Return `then`, which must end with an answer, for the call `number`."""
     return [] if number is None else [(_EQUAL, 0, len(then), number), *then]
 
 
@@ -180,7 +180,7 @@ def _argument_in(argument: int, values: Sequence[int]) -> list[_Instruction]:
 
 
 def _runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
-    """Return (first, one after the last) of each run of consecutive numbers."""
+    """Return (first, one after the last) for each run of consecutive numbers."""
     runs: list[tuple[int, int]] = []
     for n in numbers:
         if runs and runs[-1][1] == n:

@@ -1,1 +1,1 @@
-"""Bytes on disk and on their way to and from it."""
+"""Bytes on disk, and moving them between disk and network."""

@@ -1,7 +1,7 @@
-"""Which boot of the machine this is.
+"""Identifies the current boot of the machine.
 
-After a crash of the server the kernel still holds every byte that was written. After a power cut
-only those that were synced are certain: a file can have its full size and end in zeros.
+After a crash of the server the kernel still has every byte that was written. After a power cut only
+bytes that were synced are certain: a file may have its full size and end in zeros.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def boot_id() -> str:
-    """Return an id of the machine's current boot.
+    """Return an ID of the machine's current boot.
 
-    Where the kernel does not tell, each call returns another one: then nothing that was not
-    synced is trusted.
+    If the kernel does not provide one, each call returns a different ID, so that only synced bytes
+    are trusted.
     """
     try:
         return BOOT_ID.read_text().strip()

@@ -1,14 +1,14 @@
-"""The data folder: keys and durable moves.
+"""The data folder: keys and durable renames.
 
-A key is a path relative to the data folder, such as ``results/<task id>.mp4``; nothing above this
-module sees an absolute path of a stored file. All methods but those marked otherwise touch the
-disk and are meant for a thread.
+A key is a path relative to the data folder, such as ``results/<task id>.mp4``; code above this
+module never sees the absolute path of a stored file. Unless stated otherwise, methods access the
+disk and should run in a thread.
 
-    inputs/<task id>            what a client sent, whole
-    uploads/<task id>           what has arrived of an upload so far
-    work/<task id>/<attempt>/   where one attempt works
-    results/<task id>.<kind>    what can be downloaded
-    orphans/<folder>-<name>     what no row of the store knew at a start
+    inputs/<task id>            complete inputs
+    uploads/<task id>           incomplete uploads
+    work/<task id>/<attempt>/   the working folder of an attempt
+    results/<task id>.<kind>    results for download
+    orphans/<folder>-<name>     files that the store did not know at a start
     tasks.sqlite, lock, link.key (`vidproc.files.keys`), and the marker (`vidproc.files.ownership`)
 """
 
@@ -28,26 +28,26 @@ _NO_LINKS = (errno.EPERM, errno.EACCES, errno.EMLINK, errno.EXDEV, errno.ENOSYS,
 
 
 class DataFolderInUse(Exception):
-    """Another server works on this data folder."""
+    """Another server is using this data folder."""
 
 
 def upload_key(task_id: str) -> str:
-    """Return the key of what has arrived of a task's input so far."""
+    """Return the key of a task's incomplete upload."""
     return f"uploads/{task_id}"
 
 
 def input_key(task_id: str) -> str:
-    """Return the key of a task's whole input."""
+    """Return the key of a task's input."""
     return f"inputs/{task_id}"
 
 
 def work_key(task_id: str) -> str:
-    """Return the key of the folder of a task's attempts."""
+    """Return the key of the folder for a task's attempts."""
     return f"work/{task_id}"
 
 
 def attempt_key(task_id: str, attempt: int) -> str:
-    """Return the key of the folder in which an attempt works."""
+    """Return the key of an attempt's working folder."""
     return f"{work_key(task_id)}/{attempt}"
 
 
@@ -57,7 +57,7 @@ def result_key(task_id: str, media_type: str) -> str:
 
 
 class DataFolder:
-    """The data folder at `root`, which never holds more than `limit` bytes of media."""
+    """The data folder at `root`, limited to `limit` bytes of media."""
 
     def __init__(self, root: Path, limit: int) -> None:
         self.root = root
@@ -65,7 +65,7 @@ class DataFolder:
         self._lock: int | None = None
 
     def open(self) -> None:
-        """Make the folders and take the lock.
+        """Create the folders and take the lock.
 
         Raises `DataFolderInUse`, `NotADataFolder` or `OSError`.
         """
@@ -80,36 +80,36 @@ class DataFolder:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise
             raise DataFolderInUse(
-                f"another vidproc works on {self.root}; stop it or choose another --data-dir"
+                f"another vidproc is using {self.root}; stop it or choose another --data-dir"
             ) from None
-        # First of all, so that a crash leaves nothing that the next start would not recognise.
+        # First, so that after a crash the next start recognises the folder.
         ownership.mark(self.root)
         for name in (*FOLDERS, ORPHANS):
             (self.root / name).mkdir(exist_ok=True, mode=0o700)
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def path(self, key: str) -> Path:
-        """Return the path of a key, which our own code made. Does not touch the disk."""
+        """Return the path of a key (keys come only from our code). Does not access the disk."""
         return self.root / key
 
     def size(self, key: str) -> int:
-        """Return the bytes of a file, 0 when there is none."""
+        """Return the size of a file in bytes, 0 if it does not exist."""
         try:
             return self.path(key).stat().st_size
         except FileNotFoundError:
             return 0
 
     def size_below(self, key: str) -> int:
-        """Return the bytes of a file, or of all files below a folder."""
+        """Return the total size of a file, or of all files below a folder, in bytes."""
         return size_below(self.path(key))
 
     def sync(self, key: str) -> int:
-        """Have the disk keep a file as it is; return its bytes, 0 when there is none."""
+        """Sync a file to disk; return its size in bytes, 0 if it does not exist."""
         try:
             fd = os.open(self.path(key), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -123,7 +123,7 @@ class DataFolder:
         return size
 
     def cut(self, key: str, size: int) -> int:
-        """Cut a file off after `size` bytes; return how many it has lost."""
+        """Truncate a file to `size` bytes; return how many bytes were cut off."""
         lost = self.size(key) - size
         if lost <= 0:
             return 0
@@ -131,13 +131,13 @@ class DataFolder:
         return lost
 
     def make_folder(self, key: str) -> None:
-        """Make a folder and those above it."""
+        """Create a folder and its parents."""
         self.path(key).mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def publish(self, source: str, target: str) -> None:
-        """Move a file to its final key so that a crash leaves the whole file or none.
+        """Move a file to its final key, so that after a crash it is there completely or not at all.
 
-        fsync of the file, rename, fsync of the folder, in this order.
+        It syncs the file, renames it and syncs the folder, in this order.
         """
         fd = os.open(self.path(source), os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -148,9 +148,9 @@ class DataFolder:
         self._sync_folder(self.path(target).parent)
 
     def duplicate(self, source: str, target: str) -> None:
-        """Make `target` a second name for the file `source`, or a copy where links can't be had.
+        """Make `target` a hard link to the file `source`, or a copy if links are not supported.
 
-        Neither file may be written to afterwards.
+        Do not write to either file afterwards.
         """
         try:
             os.link(self.path(source), self.path(target))
@@ -162,7 +162,7 @@ class DataFolder:
             shutil.copyfile(self.path(source), self.path(target))
 
     def take_back(self, source: str, target: str) -> None:
-        """Undo a `publish`; what was not published is left as it is."""
+        """Undo a `publish`; does nothing if the file was not published."""
         if self.path(source).exists():
             self.path(source).replace(self.path(target))
 
@@ -175,7 +175,7 @@ class DataFolder:
             os.close(fd)
 
     def remove(self, *keys: str | None) -> None:
-        """Remove files and whole folders; what is not there is fine, and so is None."""
+        """Remove files and whole folders; ignores None and files that do not exist."""
         for key in keys:
             if key is None:
                 continue
@@ -186,11 +186,11 @@ class DataFolder:
                 path.unlink(missing_ok=True)
 
     def sort_out(self, known: set[str], task_ids: set[str]) -> tuple[list[str], list[str]]:
-        """Clear away the files whose keys are not in `known`; for the start only.
+        """Remove or move files whose keys are not in `known`; only at startup.
 
-        What a known task has left (`task_ids`), and all of ``work``, is removed. The rest belongs
-        to tasks of which the store knows nothing, because it was lost perhaps: that is moved to
-        ``orphans``. Returns the keys of what was removed and of what was moved.
+        Removes leftovers of known tasks (`task_ids`) and everything in ``work``. Other files belong
+        to tasks that the store does not know, perhaps because it was lost; they are moved to
+        ``orphans``. Returns the keys of removed and of moved files.
         """
         removed, moved = [], []
         for folder in FOLDERS:
@@ -209,7 +209,7 @@ class DataFolder:
         return removed, moved
 
     def _free_name(self, name: str) -> Path:
-        """Return a path in ``orphans`` that is not taken: one lost film must not cost another."""
+        """Return a free path in ``orphans``, so that no orphan overwrites another."""
         path = self.root / ORPHANS / name
         number = 1
         while os.path.lexists(path):
@@ -218,7 +218,7 @@ class DataFolder:
         return path
 
     def orphans(self) -> list[tuple[str, int]]:
-        """Return key and bytes of each orphan, the oldest first."""
+        """Return the key and size of each orphan, the oldest first."""
         found = []
         for path in (self.root / ORPHANS).iterdir():
             try:

@@ -1,4 +1,4 @@
-"""A file's bytes to a transport: read in threads, the next ones while the last ones leave."""
+"""Sending a file to a transport: threads read the next chunk while the last one is being sent."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ CHUNK = 512 << 10
 
 
 class TransferStopped(Exception):
-    """A transfer ended before its last byte because the other side went away."""
+    """A transfer ended early because the other side disconnected."""
 
 
 @implementer(IPushProducer)
 class FileSender:
     """Sends bytes `start` to `end` of the open file `fd` to a transport.
 
-    `result` fires with None when the last byte was handed over, or fails with the `OSError` of a
-    read or with `TransferStopped`. The next chunk is read while the last one leaves.
+    `result` fires with None when the last byte has been handed to the transport, or fails with the
+    `OSError` of a read or with `TransferStopped`. The next chunk is read while the last one is
+    being sent.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class FileSender:
         self._outcome: BaseException | None = None
 
     def start(self) -> None:
-        """Begin; to be called once."""
+        """Start; call it once."""
         if self._position >= self._end:
             self._finish(None)
         else:
@@ -114,7 +115,7 @@ class FileSender:
                 self._fire()
 
     def _fire(self) -> None:
-        # Only when no thread reads any more: whoever waits for us closes the descriptor next.
+        # Only when no thread is reading: the owner closes the descriptor next.
         if self._outcome is None:
             self.result.callback(None)
         else:

@@ -1,8 +1,8 @@
-"""Bytes to disk in threads, with flow control.
+"""Writing files in threads, with flow control.
 
-A disk that stalls must not stop the reactor: a `FileWriter` touches its file in a thread pool only.
-Whoever feeds it is told when it lags and when it has caught up. (The idea of a thread that pauses
-the producer is that of Synapse's BackgroundFileConsumer.)
+A disk that stalls must not block the reactor, so a `FileWriter` accesses its file only in a thread
+pool. It tells its producer when it falls behind and when it has caught up. (The idea comes from
+Synapse's BackgroundFileConsumer.)
 """
 
 from __future__ import annotations
@@ -21,43 +21,42 @@ from vidproc.files.threads import WorkerThreads, when_fired
 from vidproc.files.write_budget import WriteBudget
 
 HIGH_WATER = 4 << 20
-"""Bytes waiting for the disk at which whoever feeds a `FileWriter` is asked to pause; fewer when
-many writers share one budget."""
+"""Bytes waiting for the disk at which the producer is asked to pause; fewer if many writers share a
+budget."""
 LOW_WATER_PART = 4
-"""It may go on when no more than the high-water mark divided by this waits."""
+"""The producer may resume when at most the high-water mark divided by this is waiting."""
 READ_SIZE = 1 << 20
-"""Bytes that a transport should read at a time (``transport.bufferSize``), at the most."""
+"""The most bytes that a transport should read at a time (``transport.bufferSize``)."""
 
 Source: TypeAlias = Callable[[int], tuple[int, bool]]
-"""Appends to the file whose descriptor it gets, which stands at the file's end; returns the bytes
-that it appended and whether it could go on at once."""
+"""Appends to the open file whose descriptor it gets, at the file's end; returns the number of bytes
+appended and whether there may be more at once."""
 
 _HASH_CHUNK = 4 << 20
 _MOST_SLICES = 1024  # IOV_MAX of Linux and macOS
 
 
 def keep_large_blocks() -> None:
-    """Let the C library keep freed blocks of the size of a read, instead of giving them back.
+    """Make the C library keep freed blocks of the size of a read instead of returning them.
 
-    glibc takes large blocks from the kernel one by one until the first of that size is freed
-    (mallopt(3), M_MMAP_THRESHOLD); the page faults of a fresh megabyte cost twice what reading
-    into it does. Of no effect elsewhere.
+    glibc gets large blocks from the kernel one by one until the first block of that size is freed
+    (mallopt(3), M_MMAP_THRESHOLD), and the page faults of a new megabyte cost twice as much as
+    reading into it. Has no effect on other systems.
     """
-    bytes(31 << 20)  # never touched; the most that glibc learns from is 32 MiB
+    bytes(31 << 20)  # never accessed; glibc adapts to at most 32 MiB
 
 
 class FileWriter:
-    """Appends to a file in threads, in order, from byte `offset` on.
+    """Appends to a file in threads, in order, starting at byte `offset`.
 
-    What the file holds after `offset` is cut off. With `hashed` the SHA-256 of the whole file is
-    kept on the way, or, when the file had a beginning already, taken once at the end: an upload
-    that breaks again and again would have it read each time. `writers` (`threads` unless given)
-    move bytes; what may take long without moving any is for `threads`. With `sync_every` the file
-    is synced each time that so many bytes were written, while more are being written, and
-    `on_synced` is called with the size that outlives a power cut. Writers that have one `budget`
-    keep no more bytes waiting together than it allows. `on_lag` and `on_caught_up` are called in
-    the reactor thread; `on_error` once, with the failure of a write, after which
-    everything written is thrown away.
+    Anything in the file after `offset` is cut off. With `hashed` the SHA-256 of the whole file is
+    computed while writing, or at the end if the file was not empty: an upload that is interrupted
+    again and again would otherwise read it each time. `writers` (by default `threads`) move bytes;
+    `threads` are for slow calls that move none. With `sync_every` the file is synced each time that
+    many bytes have been written, while writing continues, and `on_synced` is called with the size
+    that survives a power cut. Writers with the same `budget` together keep no more bytes waiting
+    than it allows. `on_lag` and `on_caught_up` are called in the reactor thread; `on_error` is
+    called once, with the failure of a write, after which everything written is discarded.
     """
 
     def __init__(
@@ -101,16 +100,16 @@ class FileWriter:
         self._failure: Failure | None = None
         self._waiting: Deferred[None] | None = None
         self.written = offset
-        """Bytes that the file holds, written to the operating system."""
+        """Bytes in the file, as written to the operating system."""
 
     @property
     def backlog(self) -> int:
-        """Bytes taken and not yet written."""
+        """Bytes accepted but not yet written."""
         return self._pending_size + self._in_flight
 
     @property
     def read_size(self) -> int:
-        """Bytes that whoever feeds it should read at a time."""
+        """Bytes that the producer should read at a time."""
         return min(READ_SIZE, self._budget.share)
 
     @property
@@ -118,7 +117,7 @@ class FileWriter:
         return min(HIGH_WATER, self._budget.share)
 
     def write(self, data: bytes | memoryview) -> None:
-        """Take bytes; returns at once."""
+        """Accept bytes; returns at once."""
         if self._failure is not None or not data:
             return
         self._pending.append(data)
@@ -132,14 +131,14 @@ class FileWriter:
 
     @property
     def hashes(self) -> bool:
-        """Whether it must see the bytes as they come."""
+        """Whether it needs to see the bytes while they are written."""
         return self._digest is not None
 
     def take(self, source: Source) -> Deferred[bool]:
-        """Let `source` append to the file itself, in a thread, after what is pending.
+        """Let `source` append to the file itself, in a thread, after the pending bytes.
 
-        Fires with what the source says, or fails with what it raises, which counts as a failed
-        write. One call at a time.
+        Fires with the result of `source`, or fails with its exception, which counts as a failed
+        write. Only one call at a time.
         """
         if self._failure is not None:
             return fail(self._failure)
@@ -150,19 +149,19 @@ class FileWriter:
         return taken
 
     def finish(self, *, digest: bool = True) -> Deferred[str | None]:
-        """Write what is pending, fsync and close.
+        """Write the pending bytes, fsync and close.
 
-        The Deferred fires with the SHA-256 in hexadecimal (None without `hashed`, or when no
-        `digest` is wanted), or with the `OSError` that a write ended in.
+        The Deferred fires with the SHA-256 in hexadecimal (None without `hashed` or `digest`), or
+        fails with the `OSError` of a write.
         """
         return self._close(sync=True, digest=digest)
 
     def hurry(self) -> None:
-        """Let a `finish` that still reads the file fail with `OSError`."""
+        """Make a `finish` that is still reading the file fail with `OSError`."""
         self._hurried = True
 
     def close(self) -> Deferred[str | None]:
-        """Write what is pending and close, without fsync."""
+        """Write the pending bytes and close, without fsync."""
         return self._close(sync=False)
 
     def _close(self, *, sync: bool, digest: bool = False) -> Deferred[str | None]:
@@ -174,7 +173,7 @@ class FileWriter:
             self._waiting = drained
         else:
             drained.callback(None)
-        # A sync under way uses the descriptor, and the kernel tells of an error only once.
+        # A running sync uses the descriptor, and the kernel reports an error only once.
         drained.addCallback(lambda _: self._syncing and when_fired(self._syncing))
         return drained.addCallback(
             lambda _: self._threads.call(self._close_in_thread, sync, digest)
@@ -256,7 +255,7 @@ class FileWriter:
             waiting, self._waiting = self._waiting, None
             waiting.callback(None)
 
-    # In a thread of the pool, one call at a time:
+    # In a pool thread, one call at a time:
 
     def _open(self) -> int:
         if self._closed:

@@ -1,4 +1,4 @@
-"""Secret keys, each in a file of its own."""
+"""Secret keys, each in its own file."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import secrets
 from pathlib import Path
 
 KEY_SIZE = 32
-"""Bytes of a key."""
+"""The length of a key in bytes."""
 
 
 class KeyUnusable(OSError):
-    """The key file holds no key."""
+    """The key file does not contain a valid key."""
 
 
 def load_key(path: Path) -> bytes:
-    """Return the key in the file at `path`, which is made when it is not there. Blocks.
+    """Return the key in the file at `path`, which is created if it does not exist. Blocks.
 
     Raises `OSError`.
     """

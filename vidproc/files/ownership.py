@@ -1,7 +1,6 @@
-"""Whose a folder is: the marker of a data folder, and what may lie in one.
+"""Recognising data folders: the marker, and which files they may contain.
 
-A server removes what it does not know from its data folder. So it must not take a stranger's
-folder for one.
+A server deletes unknown files from its data folder, so it must not mistake another folder for one.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ from pathlib import Path
 from vidproc.text import escape
 
 FORMAT = 1
-"""Number of the layout that this version writes."""
+"""The format number of this version's layout."""
 MARKER = "vidproc-data"
-"""Name of the marker file."""
+"""The name of the marker file."""
 
 FOLDERS = ("inputs", "uploads", "work", "results")
 ORPHANS = "orphans"
@@ -26,11 +25,11 @@ _OURS = re.compile(
     r"lock|vidproc-data\.new|tasks\.sqlite(-wal|-shm|-journal)?|tasks\.sqlite\.before-\d+(\.new)?"
     r"|link\.key(\.new)?"
 )
-_NOBODYS = frozenset({"lost+found"})  # what a file system makes by itself
-_REMOVED_WHILE_OPEN = (".nfs", ".fuse_hidden")  # what network file systems leave for a while
+_NOBODYS = frozenset({"lost+found"})  # created by the file system itself
+_REMOVED_WHILE_OPEN = (".nfs", ".fuse_hidden")  # left for a while by network file systems
 _BEFORE_MARKERS = frozenset({*FOLDERS, "lock"})
 _BEGUN = frozenset({"lock", f"{MARKER}.new"})
-"""What a start that was cut short may have made before the marker."""
+"""What an interrupted start may have created before the marker."""
 
 
 class NotADataFolder(Exception):
@@ -38,11 +37,11 @@ class NotADataFolder(Exception):
 
 
 def check(root: Path) -> None:
-    """Return if `root` is a data folder, empty, or not there; touches nothing.
+    """Return if `root` is a data folder, is empty or does not exist; changes nothing.
 
-    Folders of versions without markers are recognised by what they hold. A data folder with a
-    stranger's file beside ours is refused, too: it counts in the limit, and nobody would look
-    after it. Raises `NotADataFolder`, or `OSError` when it can't be read.
+    Folders of versions without markers are recognised by their contents. A data folder that also
+    contains other files is refused too: they would count towards the limit, and no one would look
+    after them. Raises `NotADataFolder`, or `OSError` if it cannot be read.
     """
     try:
         names = {path.name for path in root.iterdir()} - _NOBODYS
@@ -61,7 +60,7 @@ def check(root: Path) -> None:
         _check_format(root)
         if foreign:
             raise NotADataFolder(
-                f"the data folder {root} holds {escape(foreign[0])!r}, which is not vidproc's."
+                f"the data folder {root} contains {escape(foreign[0])!r}, which is not vidproc's."
                 " Move it to another place and start again"
             )
         return
@@ -69,7 +68,7 @@ def check(root: Path) -> None:
         return
     example = escape(foreign[0] if foreign else min(names))
     raise NotADataFolder(
-        f"{root} is not a data folder of vidproc: it holds {example!r}."
+        f"{root} is not a data folder of vidproc: it contains {example!r}."
         " Name an empty folder, or a new one, with --data-dir"
     )
 
@@ -81,18 +80,18 @@ def _check_format(root: Path) -> None:
         match = None
     if match is None:
         raise NotADataFolder(
-            f"the marker {MARKER} in {root} can't be read;"
+            f"the marker {MARKER} in {root} cannot be read;"
             f" if this is vidproc's data folder, remove that file and start again"
         )
     if int(match[1]) > FORMAT:
         raise NotADataFolder(
-            f"{root} has format {match[1]} and this vidproc knows {FORMAT};"
+            f"{root} has format {match[1]} but this vidproc supports {FORMAT};"
             " use the newer vidproc, or another --data-dir"
         )
 
 
 def mark(root: Path) -> None:
-    """Write the marker, unless it is there; for a folder that `check` has let pass."""
+    """Write the marker if it does not exist; only for a folder that `check` has accepted."""
     path = root / MARKER
     if not path.exists():
         new = root / f"{MARKER}.new"

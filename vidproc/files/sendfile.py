@@ -1,8 +1,8 @@
-"""From files to plain TCP connections without copies.
+"""Sending files to plain TCP connections without copying.
 
-`make_sender` chooses `SendfileSender` where the kernel can send the file itself, else the portable
-`FileSender` (TLS, wrapped and in-memory transports, other systems). Both do the same for whoever
-uses them, and pass the same tests.
+`make_sender` chooses `SendfileSender` if the kernel can send the file itself, otherwise the
+portable `FileSender` (TLS, wrapped and in-memory transports, other systems). Both have the same
+interface and pass the same tests.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Sender: TypeAlias = "FileSender | SendfileSender"
 
 
 def can_sendfile(transport: ITransport) -> TypeGuard[Connection]:
-    """Whether the kernel can send a file to this transport's socket by itself."""
+    """Whether the kernel can send a file directly to this transport's socket."""
     return (
         hasattr(os, "sendfile")
         and hasattr(select, "poll")
@@ -47,7 +47,7 @@ def make_sender(
     transport: ITransport,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> Sender:
-    """Return what sends bytes `start` to `end` of the open file `fd` to `transport` fastest."""
+    """Return the fastest sender of bytes `start` to `end` of the open file `fd` to `transport`."""
     if can_sendfile(transport):
         return SendfileSender(threads, fd, start, end, transport, on_progress)
     return FileSender(threads, fd, start, end, transport, on_progress)
@@ -55,11 +55,11 @@ def make_sender(
 
 @implementer(IPushProducer)
 class SendfileSender:
-    """`FileSender` by sendfile(2), after what the transport still has to write.
+    """Sends like `FileSender`, but with sendfile(2), after the transport's pending bytes.
 
-    The call is made in a thread, for it reads the disk. When the client's window is full the thread
-    is given back and the reactor waits. While it works it is the transport's producer; whoever
-    was that before is that again afterwards. `on_progress` gets the bytes that the kernel took.
+    The call runs in a thread because it reads the disk. When the client's window is full, the
+    thread is released and the reactor waits. Meanwhile this is the transport's producer; the
+    previous producer is restored afterwards. `on_progress` gets the bytes that the kernel accepted.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class SendfileSender:
     ) -> None:
         self.result: Deferred[None] = Deferred()
         self.blocked = False
-        """Whether it waits for the client to read."""
+        """Whether it is waiting for the client to read."""
         self._threads = threads
         self._fd = fd
         self._position = start
@@ -92,7 +92,7 @@ class SendfileSender:
         self._fallback: FileSender | None = None
 
     def start(self) -> None:
-        """Begin; to be called once."""
+        """Start; call it once."""
         self._started = True
         if self._position >= self._end:
             self._finish(None)
@@ -121,13 +121,13 @@ class SendfileSender:
             self._finish(TransferStopped("the connection was lost"))
 
     def _take_transport(self) -> None:
-        # A descriptor of our own: the transport may close its own while the thread is at work.
+        # A duplicate: the transport may close its descriptor while the thread is working.
         self._socket = os.dup(self._transport.fileno())
         self._cork(True)
         if self._transport.producer is not None:
             self._former = (self._transport.producer, self._transport.streamingProducer)
         self._transport.unregisterProducer()
-        # A pull producer is asked when everything written has left, and then at each room.
+        # A pull producer is asked when everything has been sent, and then whenever there is space.
         self._transport.registerProducer(self._producer, False)
         self._wait_for_room()
 
@@ -142,20 +142,20 @@ class SendfileSender:
                     self._transport.registerProducer(*self._former)
 
     def _cork(self, corked: bool) -> None:
-        """Send whole segments only: each one that arrives wakes the client up."""
+        """Send only full segments: each segment that arrives wakes the client up."""
         if hasattr(socket, "TCP_CORK") and self._transport.connected:
             handle = self._transport.getHandle()
             try:
                 handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, corked)
             except OSError:
-                pass  # no TCP (a UNIX socket), or gone already
+                pass  # not TCP (a UNIX socket), or already gone
 
     def _wait_for_room(self) -> None:
         self._waiting = True
         self._transport.startWriting()
 
     def writable(self) -> None:
-        """The transport has nothing left to write, and the socket has room."""
+        """The transport has sent everything, and the socket is writable."""
         if self._waiting and not self._over:
             self._waiting = self.blocked = False
             if not self._paused:
@@ -188,7 +188,7 @@ class SendfileSender:
         if self._over:
             self._fire()
         elif isinstance(error, ConnectionError):
-            # The transport would notice at its next read, unless that is paused.
+            # The transport would notice at its next read, unless reading is paused.
             self._finish(TransferStopped("the connection was lost"))
             self._transport.abortConnection()
         elif isinstance(error, OSError) and error.errno in UNABLE:
@@ -197,7 +197,7 @@ class SendfileSender:
             self._finish(error or OSError("sending failed"))
 
     def _fall_back(self) -> None:
-        """This file can't be sent this way (a file system without support): go on by copying."""
+        """Continue by copying: the file system does not support sendfile."""
         self._give_transport_back()
         self._fallback = FileSender(
             self._threads, self._fd, self._position, self._end, self._transport, self._on_progress
@@ -216,14 +216,14 @@ class SendfileSender:
                 self._fire()
 
     def _fire(self) -> None:
-        # Only when no thread sends any more: whoever waits for us closes the descriptor next.
+        # Only when no thread is sending: the owner closes the descriptor next.
         self._give_transport_back()
         if self._outcome is None:
             self.result.callback(None)
         else:
             self.result.errback(self._outcome)
 
-    # In a thread of the pool, one call at a time:
+    # In a pool thread, one call at a time:
 
     def _send_in_thread(self) -> tuple[int, bool]:
         """Send until the turn is over; return the bytes sent and whether the socket is full."""
@@ -244,7 +244,7 @@ class SendfileSender:
             except OSError:
                 if position == self._position:
                     raise
-                break  # count what has left; the next turn meets the error again
+                break  # count what was sent; the next turn gets the error again
             if sent == 0:
                 raise OSError("the file is shorter than it was")
             position += sent
@@ -253,14 +253,14 @@ class SendfileSender:
 
 @implementer(IPullProducer)
 class _WhenWritable:
-    """What a `SendfileSender` registers with its transport."""
+    """The producer that a `SendfileSender` registers with its transport."""
 
     def __init__(self, sender: SendfileSender) -> None:
         self._sender = sender
         self._registered = False
 
     def resumeProducing(self) -> None:
-        # The first call comes from the registration itself, whatever there is still to write.
+        # The first call comes from the registration itself, even if bytes are still pending.
         if self._registered:
             self._sender.writable()
         self._registered = True

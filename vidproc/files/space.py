@@ -1,8 +1,8 @@
-"""How much the data folder holds, and what of it is reserved for whom.
+"""Disk usage of the data folder, and reservations.
 
-What is held for good (inputs, results, orphans) is counted as it comes and goes; what grows
-(uploads and attempts under way) is measured. A walk over everything puts the count right at times:
-what was noted meanwhile is never lost by it.
+Permanent files (inputs, results, orphans) are counted when they are stored and removed; growing
+files (uploads and attempts in progress) are measured. From time to time a walk over all files
+corrects the count, without losing changes that happen meanwhile.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from vidproc.errors import ErrorCode, ServiceError
 from vidproc.units import format_size
 
 FREE_SPACE_RESERVE = 64 << 20
-"""Bytes of the file system that are never reserved for anybody."""
+"""Bytes of the file system that are never reserved."""
 
 BATCH = 100
-"""Files that `verify` counts before others have their turn."""
+"""Files that `verify` counts before it pauses."""
 PAUSE = 0.002
-"""Seconds of that."""
+"""The length of that pause, in seconds."""
 
 _GROWING = ("uploads", "work")
 _SHARE = 2  # one address gets at most the free space divided by this
 
 
 class Space:
-    """The bytes below `root`, at most `limit` of them, and the reservations."""
+    """Disk usage below `root`, limited to `limit` bytes, and reservations."""
 
     def __init__(self, root: Path, limit: int) -> None:
         self.root = root
@@ -43,12 +43,12 @@ class Space:
     # --- counting ------------------------------------------------------------------------------
 
     def measure(self) -> int:
-        """Count everything that the folder holds, at once; return the bytes. For a start."""
+        """Count everything in the folder without pauses; return the bytes. For startup."""
         self._measure(lambda: None)
         return self.used
 
     def verify(self) -> None:
-        """Count everything that the folder holds, and let others have their turn. For a thread."""
+        """Count everything in the folder, with pauses for others. For a thread."""
         self._measure(lambda: time.sleep(PAUSE))
 
     def _measure(self, pause: Callable[[], None]) -> None:
@@ -60,15 +60,15 @@ class Space:
                     held += size
                     if number % BATCH == BATCH - 1:
                         pause()
-        # What changed during the walk may be counted or not: only a greater difference is real.
+        # Changes during the walk may or may not be included: only a larger difference is real.
         if abs(held - self._held) > self._changed - changed:
             self._held = held
         self.measure_growing()
 
     def measure_growing(self) -> None:
-        """Count what uploads and attempts have written. For a thread.
+        """Measure uploads and attempts. For a thread.
 
-        Those under way count apart: their bytes were reserved.
+        Those in progress are counted separately, because their bytes are reserved.
         """
         parked = under_way = 0
         changed = self._changed
@@ -79,56 +79,56 @@ class Space:
                     under_way += size_below(path)
                 else:
                     parked += size_below(path)
-        # An upload that broke off meanwhile may have been taken for one under way.
+        # An upload that was interrupted meanwhile may have been counted as in progress.
         self._parked = parked if self._changed == changed else max(self._parked, parked)
         self._under_way = under_way
 
     @property
     def used(self) -> int:
-        """Bytes held, without those of uploads and attempts under way."""
+        """Bytes used, not including uploads and attempts in progress."""
         return self._held + self._parked
 
     @property
     def reserved(self) -> int:
-        """Bytes reserved for uploads and tasks under way."""
+        """Bytes reserved for uploads and tasks in progress."""
         return sum(size for _, size in self._reserved.values())
 
     def free(self) -> int:
-        """Return the bytes that may still be reserved. A quick look at the file system."""
+        """Return the bytes that can still be reserved; asks the file system, which is quick."""
         on_disk = shutil.disk_usage(self.root).free - FREE_SPACE_RESERVE
         reserved = self.reserved
-        landed = min(self._under_way, reserved)  # the file system has taken these off already
+        landed = min(self._under_way, reserved)  # already included in the file system's usage
         return min(self.limit - self.used - reserved, on_disk - (reserved - landed))
 
     def capacity(self) -> int:
-        """Return the bytes that the folder could hold if nothing else were in it."""
+        """Return the bytes that the folder could use if it were empty."""
         on_disk = shutil.disk_usage(self.root).free - FREE_SPACE_RESERVE
         return max(0, min(self.limit, on_disk + self.used + self._under_way))
 
     # --- reservations --------------------------------------------------------------------------
 
     def reserve(self, task_id: str, size: int, peer: str) -> None:
-        """Reserve `size` bytes for a task of the address `peer`, in place of what it had.
+        """Reserve `size` bytes for a task of the address `peer`, replacing its earlier reservation.
 
-        An address gets at most half of what is free without it, so that a few of them can't hold
-        everything. Raises `ServiceError` 507 when the bytes can't be had.
+        An address gets at most half of the space that is free without it, so that a few addresses
+        cannot take everything. Raises `ServiceError` 507 if there is not enough space.
         """
         if self.lacking(task_id, size, peer) > 0:
             raise no_space(size)
         self._reserved[task_id] = (peer, size)
 
     def lacking(self, task_id: str, size: int, peer: str) -> int:
-        """Return the bytes that must become free for `reserve` to succeed; 0 when it would."""
+        """Return how many bytes must be freed for `reserve` to succeed; 0 if it would now."""
         others, own = self._of(peer, task_id)
         return max(0, (size + others) * _SHARE - (self.free() + others + own))
 
     def affordable(self, task_id: str, peer: str) -> int:
-        """Return the most bytes that `reserve` would give a task now."""
+        """Return the most bytes that `reserve` would grant a task now."""
         others, own = self._of(peer, task_id)
         return max(0, (self.free() + others + own) // _SHARE - others)
 
     def _of(self, peer: str, task_id: str) -> tuple[int, int]:
-        """Return what is reserved for an address' other tasks, and for this one."""
+        """Return the reservations of the address' other tasks, and of this task."""
         others = sum(
             size
             for other, (owner, size) in self._reserved.items()
@@ -137,9 +137,9 @@ class Space:
         return others, self.reserved_for(task_id)
 
     def reserve_output(self, task_id: str, size: int, peer: str) -> bool:
-        """Reserve `size` bytes for what an accepted task makes; return whether they could be had.
+        """Reserve `size` bytes for the output of an accepted task; return whether they were free.
 
-        It has its turn: no share is kept for others.
+        The task may take everything: nothing is kept for others.
         """
         if size > self.free() + self.reserved_for(task_id):
             return False
@@ -147,7 +147,7 @@ class Space:
         return True
 
     def reserved_for(self, task_id: str) -> int:
-        """Return the bytes that are reserved for a task."""
+        """Return the bytes reserved for a task."""
         return self._reserved.get(task_id, ("", 0))[1]
 
     def restore(self, task_id: str, size: int, peer: str) -> None:
@@ -155,13 +155,13 @@ class Space:
         self._reserved[task_id] = (peer, size)
 
     def release(self, task_id: str) -> None:
-        """Take a task's reservation back."""
+        """Release a task's reservation."""
         self._reserved.pop(task_id, None)
 
-    # --- what comes and goes -------------------------------------------------------------------
+    # --- changes -------------------------------------------------------------------------------
 
     def stored(self, task_id: str, size: int) -> None:
-        """Note that `size` of the bytes reserved for a task are held now."""
+        """Record that `size` of the bytes reserved for a task have been stored."""
         self._held += size
         self._changed += size
         self._under_way = max(0, self._under_way - size)
@@ -170,23 +170,23 @@ class Space:
             self._reserved[task_id] = (peer, max(0, reserved - size))
 
     def parked(self, size: int) -> None:
-        """Note that an upload broke off with `size` bytes, which stay."""
+        """Record that an interrupted upload of `size` bytes is kept."""
         self._parked += size
         self._changed += size
         self._under_way = max(0, self._under_way - size)
 
     def removed(self, size: int) -> None:
-        """Note that `size` bytes are held no more."""
+        """Record that `size` bytes have been removed."""
         self._held = max(0, self._held - size)
         self._changed += size
 
 
 def no_space(size: int) -> ServiceError:
-    """Return what to tell a client that wants `size` bytes which can't be had."""
+    """Return the error for a client that needs `size` bytes that are not free."""
     return ServiceError(
         ErrorCode.NO_SPACE,
-        f"The server has no room for {format_size(size)} now.",
-        "Try again later, send a smaller file, or ask the server's operator for room.",
+        f"The server does not have {format_size(size)} of free space now.",
+        "Try again later, send a smaller file, or ask the server's operator for more space.",
     )
 
 
@@ -198,12 +198,12 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def size_below(path: Path) -> int:
-    """Return the bytes of a file, or of all files below a folder; 0 for what has just gone."""
+    """Return the size of a file, or of all files below a folder; 0 if it was just removed."""
     return sum(walk_sizes(path))
 
 
 def walk_sizes(path: Path | str) -> Iterator[int]:
-    """Yield the bytes of a file, or of each file below a folder, but for what has just gone."""
+    """Yield the size of a file, or of each file below a folder; skips files just removed."""
     try:
         with os.scandir(path) as entries:
             for entry in entries:

@@ -1,7 +1,7 @@
-"""From plain TCP connections to files without copies.
+"""Receiving files from plain TCP connections without copying.
 
-`splice_into` moves what a socket has received to the file of a `FileWriter`, past the reactor;
-where `can_splice` says no, it is read and written.
+`splice_into` moves received bytes from a socket to the file of a `FileWriter` without the reactor.
+If `can_splice` says no, bytes are read and written instead.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from vidproc.files.file_writer import FileWriter
 from vidproc.files.turns import PATIENCE, TURN_BYTES, TURN_TIME, UNABLE
 
 _PIPE_SIZE = 1 << 20
-_GATHER = 256 << 10  # bytes that a waiting thread lets gather before it is woken up
-_LEAST = 32 << 10  # bytes in one wait below which a stream is too slow to keep a thread for
-_F_SETPIPE_SZ = 1031  # fcntl.F_SETPIPE_SZ, which Python names on Linux only
+_GATHER = 256 << 10  # bytes that accumulate before a waiting thread is woken up
+_LEAST = 32 << 10  # bytes per wait below which a stream is too slow to occupy a thread
+_F_SETPIPE_SZ = 1031  # fcntl.F_SETPIPE_SZ, which Python defines on Linux only
 
 
 @dataclass(slots=True)
 class Spliced:
-    """What became of a turn of `splice_into`."""
+    """The result of one turn of `splice_into`."""
 
     size: int = 0
     """Bytes taken from the socket."""
     more: bool = False
-    """Whether there may be more to take at once."""
+    """Whether more bytes may be available at once."""
 
 
 def can_splice(writer: FileWriter, transport: ITransport) -> bool:
-    """Whether the kernel can move what this transport receives to the writer's file by itself."""
+    """Whether the kernel can move bytes from this transport to the writer's file directly."""
     return (
         hasattr(os, "splice")
         and not _Pipe.refused
@@ -50,15 +50,15 @@ def can_splice(writer: FileWriter, transport: ITransport) -> bool:
 
 
 def splice_into(writer: FileWriter, transport: ITransport, size: int) -> Deferred[Spliced]:
-    """Move up to `size` received bytes to the writer's file, for one turn.
+    """Move up to `size` received bytes to the writer's file, in one turn.
 
-    Nobody else may read the transport until the Deferred fires. It never fails: an error of the
-    disk is told by the writer's `on_error` first, and a connection that is lost is left to the
-    reactor to find.
+    No one else may read from the transport until the Deferred fires. It never fails: a disk error
+    is reported by the writer's `on_error` first, and a lost connection is left for the reactor to
+    notice.
     """
-    assert isinstance(transport, Connection)  # `can_splice` said so
+    assert isinstance(transport, Connection)  # checked by `can_splice`
     turn = Spliced()
-    source = transport.getHandle().dup()  # the transport may close its own meanwhile
+    source = transport.getHandle().dup()  # the transport may close its socket meanwhile
 
     def over(result: bool | Failure) -> Spliced:
         source.close()
@@ -70,7 +70,7 @@ def splice_into(writer: FileWriter, transport: ITransport, size: int) -> Deferre
 
 
 def _splice_in_thread(source: socket.socket, fd: int, size: int, turn: Spliced) -> tuple[int, bool]:
-    """Move bytes until the turn is over; return how many and whether there may be more."""
+    """Move bytes until the turn is over; return how many, and whether there may be more."""
     pipe = _Pipe.of_this_thread()
     size = min(size, TURN_BYTES)
     deadline = time.monotonic() + TURN_TIME
@@ -89,13 +89,13 @@ def _splice_in_thread(source: socket.socket, fd: int, size: int, turn: Spliced) 
                 waited = True
                 continue
             except OSError:
-                return turn.size, False  # the reactor will meet it
+                return turn.size, False  # the reactor will notice it
             if not taken:
                 return turn.size, False
             turn.size += taken
             pipe.empty(fd, taken)
             if waited and taken < _LEAST:
-                return turn.size, False  # too slow to keep a thread for
+                return turn.size, False  # too slow to occupy a thread
             waited = False
     finally:
         source.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
@@ -103,10 +103,10 @@ def _splice_in_thread(source: socket.socket, fd: int, size: int, turn: Spliced) 
 
 
 class _Pipe:
-    """The pipe that bytes pass through; one for each thread, empty between turns."""
+    """The pipe between socket and file; one per thread, empty between turns."""
 
     refused = False
-    """Whether the data folder's file system can't do it."""
+    """Whether the data folder's file system does not support splice."""
     _local = threading.local()
 
     @classmethod
@@ -122,7 +122,7 @@ class _Pipe:
         try:
             fcntl.fcntl(self._write, _F_SETPIPE_SZ, _PIPE_SIZE)
         except OSError:
-            pass  # a smaller one does too (it has a limit for each user)
+            pass  # a smaller one works too (pipe sizes are limited per user)
 
     def __del__(self) -> None:
         os.close(self._read)
@@ -134,7 +134,7 @@ class _Pipe:
         )
 
     def empty(self, fd: int, size: int) -> None:
-        """Move the `size` bytes that it holds to a file; raises `OSError` and is useless then."""
+        """Move the `size` bytes in it to a file; after an `OSError` the pipe is unusable."""
         try:
             while size:
                 size -= os.splice(self._read, fd, size)

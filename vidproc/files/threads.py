@@ -1,4 +1,4 @@
-"""Worker threads for what would block the reactor."""
+"""Worker threads for calls that would block the reactor."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ R = TypeVar("R")
 
 
 class WorkerThreads:
-    """At most `count` threads; with one, calls run one after another in the order made."""
+    """At most `count` threads; with one, calls run in the order in which they were made."""
 
     def __init__(self, reactor: IReactorFromThreads, name: str, count: int) -> None:
         self._reactor = reactor
         self._pool = ThreadPool(minthreads=1, maxthreads=count, name=name)
 
-        # A thread that hangs in the kernel or in SQLite must not hold the process at its end.
+        # A thread that hangs in the kernel or in SQLite must not keep the process alive.
         self._pool.threadFactory = _daemon  # type: ignore[assignment]
 
     def start(self) -> None:
-        """Start the threads; calls made earlier run now."""
+        """Start the threads; earlier calls run now."""
         self._pool.start()
 
     def stop(self) -> None:
-        """Run what is waiting, then end the threads. Blocks until then."""
+        """Run the waiting calls, then stop the threads. Blocks until then."""
         self._pool.stop()
 
     def stop_in_background(self) -> Deferred[None]:
-        """Run what is waiting, then end the threads; the Deferred fires when they have ended."""
+        """Run the waiting calls, then stop the threads; the Deferred fires when they are
+        stopped."""
         ended: Deferred[None] = Deferred()
 
         def stop() -> None:
@@ -47,7 +48,7 @@ class WorkerThreads:
     def call(
         self, function: Callable[P, R], *arguments: P.args, **keywords: P.kwargs
     ) -> Deferred[R]:
-        """Call in a thread; the Deferred fires with what the function returns or raises."""
+        """Call a function in a thread; the Deferred fires with its result or exception."""
         return deferToThreadPool(self._reactor, self._pool, function, *arguments, **keywords)
 
 
@@ -56,7 +57,7 @@ def _daemon(*arguments: Any, **keywords: Any) -> Thread:
 
 
 def when_fired(deferred: Deferred[Any]) -> Deferred[None]:
-    """Return a Deferred that fires with None when `deferred` does, leaving its result to others."""
+    """Return a Deferred that fires with None when `deferred` fires; its result stays for others."""
     done: Deferred[None] = Deferred()
 
     def fired(result: Any) -> Any:

@@ -1,14 +1,14 @@
-"""How long one stream may have a thread of the pool, whichever way its bytes go."""
+"""Limits on how long one stream may occupy a pool thread."""
 
 from __future__ import annotations
 
 import errno
 
 TURN_TIME = 0.1
-"""Seconds that one stream may have a thread before the next one's turn in the pool."""
+"""Seconds that one stream may occupy a thread before others get a turn."""
 TURN_BYTES = 16 << 20
-"""Bytes that it may take in that time, for whoever limits uploads counts them afterwards."""
+"""Bytes that it may move in that time; they are counted against the upload limit afterwards."""
 PATIENCE = 0.002
-"""Seconds for which a thread waits for the other side before it leaves that to the reactor."""
+"""Seconds that a thread waits for the other side before it leaves the waiting to the reactor."""
 UNABLE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EOVERFLOW})
-"""Errors that say that this file or socket can't be moved without copies."""
+"""Errors that mean that this file or socket does not support moving bytes without copying."""

@@ -1,15 +1,15 @@
-"""How many bytes may wait for the disk, in all writers together."""
+"""A limit on the bytes of all writers together that wait for the disk."""
 
 from __future__ import annotations
 
 TOTAL = 32 << 20
-"""Bytes that may wait in all writers, but for one read of each."""
+"""Bytes that may wait in all writers together, in addition to one read each."""
 LEAST_SHARE = 16 << 10
-"""Bytes of one writer's share, however many there are."""
+"""The least bytes for each writer, however many there are."""
 
 
 class WriteBudget:
-    """What a server's writers share. Sizes in bytes."""
+    """The budget that a server's writers share. Sizes in bytes."""
 
     def __init__(self, total: int = TOTAL) -> None:
         self._total = total
@@ -23,17 +23,17 @@ class WriteBudget:
 
     @property
     def spent(self) -> bool:
-        """Whether so much waits that no writer should take more."""
+        """Whether so many bytes are waiting that no writer should accept more."""
         return self._waiting >= self._total
 
     def join(self) -> None:
-        """Count one more writer."""
+        """Add a writer."""
         self._writers += 1
 
     def leave(self) -> None:
-        """Count one writer fewer; nothing waits in it any more."""
+        """Remove a writer; none of its bytes are waiting."""
         self._writers -= 1
 
     def add(self, size: int) -> None:
-        """Note that so many more bytes wait, or fewer if it is negative."""
+        """Record that `size` more bytes are waiting (fewer if negative)."""
         self._waiting += size

@@ -1,1 +1,1 @@
-"""What executes commands: the interface and its implementations."""
+"""Running commands: the interface and its implementations."""

@@ -1,4 +1,4 @@
-"""Lets commands begin while what they need together fits the machine."""
+"""Starts commands when there is enough memory for all of them together."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from pathlib import Path
 import psutil
 
 _PART = 0.75
-"""The part of the machine's memory that commands may use together."""
+"""The fraction of the machine's memory that commands may use together."""
 _LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
-"""Where a container finds the memory that it may use."""
+"""Where a container finds its memory limit."""
 
 
 def memory_budget(limits: tuple[Path, ...] = _LIMITS) -> int:
-    """Return the bytes that commands may use together on this machine, or in this container."""
+    """Return the bytes that commands may use together on this machine or in this container."""
     usable = psutil.virtual_memory().total
     for limit in limits:
         try:
             usable = min(usable, int(limit.read_text()))
         except (OSError, ValueError):
-            pass  # no container, or one without a limit ("max")
+            pass  # not a container, or one without a limit ("max")
     return int(usable * _PART)
 
 
 @dataclass(eq=False, slots=True)
 class Place:
-    """A command's claim to `memory` bytes; `begin` is called once it has them."""
+    """A command's request for `memory` bytes; `begin` is called once it is granted."""
 
     memory: int
     begin: Callable[[], None]
 
 
 class Admission:
-    """Gives out `budget` bytes of memory, first come, first served.
+    """Distributes `budget` bytes of memory, first come, first served.
 
-    A command that needs more than all of it runs alone. Nobody who waits holds anything, so
-    nobody waits for ever.
+    A command that needs more than everything runs alone. Waiting commands hold nothing, so none
+    waits forever.
     """
 
     def __init__(self, budget: int) -> None:
@@ -51,12 +51,12 @@ class Admission:
 
     @property
     def memory(self) -> int:
-        """Bytes that are given out."""
+        """Bytes that are in use."""
         return sum(place.memory for place in self._inside)
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """How many requests are waiting."""
         return len(self._waiting)
 
     def enter(self, place: Place) -> None:
@@ -65,7 +65,7 @@ class Admission:
         self._admit()
 
     def leave(self, place: Place) -> None:
-        """Give back what a place has; one that still waits will not begin."""
+        """Release a place's memory; a waiting place will not begin."""
         if place in self._inside:
             self._inside.remove(place)
         elif place in self._waiting:

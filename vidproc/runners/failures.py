@@ -1,4 +1,4 @@
-"""Finds out why a command failed: the one place that reads what programs say of their end."""
+"""Finds out why a command failed; the only module that reads programs' error messages."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from vidproc.ffmpeg.command import CommandFailed, FailureKind
 
 SETUP_FAILED = 126
-"""Exit status of a launcher that could not become the program."""
+"""Exit status of a launcher that could not start the program."""
 
 _INTERRUPTED = 255
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM})
 _NEVER_RAN = re.compile(r"(launcher: |Upon execvpe )")
-"""What the launcher, or the child of Twisted that was to become it, says before it gives up."""
+"""What the launcher, or Twisted's child process before it, prints before giving up."""
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 _FAULTS = frozenset(
     {
@@ -29,12 +29,12 @@ _FAULTS = frozenset(
         signal.SIGPIPE,
     }
 )
-"""Signals that a program gets for what it did itself."""
+"""Signals that a program receives because of its own actions."""
 _LIMITS = {signal.SIGXCPU: FailureKind.TIMED_OUT, signal.SIGXFSZ: FailureKind.OUTGROWN}
 _ENDED_BY_SIGNAL = re.compile(
     r"^\[info\] Exiting normally, received signal \d+\.\s*\Z", re.MULTILINE
 )
-"""The last words of an FFmpeg that somebody told to end (SIGTERM, SIGINT); its status is 255."""
+"""The last message of an FFmpeg that was told to stop (SIGTERM, SIGINT); its status is 255."""
 _VMSTAT = Path("/proc/vmstat")
 _SAID = (
     ("No space left on device", FailureKind.SPACE),
@@ -47,7 +47,7 @@ _SAID = (
     ("MemoryError", FailureKind.MEMORY),
     ("bitrate is too low", FailureKind.RATE),
 )
-"""What FFmpeg, its encoders and the probe say in English, and what it means."""
+"""Messages of FFmpeg, its encoders and the probe, and what they mean."""
 
 
 def is_shortage(error: BaseException) -> bool:
@@ -58,9 +58,9 @@ def is_shortage(error: BaseException) -> bool:
 
 
 def oom_kills(vmstat: Path = _VMSTAT) -> int:
-    """Return how many processes the kernel has ended for lack of memory, in any group, since boot.
+    """Return how many processes, in any group, the kernel has killed for lack of memory since boot.
 
-    0 where the kernel does not tell.
+    0 if the kernel does not say.
     """
     try:
         for line in vmstat.read_text().splitlines():
@@ -73,7 +73,7 @@ def oom_kills(vmstat: Path = _VMSTAT) -> int:
 
 
 def name_of_signal(number: int) -> str:
-    """Return what to call any signal; those for real time have no names of their own."""
+    """Return the name of a signal; real-time signals have no names of their own."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -83,15 +83,15 @@ def name_of_signal(number: int) -> str:
 def kind_of_end(
     status: int | None, number: int | None, stderr_tail: str, *, oom_killed: bool = False
 ) -> FailureKind:
-    """Return why a process failed that ended with exit `status`, or by the signal `number`.
+    """Return why a process failed that ended with exit `status` or by the signal `number`.
 
-    `oom_killed` says that the kernel has ended processes for lack of memory while it ran.
+    `oom_killed` says whether the kernel killed processes for lack of memory meanwhile.
     """
     if number in _LIMITS:
         return _LIMITS[signal.Signals(number)]
     said = next((kind for words, kind in _SAID if words in stderr_tail), None)
     if number in _FAULTS:
-        # Much of what is written in C++ ends itself when it gets no memory.
+        # Many C++ programs abort when they get no memory.
         return FailureKind.MEMORY if said is FailureKind.MEMORY else FailureKind.CRASHED
     if number:
         by_kernel = oom_killed and number == signal.SIGKILL

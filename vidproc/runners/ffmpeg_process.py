@@ -1,4 +1,4 @@
-"""One process that runs FFmpeg, or the probe: started, measured, watched and ended."""
+"""One process that runs FFmpeg or the probe: starting, measuring, watching and stopping it."""
 
 from __future__ import annotations
 
@@ -30,15 +30,16 @@ from vidproc.topics import Topic, TopicLogger
 TERMINATE_GRACE = 2.0
 """Seconds between SIGTERM and SIGKILL."""
 GIVE_UP = 10.0
-"""Seconds after SIGKILL until a process that can't be reaped (stuck in the kernel) is given up."""
+"""Seconds after SIGKILL before giving up on a process that cannot be reaped (stuck in the
+kernel)."""
 STALL_CHECK = 10.0
-"""Seconds between two looks of the watchdog, at most."""
+"""The longest watchdog interval, in seconds."""
 _DESCRIPTORS = 12
-"""Descriptors that starting a process takes: two for each pipe, and some for the child itself,
-which can't tell us what it lacks."""
+"""Descriptors needed to start a process: two per pipe, and some for the child, which cannot
+report a lack of them."""
 
 PROGRESS_FD = 3
-"""The descriptor to which FFmpeg writes its progress."""
+"""The descriptor where FFmpeg writes its progress."""
 _STDERR_TAIL = 16 << 10
 
 
@@ -86,7 +87,7 @@ class MediaProcess(ProcessProtocol):
         self._on_ended = callback
 
     def spawn(self, argv: list[str], cwd: str) -> None:
-        """Start the process; a spawn that raises fails `result`."""
+        """Start the process; if that raises, `result` fails."""
         self._started_at = self._now()
         self._oom_kills = oom_kills()
         self._watchdog = Watchdog(self._stall_timeout, self._started_at)
@@ -96,7 +97,7 @@ class MediaProcess(ProcessProtocol):
         try:
             _check_descriptors(_DESCRIPTORS)
             with open(os.devnull, "rb") as devnull:
-                # env={} because None inherits, and path because there is no PATH to search.
+                # env={} because None means inherit, and path because there is no PATH to search.
                 process = self._reactor.spawnProcess(
                     self,
                     argv[0],
@@ -114,18 +115,19 @@ class MediaProcess(ProcessProtocol):
         self._check_later()
 
     def stop(self) -> None:
-        """End the process group: SIGTERM, a grace, SIGKILL, and in the end giving it up."""
+        """Stop the process group: SIGTERM, then SIGKILL after a while, and finally give up on
+        it."""
         if self._over or self._stopping:
             return
         self._stopping = True
-        if self.pid is None:  # it waits for memory
+        if self.pid is None:  # it is waiting for memory
             self._finish(CommandStopped("stopped on request"))
             return
         self._signal(signal.SIGTERM)
         self._timer = self._time.callLater(TERMINATE_GRACE, self._kill)
 
     def kill(self) -> None:
-        """End the process group at once."""
+        """Kill the process group at once."""
         self.stop()
         if self._timer is not None and self._timer.active() and not self._over:
             self._timer.cancel()
@@ -147,9 +149,9 @@ class MediaProcess(ProcessProtocol):
             return
         try:
             os.killpg(self.pid, number)
-        except ProcessLookupError:  # the launcher has not made its group yet
+        except ProcessLookupError:  # the launcher has not created its group yet
             if self._exited:
-                return  # the number may be somebody else's by now
+                return  # the number may belong to another process by now
             try:
                 os.kill(self.pid, number)
             except ProcessLookupError:
@@ -164,10 +166,10 @@ class MediaProcess(ProcessProtocol):
             self.cpu_time = max(self.cpu_time, _cpu_time(process))
             self.peak_memory = max(self.peak_memory, process.memory_info().rss)
         except psutil.Error:
-            pass  # it ended between two looks
+            pass  # it ended between two measurements
 
     def _check_later(self) -> None:
-        # Twice within a short timeout at least.
+        # At least twice within a short timeout.
         delay = min(STALL_CHECK, self._stall_timeout / 2)
         self._next_check = self._time.callLater(delay, self._check_alive)
 
@@ -198,13 +200,14 @@ class MediaProcess(ProcessProtocol):
                 self._on_progress(progress)
 
     def processExited(self, reason: Failure) -> None:
-        # Grandchildren would keep the pipes open, and processEnded away, for as long as they like.
+        # Grandchildren would keep the pipes open, and so delay processEnded, for as long as they
+        # like.
         self._exited = True
         assert self.pid is not None
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except ProcessLookupError:
-            return  # the group is empty, as it must be: a media process starts no others
+            return  # the group is empty, as it should be: media processes start no others
         self.log.error("process {pid} left processes behind; killed them", pid=self.pid)
 
     def processEnded(self, reason: Failure) -> None:
@@ -254,9 +257,9 @@ def _cpu_time(process: psutil.Process) -> float:
 
 
 def _check_descriptors(count: int) -> None:
-    """Raise `OSError` unless so many descriptors can be opened now.
+    """Raise `OSError` unless this many descriptors can be opened now.
 
-    A child that finds none ends without a word of why.
+    A child process that gets none ends without saying why.
     """
     opened = []
     try:

@@ -1,7 +1,7 @@
-"""What runs commands.
+"""The interface of runners.
 
-Every runner keeps the same promise: `RunningCommand.result` fires exactly once, after the process
-has really ended. Nothing above a runner may assume that it runs commands on this machine.
+Every runner makes the same promise: `RunningCommand.result` fires exactly once, after the process
+has really ended. Code above a runner must not assume that commands run on this machine.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from vidproc.ffmpeg.command import Command, Completed, OnProgress, Workspace
 
 
 class RunningCommand(Protocol):
-    """A command under way."""
+    """A command in progress."""
 
     command: Command
     threads: int
-    """What it was given in the end."""
+    """The number of threads that it was given."""
     result: Deferred[Completed]
     """Fires with `Completed`, or fails with `CommandFailed` or `CommandStopped`."""
     cpu_time: float
-    """Seconds of CPU time that it has used on this machine, as of the last `measure`."""
+    """CPU time used on this machine, in seconds, as of the last `measure`."""
     peak_memory: int
-    """The most bytes that it has held on this machine, as of the last `measure`."""
+    """Peak memory on this machine, in bytes, as of the last `measure`."""
 
     def measure(self) -> None:
-        """Bring `cpu_time` and `peak_memory` up to date."""
+        """Update `cpu_time` and `peak_memory`."""
 
     def stop(self) -> None:
-        """End the process; `result` then fails with `CommandStopped` once it has ended.
+        """Stop the process; `result` fails with `CommandStopped` once it has ended.
 
-        Nothing happens when it has ended already.
+        Does nothing if it has already ended.
         """
 
     def kill(self) -> None:
-        """The same, without giving the process time."""
+        """Like `stop`, but kill the process at once."""
 
 
 class Runner(Protocol):
@@ -46,11 +46,11 @@ class Runner(Protocol):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the FFmpeg that runs the commands can do."""
+        """The capabilities of the FFmpeg that runs the commands."""
 
     @property
     def running(self) -> Collection[RunningCommand]:
-        """The commands under way."""
+        """The commands in progress."""
 
     def start(
         self, command: Command, workspace: Workspace, threads: int, on_progress: OnProgress

@@ -26,8 +26,8 @@ from vidproc.runners.ffmpeg_process import PROGRESS_FD, MediaProcess
 
 _ADDRESSES = 1 << 30
 _ADDRESSES_PER_CORE = 576 << 20
-"""Bytes of addresses that a program takes besides the memory that it uses. Measured on two cores:
-1.6 GB at most, with SVT-AV1."""
+"""Bytes of address space that a program takes in addition to the memory that it uses. Measured
+on two cores: at most 1.6 GB, with SVT-AV1."""
 _MAX_ALLOC = 1 << 30
 
 _FFMPEG_FLAGS = (
@@ -61,7 +61,7 @@ class LocalRunner:
         self._admission = Admission(memory_budget() if budget is None else budget)
         self._now = now
         self._ffmpeg = ffmpeg
-        find_program_files(ffmpeg.path)  # now, for it blocks the first time
+        find_program_files(ffmpeg.path)  # now, because it blocks the first time
         self._sandbox = sandbox
         self._path_of_key = path_of_key
         self._stall_timeout = stall_timeout
@@ -69,13 +69,13 @@ class LocalRunner:
 
     @property
     def capabilities(self) -> FFmpeg:
-        """What the FFmpeg that it runs can do."""
+        """The capabilities of the FFmpeg that it runs."""
         return self._ffmpeg
 
     def start(
         self, command: Command, workspace: Workspace, threads: int, on_progress: OnProgress
     ) -> MediaProcess:
-        """Start a command in a child process of its own, once there is memory for it."""
+        """Start a command in a child process once there is enough memory for it."""
         threads = max(1, min(threads, math.ceil(command.cpus)))
         running = MediaProcess(
             self._reactor, self._now, command, threads, on_progress, self._stall_timeout
@@ -115,10 +115,10 @@ class LocalRunner:
         return running
 
     def _address_space(self, command: Command) -> int:
-        """Return the bytes of addresses that a command may use.
+        """Return the bytes of address space that a command may use.
 
-        They are more than the memory that it needs: the C library sets a range aside for each
-        of up to eight arenas a core, and each thread has a stack.
+        That is more than the memory that it needs: the C library reserves an address range for each
+        of up to eight arenas per core, and each thread has a stack.
         """
         wanted = 2 * command.memory + _ADDRESSES + _ADDRESSES_PER_CORE * (os.cpu_count() or 1)
         return min(self._sandbox.address_space, wanted)
@@ -145,13 +145,13 @@ def ffmpeg_argv(
     arguments: Sequence[str],
     flags: Sequence[str] = _FFMPEG_FLAGS,
 ) -> list[str]:
-    """Return the argv that runs a command, whose resolved `arguments` are given, with `ffmpeg`."""
+    """Return the argv that runs a command with `ffmpeg`; its `arguments` are resolved."""
     argv = [ffmpeg.path, *flags]
     for before, after in zip(command.arguments, arguments, strict=True):
         if after == "-i" and ffmpeg.crops:
-            # The operations do it, for not every FFmpeg can.
+            # The operations crop, because not every FFmpeg can.
             argv += ("-apply_cropping", "codec")
-        # The file: prefix keeps FFmpeg from reading a protocol into a path with a colon.
+        # The file: prefix keeps FFmpeg from interpreting a path with a colon as a protocol.
         name = before.startswith("vidproc-") and after.startswith("/")
         argv.append(f"file:{after}" if name else after)
     return argv

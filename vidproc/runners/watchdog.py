@@ -1,22 +1,22 @@
-"""Tells whether a command still does something: a pure object, fed by whoever runs the command."""
+"""Detects stalled commands: a pure object, fed by the runner."""
 
 from __future__ import annotations
 
 from vidproc.ffmpeg.command import Progress
 
 _LEAST_CPU_SHARE = 0.01
-"""CPU seconds per second from which a process counts as working. One that waits for its input
-needs some for its reports alone."""
+"""CPU seconds per second from which a process counts as working. One that waits for input needs
+a little just for its reports."""
 _LEAST_CPU_TIME = 0.05
 """CPU seconds below which nothing is concluded: the kernel counts in steps of 0.01."""
 
 
 class Watchdog:
-    """Notices a command that makes no progress and uses no CPU time for `timeout` seconds.
+    """Detects a command that makes no progress and uses no CPU time for `timeout` seconds.
 
-    A report alone is no sign of life: FFmpeg goes on reporting while it waits for ever. And
-    progress alone would not do: palettegen and the look-ahead of encoders report the same frame
-    for long. Times are seconds of a monotonic clock.
+    Reports alone are not a sign of life, because FFmpeg keeps reporting even when it waits forever.
+    Progress alone is not enough either: palettegen and encoder lookahead report the same frame for
+    a long time. Times are seconds of a monotonic clock.
     """
 
     def __init__(self, timeout: float, now: float) -> None:
@@ -27,14 +27,14 @@ class Watchdog:
         self._frame = 0
 
     def reported(self, progress: Progress, now: float) -> None:
-        """Take what the command reported."""
+        """Record a progress report of the command."""
         if (progress.out_time or 0.0) > self._out_time or (progress.frame or 0) > self._frame:
             self._out_time = max(self._out_time, progress.out_time or 0.0)
             self._frame = max(self._frame, progress.frame or 0)
             self._alive_at = now
 
     def sampled(self, cpu_time: float, now: float) -> None:
-        """Take the CPU time, in seconds, that the command has used since its start."""
+        """Record the CPU time, in seconds, that the command has used since its start."""
         used = cpu_time - self._cpu_time
         if used >= max(_LEAST_CPU_TIME, _LEAST_CPU_SHARE * (now - self._alive_at)):
             self._cpu_time = cpu_time
