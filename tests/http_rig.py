@@ -64,6 +64,28 @@ class Response:
 class TCPTransport(Transport):
     """A transport that can be closed one way, as TCP can."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.arriving = b""
+        """What the client has sent and the server has not read."""
+        self._delivering = False
+
+    def resumeProducing(self) -> None:
+        super().resumeProducing()
+        self.deliver()
+
+    def deliver(self) -> None:
+        """Let the server read what has been sent, as long as it wants to."""
+        if self._delivering:
+            return
+        self._delivering = True
+        try:
+            while self.arriving and self.producerState == "producing" and not self.aborted:
+                data, self.arriving = self.arriving, b""
+                self.protocol.dataReceived(data)
+        finally:
+            self._delivering = False
+
     def getTcpNoDelay(self) -> bool:
         return True
 
@@ -92,8 +114,9 @@ class HTTPClient:
         connection.makeConnection(self.transport)
 
     def send(self, data: bytes) -> None:
-        """Deliver bytes to the server."""
-        self.connection.dataReceived(data)
+        """Send bytes to the server, which reads them unless it has paused."""
+        self.transport.arriving += data
+        self.transport.deliver()
 
     def written(self) -> bytes:
         """Return what the server has written since the last call."""

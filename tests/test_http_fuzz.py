@@ -63,6 +63,8 @@ class FuzzTests(SynchronousTestCase):
         client = self.rig.http_client()
         for start in range(0, len(data), step):
             client.send(data[start : start + step])
+        if not client.transport.aborted:
+            self.assertEqual(client.transport.producerState, "producing")
         if closes:
             client.half_close()
         self.rig.clock.advance(0)

@@ -289,6 +289,22 @@ class FormTests(SubmitTestCase):
             self.assertEqual(self.left(), [])
         self.assert_problem(self.send(form(*FIELDS), "multipart/form-data"), 400)
 
+    def test_the_next_request_is_found_behind_a_refused_form(self) -> None:
+        """Whether its file has come by then or not."""
+        data = request(
+            "POST",
+            "/api/v1/tasks",
+            form(("type", "gif"), file=b"x" * 5000),
+            Content_Type="multipart/form-data; boundary=X",
+        )
+        for cut in (len(data), len(data) - 10, len(data) - 3000):
+            client = self.rig.http_client()
+            client.send(data[:cut])
+            self.assert_problem(client.response(), 422)
+            self.assertEqual(client.transport.producerState, "producing")
+            client.send(data[cut:] + request("GET", "/healthz"))
+            self.assertEqual(client.response().status, 200)
+
     def test_a_form_that_is_more_than_its_file(self) -> None:
         """Bytes before the first field or after the last one have no end else."""
         head = request(

@@ -353,6 +353,11 @@ class HTTPConnection(http.HTTPChannel):
             self._holds.hold(reason, held and self._life is Life.OPEN)
             self._slow_client.forgive()
 
+    def release(self) -> None:
+        """Read the client again, whatever a request's body was held back for."""
+        for reason in ("body", "form", "upload"):
+            self.hold(reason, False)
+
     def send_continue(self) -> None:
         """Ask for the body of a client that waits to be asked."""
         if self._life is Life.OPEN:

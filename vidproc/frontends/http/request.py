@@ -40,6 +40,10 @@ class Connection(Protocol):
         """Stop reading the client for one more reason, or for one fewer."""
         ...
 
+    def release(self) -> None:
+        """Read the client again, whatever a request's body was held back for."""
+        ...
+
     def send_continue(self) -> None: ...
     def close_after(self, request: Request) -> None: ...
     def answered_early(self, request: Request) -> None: ...
@@ -171,6 +175,7 @@ class Request(http.Request):
         """End the answer."""
         if self.lost or self.finished:
             return
+        self.connection.release()
         if self.body.ended:
             super().finish()
             return
