@@ -57,7 +57,7 @@ def mangled(draw: st.DrawFn) -> bytes:
 
 
 class FuzzTests(SynchronousTestCase):
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(mangled(), st.integers(1, 400), st.booleans())
     def check(self, data: bytes, step: int, closes: bool) -> None:
         client = self.rig.http_client()

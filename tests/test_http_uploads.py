@@ -354,6 +354,19 @@ class ChecksumTests(TusTestCase):
         broken.lose()
         self.assertEqual(self.offset(path), 3)
 
+    def test_bytes_are_not_acknowledged_before_their_checksum_is(self) -> None:
+        """Else an offset that a client was told could go back."""
+        path = self.create(9)
+        self.append(path, 0, b"abc")
+        sender = self.rig.http_client()
+        checksum = self.checksums(b"defghi")[1]
+        sender.send(self.patch_request(path, 3, b"defghi", Upload_Checksum=checksum)[:-1])
+        self.client.send(request("HEAD", path, **TUS))
+        self.rig.clock.pump([0.05] * 10)
+        self.assertEqual(self.client.response(head_only=True).headers["Upload-Offset"], "3")
+        sender.send(b"i")
+        self.assertEqual(sender.response().status, 204)
+
     def test_a_creation_with_a_wrong_body_leaves_nothing(self) -> None:
         """Its client does not know where it is."""
         values: Any = {**TUS, "Upload_Metadata": metadata(), "Content_Type": OFFSET_TYPE}

@@ -92,6 +92,7 @@ class UploadFeed:
         self.receiving = Receiving(session, transport, self._held, self.fail)
         # Bytes that have to be seen can't go past us.
         self.receiving.direct = check is None
+        session.provisional = check is not None
 
     def receive(self, data: bytes) -> None:
         """Some of the body has come."""

@@ -5,6 +5,7 @@ They are the uploads that MMP has: one store, one rule of who takes over from wh
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import uuid4
 
 from twisted.internet.task import deferLater
@@ -145,9 +146,7 @@ def _submission(request: Request) -> Submission:
     key = request.header("Idempotency-Key")
     return Submission(
         type=metadata["type"],
-        parameters=decode_object(metadata["parameters"].encode())
-        if metadata.get("parameters")
-        else {},
+        parameters=_parameters(metadata.get("parameters", "")),
         media_type=upload_body.media_type_of(filename),
         payload_size=0,
         filename=None if filename is None else filename[:1024],
@@ -157,6 +156,20 @@ def _submission(request: Request) -> Submission:
         length_follows=length is None,
         metadata=metadata_text,
     )
+
+
+def _parameters(text: str) -> dict[str, Any]:
+    """Return the JSON object in `text`, which may be empty; raises `HTTPError` 400."""
+    if not text:
+        return {}
+    try:
+        return decode_object(text.encode())
+    except ServiceError:
+        raise HTTPError(
+            400,
+            "The parameters in the Upload-Metadata are not a JSON object.",
+            'Send one, in Base64. Example: {"start_time":0,"duration":5}',
+        ) from None
 
 
 def _is_sha256(text: str) -> bool:

@@ -13,7 +13,7 @@ def taken_over() -> ServiceError:
     return ServiceError(
         ErrorCode.CONFLICT,
         "A newer connection has taken over this upload.",
-        "Let it finish, or ask upload_status and continue from there.",
+        "Let it finish, or ask how much has arrived and continue from there.",
     )
 
 
@@ -67,7 +67,7 @@ def still_ending() -> ServiceError:
     return ServiceError(
         ErrorCode.UNAVAILABLE,
         "The last bytes of this upload are still being stored.",
-        "Ask upload_status in a few seconds and continue from there.",
+        "Ask in a few seconds how much has arrived, and continue from there.",
     )
 
 

@@ -72,6 +72,8 @@ class UploadSession:
         self.length_follows = task.input_size == 0
         """Whether `size` is only an upper limit."""
         self.began_at = self.received = writer.written
+        self.provisional = False
+        """Whether what arrives may turn out to be wrong, and be reverted."""
         self.space = space
         self.writer = writer
         self.on_broken: Callable[[ServiceError], None] = lambda _: None
@@ -91,6 +93,11 @@ class UploadSession:
     def over(self) -> bool:
         """Whether it was finished, aborted or taken over."""
         return self._over is not None
+
+    @property
+    def kept(self) -> int:
+        """Bytes of the file that the client need not send again, but for a power cut."""
+        return self.began_at if self.provisional else self.writer.written
 
     # --- its bytes -----------------------------------------------------------------------------
 

@@ -98,7 +98,7 @@ class Uploads:
 
     def _written(self, upload_id: str) -> int | None:
         session = self._by_upload_id.get(upload_id)
-        return None if session is None else session.writer.written
+        return None if session is None else session.kept
 
     @property
     def active(self) -> int:
