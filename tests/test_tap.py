@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,3 +58,19 @@ class ConfigTests(SynchronousTestCase):
         self.assertIsNone(config.pid_file)
         self.assertEqual(replace(config, twistd={"pidfile": "x.pid"}).pid_file, Path("x.pid"))
         self.assertIsNone(replace(config, twistd={"pidfile": ""}).pid_file)
+
+
+class OnDoneTests(SynchronousTestCase):
+    def test_the_command_is_split_as_by_a_shell_and_its_program_found(self) -> None:
+        config = service_for("--on-done=sh -c 'echo \"a b\"'").config
+        self.assertEqual(config.on_done, (shutil.which("sh"), "-c", 'echo "a b"'))
+        self.assertIsNone(service_for().config.on_done)
+
+    def test_a_command_that_can_not_run_is_one_clear_line(self) -> None:
+        for command in ("/nowhere/at-all", "", "'unclosed", "tests"):
+            errors = io.StringIO()
+            self.patch(sys, "stderr", errors)
+            with self.assertRaises(SystemExit) as stopped:
+                parse(f"--on-done={command}")
+            self.assertEqual(stopped.exception.code, 1)
+            self.assertRegex(errors.getvalue(), r"\Avidproc: --on-done: .+\n\Z")

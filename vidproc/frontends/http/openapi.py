@@ -20,7 +20,7 @@ from vidproc.answers import (
 )
 from vidproc.frontends.http import tus
 from vidproc.frontends.http.answers import Answer
-from vidproc.frontends.http.downloads import Link
+from vidproc.frontends.http.downloads import MEDIA_TYPES, Link
 from vidproc.frontends.http.problems import PROBLEM_TYPE, Problem
 from vidproc.frontends.http.request import Request
 from vidproc.frontends.http.routing import Access, Route
@@ -58,11 +58,11 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer that is no error: its type or its media type, and its headers."""
+    """An answer that is no error: the type of its JSON, or its media types; and its headers."""
 
     description: str
     kind: type[msgspec.Struct] | None = None
-    media_type: str = "application/json"
+    media_types: Sequence[str] = ()
     headers: Sequence[Header] = ()
 
 
@@ -156,9 +156,9 @@ def _reply(reply: Reply) -> dict[str, Any]:
         }
     if reply.kind is not None:
         schema = {"$ref": f"#/components/schemas/{reply.kind.__name__}"}
-        answer["content"] = {reply.media_type: {"schema": schema}}
-    elif reply.media_type != "application/json":
-        answer["content"] = {reply.media_type: {"schema": _BINARY}}
+        answer["content"] = {"application/json": {"schema": schema}}
+    elif reply.media_types:
+        answer["content"] = {kind: {"schema": _BINARY} for kind in reply.media_types}
     return answer
 
 
@@ -200,7 +200,7 @@ def descriptions() -> Mapping[tuple[str, str], Description]:
     )
     events = Description(
         {
-            200: Reply("Events named status.", media_type="text/event-stream"),
+            200: Reply("Events named status.", media_types=("text/event-stream",)),
             204: Reply("All of it has been seen: do not connect again."),
         },
         headers=(_LAST_EVENT,),
@@ -215,13 +215,14 @@ def descriptions() -> Mapping[tuple[str, str], Description]:
     tus_options = Description(
         {204: Reply("What of tus there is.", headers=(Header("Tus-Version", "1.0.0."),))}
     )
+    files = (*MEDIA_TYPES.values(), "application/octet-stream")
     whole = (_ETAG, _DIGEST, Header("Content-Disposition", "The name of the file."))
     uploads, upload = "/api/v1/uploads", "/api/v1/uploads/{upload_id}"
     tasks, task = "/api/v1/tasks", "/api/v1/tasks/{task_id}"
     return {
         ("GET", "/healthz"): Description({200: Reply("The server lives.", Health)}),
         ("GET", "/readyz"): Description({200: Reply("The server takes uploads.", Health)}),
-        ("GET", "/metrics"): Description({200: Reply("Metrics.", media_type="text/plain")}),
+        ("GET", "/metrics"): Description({200: Reply("Metrics.", media_types=("text/plain",))}),
         ("GET", "/api/v1/openapi.json"): Description({200: Reply("This document.", Document)}),
         ("GET", "/api/v1/info"): Description({200: Reply("The server.", ServerDescription)}),
         ("GET", "/api/v1/server"): Description({200: Reply("Figures.", ServerFigures)}),
@@ -234,8 +235,8 @@ def descriptions() -> Mapping[tuple[str, str], Description]:
         ("GET", "/api/v1/events"): Description(events.replies, (task_query,), events.headers),
         ("GET", f"{task}/result"): Description(
             {
-                200: Reply("The file.", media_type="application/octet-stream", headers=whole),
-                206: Reply("A range of it.", media_type="application/octet-stream", headers=whole),
+                200: Reply("The file.", media_types=files, headers=whole),
+                206: Reply("A range of it.", media_types=files, headers=whole),
                 304: Reply("The file that you have.", headers=(_ETAG,)),
             },
             query=(
