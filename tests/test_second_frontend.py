@@ -16,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from support.server_process import PlainClient, ServerProcess, wait_for
 from tests.rig import Rig, Transport
 from tests.toy_frontend import ToyFrontend, ToyProtocol
+from vidproc.files.file_writer import HIGH_WATER
 from vidproc.frontends.throttle import LEAST_RATE
 from vidproc.tasks.settings import Settings
 
@@ -83,6 +84,32 @@ class InMemoryTests(SynchronousTestCase):
         protocol.dataReceived(bytes(int(2 * LEAST_RATE)))
         self.assertEqual(transport.producerState, "paused")
         self.rig.clock.advance(2.1)
+        self.assertEqual(transport.producerState, "producing")
+
+    def test_a_client_that_leaves_gives_its_slot_back(self) -> None:
+        """Before, during and after its admission."""
+        for step in range(3):
+            protocol, _ = self.connect()
+            store = self.rig.store_thread.hold()
+            if step:
+                protocol.dataReceived(b"gif 4\n")
+            if step == 2:
+                store.run_all()
+            protocol.connectionLost()
+            store.run_all()
+            self.assertEqual((self.rig.tasks.uploads.active, self.rig.gate.connections), (0, 0))
+            self.assertEqual(self.rig.storage.space.reserved, 0)
+
+    def test_a_lagging_disk_pauses_its_client(self) -> None:
+        """Whatever its share of the CPU: it goes on when both allow it."""
+        self.rig.gate.throttle.limit(LEAST_RATE)
+        protocol, transport = self.connect()
+        protocol.dataReceived(b"gif 100000000\n")
+        disk = self.rig.disk.hold()
+        protocol.dataReceived(bytes(HIGH_WATER))
+        self.rig.clock.advance(60.0)
+        self.assertEqual(transport.producerState, "paused")
+        disk.run_all()
         self.assertEqual(transport.producerState, "producing")
 
 

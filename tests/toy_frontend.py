@@ -11,7 +11,9 @@ from twisted.python.failure import Failure
 
 from vidproc.errors import ServiceError
 from vidproc.frontends.interface import Backend
+from vidproc.frontends.pacing import Pacing
 from vidproc.frontends.peers import peer_key
+from vidproc.frontends.receiving import Receiving
 from vidproc.frontends.refusals import TurnedAway
 from vidproc.tasks.uploads.session import AcceptedTask, UploadSession
 from vidproc.tasks.uploads.submission import Submission
@@ -21,10 +23,14 @@ from vidproc.transport import IStreamTransport
 class ToyProtocol(LineReceiver):
     delimiter = b"\n"
     transport: IStreamTransport
-    session: UploadSession | None = None
+    upload: Receiving | None = None
+    lost = False
 
     def __init__(self, backend: Backend) -> None:
-        self.backend, self.gate = backend, backend.gate
+        self.tasks, self.gate = backend.tasks, backend.gate
+        self.pacing = Pacing(
+            backend.reactor, self.gate.throttle, self.adjust, lambda _: self.adjust()
+        )
 
     def connectionMade(self) -> None:
         self.peer = peer_key(self.transport.getPeer())
@@ -37,8 +43,10 @@ class ToyProtocol(LineReceiver):
             self.end(error)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self.session is not None:
-            self.session.abort()
+        self.lost = True
+        self.pacing.stop()
+        if self.upload is not None:
+            self.upload.abort()
         self.gate.disconnected(self)
 
     def lineReceived(self, line: bytes) -> None:
@@ -47,31 +55,36 @@ class ToyProtocol(LineReceiver):
 
     async def begin(self, line: str) -> None:
         name, size = line.split()
-        caller = self.gate.caller(self.peer, None)
         parameters = {"start_time": 0, "duration": 1}
         submission = Submission(name, parameters, "mp4", int(size))
-        session = await self.backend.tasks.admit(submission, caller)
+        session = await self.tasks.admit(submission, self.gate.caller(self.peer, None))
         assert isinstance(session, UploadSession)
-        self.session, self.left = session, int(size)
-        session.registerProducer(self.transport, True)
+        self.upload, self.left = (
+            Receiving(session, self.transport, self.adjust, self.end),
+            int(size),
+        )
+        if self.lost:
+            self.upload.abort()
+            return
         self.setRawMode()
         self.resumeProducing()
 
     def rawDataReceived(self, data: bytes) -> None:
-        assert self.session is not None
         self.gate.traffic.received += len(data)
-        self.session.write(data[: self.left])
-        self.left -= len(data)
-        if self.left <= 0:
-            ensureDeferred(self.finish(self.session)).addErrback(self.failed)
-        elif (wait := self.gate.throttle.take(len(data))) > 0:
-            self.transport.pauseProducing()
-            self.backend.reactor.callLater(wait, self.transport.resumeProducing)
+        if self.upload is not None and self.left > 0:
+            self.upload.write(data[: self.left])
+            self.left -= len(data)
+            self.pacing.took(len(data))
+            if self.left <= 0:
+                ensureDeferred(self.finish(self.upload.session)).addErrback(self.failed)
+
+    def adjust(self) -> None:
+        held = self.pacing.paused or (self.upload is not None and self.upload.held)
+        self.transport.pauseProducing() if held else self.transport.resumeProducing()
 
     async def finish(self, session: UploadSession) -> None:
         accepted = await session.finish()
         assert isinstance(accepted, AcceptedTask)
-        self.session = None
         self.end(f"accepted {accepted.task_id}")
 
     def failed(self, failure: Failure) -> None:
@@ -79,12 +92,15 @@ class ToyProtocol(LineReceiver):
         self.end(failure.value if known else self.gate.fault(failure))
 
     def end(self, answer: Any) -> None:
+        if self.upload is not None:
+            self.upload.abort()  # of no effect once it is finished
+        self.upload = None
         self.sendLine(str(answer).encode())
         self.transport.loseConnection()
 
     @property
     def transferring(self) -> bool:
-        return self.session is not None
+        return self.upload is not None
 
     def close(self) -> None:
         self.transport.loseConnection()
