@@ -193,7 +193,7 @@ class AppendTests(TusTestCase):
         """The answer names the right one."""
         path = self.create(8)
         self.append(path, 0, b"abc")
-        for offset in (0, 2, 4):
+        for offset in (0, 2, 4, 8, 9, 9999):
             response = self.append(path, offset, b"de")
             self.assert_problem(response, 409)
             self.assertEqual(response.json["offset"], 3)

@@ -20,6 +20,7 @@ from vidproc.frontends.http.routing import Access, Route
 from vidproc.frontends.reports import accepted
 from vidproc.mmp.messages import decode_object
 from vidproc.tasks.uploads.known import UploadView
+from vidproc.tasks.uploads.refusals import require_offset
 from vidproc.tasks.uploads.session import AcceptedTask, PartialUpload
 from vidproc.tasks.uploads.submission import Submission
 
@@ -107,6 +108,9 @@ async def append(request: Request) -> Answer:
     length = tus.read_size("Upload-Length", request.header("Upload-Length"))
     if length is not None:
         view = await tasks.set_upload_length(upload_id, length, request.caller)
+    if not view.arriving or offset > (view.length or offset):
+        # Else it is known only once the connection that sends it just now has been taken over from.
+        require_offset(offset, view.offset)
     _require_fit(offset, request.body.length, view.length)
     result = await _take(request, view, offset, checksum)
     return await _moved(request, 204, view, result, {})
