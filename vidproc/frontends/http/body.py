@@ -54,11 +54,6 @@ class Body:
             return 0
         return None if self.length is None else self.length - self.received
 
-    @property
-    def taken(self) -> bool:
-        """Whether somebody takes it, or it is thrown away."""
-        return self._taken
-
     def begin(self, length: int | None, *, awaits_continue: bool) -> None:
         """Note how long it will be; `length` is None if it comes in chunks."""
         self.length = length

@@ -582,10 +582,7 @@ class HTTPConnection(http.HTTPChannel):
             return Waiting.CLIENT
         if request is None or self.line_mode:
             return Waiting.CLIENT
-        receiving = request.receiving
-        if self._in_body and request.body.taken:
-            if self._taking or self._throttled.running or (receiving and receiving.held):
-                return Waiting.US
+        if self._in_body and not self._holds.held:
             return Waiting.CLIENT_SENDS
         return Waiting.US
 

@@ -28,6 +28,11 @@ class ReadingHolds:
         self._transport = transport
         self._reasons: set[str] = set()
 
+    @property
+    def held(self) -> bool:
+        """Whether there is a reason."""
+        return bool(self._reasons)
+
     def hold(self, reason: str, held: bool) -> None:
         """Pause for one more reason, or for one fewer."""
         before = bool(self._reasons)
