@@ -1,19 +1,21 @@
 """Measure the compressor over a folder of clips.
 
-    python benchmarks/compress.py FOLDER [--quality 95 --quality 90] [--codec h264]
-        [--preset balanced] [--shortest 5] [--equal] [--others] [--curves FILE.svg] [--cpu-clock]
+    python benchmarks/compress.py FOLDER [--quality 95 --quality 90] [--codec h264 --codec hevc]
+        [--preset balanced] [--shortest 5] [--equal] [--times] [--others] [--curves FILE.svg]
 
-For each clip and for the median: the VMAF of the delivered file (measured here on every frame,
-apart from the compressor's own scoring), the 5th percentile of the VMAF of its seconds, its size
-against the source, the trials, and the time of everything against a plain encode at the same CRF.
+For each clip, with each codec and at each quality: the VMAF of the delivered file (measured here
+on every frame, apart from the compressor's own scoring), the 5th percentile of the VMAF of its
+seconds, its size against the source, and the trials; then the medians, and how many results are
+on target.
 
-With --equal, also the bytes of the video against one CRF of the same encoder and preset: at the
-same mean VMAF, and at the same 5th percentile, between three measured points; the difference of
-the percentiles at the same mean; and over several qualities the BD-rate, the mean difference of
-the bytes at equal VMAF. The points are kept in --cache, for they take long. --others measures
-ab-av1 and HandBrake's defaults in the same way, where they are on PATH. --curves draws VMAF over
-bytes. On a machine that is busy with other things --cpu-clock makes the compressor, and this
-report, count CPU time.
+--equal adds the bytes of the video against one CRF of the same encoder and preset: at the same
+mean VMAF and at the same 5th percentile, between three measured points; the difference of the
+percentiles at the same mean; and over several qualities the BD-rate of each clip. The points are
+kept in --cache, for they take long. --times encodes the clip plainly right after the compressor,
+at the CRF that it chose, and compares the time by the clock and the CPU time. --others measures
+ab-av1 and HandBrake's defaults in the same way, where they are on PATH (with --equal). --curves
+draws VMAF over bytes. On a machine that is busy with other things compare CPU time, and let the
+compressor, too, count that (--cpu-clock).
 """
 
 from __future__ import annotations
@@ -22,7 +24,6 @@ import argparse
 import csv
 import itertools
 import json
-import math
 import os
 import shutil
 import statistics
@@ -30,17 +31,28 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.rate_quality import (  # noqa: E402
+    Curve,
+    Encode,
+    bd_rate,
+    draw,
+    p5_at,
+    percentile,
+    size_at,
+)
 from support.job import RealJob, probe, run_operation  # noqa: E402
 from vidproc.errors import ServiceError  # noqa: E402
 from vidproc.ffmpeg.binary import find_ffmpeg  # noqa: E402
 from vidproc.ffmpeg.media import MediaInfo  # noqa: E402
-from vidproc.operations.compress.encode import Coder, coder_for  # noqa: E402
+from vidproc.operations.compress.encode import Codec, Coder, coder_for  # noqa: E402
 from vidproc.operations.compress.operation import CompressOperation  # noqa: E402
 from vidproc.operations.parameters import Compress  # noqa: E402
 from vidproc.operations.sizes import scaled  # noqa: E402
@@ -102,55 +114,55 @@ def vmaf(
     return statistics.fmean(scores), percentile(seconds, 0.05)
 
 
-def percentile(values: list[float], part: float) -> float:
-    """Return the value that `part` (0 to 1) of the values are under, between two of them."""
-    ordered = sorted(values)
-    at = part * (len(ordered) - 1)
-    low = math.floor(at)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds: by the clock, and of the CPU time of all processes that ended."""
+
+    wall: float
+    cpu: float
+
+    def __sub__(self, other: Times) -> Times:
+        return Times(self.wall - other.wall, self.cpu - other.cpu)
+
+
+def used() -> Times:
+    """Return the time until now."""
+    times = os.times()
+    return Times(time.monotonic(), times.children_user + times.children_system)
+
+
+def encode(source: Path, media: MediaInfo, coder: Coder, crf: float, into: Path) -> Times:
+    """Encode a film plainly, at one CRF, without its audio; return what it took."""
+    assert media.video is not None
+    size = scaled(media.video.displayed_size, 1.0)
+    options = {**coder.options, **coder.rate(crf)}
+    started = used()
+    run(
+        *("-i", str(source), "-filter_complex"),
+        f"[0:{media.video.index}]{chain(media, size)},setsar=1[v]",
+        *("-map", "[v]", "-c:v", coder.encoder),
+        *itertools.chain(*((f"-{name}", str(value)) for name, value in options.items())),
+        *("-fps_mode", "vfr", "-enc_time_base", "1:90000", str(into)),
+    )
+    return used() - started
 
 
 def one_crf(
     source: Path, media: MediaInfo, coder: Coder, crf: float, options: argparse.Namespace
-) -> dict[str, float]:
-    """Return what one CRF gives with this encoder and preset: VMAF, 5th percentile, bytes of the
-    video, and the time that the encode took."""
+) -> Encode:
+    """Return what one CRF gives with this encoder and preset; what was measured once is kept."""
     cache: Path = options.cache
-    known: dict[str, Any] = json.loads(cache.read_text()) if cache.is_file() else {}
+    known: dict[str, list[float]] = json.loads(cache.read_text()) if cache.is_file() else {}
     key = f"{source.name}/{source.stat().st_size}/{coder.codec}/{options.preset}/{crf:g}"
     assert media.video is not None
-    size = scaled(media.video.displayed_size, 1.0)
     if key not in known:
         with tempfile.TemporaryDirectory() as folder:
             name = Path(folder) / "x.mp4"
-            started = now(options)
-            run(
-                *("-i", str(source), "-filter_complex"),
-                f"[0:{media.video.index}]{chain(media, size)},setsar=1[v]",
-                *("-map", "[v]", "-c:v", coder.encoder, "-crf", f"{crf:g}"),
-                *itertools.chain(*((f"-{k}", str(v)) for k, v in coder.options.items())),
-                *("-fps_mode", "vfr", "-enc_time_base", "1:90000", str(name)),
-            )
-            took = now(options) - started
-            mean, low = vmaf(name, source, media, size)
-            known[key] = {
-                "vmaf": mean,
-                "p5": low,
-                "bytes": video_bytes(name),
-                "time": took,
-            }
+            encode(source, media, coder, crf, name)
+            score, p5 = vmaf(name, source, media, scaled(media.video.displayed_size, 1.0))
+            known[key] = [video_bytes(name), score, p5]
         cache.write_text(json.dumps(known))
-    found: dict[str, float] = known[key]
-    return found
-
-
-def now(options: argparse.Namespace) -> float:
-    """Return the seconds of the clock that counts."""
-    if not options.cpu_clock:
-        return time.monotonic()
-    used = os.times()
-    return used.children_user + used.children_system
+    return Encode(*known[key])
 
 
 def video_bytes(path: Path) -> int:
@@ -161,49 +173,36 @@ def video_bytes(path: Path) -> int:
         return sum(packet.size for packet in container.demux(container.streams.video[0]))
 
 
-def between(points: list[dict[str, float]], key: str, value: float, wanted: str) -> float | None:
-    """Return `wanted` where `key` has a value, between two points (bytes: of their logarithms);
-    None outside of them."""
-    ordered = sorted(points, key=lambda point: point[key])
-    for low, high in itertools.pairwise(ordered):
-        if low[key] <= value <= high[key]:
-            part = (value - low[key]) / max(high[key] - low[key], 1e-6)
-            if wanted == "bytes":
-                return low[wanted] * math.exp(part * math.log(high[wanted] / low[wanted]))
-            return low[wanted] + part * (high[wanted] - low[wanted])
-    return None
-
-
-def compare(line: Line, file: Path, points: list[dict[str, float]]) -> None:
-    """Add to a line how its file compares with one CRF."""
-    written = video_bytes(file)
-    line["bytes"] = written
-    same = between(points, "vmaf", line["vmaf"], "bytes")
-    line["equal"] = 100 * written / same if same else None
-    same = between(points, "p5", line["p5"], "bytes")
-    line["equal5"] = 100 * written / same if same else None
-    low = between(points, "vmaf", line["vmaf"], "p5")
-    line["p5diff"] = line["p5"] - low if low is not None else None
+def compare(line: Line, made: Encode, points: Sequence[Encode]) -> None:
+    """Add to a line how an encode compares with one CRF."""
+    same = size_at(points, "vmaf", made.vmaf)
+    line["equal"] = 100 * made.size / same if same else None
+    same = size_at(points, "p5", made.p5)
+    line["equal5"] = 100 * made.size / same if same else None
+    low = p5_at(points, made.vmaf)
+    line["p5diff"] = made.p5 - low if low is not None else None
 
 
 def measure(
-    path: Path, media: MediaInfo, options: argparse.Namespace, quality: float
+    path: Path, media: MediaInfo, options: argparse.Namespace, codec: Codec, quality: float
 ) -> list[Line]:
     """Return the lines of a clip: the compressor's, then those of others."""
-    parameters = Compress(quality=quality, codec=options.codec, preset=options.preset)
+    parameters = Compress(quality=quality, codec=codec, preset=options.preset)
     assert media.video is not None
-    coder = coder_for(options.codec, options.preset, CAPABILITIES, media.video)
+    coder = coder_for(codec, options.preset, CAPABILITIES, media.video)
     with tempfile.TemporaryDirectory() as folder:
         job: RealJob = RealJob(
             path, Path(folder), parameters, media=media, cpu_clock=options.cpu_clock
         )
-        started = now(options)
+        started = used()
         product = run_operation(CompressOperation(), job)
-        took = now(options) - started
+        took = used() - started
         found = product.details
         file = job.path_of(product.file)
         line = {
             "clip": path.name,
+            "codec": codec,
+            "quality": quality,
             "source": 100 * file.stat().st_size / path.stat().st_size,
             "crf": found.get("crf"),
             "target": found.get("target_score", quality),
@@ -217,40 +216,71 @@ def measure(
             line["note"] = "already optimal"
             return [line]
         size = product.expectation.size or media.video.displayed_size
-        line["vmaf"], line["p5"] = vmaf(file, path, media, size)
-        line["note"] = "size rule" if found.get("target_lowered") else ""
+        score, p5 = vmaf(file, path, media, size)
+        made = Encode(video_bytes(file), score, p5)
+        line.update(vmaf=score, p5=p5, encode=made)
+        if found.get("target_lowered"):
+            line["note"] = "size rule"
+        elif found.get("target_score", quality) < quality - 0.01:
+            line["note"] = "the source's own score rules"
         lines = [line]
+        crf = coder.rounded(float(found["crf"]))
+        if options.times:
+            plain = encode(path, media, coder, crf, Path(folder) / "plain.mp4")
+            line.update(wall=took.wall / plain.wall, cpu=took.cpu / plain.cpu)
         if options.equal:
-            middle = coder.rounded(float(found["crf"]))
-            step = 2.0 if coder.curve.step >= 1 else 1.5
-            crfs = [coder.rounded(middle + step * n) for n in (-1, 0, 1)]
+            step = 0.18 / -coder.curve.size_slope  # a sixth of the bytes, about
+            crfs = [coder.rounded(crf + step * n) for n in (-1, 0, 1)]
             points = [one_crf(path, media, coder, crf, options) for crf in crfs]
-            line["wall"] = took / points[1]["time"]
             line["points"] = points
-            compare(line, file, points)
-            for name, made in others(path, Path(folder), options, quality):
-                other = {"clip": f"  {name}", "target": quality, "note": "", "other": True}
-                other["vmaf"], other["p5"] = vmaf(made, path, media, size)
-                other["source"] = 100 * made.stat().st_size / path.stat().st_size
-                compare(other, made, points)
-                lines.append(other)
+            compare(line, made, points)
+            for name, other in others(path, Path(folder), options, codec, quality):
+                score, p5 = vmaf(other, path, media, size)
+                theirs = Encode(video_bytes(other), score, p5)
+                row: Line = {"clip": f"  {name}", "target": quality, "note": "", "other": True}
+                row.update(vmaf=score, p5=p5)
+                row["source"] = 100 * other.stat().st_size / path.stat().st_size
+                around = reaching(score, points, crfs, path, media, coder, options)
+                compare(row, theirs, around)
+                lines.append(row)
     return lines
 
 
+def reaching(
+    score: float,
+    points: Sequence[Encode],
+    crfs: Sequence[float],
+    path: Path,
+    media: MediaInfo,
+    coder: Coder,
+    options: argparse.Namespace,
+) -> list[Encode]:
+    """Return the points at rising `crfs`, and beyond them those up to a score."""
+    step = crfs[1] - crfs[0]
+    found = list(points)
+    crf = crfs[0] if score > points[0].vmaf else crfs[-1]
+    for _ in range(6):
+        if min(p.vmaf for p in found) <= score <= max(p.vmaf for p in found):
+            break
+        crf = coder.rounded(crf + (-2 * step if score > points[0].vmaf else 2 * step))
+        found.append(one_crf(path, media, coder, crf, options))
+    return found
+
+
 def others(
-    source: Path, folder: Path, options: argparse.Namespace, quality: float
+    source: Path, folder: Path, options: argparse.Namespace, codec: Codec, quality: float
 ) -> list[tuple[str, Path]]:
     """Return the names and files of other compressors' results, of those that are on PATH."""
     made = []
     if options.others and shutil.which("HandBrakeCLI"):
         file = folder / "handbrake.mp4"
-        subprocess.run(
-            ["HandBrakeCLI", "-i", str(source), "-o", str(file)], capture_output=True, check=True
-        )
+        # Its defaults, but for the cropping: a cropped frame can't be compared.
+        command = ["HandBrakeCLI", "--crop", "0:0:0:0", "-i", str(source), "-o", str(file)]
+        subprocess.run(command, capture_output=True, check=True)
         made.append(("HandBrake", file))
     if options.others and shutil.which("ab-av1"):
         file = folder / "ab-av1.mp4"
-        encoder = {"h264": "libx264", "hevc": "libx265", "av1": "libsvtav1"}[options.codec]
+        encoder = {"h264": "libx264", "hevc": "libx265", "av1": "libsvtav1"}[codec]
         wanted = ("--encoder", encoder, "--min-vmaf", f"{quality:g}", "--max-encoded-percent", "99")
         subprocess.run(
             ["ab-av1", "auto-encode", "-i", str(source), "-o", str(file), *wanted],
@@ -262,43 +292,15 @@ def others(
     return made
 
 
-def draw(lines: list[Line], file: Path) -> None:
-    """Draw VMAF over the bytes at one CRF of the nearest measured point, a curve for each clip."""
-    clips = sorted({line["clip"] for line in lines if line.get("points")})
-    colours = ("#1b6ca8", "#c0392b", "#27864c", "#8e44ad", "#b9770e", "#34495e")
-    low, high = 80.0, 100.0
-    sizes = [p["bytes"] for line in lines for p in line.get("points", [])]
-    if not sizes:
-        return
-    left, right = math.log(min(sizes)), math.log(max(sizes))
-
-    def at(size: float, score: float) -> str:
-        x = 60 + 560 * (math.log(size) - left) / max(right - left, 1e-6)
-        return f"{x:.1f},{340 - 310 * (score - low) / (high - low):.1f}"
-
-    parts = [
-        '<svg xmlns="http://www.w3.org/2000/svg" width="880" height="390" font-family="sans-serif"'
-        ' font-size="12"><rect width="880" height="390" fill="white"/>'
-    ]
-    for score in (80, 85, 90, 95, 100):
-        y = 340 - 310 * (score - low) / (high - low)
-        parts.append(
-            f'<path d="M60 {y}H620" stroke="#ddd"/><text x="30" y="{y + 4}">{score}</text>'
-        )
-    parts.append('<text x="60" y="375">bytes of the video (logarithmic); VMAF upwards. ')
-    parts.append("Lines: one CRF. Dots: the compressor.</text>")
-    for number, clip in enumerate(clips):
-        colour = colours[number % len(colours)]
-        mine = [line for line in lines if line["clip"] == clip and line.get("points")]
-        curve = sorted({(p["bytes"], p["vmaf"]) for line in mine for p in line["points"]})
-        path = " ".join(at(*point) for point in curve)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}"/>')
-        for line in mine:
-            left_edge, top = at(line["bytes"], line["vmaf"]).split(",")
-            parts.append(f'<circle cx="{left_edge}" cy="{top}" r="4" fill="{colour}"/>')
-        label = f'<text x="640" y="{40 + 18 * number}" fill="{colour}">{clip}</text>'
-        parts.append(label)
-    file.write_text("".join([*parts, "</svg>\n"]))
+def curves(lines: Sequence[Line]) -> dict[tuple[str, str], Curve]:
+    """Return what was measured of each clip with each codec, over all qualities."""
+    found: dict[tuple[str, str], Curve] = {}
+    for clip, codec in sorted({(e["clip"], e["codec"]) for e in lines if e.get("points")}):
+        mine = [e for e in lines if (e["clip"], e.get("codec")) == (clip, codec) and "points" in e]
+        points = {point.size: point for e in mine for point in e["points"]}
+        made = [e["encode"] for e in mine]
+        found[clip, codec] = Curve(clip, list(points.values()), made)
+    return found
 
 
 COLUMNS = (
@@ -315,6 +317,7 @@ COLUMNS = (
     ("equal5", "%eq5th", 7, 1),
     ("probes", "probes", 7, 0),
     ("wall", "time", 6, 2),
+    ("cpu", "CPU", 6, 2),
 )
 
 
@@ -327,58 +330,79 @@ def show(line: Line) -> None:
     print("".join(cells), line.get("note", ""), flush=True)
 
 
+def clips(options: argparse.Namespace) -> Iterator[tuple[Path, MediaInfo]]:
+    """Yield the videos of the folder that are long enough."""
+    for path in sorted(options.folder.iterdir()):
+        if options.only not in path.name:
+            continue
+        try:
+            media = probe(path)
+        except ServiceError:
+            continue
+        if media.video is not None and (media.duration or 0) >= options.shortest:
+            yield path, media
+
+
+def summarize(lines: Sequence[Line]) -> None:
+    """Print how many of the lines are on target, and the worst of them."""
+    free = [line for line in lines if not line["note"] and not line.get("other")]
+    misses = [line["vmaf"] - line["target"] for line in free]
+    if misses:
+        within = sum(-0.5 <= miss <= 1.0 for miss in misses)
+        print(
+            f"within -0.5 and +1.0 of the target: {within} of {len(free)} where neither the size "
+            f"nor the source's own score rules; from {min(misses):+.2f} to {max(misses):+.2f}"
+        )
+
+
+def measure_all(options: argparse.Namespace, codec: Codec, quality: float) -> list[Line]:
+    """Print the table of a codec and a quality; return its lines."""
+    print(f"\n{codec} {options.preset}, quality {quality:g}")
+    print(" " * 34 + "".join(f"{title:>{width}}" for _, title, width, _ in COLUMNS))
+    lines: list[Line] = []
+    for path, media in clips(options):
+        for line in measure(path, media, options, codec, quality):
+            lines.append(line)
+            show(line)
+    own = [line for line in lines if not line.get("other")]
+    median: Line = {"clip": "median"}
+    for key, *_ in COLUMNS:
+        values = [line[key] for line in own if line.get(key) is not None]
+        median[key] = statistics.median(values) if values else None
+    show(median)
+    summarize(own)
+    return lines
+
+
 def main() -> None:
-    """Measure every clip that has a picture and is long enough."""
+    """Measure every clip that has a video stream and is long enough."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--quality", type=float, action="append")
-    parser.add_argument("--codec", default="h264", choices=("h264", "hevc", "av1"))
+    parser.add_argument("--codec", action="append", choices=("h264", "hevc", "av1"))
     parser.add_argument("--preset", default="balanced", choices=("fast", "balanced", "small"))
     parser.add_argument("--shortest", type=float, default=5.0, help="seconds; shorter clips skip")
     parser.add_argument("--only", default="", help="part of the names of the clips to take")
     parser.add_argument("--equal", action="store_true", help="compare with one CRF")
+    parser.add_argument("--times", action="store_true", help="compare with a plain encode's time")
     parser.add_argument("--others", action="store_true", help="with ab-av1 and HandBrake, too")
     parser.add_argument("--curves", type=Path, help="an SVG file to draw the curves into")
-    parser.add_argument("--cpu-clock", action="store_true", help="times are CPU times")
+    parser.add_argument("--cpu-clock", action="store_true", help="the compressor counts CPU time")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "one-crf.json")
     options = parser.parse_args()
     everything: list[Line] = []
-    for quality in options.quality or [95.0]:
-        print(f"\n{options.codec} {options.preset}, quality {quality:g}")
-        print(" " * 34 + "".join(f"{title:>{width}}" for _, title, width, _ in COLUMNS))
-        lines: list[Line] = []
-        for path in sorted(options.folder.iterdir()):
-            if options.only not in path.name:
-                continue
-            try:
-                media = probe(path)
-            except ServiceError:
-                continue
-            if media.video is None or (media.duration or 0) < options.shortest:
-                continue
-            for line in measure(path, media, options, quality):
-                lines.append(line)
-                show(line)
-        everything += lines
-        lines = [line for line in lines if not line.get("other")]
-        if not lines:
-            continue
-        median: dict[str, Any] = {"clip": "median"}
-        for key, *_ in COLUMNS:
-            values = [line[key] for line in lines if line.get(key) is not None]
-            median[key] = statistics.median(values) if values else None
-        show(median)
-        ruled = [line for line in lines if not line["note"]]
-        within = sum(-0.5 <= line["vmaf"] - line["target"] <= 1.0 for line in ruled)
-        print(f"within -0.5 and +1.0 of the target: {within} of {len(ruled)} not size-ruled")
-    ratios = [
-        math.log(e["equal"] / 100) for e in everything if e.get("equal") and not e.get("other")
-    ]
-    if ratios and len(options.quality or []) > 1:
-        bd_rate = 100 * (math.exp(statistics.fmean(ratios)) - 1)
-        print(f"\nBD-rate over these qualities: {bd_rate:+.1f} %")
-    if options.curves:
-        draw(everything, options.curves)
+    for codec in options.codec or ["h264"]:
+        for quality in options.quality or [95.0]:
+            everything += measure_all(options, codec, quality)
+    print()
+    summarize(everything)
+    drawn = curves(everything)
+    for (clip, codec), curve in drawn.items():
+        rate = bd_rate(curve.one_crf, curve.compressed, 85.0, 97.0)
+        if rate is not None:
+            print(f"BD-rate of {clip}, {codec}, from 85 to 97 as far as measured: {rate:+.1f} %")
+    if options.curves and drawn:
+        options.curves.write_text(draw(list(drawn.values())))
 
 
 if __name__ == "__main__":
