@@ -1,4 +1,4 @@
-"""Notices that somebody has set the clock, so that tasks keep their times over a restart."""
+"""Notices when the clock is set, so that tasks keep their times across a restart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The CPU that is kept for video: uploads give way while FFmpeg is short of it."""
+"""The CPU reserve: uploads are slowed down while FFmpeg is short of CPU time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vidproc.topics import Topic, TopicLogger
 BUSY = 0.85
 """Share of the machine's CPU time at which FFmpeg counts as using all that it can."""
 IDLE = 0.05
-"""Share of the machine's CPU time that must be idle for nobody to be short of it."""
+"""Idle share of the machine's CPU time above which nothing is short of it."""
 SLOWER, FASTER = 0.7, 1.25
 """Factors by which the limit on uploads changes from one check to the next."""
 

@@ -1,4 +1,4 @@
-"""A bound on how many lines of one kind a log takes."""
+"""Limits how many lines of one kind are written to a log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How busy the machine is, and with what: running totals, and figures between two moments."""
+"""Measures the use of CPU, memory and network: running totals, and figures between two moments."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Counters:
 class Figures:
     """What happened between two moments. CPU as shares of all cores that we may use, 0 to 1.
 
-    What a virtual machine's host takes back counts as others', not as idle.
+    CPU time stolen by a virtual machine's host counts as used by others, not as idle.
     """
 
     ffmpeg_cpu: float

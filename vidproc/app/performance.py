@@ -1,4 +1,4 @@
-"""The one service that looks after the machine: it calls what measures, rebalances and prunes.
+"""The LoopingCall service: it measures, rebalances and prunes.
 
 Every `INTERVAL` seconds it writes a line of figures to performance.log; each decision is a line
 with its reason. Every `TURN` seconds, while tasks run, it checks that uploads leave video its CPU

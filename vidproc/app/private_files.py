@@ -1,4 +1,4 @@
-"""What the server writes is for its user alone, whatever the umask was."""
+"""Keeps the server's files private to its user, whatever the umask."""
 
 from __future__ import annotations
 

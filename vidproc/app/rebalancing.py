@@ -25,7 +25,7 @@ class Rebalancer:
         self._base = queue.concurrency
 
     def rebalance(self, figures: Figures) -> None:
-        """Run more jobs at a time when tasks wait and the machine has room for them, else fewer."""
+        """Run more jobs at a time while tasks wait and the machine can take more, else fewer."""
         queue = self._queue
         current = queue.concurrency
         most = max(3, self._cores)

@@ -1,7 +1,7 @@
-"""Starts the parts of the server in order, and stops them in order.
+"""Starts and stops the parts of the server in order.
 
-`MultiService` stops its children at the same time; here the order matters: stop listening, stop
-the jobs while transfers finish, then close the store, give the lock back and close the logs.
+`MultiService` stops its children at the same time, but the order matters: stop listening, stop the
+jobs while transfers finish, then close the store, release the lock and close the logs.
 """
 
 from __future__ import annotations

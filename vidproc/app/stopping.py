@@ -1,4 +1,4 @@
-"""How long a stop may take, whatever hangs.
+"""Limits how long a shutdown takes, whatever hangs.
 
 What was accepted is on the disk, so an end in the middle loses nothing, and waiting for a store or
 a disk that does not answer gains nothing.

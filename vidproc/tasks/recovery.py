@@ -1,4 +1,4 @@
-"""What a start does before anything runs: it makes the store and the disk agree."""
+"""Recovery at startup: makes the store and the disk agree before anything runs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _log = TopicLogger(Topic.SERVICE, __name__)
 
 
 def recover(store: TaskStore, data_folder: DataFolder, now: float) -> None:
-    """Put right what the end of the last run has left, however it ended.
+    """Clean up after the last run, however it ended.
 
-    For the start, under the data folder's lock and before any thread runs. Raises `OSError` and
-    `sqlite3.Error`; it can be done again then.
+    Call it at startup, with the data folder locked and before any thread runs. Raises `OSError`
+    and `sqlite3.Error`; it can be called again then.
     """
     if offset := store.recovery.adopt_dates(now):
         _log.info(
@@ -30,7 +30,7 @@ def recover(store: TaskStore, data_folder: DataFolder, now: float) -> None:
             state=task.state,
         )
     for task_id in recovery.broken:
-        # It was whole, and had its final name, but the store did not know yet.
+        # The upload was complete and had its final name, but its row was not updated yet.
         data_folder.take_back(input_key(task_id), upload_key(task_id))
     removed, moved = data_folder.sort_out(
         store.recovery.known_keys(), store.recovery.task_ids() | set(recovery.forgotten)
@@ -44,9 +44,9 @@ def recover(store: TaskStore, data_folder: DataFolder, now: float) -> None:
 
 
 def recover_partial_uploads(store: TaskStore, data_folder: DataFolder, boot: str) -> None:
-    """Keep what is certain of each partial upload, and have the disk keep it.
+    """Sync each partial upload.
 
-    If the machine was started again since the last run, what had not been synced is cut off.
+    If the machine was rebooted since the last run, first truncate it to what was synced then.
     """
     last = store.recovery.last_boot()
     for task in store.in_states([State.PARTIAL]):

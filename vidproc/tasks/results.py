@@ -1,4 +1,4 @@
-"""Results: opened for reading, kept for a while, and pruned."""
+"""Results: opened for download, pruned after their retention, evicted to make space."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from vidproc.topics import Topic, TopicLogger
 R = TypeVar("R")
 
 BATCH = 100
-"""Results that are looked at, and removed, together."""
+"""Results that are queried and removed together."""
 BATCHES = 10
-"""How many of them upkeep takes at a time."""
+"""Batches that are pruned in one round of upkeep."""
 
 
 @dataclass(slots=True)
@@ -39,7 +39,7 @@ class Result:
     media_type: str
     _closed: Callable[[], None]
     sent: int = 0
-    """Bytes that whoever sends it has handed to the client so far."""
+    """Bytes sent to the client so far."""
 
     def close(self) -> None:
         """Close the file."""
@@ -48,7 +48,7 @@ class Result:
 
 
 class Results:
-    """The files that finished tasks have left."""
+    """The results of finished tasks."""
 
     log = TopicLogger(Topic.TASKS)
 
@@ -104,10 +104,10 @@ class Results:
         )
 
     def note_sent(self, task: Task, start: int, end: int) -> None:
-        """Remember that the bytes from `start` to `end` of a result were sent to a client.
+        """Note that the bytes from `start` to `end` of a result were sent to a client.
 
-        A result counts as fetched once all of it was sent from its first byte on; a download that
-        goes on where an earlier one broke off belongs to it.
+        A result counts as fetched once all bytes were sent, in one download or in several that
+        continue one another.
         """
         reached = self._sent.get(task.task_id, 0)
         if start > reached:
@@ -118,7 +118,7 @@ class Results:
             self.note_downloaded(task.task_id)
 
     def note_downloaded(self, task_id: str) -> None:
-        """Remember that a result was fetched whole, so that it may be pruned before others."""
+        """Note that a result was fetched completely, so that it may be evicted before others."""
         noting = self._store_thread.call(
             self._store.update, task_id, downloaded_at=self._reactor.seconds()
         )
@@ -134,8 +134,8 @@ class Results:
     async def prune(self) -> list[str]:
         """Remove results past their retention, oldest first; return the ids of their tasks.
 
-        At most `BATCHES` at a time: other upkeep has its turn, and the rest follows. A download
-        under way goes on, from a file that has no name any more; its bytes count until it ends.
+        At most `BATCHES` in one round, so that other upkeep gets its turn. A download in progress
+        continues with the unlinked file, whose bytes are counted until it ends.
         """
         before = self._reactor.seconds() - self._settings.retention
         expired: list[str] = []

@@ -1,4 +1,4 @@
-"""What an operator sets, typed, and who is asking. Sizes in bytes, times in seconds."""
+"""The settings of an operator, and the sender of a request. Sizes in bytes, times in seconds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vidproc.tasks.model import Task
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Limits of the task service; docs/deployment.md tells each option."""
+    """Limits of the task service; docs/deployment.md describes each option."""
 
     retention: float = 24 * 3600.0
     min_retention: float = 3600.0
@@ -27,13 +27,13 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is asking: the address as slots count it, and the token's name when tokens are used."""
+    """Who sent a request: its address as slots count it, and the name of its token, if any."""
 
     peer: str
     principal: str | None = None
 
     def owns(self, task: Task, owner_only: bool) -> bool:
-        """Return whether this caller may see `task`, whose id it knows."""
+        """Return whether this caller, who knows the id of `task`, may access it."""
         if not owner_only:
             return True
         if task.principal is not None:

@@ -1,4 +1,4 @@
-"""Whether a finished file is what its operation promised. Server and tests judge by this alone."""
+"""Checks a finished file against what its operation promised. Used by the server and by tests."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from vidproc.units import format_duration
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is wrong with a file, as the end of a sentence that begins with the result; None when
-    nothing is. `warning` is a sentence for the client of a file that is right."""
+    """What is wrong with a file, or None: a clause whose subject "it" is the result. `warning` is a
+    sentence for the client about a file that is right."""
 
     fault: str | None = None
     warning: str | None = None
 
 
 def compare(found: MediaInfo, expected: Expectation, source: MediaInfo) -> Verdict:
-    """Compare what a finished file holds with what was expected of it, made from `source`."""
+    """Compare a finished file, made from `source`, with what was expected."""
     if fault := _wrong_streams(found, expected):
         return Verdict(fault)
     if expected.duration is None:
         return Verdict()
     if found.duration is None:
-        return Verdict("its length can't be found out")
+        return Verdict("its duration is unknown")
     lengths = f"{format_duration(found.duration)} of {format_duration(expected.duration)}"
     if found.duration < expected.duration - expected.tolerance:
         # FFmpeg ends with status 0 when its input is cut short.
@@ -56,10 +56,10 @@ def _wrong_streams(found: MediaInfo, expected: Expectation) -> str | None:
 
 
 def _length_is_certain(expected: Expectation, source: MediaInfo) -> bool:
-    """Return whether the result can't be longer for an honest reason.
+    """Return whether a longer result can only be an error.
 
-    The length of a source may be the word of its header alone. But a clip has the length that was
-    asked for, whatever the source says.
+    The duration of a source may be known from its header alone, which may be wrong. But a clip has
+    the duration that was asked for, whatever the header says.
     """
     if source.measured or source.duration is None or expected.duration is None:
         return source.measured

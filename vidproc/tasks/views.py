@@ -1,4 +1,4 @@
-"""A task as somebody outside sees it."""
+"""A task as clients see it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class TaskView:
     """A task at one moment. `progress` is 0 to 1, `eta` in seconds, `speed` times real time,
     `queue_position` counts from 1.
 
-    `wait_reason` says in a sentence why a queued task waits although others may start.
+    `wait_reason` is a sentence: why a queued task waits although others may start.
     """
 
     task: Task
@@ -44,7 +44,7 @@ def view_of_ended(task: Task) -> TaskView:
 
 
 def no_such_task() -> ServiceError:
-    """Return what to tell who asks for a task that is not there, or not theirs."""
+    """Return the error for a task that does not exist, or belongs to someone else."""
     return ServiceError(
         ErrorCode.NOT_FOUND,
         "There is no such task.",
@@ -53,12 +53,12 @@ def no_such_task() -> ServiceError:
 
 
 def not_completed(task: Task) -> ServiceError:
-    """Return what to tell who asks for the result of a task that has none."""
+    """Return the error for the result of a task that has none."""
     if task.state in ACTIVE:
         return ServiceError(
             ErrorCode.CONFLICT,
             f"The task is {task.state}, not completed yet.",
-            "Ask its status, or watch it, and download when it is completed.",
+            "Ask for its status, or watch it, and download the result once it is completed.",
         )
     if task.state is State.CANCELLED:
         return ServiceError(

@@ -1,6 +1,6 @@
-"""Watches: who is told when a task changes.
+"""Watches: notify listeners when a task changes.
 
-A listener is somebody else's code. One that raises loses its watch, and nobody else notices.
+A listener is someone else's code. If it raises, its watch ends, and nobody else is affected.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Subscription:
         self._watches = watches
 
     def current(self) -> TaskView | None:
-        """Return the task as it is now; None when it has ended and the listener knows."""
+        """Return the current view of the task; None once the listener was told of its end."""
         return self._watches.view(self.task_id)
 
     def stop(self) -> None:
@@ -36,14 +36,14 @@ class Subscription:
 
 
 class Watches:
-    """All watches. `view` returns an active task as it is now, None for any other."""
+    """All watches. `view` returns the current view of an active task, None for any other."""
 
     log = TopicLogger(Topic.TASKS)
 
     def __init__(self, view: Callable[[str], TaskView | None]) -> None:
         self.view = view
         self.on_ended: list[Listener] = []
-        """Listeners that are told of each task that ends, when its row says so."""
+        """Listeners that are told of each task that ends, once its row has been updated."""
         self._by_task: dict[str, list[Subscription]] = {}
 
     def __len__(self) -> int:
@@ -51,11 +51,11 @@ class Watches:
 
     @property
     def task_ids(self) -> Iterable[str]:
-        """The tasks that somebody watches."""
+        """The ids of watched tasks."""
         return list(self._by_task)
 
     def add(self, task_id: str, listener: Listener, *, progress: bool = False) -> Subscription:
-        """Begin a watch; with `progress` the listener is told of that, too."""
+        """Start a watch; with `progress`, the listener is told of progress, too."""
         subscription = Subscription(self, task_id, listener, progress=progress)
         self._by_task.setdefault(task_id, []).append(subscription)
         return subscription
@@ -73,7 +73,7 @@ class Watches:
         self._tell_all(task_id, self._by_task.get(task_id, ()))
 
     def progressed(self, task_id: str) -> None:
-        """Tell those listeners who want to know that work on a task has gone on."""
+        """Tell the listeners that want to know of progress."""
         subscriptions = self._by_task.get(task_id, ())
         self._tell_all(task_id, [each for each in subscriptions if each.progress])
 

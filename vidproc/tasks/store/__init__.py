@@ -1,1 +1,1 @@
-"""Where tasks are kept: SQLite."""
+"""The store of tasks, in SQLite."""

@@ -1,4 +1,4 @@
-"""Rows of tasks that are worked on: claimed by a server, for as long as its lease lasts."""
+"""Rows of tasks being processed: claimed by a server, as long as its lease lasts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vidproc.tasks.store.database import Database
 LEASE = 60.0
 """Seconds for which a running task belongs to its server; renewed while it runs."""
 SUSPECT_AFTER = 3
-"""Crashes of the server after which a task that ran then is tried alone, and after a pause."""
+"""Crashes of the server during a task after which it is paused, and then tried alone."""
 
 
 class AttemptRows:
@@ -32,10 +32,10 @@ class AttemptRows:
         alone: bool = True,
         but: Collection[str] = (),
     ) -> Task | None:
-        """Give the oldest queued task, or `only` that one, to `owner` and begin an attempt.
+        """Claim the oldest queued task, or `only` that one, for `owner`, for a new attempt.
 
-        Those whose ids are in `but` or that pause after a crash are passed over, and unless nothing
-        else runs (`alone`) those that must run alone, too. Returns None when none waits.
+        Skips the tasks in `but`, paused tasks, and, unless nothing else runs (`alone`), those that
+        must run alone. Returns None if there is no other.
         """
         with self._database.transaction() as db:
             row = db.execute(
@@ -62,7 +62,7 @@ class AttemptRows:
             )
 
     def renew_leases(self, owner: str, lease_until: float) -> None:
-        """Extend the lease of every task that `owner` works on."""
+        """Extend the leases of all tasks that `owner` is processing."""
         with self._database.transaction() as db:
             db.execute(
                 "UPDATE tasks SET lease_until = ? WHERE owner = ? AND state = 'processing'",

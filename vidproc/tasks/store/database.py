@@ -1,9 +1,9 @@
-"""The database file: opened, brought up to date, read and written in transactions.
+"""The database file: migrations, transactions and connections.
 
-One connection is for everything, and one, which only reads, for looking tasks up: who asks after a
-task does not wait for the disk to have taken another task's commit. Settings and why: WAL, so that
-readers (lookups, backups) and the writer do not block each other; ``synchronous=FULL``, so that a
-commit is on the disk when it returns, for `accepted` is a promise.
+A second, read-only connection is for lookups, which then do not wait for another task's commit to
+reach the disk. Settings: WAL, so that readers (lookups, backups) and the writer do not block each
+other; ``synchronous=FULL``, so that a commit is on the disk when it returns, because `accepted` is
+a promise.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Database:
 
     def open(self) -> None:
         """Open the database and bring its schema up to date. Raises `SchemaTooNew`."""
-        # One thread at a time uses it: the start's, then the store thread.
+        # Used by one thread at a time: the main thread at startup, then the store thread.
         connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA journal_mode = WAL")
@@ -48,7 +48,7 @@ class Database:
     def close(self) -> None:
         """Close the database."""
         if self._reader is not None:
-            # First, for the last one to close puts the log back into the database, and this can't.
+            # First, because the last one checkpoints the log, which a read-only one cannot do.
             self._reader.close()
             self._reader = None
         if self._connection is not None:
@@ -71,7 +71,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Run what is inside as one transaction; an exception takes all of it back."""
+        """Run the block as one transaction; an exception rolls it back."""
         db = self.connection
         db.execute("BEGIN IMMEDIATE")
         try:
@@ -83,7 +83,7 @@ class Database:
             raise
 
     def _migrate(self) -> None:
-        """Apply the schema files that this database has not seen, each in one transaction."""
+        """Apply the schema files that are new to this database, each in one transaction."""
         files = sorted(
             (entry for entry in resources.files("vidproc.tasks").joinpath("schema").iterdir()),
             key=lambda entry: entry.name,
@@ -103,7 +103,7 @@ class Database:
             )
 
     def _copy_before_migration(self, version: int) -> None:
-        """Keep the database as it is, beside it, whole or not at all, and no older copy."""
+        """Save a copy of the database beside it, atomically, and remove older copies."""
         path = self._path.with_name(f"{self._path.name}.before-{version}")
         new = path.with_name(f"{path.name}.new")
         new.unlink(missing_ok=True)

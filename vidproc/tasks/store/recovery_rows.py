@@ -1,4 +1,4 @@
-"""What a start changes in the rows: dates, boots, and what the last run left behind."""
+"""Changes of rows at startup: dates, boots, and what the last run left behind."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from vidproc.tasks.store.attempt_rows import SUSPECT_AFTER
 from vidproc.tasks.store.database import Database
 
 CRASH_PAUSE = 5.0
-"""Seconds that a suspect task pauses at first; doubled at each further crash."""
+"""Seconds of a suspect task's first pause; doubled at each further crash."""
 LONGEST_PAUSE = 3600.0
 """Seconds that it pauses at most."""
 MAX_CRASHES_ALONE = 10
-"""Crashes in which nothing else ran: then the task is taken to be the reason, and fails."""
+"""Crashes while only this task ran, after which it is taken for the cause, and fails."""
 
 
 class Recovery(NamedTuple):
-    """What a start found: tasks that were being worked on, as they are now; ids of uploads that
-    wait for their client now; and ids of those that are forgotten."""
+    """What recovery found: interrupted tasks, as they are now; ids of resumable uploads that were
+    interrupted; and ids of uploads that were deleted."""
 
     interrupted: list[Task]
     broken: list[str]
@@ -30,22 +30,22 @@ class Recovery(NamedTuple):
 
 
 class RecoveryRows:
-    """The store as a start finds it."""
+    """The recovery of the store."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def note_clock_offset(self, offset: float) -> None:
-        """Note by how many seconds the wall clock is ahead of the one that our dates are from."""
+        """Note by how many seconds the wall clock is ahead of the clock of the stored dates."""
         with self._database.transaction() as db:
             db.execute("CREATE TABLE IF NOT EXISTS clock (offset REAL NOT NULL)")
             db.execute("DELETE FROM clock")
             db.execute("INSERT INTO clock VALUES (?)", (offset,))
 
     def adopt_dates(self, now: float) -> float:
-        """Move all dates by the noted offset, and those that lie in the future to `now`.
+        """Shift all dates by the noted offset, and set future ones to `now`.
 
-        For the start. Returns the offset in seconds, 0 if the clock was not set meanwhile.
+        For startup. Returns the offset in seconds, 0 if the clock was not set.
         """
         dates = [name for name in records.COLUMNS if name.endswith("_at")]
         moved = ", ".join(
@@ -66,7 +66,7 @@ class RecoveryRows:
         return offset
 
     def last_boot(self) -> str | None:
-        """Return the id of the machine's boot that was noted last, None before the first."""
+        """Return the noted id of the machine's boot, None if there is none."""
         row = self._database.connection.execute("SELECT id FROM boot").fetchone()
         return None if row is None else str(row["id"])
 
@@ -77,12 +77,12 @@ class RecoveryRows:
             db.execute("INSERT INTO boot VALUES (?)", (boot,))
 
     def task_ids(self) -> set[str]:
-        """Return the ids of all tasks that the store knows, uploads too."""
+        """Return the ids of all tasks, including uploads."""
         found = self._database.connection.execute("SELECT task_id FROM tasks")
         return {row["task_id"] for row in found}
 
     def known_keys(self) -> set[str]:
-        """Return the keys of all files that some task needs."""
+        """Return the keys of all files that a task needs."""
         db = self._database.connection
         keys = {upload_key(task.task_id) for task in records.in_states(db, [State.PARTIAL])}
         found = db.execute(
@@ -92,11 +92,11 @@ class RecoveryRows:
         return keys | {row["key"] for row in found}
 
     def recover(self, now: float) -> Recovery:
-        """Make the rows right after the server's end, however it ended.
+        """Clean up the rows after the last run, however it ended.
 
-        For the start, under the data folder's lock: no other server is alive then. What a dead
-        server worked on goes back into the queue. Uploads that were under way are over; those that
-        can be resumed wait for their client.
+        For startup, with the data folder locked, so that no other server is running. Tasks that
+        were being processed go back into the queue. Uploads that were in progress have ended;
+        resumable ones wait for their client.
         """
         with self._database.transaction() as db:
             plain = db.execute(
@@ -108,7 +108,7 @@ class RecoveryRows:
                 " RETURNING task_id",
                 (now,),
             ).fetchall()
-            # A pause that ends later than any can was set by another clock.
+            # A pause longer than the longest one was set by another clock.
             latest = now + LONGEST_PAUSE
             db.execute("UPDATE tasks SET not_before = ? WHERE not_before > ?", (latest, latest))
             ran = records.in_states(db, [State.PROCESSING])
@@ -119,10 +119,10 @@ class RecoveryRows:
             )
 
     def _take_back(self, db: sqlite3.Connection, task: Task, now: float, *, alone: bool) -> Task:
-        """Queue a task that ran when the server crashed.
+        """Queue a task that was running when the server crashed.
 
-        A crash is no verdict on what ran then. But a file may be the reason: so after
-        `SUSPECT_AFTER` of them a task runs alone, which shows whether it is. It does not matter how
+        A crash does not mean that this task caused it. But a file may be the cause: so after
+        `SUSPECT_AFTER` of them it runs alone, which shows whether it is. It does not matter how
         long an attempt had lasted: some files do their harm late.
         """
         crashes = task.crashes + 1

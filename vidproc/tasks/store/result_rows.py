@@ -1,4 +1,4 @@
-"""Rows of tasks that have ended: which results may go, and which rows."""
+"""Rows of ended tasks: which results may be removed, and which rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ResultRows:
         self._database = database
 
     def expired(self, before: float, most: int) -> list[Task]:
-        """Return tasks that completed before that time and whose results are kept, oldest first."""
+        """Return tasks that completed before that time and still have a result, oldest first."""
         rows = self._database.connection.execute(
             f"SELECT * FROM tasks WHERE {_KEPT} AND completed_at <= ?"  # noqa: S608 - our own text
             " ORDER BY completed_at LIMIT ?",
@@ -33,9 +33,9 @@ class ResultRows:
         return [records.from_row(row) for row in rows]
 
     def expire(self, task_ids: Sequence[str]) -> set[str]:
-        """Move completed tasks to `EXPIRED` and forget their results, all at once.
+        """Move completed tasks to `EXPIRED` and clear their results' keys, in one transaction.
 
-        Returns the ids of those that were moved; the others had none, or are gone.
+        Returns the ids of those that were moved; the others had no result, or are gone.
         """
         with self._database.transaction() as db:
             rows = db.execute(
@@ -46,9 +46,9 @@ class ResultRows:
             return {row["task_id"] for row in rows.fetchall()}
 
     def evictable(self, *, fetched: bool, before: float, most: int) -> list[Task]:
-        """Return tasks whose results may go to make space, oldest first.
+        """Return tasks whose results may be evicted, oldest first.
 
-        Those that were fetched whole, or those that nobody fetched and that completed before that
+        Either those that were fetched, or those that nobody fetched and that completed before that
         time.
         """
         rows = self._database.connection.execute(
@@ -59,13 +59,13 @@ class ResultRows:
         return [records.from_row(row) for row in rows]
 
     def evictable_size(self, *, fetched: bool, before: float) -> int:
-        """Return the bytes of all that `evictable` would list."""
+        """Return the total bytes of what `evictable` would list."""
         query = f"SELECT coalesce(sum(output_size), 0) FROM tasks WHERE {_KEPT} AND {_FETCHED}"  # noqa: S608
         size: int = self._database.connection.execute(query, (fetched, before)).fetchone()[0]
         return size
 
     def delete_ended(self, before: float) -> int:
-        """Forget tasks that ended before that time and have no file left; return how many."""
+        """Delete tasks that ended before that time and have no file; return how many."""
         with self._database.transaction() as db:
             return db.execute(
                 "DELETE FROM tasks WHERE completed_at < ? AND output_key IS NULL"

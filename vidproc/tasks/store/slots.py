@@ -1,4 +1,4 @@
-"""Slots: how many tasks an address, or a token, may have under way."""
+"""Slots: how many tasks an address, or a token, may have at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def require_slot(
     tasks_per_token: int | None,
     queue_size: int,
 ) -> None:
-    """Raise `ServiceError` 429 when `task` finds no free slot, 503 when the queue is full.
+    """Raise `ServiceError` 429 if there is no free slot for `task`, 503 if the queue is full.
 
     Call it in the transaction that takes the slot, so that no two requests take the last one.
     """

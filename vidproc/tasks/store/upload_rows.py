@@ -1,4 +1,4 @@
-"""Rows of what is not a task yet: admitted, resumed, broken off."""
+"""Rows of uploads: admitted, resumed, interrupted."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ class UploadRows:
         *,
         tasks_per_token: int | None = None,
     ) -> Task:
-        """Move a broken upload back to `UPLOADING`, and remember the file's `sha256` if given.
+        """Move an interrupted upload back to `UPLOADING`, and note the file's `sha256` if given.
 
-        Raises as `admit` does, `KeyError` when it was forgotten meanwhile, `InvalidTransition`
-        when it is not broken any more.
+        Raises as `admit` does, `KeyError` if it was deleted meanwhile, `InvalidTransition` if it
+        is not interrupted any more.
         """
         with self._database.transaction() as db:
             task = records.get(db, task_id)
@@ -78,7 +78,7 @@ class UploadRows:
         )
 
     def note_synced(self, task_id: str, size: int) -> None:
-        """Note that `size` bytes of an upload under way outlive a power cut."""
+        """Note that `size` bytes of an upload in progress would survive a power cut."""
         with self._database.transaction() as db:
             db.execute(
                 "UPDATE tasks SET synced = ? WHERE task_id = ? AND state = 'uploading'",
@@ -88,12 +88,12 @@ class UploadRows:
     def park(
         self, task_id: str, now: float, received: int, *, own_budget: int, budget: int
     ) -> list[str]:
-        """Move a broken upload, of which `received` bytes are synced, to `PARTIAL`.
+        """Move an interrupted upload, of which `received` bytes are synced, to `PARTIAL`.
 
-        Forgets those of its peer that broke off longest ago, beyond `own_budget` bytes or
-        `MOST_PARTIAL` uploads; this one, when all partial uploads together exceed `budget`, or
-        nothing of it has arrived. Never another peer's. Returns the ids of those forgotten; their
-        files are for the caller to remove. Does nothing to a task that is not `UPLOADING`.
+        Deletes the peer's oldest partial uploads beyond `own_budget` bytes or `MOST_PARTIAL`
+        uploads; and this one if all partial uploads together exceed `budget`, or if no byte of it
+        was received. Never another peer's. Returns the ids of the deleted ones, whose files the
+        caller has to remove. Does nothing to a task that is not `UPLOADING`.
         """
         with self._database.transaction() as db:
             task = records.get(db, task_id)
@@ -124,16 +124,16 @@ class UploadRows:
             return forgotten
 
     def park_again(self, task: Task) -> None:
-        """Move an upload that was refused before a byte came back to what it was: no trace."""
+        """Move an upload that was refused before its first byte back to its former state."""
         with self._database.transaction() as db:
             now = records.get(db, task.task_id)
             if now is not None and now.state is State.UPLOADING:
                 records.move(db, now, State.PARTIAL, {"parked_at": task.parked_at})
 
     def delete_parked(self, before: float, announced_before: float = 0.0) -> list[str]:
-        """Forget the uploads that broke off before that time; return their ids.
+        """Delete uploads that were interrupted before that time; return their ids.
 
-        And those created before `announced_before` of which no byte has come.
+        Also those created before `announced_before` of which no byte was received.
         """
         with self._database.transaction() as db:
             rows = db.execute(
@@ -144,9 +144,9 @@ class UploadRows:
             return [row["task_id"] for row in rows.fetchall()]
 
     def delete_upload(self, task_id: str) -> bool:
-        """Forget an upload that never became a task; does nothing to one that did.
+        """Delete an upload, unless it has become a task.
 
-        Returns whether there is no such task now, so that its files may go.
+        Returns whether there is no such task now, so that its files may be removed.
         """
         with self._database.transaction() as db:
             db.execute(
