@@ -153,6 +153,17 @@ class ProxyTests(HTTPTestCase):
         clients = [self.rig.http_client("10.0.0.1") for _ in range(100)]
         self.assertEqual({c.request("GET", "/healthz").status for c in clients}, {200})
 
+    def test_the_scheme_that_a_trusted_proxy_names(self) -> None:
+        """Its own page is the one that came by TLS; who is not trusted may say what it likes."""
+        for host, origin, status in (
+            ("10.0.0.1", "https://localhost", 200),
+            ("10.0.0.1", "http://localhost", 403),
+            ("192.0.2.1", "http://localhost", 200),
+        ):
+            client = self.rig.http_client(host)
+            response = client.request("GET", "/healthz", Origin=origin, X_Forwarded_Proto="https")
+            self.assertEqual(response.status, status)
+
     def test_the_client_that_proxies_name(self) -> None:
         """The rightmost that is no trusted proxy; malformed entries end the walk."""
         proxies = TrustedProxies((network("10.0.0.0/8"), network("fd00::/8")))

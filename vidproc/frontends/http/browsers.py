@@ -87,15 +87,18 @@ class Origins:
     def __init__(self, origins: Sequence[str] = ()) -> None:
         self._origins = frozenset(origins)
 
-    def require(self, origin: str, host: str) -> bool:
+    def require(self, origin: str, host: str, *, secure: bool = False) -> bool:
         """Return whether a request's ``Origin`` is one of another host that may use this one.
 
+        `secure` says that the request came by TLS, here or at a trusted proxy.
         Raises `HTTPError` 403 when a page of this origin may not.
         """
         if origin.lower() in self._origins:
             return True
         scheme, _, rest = origin.partition("://")
-        if scheme in _DEFAULT_PORTS and _with_port(rest, scheme) == _with_port(host, scheme):
+        # Without `secure` a proxy that nobody trusts may still speak TLS with the page.
+        possible = ("https",) if secure else _DEFAULT_PORTS
+        if scheme in possible and _with_port(rest, scheme) == _with_port(host, scheme):
             return False
         raise HTTPError(
             403,

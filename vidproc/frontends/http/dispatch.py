@@ -88,7 +88,7 @@ def _check_head(site: Site, request: Request) -> Match | None:
     _meet_client(site, request)
     site.hosts.require(request.host_name)
     origins = request.headers("Origin")
-    if origins and site.origins.require(origins[-1], request.host_name):
+    if origins and site.origins.require(origins[-1], request.host_name, secure=request.secure):
         request.common_headers.update(cross_origin_headers(origins[-1]))
         request.foreign_origin = True
     override = request.header("X-HTTP-Method-Override")
