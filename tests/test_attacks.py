@@ -253,14 +253,14 @@ class AttackTests(TestCase):
         self.assertEqual(other.upload(CLIP, "extract_audio", {}).get("status"), "accepted")
 
     def test_small_files_that_grow_do_not_pass_the_storage_limit(self) -> None:
-        """Ten minutes of silence are 60 KB of FLAC and 24 MB of MP3: the second one waits."""
+        """Three minutes of silence are 20 KB of FLAC and 8 MB of MP3: the second one waits."""
         folder = Path(self.mktemp())
-        server = ServerProcess(folder, "--storage-limit=40M")
+        server = ServerProcess(folder, "--storage-limit=14M")
         self.addCleanup(server.start().stop)
         silence = server.root / "silence.flac"
         subprocess.run(
             [find_ffmpeg().path, "-v", "error", "-nostdin", "-f", "lavfi", "-i", "anullsrc",
-             "-t", "600", str(silence)],
+             "-t", "200", str(silence)],
             check=True,
         )  # fmt: skip
         stranger = PlainClient(server.port, next_address())
@@ -290,7 +290,7 @@ class AttackTests(TestCase):
             return waits and any(status["status"] == "completed" for status in found)
 
         wait_for(one_waits)
-        self.assertLess(most, 40 << 20)
+        self.assertLess(most, 14 << 20)
         self.assertEqual(stranger.status(kept)["status"], "completed")
         done = next(n for n in range(2) if clients[n].status(tasks[n])["status"] == "completed")
         clients[done].request({"action": "cancel", "task_id": tasks[done]})

@@ -189,6 +189,9 @@ class AdmissionTests(SynchronousTestCase):
         self.assertEqual(memory_budget((limit,)), 786432)
 
 
+REFUSED = FailureKind.REFUSED
+
+
 class FailureTests(SynchronousTestCase):
     """Why a program failed, from how it ended and what it said."""
 
@@ -246,12 +249,21 @@ class FailureTests(SynchronousTestCase):
 
     def test_what_never_ran_is_refused_or_ours(self) -> None:
         """A shortage passes; anything else is a fault."""
-        short = "launcher: [Errno 11] Resource temporarily unavailable"
-        self.assertIs(kind_of_end(126, None, short), FailureKind.REFUSED)
-        self.assertIs(kind_of_end(126, None, "launcher: [Errno 1] no"), FailureKind.OURS)
-        self.assertIs(kind_of_end(126, None, ""), FailureKind.OURS)
+
+        def kind(said: str) -> FailureKind:
+            return kind_of_end(126, None, said, ran=False)
+
+        self.assertIs(kind("launcher: [Errno 11] Resource temporarily unavailable"), REFUSED)
+        self.assertIs(kind("launcher: [Errno 1] no"), FailureKind.OURS)
+        self.assertIs(kind(""), FailureKind.OURS)
         child = "Upon execvpe /python ['/python'] in environment id 7\n:OSError: [Errno 24] no"
-        self.assertIs(kind_of_end(1, None, child), FailureKind.REFUSED)
+        self.assertIs(kind(child), REFUSED)
+
+    def test_what_ran_can_not_say_that_it_did_not(self) -> None:
+        """A shortage is tried again for ever, and a title may say anything."""
+        for status in (1, 126):
+            said = "launcher: [Errno 11] Resource temporarily unavailable"
+            self.assertIs(kind_of_end(status, None, said), FailureKind.INPUT)
 
 
 class LocalRunnerTests(TestCase):
@@ -304,6 +316,20 @@ class LocalRunnerTests(TestCase):
         self.assertIs(error.kind, FailureKind.INPUT)
         self.assertIn("exit status", error.reason)
         self.assertIn("nonsense", error.stderr_tail)
+
+    async def test_a_program_can_not_pass_for_one_that_never_ran(self) -> None:
+        """Not by its words, its status or the descriptor: it does not have that."""
+        program = self.root / "program"
+        program.write_text(
+            "#!/bin/sh\n"
+            "(echo '!' >&4) 2>/dev/null\n"
+            "echo 'launcher: [Errno 11] Resource temporarily unavailable' >&2\n"
+            "exit 126\n"
+        )
+        program.chmod(0o700)
+        runner = self.runner(FFmpeg(str(program), "0", frozenset(), frozenset()))
+        error = await self.ends(self.start(runner, make_command(1)), CommandFailed)
+        self.assertIs(error.kind, FailureKind.INPUT)
 
     async def test_a_missing_program_fails_the_result(self) -> None:
         """Whatever stage the start fails at, the result fires and nothing stays in the set."""

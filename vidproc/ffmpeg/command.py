@@ -63,6 +63,9 @@ class Command:
     it needs, in bytes. `capture` is how many bytes of standard output are kept for the caller.
     `reads` and `writes` are files that do not appear in the arguments. `files` are files that must
     exist before, with their contents.
+
+    A program may write no other files than these, and rename none. If it writes `writes` under
+    temporary names, `written_as` is their suffix, and the runner renames them afterwards.
     """
 
     program: Program

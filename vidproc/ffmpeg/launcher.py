@@ -13,6 +13,9 @@ double it).
     seccomp=HEXADECIMAL      the filter, for `seccomp`
     read=PATH, write=PATH, execute=PATH
                              for `landlock`
+    create=PATH              a file to create first, since `landlock` can only name existing ones
+    ready=DESCRIPTOR         where to write "." when the program starts, and "!" if it cannot; the
+                             program does not get it
     script=yes, import=PATH  PROGRAM is a Python script that needs packages from PATH
 
 All layers are applied irrevocably before the program starts, so no input can make FFmpeg undo them:
@@ -304,14 +307,15 @@ def main() -> None:
         report()
         return
     try:
-        become()
+        run = become()
     except (OSError, MemoryError, ValueError) as error:
         sys.stderr.write(f"launcher: {error}\n")
         sys.exit(SETUP_FAILED)
+    run()
 
 
-def become() -> None:
-    """Apply all restrictions and become the program."""
+def become() -> "Callable[[], None]":
+    """Apply all restrictions and become the program. For a script, return the function to call."""
     end = sys.argv.index("--")
     settings: dict[str, list[str]] = {}
     for setting in sys.argv[1:end]:
@@ -320,6 +324,7 @@ def become() -> None:
     layers = settings.get("layer", ())
     argv = sys.argv[end + 1 :]
     os.setsid()
+    ready = keep_to_ourselves(settings.get("ready", []))
     limits = [limit.split(":") for limit in settings.get("limit", ())]
     apply_limits({name: int(value) for name, value in limits})
     for nice in settings.get("nice", ()):
@@ -348,10 +353,40 @@ def become() -> None:
     if "seccomp" in layers:
         secret = struct.unpack("=II", os.urandom(8)) if run is None else None
         seccomp(bytes.fromhex(settings["seccomp"][0]), secret)
+    return start(argv, run, secret, ready)
+
+
+def start(
+    argv: list[str],
+    run: "Callable[[], None] | None",
+    secret: "tuple[int, int] | None",
+    ready: list[int],
+) -> "Callable[[], None]":
+    """Become the program, or return `run` if it is a script; report that on `ready`."""
+    tell(ready, b".")
     if run is not None:
-        run()
-    else:
+        for number in ready:
+            os.close(number)
+        return run
+    try:
         execute(argv, secret)
+    finally:
+        tell(ready, b"!")
+    raise AssertionError("execve has returned")
+
+
+def keep_to_ourselves(descriptors: list[str]) -> list[int]:
+    """Have the kernel close these descriptors when the program starts; return their numbers."""
+    numbers = [int(number) for number in descriptors]
+    for number in numbers:
+        os.set_inheritable(number, False)
+    return numbers
+
+
+def tell(descriptors: list[int], what: bytes) -> None:
+    """Write to the descriptors of `ready`."""
+    for number in descriptors:
+        os.write(number, what)
 
 
 def _load(argv: list[str]) -> "Callable[[], None]":

@@ -108,6 +108,8 @@ class Sandbox:
     open_files: int = 256
     processes: int = 1024
     layers: frozenset[str] = frozenset()
+    ready: int | None = None
+    """The descriptor that is told when the program starts."""
 
     @property
     def description(self) -> tuple[str, ...]:
@@ -173,6 +175,7 @@ class Sandbox:
         common = {
             "parent": [str(os.getpid())],
             "nice": [str(NICE)],
+            "ready": [] if self.ready is None else [str(self.ready)],
             "limit": [f"{name}:{value}" for name, value in limits.items()],
             "layer": sorted(self.layers),
             "seccomp": [_FILTER.hex()] if _FILTER is not None and "seccomp" in self.layers else [],

@@ -9,13 +9,8 @@ from pathlib import Path
 
 from vidproc.ffmpeg.command import CommandFailed, FailureKind
 
-SETUP_FAILED = 126
-"""Exit status of a launcher that could not start the program."""
-
 _INTERRUPTED = 255
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM})
-_NEVER_RAN = re.compile(r"(launcher: |Upon execvpe )")
-"""What the launcher, or Twisted's child process before it, prints before giving up."""
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 _FAULTS = frozenset(
     {
@@ -81,10 +76,16 @@ def name_of_signal(number: int) -> str:
 
 
 def kind_of_end(
-    status: int | None, number: int | None, stderr_tail: str, *, oom_killed: bool = False
+    status: int | None,
+    number: int | None,
+    stderr_tail: str,
+    *,
+    ran: bool = True,
+    oom_killed: bool = False,
 ) -> FailureKind:
     """Return why a process failed that ended with exit `status` or by the signal `number`.
 
+    `ran` says whether the program had started: from then on, its output may be what a file says.
     `oom_killed` says whether the kernel killed processes for lack of memory meanwhile.
     """
     if number in _LIMITS:
@@ -96,10 +97,10 @@ def kind_of_end(
     if number:
         by_kernel = oom_killed and number == signal.SIGKILL
         return FailureKind.OOM_KILLED if by_kernel else FailureKind.KILLED
-    if status == _INTERRUPTED and _ENDED_BY_SIGNAL.search(stderr_tail):
-        return FailureKind.KILLED
-    if status == SETUP_FAILED or _NEVER_RAN.match(stderr_tail):
+    if not ran:
         found = _ERRNO.search(stderr_tail)
         short = found is not None and int(found[1]) in _SHORTAGES
         return FailureKind.REFUSED if short else FailureKind.OURS
+    if status == _INTERRUPTED and _ENDED_BY_SIGNAL.search(stderr_tail):
+        return FailureKind.KILLED
     return said or FailureKind.INPUT

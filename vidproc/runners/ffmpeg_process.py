@@ -34,12 +34,16 @@ GIVE_UP = 10.0
 kernel)."""
 STALL_CHECK = 10.0
 """The longest watchdog interval, in seconds."""
-_DESCRIPTORS = 12
+_DESCRIPTORS = 14
 """Descriptors needed to start a process: two per pipe, and some for the child, which cannot
 report a lack of them."""
 
 PROGRESS_FD = 3
 """The descriptor where FFmpeg writes its progress."""
+READY_FD = 4
+"""The descriptor where the launcher reports that the program starts. The program does not have it,
+so its output cannot pass for the launcher's."""
+_READY = b"."
 _STDERR_TAIL = 16 << 10
 
 
@@ -73,6 +77,7 @@ class MediaProcess(ProcessProtocol):
         self._oom_kills = 0
         self._watchdog = Watchdog(stall_timeout, self._started_at)
         self._progress = ProgressParser()
+        self._ready = b""
         self._stdout = bytearray()
         self._stderr = bytearray()
         self._stopping = False
@@ -91,7 +96,7 @@ class MediaProcess(ProcessProtocol):
         self._started_at = self._now()
         self._oom_kills = oom_kills()
         self._watchdog = Watchdog(self._stall_timeout, self._started_at)
-        pipes: dict[int, int | str] = {1: "r", 2: "r"}
+        pipes: dict[int, int | str] = {1: "r", 2: "r", READY_FD: "r"}
         if self.command.program == "ffmpeg":
             pipes[PROGRESS_FD] = "r"
         try:
@@ -194,6 +199,8 @@ class MediaProcess(ProcessProtocol):
         elif childFD == 2:
             self._stderr += data
             del self._stderr[:-_STDERR_TAIL]
+        elif childFD == READY_FD:
+            self._ready += data
         else:
             for progress in self._progress.feed(data):
                 self._watchdog.reported(progress, self._now())
@@ -233,6 +240,7 @@ class MediaProcess(ProcessProtocol):
                 ended.exitCode,
                 ended.signal,
                 tail,
+                ran=self._ready == _READY,
                 oom_killed=oom_kills() > self._oom_kills,
             )
             self._finish(CommandFailed(self.command, how, tail, kind=kind))

@@ -22,7 +22,7 @@ from vidproc.ffmpeg.command import (
 from vidproc.ffmpeg.program_files import find_program_files
 from vidproc.ffmpeg.sandbox import Sandbox
 from vidproc.runners.admission import Admission, Place, memory_budget
-from vidproc.runners.ffmpeg_process import PROGRESS_FD, MediaProcess
+from vidproc.runners.ffmpeg_process import PROGRESS_FD, READY_FD, MediaProcess
 
 _ADDRESSES = 1 << 30
 _ADDRESSES_PER_CORE = 576 << 20
@@ -93,7 +93,12 @@ class LocalRunner:
         most = self._sandbox.file_size
         if workspace.space is not None:
             most = min(most, max(1, workspace.space // max(1, len(writes))))
-        sandbox = replace(self._sandbox, address_space=self._address_space(command), file_size=most)
+        sandbox = replace(
+            self._sandbox,
+            address_space=self._address_space(command),
+            file_size=most,
+            ready=READY_FD,
+        )
         launch = self._launch(sandbox, command, argv, reads, cwd, [*writes.values()])
         place = Place(command.memory, lambda: running.spawn(launch, cwd))
         self.running.add(running)
