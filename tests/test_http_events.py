@@ -119,7 +119,7 @@ class OneTaskTests(EventTestCase):
     def test_an_id_that_is_not_known_gets_the_present_status(self) -> None:
         """As after a restart: numbers begin again."""
         task_id = self.done()
-        for unknown in ("", "nonsense", "00000000-5", "1" * 500, f"ffffffff-99-{'0' * 8}"):
+        for unknown in ("", "nonsense", "00000000-5", "1" * 500, f"ffffffff-{'0' * 8}-99-end"):
             stream = self.follow(task_id, Last_Event_ID=unknown)
             self.assertEqual([data["status"] for _, _, data in stream.events], ["completed"])
 
@@ -289,6 +289,16 @@ class SeveralTasksTests(EventTestCase):
         self.assertTrue(one.ended)
         both = self.follow(*self.ids[:2], Last_Event_ID=one.last_id)
         self.assertEqual(len(both.events), 2)
+
+    def test_an_id_of_a_stream_of_other_tasks_says_nothing_of_these(self) -> None:
+        """Whoever adds a task to what it follows is told how that one stands, too."""
+        first, second = self.ids[:2]
+        self.follow(second)  # so that its newest event is an old one
+        one = self.follow(first)
+        both = self.follow(first, second, Last_Event_ID=one.last_id)
+        self.assertEqual([data["task_id"] for _, _, data in both.events], [second, first])
+        again = self.follow(second, first, Last_Event_ID=both.last_id)
+        self.assertEqual(again.events, [])
 
     def test_a_task_named_twice_is_followed_once(self) -> None:
         stream = self.follow(self.ids[0], self.ids[0], self.ids[1])

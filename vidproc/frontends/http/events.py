@@ -29,7 +29,7 @@ _HEADERS = {
     "X-Accel-Buffering": "no",
 }
 _COMMENT = b": the stream is alive\n\n"
-_ID = re.compile(r"([0-9a-f]{8})-(\d{1,15})(?:-([0-9a-f]{8}))?", re.ASCII)
+_ID = re.compile(r"([0-9a-f]{8}-[0-9a-f]{8})-(\d{1,15})(-end)?", re.ASCII)
 
 
 @implementer(IPushProducer)
@@ -37,15 +37,17 @@ class EventStream:
     """One client's stream. It keeps no event: to a client that was not reading, it sends what is
     true when it reads again.
 
-    The id of an event is its run and number; that of a stream's last one also names the tasks, so
-    that a reconnect after it is known to want nothing more.
+    The id of an event names the server's run, the tasks of the stream and the event's number; the
+    last one says so, too, so that a reconnect after it is known to want nothing more. An id of
+    another run, or of other tasks, says nothing of what the client has seen.
     """
 
     def __init__(self, request: Request, feeds: Feeds, task_ids: Sequence[str]) -> None:
         self._request = request
         self._feeds = feeds
         self._task_ids = task_ids
-        self._tag = hashlib.sha256("\n".join(sorted(task_ids)).encode()).hexdigest()[:8]
+        tasks = hashlib.sha256("\n".join(sorted(task_ids)).encode()).hexdigest()[:8]
+        self._name = f"{feeds.run}-{tasks}"
         self._clock = request.backend.reactor
         self._followed: dict[TaskFeed, None] = {}
         self._owed: dict[TaskFeed, None] = {}
@@ -91,9 +93,9 @@ class EventStream:
         """Return the number of the last event that the client has seen, 0 if that is not known,
         and whether it was the last one of this very stream."""
         match = _ID.fullmatch((last_event_id or "").strip())
-        if match is None or match[1] != self._feeds.run:
+        if match is None or match[1] != self._name:
             return 0, False
-        return int(match[2]), match[3] == self._tag
+        return int(match[2]), match[3] is not None
 
     def deliver(self, feed: TaskFeed) -> None:
         """A task has changed."""
@@ -111,9 +113,9 @@ class EventStream:
     def _send(self, feed: TaskFeed) -> None:
         if feed.ended:
             self._left.discard(feed.task_id)
-        end = b"" if self._left else b"-" + self._tag.encode()
-        head = b"id: %s-%d%s\n" % (self._feeds.run.encode(), feed.number, end)
-        self._request.write(head + feed.body)
+        end = "" if self._left else "-end"
+        head = f"id: {self._name}-{feed.number}{end}\n"
+        self._request.write(head.encode() + feed.body)
         if not self._left:
             self._end()
 
