@@ -1,6 +1,6 @@
 """What the HTTP frontend uses of twisted.web that twisted.web does not promise.
 
-When one of these fails with a new Twisted, `vidproc/frontends/http/connection.py` has to be looked
+When one of these fails with a new Twisted, `vidproc/frontends/http/parser.py` has to be looked
 at again.
 """
 

@@ -1,6 +1,6 @@
 """The HTTP frontend: REST, tus, server-sent events and metrics. Knows nothing of FFmpeg or SQL.
 
-How a request walks: `connection` (twisted.web's parser; the gate, limits, slow clients) makes a
+How a request walks: `connection` (the gate, slow clients) with its `parser` (twisted.web's) makes a
 `request`; `dispatch` checks its head against `browsers` (Host, Origin, CORS) and `proxies`, and
 `routing` finds its handler in `resources`; errors leave as `problems`.
 

@@ -1,0 +1,86 @@
+"""What is said of requests that cannot be understood, or are too long; each ends its connection."""
+
+from __future__ import annotations
+
+from twisted.web.http import datetimeToString
+
+from vidproc.frontends.http.answers import Answer
+from vidproc.frontends.http.problems import HTTPError, title_of
+
+MOST_URL = 8 << 10
+"""Bytes of a request line."""
+MOST_LINE = 16 << 10
+"""Bytes of a header's line."""
+MOST_HEAD = 32 << 10
+"""Bytes of a request's head."""
+MOST_HEADERS = 100
+"""Headers of a request."""
+
+
+def bad_request() -> HTTPError:
+    """What has arrived is no request."""
+    return HTTPError(
+        400,
+        "This is not an HTTP/1.1 request.",
+        "This port speaks HTTP, not MMP and not TLS. Example: GET /api/v1/info",
+        close=True,
+    )
+
+
+def bad_framing() -> HTTPError:
+    """Where the body ends cannot be known."""
+    return HTTPError(
+        400,
+        "The length of the request's body is not clear.",
+        "Send one Content-Length, or Transfer-Encoding: chunked with well-formed chunks.",
+        close=True,
+    )
+
+
+def long_url() -> HTTPError:
+    """The request line is too long."""
+    return HTTPError(
+        414,
+        f"The URL has more than {MOST_URL} bytes.",
+        "Send a shorter one; parameters of an upload fit the metadata of tus, too.",
+        close=True,
+    )
+
+
+def long_head() -> HTTPError:
+    """A header, or all of them, are too long, or there are too many."""
+    return HTTPError(
+        431,
+        f"The head has more than {MOST_HEADERS} headers, {MOST_LINE} bytes in one of them or"
+        f" {MOST_HEAD} bytes in all.",
+        "Send fewer or shorter headers.",
+        close=True,
+    )
+
+
+def wasteful_chunks() -> HTTPError:
+    """The chunks of a body are hardly more than their sizes and extensions."""
+    return HTTPError(
+        400,
+        "The chunks of the body carry less than they cost.",
+        "Send larger chunks, without extensions.",
+        close=True,
+    )
+
+
+def other_version() -> HTTPError:
+    """The request is of another version of HTTP."""
+    return HTTPError(505, "This server speaks HTTP/1.1.", "Use that.", close=True)
+
+
+def raw_answer(answer: Answer) -> bytes:
+    """Return the bytes of an answer that ends its connection, without a request."""
+    reason = title_of(answer.status)
+    headers = answer.headers | {
+        "Content-Length": str(len(answer.body)),
+        "Connection": "close",
+        "X-Content-Type-Options": "nosniff",
+        "Date": str(datetimeToString(), "ascii"),
+    }
+    lines = [f"HTTP/1.1 {answer.status} {reason}", *(f"{k}: {v}" for k, v in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode() + answer.body
