@@ -257,6 +257,26 @@ class FormTests(SubmitTestCase):
         self.assertEqual(task.parameters, {"start_time": 0, "duration": 1})
         self.assertEqual((task.filename, task.media_type), ("a film.mkv", "mkv"))
 
+    def test_a_form_can_be_repeated(self) -> None:
+        """With an Idempotency-Key; its file's size is compared at the end."""
+        answers = []
+        for file in (b"film", b"film", b"films", b"fil"):
+            client = self.rig.http_client()
+            data = request(
+                "POST",
+                "/api/v1/tasks",
+                form(*FIELDS, file=file),
+                Content_Type="multipart/form-data; boundary=X",
+                Idempotency_Key=KEY,
+            )
+            for piece in (data[:-60], data[-60:], request("GET", "/healthz")):
+                client.send(piece)
+            answer, following = client.responses()
+            self.assertEqual(following.status, 200)
+            answers.append(answer)
+        self.assertEqual([answer.status for answer in answers], [201, 201, 422, 422])
+        self.assertEqual(answers[0].json, answers[1].json)
+
     def test_byte_by_byte(self) -> None:
         """However it is cut; a line that looks like the boundary's beginning is the film's."""
         film = b"fi\r\n--Xlm\r\n-"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 from twisted.internet.defer import Deferred
@@ -22,8 +22,16 @@ MOST_BESIDE = 1 << 20
 """Bytes of a form that are not its file's."""
 
 
+class FileSink(Protocol):
+    """Takes the file of a form. `receive` is called for each piece; then `end`, or `fail`."""
+
+    def receive(self, data: bytes) -> None: ...
+    def end(self) -> None: ...
+    def fail(self, error: Exception) -> None: ...
+
+
 class Form:
-    """One form on its way; takes a request's body. First `fields`, then `take`."""
+    """One form on its way; takes a request's body. First `fields`, then `take` or `measure`."""
 
     def __init__(self, request: Request, content_type: str) -> None:
         """Raises `HTTPError` 400 when the boundary is missing or malformed."""
@@ -47,7 +55,7 @@ class Form:
         self._in_file = False
         self._file_ended = False
         self._before_file: Deferred[None] = Deferred()
-        self._feed: upload_body.UploadFeed | None = None
+        self._feed: FileSink | None = None
         # What has come while the upload waits to be admitted:
         self._early: list[bytes] = []
         self._error: Exception | None = None
@@ -64,8 +72,24 @@ class Form:
 
     async def take(self, session: UploadSession) -> AcceptedTask | PartialUpload:
         """Feed the file to `session` and finish that; raises as `upload_body.receive` does."""
-        feed = self._feed = upload_body.begin(self._request, session)
+        feed = upload_body.begin(self._request, session)
         feed.receiving.direct = False  # boundaries have to be found
+        self._go_on(feed)
+        await feed.whole
+        return await upload_body.finish(self._request, session, whole=True)
+
+    async def measure(self, most: int) -> int:
+        """Throw the file away and return its size, or a size beyond `most`.
+
+        Raises `HTTPError` 400 or 413, or `BodyBroken`.
+        """
+        counter = upload_body.Counter(most)
+        self._go_on(counter)
+        return await counter.whole
+
+    def _go_on(self, feed: FileSink) -> None:
+        """Give the file to `feed`: what has arrived, then the rest as it does."""
+        self._feed = feed
         for data in self._early:
             feed.receive(data)
         self._early.clear()
@@ -74,8 +98,6 @@ class Form:
         elif self._ended:
             feed.end()
         self._request.connection.hold("form", False)
-        await feed.whole
-        return await upload_body.finish(self._request, session, whole=True)
 
     # The body is fed to us:
 

@@ -31,7 +31,11 @@ async def submit(request: Request) -> Answer:
     submission = _submission(request, list(request.query), request.body.length)
     admitted = await request.backend.tasks.admit(submission, request.caller)
     if isinstance(admitted, AcceptedTask):
-        await _require_same_length(request, submission)
+        if submission.length_follows:
+            known = await _known_length(request, submission)
+            counter = upload_body.Counter(known)
+            request.body.feed(counter)
+            _require_same(await counter.whole, known)
         return _accepted(request, admitted)
     return _finished(request, admitted, await upload_body.receive(request, admitted, whole=True))
 
@@ -47,6 +51,8 @@ async def _submit_form(request: Request, content_type: str) -> Answer:
     )
     admitted = await request.backend.tasks.admit(submission, request.caller)
     if isinstance(admitted, AcceptedTask):
+        known = await _known_length(request, submission)
+        _require_same(await form.measure(known), known)
         return _accepted(request, admitted)
     return _finished(request, admitted, await form.take(admitted))
 
@@ -94,19 +100,17 @@ def _last(pairs: list[tuple[str, str]], name: str) -> str | None:
     return next((value for key, value in reversed(pairs) if key == name), None)
 
 
-async def _require_same_length(request: Request, submission: Submission) -> None:
-    """Let a repeated request whose body has no known length be the one that was accepted.
-
-    Raises `ServiceError` 422 if its body is another.
-    """
-    if not submission.length_follows or submission.upload_id is None:
-        return
+async def _known_length(request: Request, submission: Submission) -> int:
+    """Return the bytes of the upload that a repeated request names."""
+    assert submission.upload_id is not None
     view = await request.backend.tasks.describe_upload(submission.upload_id, request.caller)
-    counter = upload_body.Counter()
-    request.body.feed(counter)
-    size = await counter.whole
-    if size != view.length:
-        raise _another_length(size, view.length or 0)
+    return view.length or 0
+
+
+def _require_same(size: int, known: int) -> None:
+    """Raise `ServiceError` 422 when a repeated request's video is not the one that was accepted."""
+    if size != known:
+        raise _another_length(size, known)
 
 
 def _finished(

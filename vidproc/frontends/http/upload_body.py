@@ -139,17 +139,25 @@ class UploadFeed:
 
 
 class Counter:
-    """Takes a body and keeps only its size, which `whole` fires with."""
+    """Takes a body and keeps only its size, which `whole` fires with; at once beyond `most`."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
         self.whole: Deferred[int] = Deferred()
+        self._most = most
         self._size = 0
 
     def receive(self, data: bytes) -> None:
         self._size += len(data)
+        if self._size > self._most:
+            self.end()
 
     def end(self) -> None:
-        self.whole.callback(self._size)
+        if not self.whole.called:
+            self.whole.callback(self._size)
 
     def lose(self) -> None:
-        self.whole.errback(BodyBroken())
+        self.fail(BodyBroken())
+
+    def fail(self, error: Exception) -> None:
+        if not self.whole.called:
+            self.whole.errback(error)
