@@ -165,12 +165,13 @@ class UsageTests(CommandLineCase):
         self.assertFalse(options.detach or options.tls)
 
     def test_an_input_that_cannot_be_sent_is_named(self) -> None:
-        """Missing, empty or a folder."""
+        """Missing or empty; a folder without videos."""
         (self.folder / "empty.mp4").touch()
+        (self.folder / "folder").mkdir()
         for name, text in {
             "absent.mp4": "does not exist",
             "empty.mp4": "is empty",
-            ".": "is a folder",
+            "folder": "no video in the folder",
         }.items():
             lines = self.usage(f"{shlex.quote(str(self.folder / name))} --type compress")
             self.assertIn(text, lines[0])

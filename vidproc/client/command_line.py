@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vidproc.client.films import find_films, is_batch, prepare_folders
 from vidproc.client.options import Options, UsageError
 from vidproc.client.parameters import EXAMPLES, OPTION_TYPES, TYPES, option_of, read_parameters
 from vidproc.client.parser import build_parser
@@ -22,6 +23,11 @@ def parse_command_line(argv: Sequence[str] | None = None) -> Options:
     parser = build_parser()
     given = parser.parse_args(argv)
     action = _action(parser, given)
+    if given.force and given.skip_existing:
+        raise UsageError(
+            "--force and --skip-existing cannot be combined: replace results, or leave them",
+            "Example: vidproc films --type compress --skip-existing",
+        )
     common: dict[str, Any] = {
         "action": action,
         "host": host_of(given.host),
@@ -30,11 +36,14 @@ def parse_command_line(argv: Sequence[str] | None = None) -> Options:
         "max_wait_time": seconds_of(given.max_wait_time, "--max-wait-time", 3600, zero=True),
         "detach": given.detach,
         "force": given.force,
+        "skip_existing": given.skip_existing,
         "insecure": given.insecure,
         "tls": given.tls,
         "log_dir": Path(given.log_dir),
         **read_credentials(given),
     }
+    if action == "process" and is_batch(given.input):
+        return _batch(given, common)
     output = output_path(given.output)
     if action != "process":
         _refuse_for_other_actions(given, action)
@@ -43,17 +52,36 @@ def parse_command_line(argv: Sequence[str] | None = None) -> Options:
         return Options(task_id=_task_id(given, action), output=output, **common)
 
     parameters = read_parameters(given)
-    source = check_input(given.input)
-    if given.detach and output is not None:
-        raise UsageError(
-            "--output cannot be combined with --detach, which leaves the result on the server",
-            "Example: vidproc --download ID --output FILE, later",
-        )
+    source = check_input(given.input[0])
+    if output is not None:
+        _refuse_with_detach(given)
     if output is not None:
         refuse_overwriting(source, output)
     if not given.detach:
         check_output_folder(output if output is not None else source.parent)
     return Options(input=source, type=given.type, parameters=parameters, output=output, **common)
+
+
+def _batch(given: argparse.Namespace, common: dict[str, Any]) -> Options:
+    parameters = read_parameters(given)
+    if given.output is not None:
+        _refuse_with_detach(given)
+        if not given.output or "\0" in given.output:
+            raise UsageError("--output must name a folder", "Example: --output results")
+    films = find_films(given.input, given.output)
+    if not given.detach:
+        prepare_folders(films, given.output)
+    common["action"] = "batch"
+    output = None if given.output is None else Path(given.output)
+    return Options(films=films, type=given.type, parameters=parameters, output=output, **common)
+
+
+def _refuse_with_detach(given: argparse.Namespace) -> None:
+    if given.detach:
+        raise UsageError(
+            "--output cannot be combined with --detach, which leaves the result on the server",
+            "Example: vidproc --download ID --output FILE, later",
+        )
 
 
 def _action(parser: argparse.ArgumentParser, given: argparse.Namespace) -> str:
@@ -67,7 +95,7 @@ def _action(parser: argparse.ArgumentParser, given: argparse.Namespace) -> str:
     if given.server_info:
         asked.append("info")
     options = [_command_of(name) for name in asked]
-    if given.input is not None:
+    if given.input:
         if asked:
             raise UsageError(
                 f"INPUT and {options[0]} cannot be combined: use one or the other",
@@ -117,6 +145,11 @@ def _refuse_for_other_actions(given: argparse.Namespace, action: str) -> None:
         raise UsageError(
             f"--detach cannot be combined with {command}; it is for an INPUT",
             f"Example: {EXAMPLES['compress']} --detach",
+        )
+    if given.skip_existing:
+        raise UsageError(
+            f"--skip-existing cannot be combined with {command}; it is for processing an INPUT",
+            f"Example: {EXAMPLES['compress']} --skip-existing",
         )
     if given.force and action != "download":
         raise UsageError(

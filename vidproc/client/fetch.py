@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from vidproc.client.client import Client
 from vidproc.client.display import Display
 from vidproc.client.errors import ChecksumMismatch, Refused
 from vidproc.client.files import PartFile
+from vidproc.client.log import Log
 
 InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
 
@@ -20,18 +20,21 @@ class Fetch:
     """Downloads results into `folder`, or to the file `output` if given, replacing that.
 
     With `force` a file of the default name is replaced, too. `in_thread` calls what blocks.
+    `before_name` is called in a thread, with each path that is about to become the result's, and
+    its SHA-256.
     """
 
     def __init__(
         self,
         client: Client,
         display: Display,
-        log: logging.Logger,
+        log: Log,
         in_thread: InThread,
         *,
         folder: Path,
         output: Path | None,
         force: bool,
+        before_name: Callable[[Path, str], None] = lambda target, sha256: None,
     ) -> None:
         self._client = client
         self._display = display
@@ -40,6 +43,7 @@ class Fetch:
         self._folder = folder
         self._output = output
         self._force = force
+        self._before_name = before_name
 
     async def fetch(self, task_id: str, stem: str) -> Path:
         """Download a task's result; return its path. `stem` is its default name."""
@@ -57,7 +61,8 @@ class Fetch:
                     raise ChecksumMismatch("the part that was there does not fit") from None
                 target = self._output or self._folder / f"{stem}.{part.media_type}"
                 replace = self._output is not None or self._force
-                target = Path(await self._in_thread(partial(part.finish, target, replace=replace)))
+                finish = partial(part.finish, replace=replace, before_name=self._before_name)
+                target = Path(await self._in_thread(partial(finish, target)))
             except ChecksumMismatch as problem:
                 self._log.warning("download of %s: %s", task_id, problem)
                 part.close(discard=True)

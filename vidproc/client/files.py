@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -157,26 +158,37 @@ class PartFile:
         self._hash = hashlib.sha256()
         self.offset = 0
 
-    def finish(self, target: Path, *, replace: bool = True) -> Path:
+    def finish(
+        self,
+        target: Path,
+        *,
+        replace: bool = True,
+        before_name: Callable[[Path, str], None] = lambda target, sha256: None,
+    ) -> Path:
         """Check size and checksum, sync the file and rename it; return the path.
 
         Without `replace`, an existing file is kept, and the result gets the next free name:
-        ``film_processed_2.mp4``. Call it in a thread, it may take time. Raises `ChecksumMismatch`
-        and `ResultNotWritten`; nothing is renamed then.
+        ``film_processed_2.mp4``. `before_name` is called with each name that is about to be tried,
+        and the SHA-256 of the file. Call it in a thread, it may take time. Raises
+        `ChecksumMismatch` and `ResultNotWritten`; nothing is renamed then.
         """
         assert self._file is not None
         if self.offset != self.size:
             raise ChecksumMismatch(f"{self.offset} bytes arrived instead of {self.size}")
-        if self.sha256 and self._hash.hexdigest() != self.sha256:
+        sha256 = self._hash.hexdigest()
+        if self.sha256 and sha256 != self.sha256:
             raise ChecksumMismatch("the checksum (SHA-256) differs from the server's")
         try:
             os.fsync(self._file.fileno())
             self._file.close()
             self._file = None
             if replace:
+                before_name(target, sha256)
                 self.path.replace(target)
             else:
-                target = _move_to_free_name(self.path, target)
+                target = _move_to_free_name(
+                    self.path, target, lambda name: before_name(name, sha256)
+                )
             sync_folder(target.parent)
         except OSError as error:
             raise _not_written(error) from None
@@ -195,10 +207,13 @@ class PartFile:
                 pass  # an empty leftover, or one that the next run overwrites
 
 
-def _move_to_free_name(path: Path, wanted: Path) -> Path:
+def _move_to_free_name(path: Path, wanted: Path, before: Callable[[Path], None]) -> Path:
     """Rename the file `path` to `wanted`, or to the next free name. Raises `OSError`."""
     for number in itertools.count(1):
         target = wanted if number == 1 else wanted.with_stem(f"{wanted.stem}_{number}")
+        if target.exists():
+            continue  # no need to announce it
+        before(target)
         try:
             # Both ways fail if the name is taken, even if it was taken just now.
             try:

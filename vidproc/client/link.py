@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from twisted.internet import error as net_error
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
 
 from vidproc.client.answer import Answer
 from vidproc.client.connection import Connection
@@ -51,7 +53,9 @@ class Link:
     """A link to a server: one connection at a time, replaced when it breaks.
 
     `notice` is called with a sentence when a connection broke and will be retried.
-    `tls` is what `optionsForClientTLS` returned, or None. Times are in seconds.
+    `tls` is what `optionsForClientTLS` returned, or None. `reached` is whether the server has
+    answered another link: then a first connection that fails is tried again as well. Times are in
+    seconds.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Link:
         connect_timeout: float = 10.0,
         stall_timeout: float = 60.0,
         clock: IReactorTime | None = None,
+        reached: bool = False,
     ) -> None:
         self._reactor = reactor
         self.clock = reactor if clock is None else clock
@@ -81,7 +86,7 @@ class Link:
         self._connect_timeout = connect_timeout
         self._stall_timeout = stall_timeout
         self._connection: Connection | None = None
-        self._was_connected = False
+        self._was_connected = reached
         self._answered = False
         self._progress = 0
 
@@ -124,7 +129,7 @@ class Link:
         factory = Factory.forProtocol(lambda: Connection(self.clock, self._stall_timeout))
         factory.noisy = False
         try:
-            connection: Connection = await endpoint.connect(factory)
+            connection: Connection = await _cancellable(endpoint.connect(factory))
         except (net_error.ConnectError, net_error.DNSLookupError, OSError, ValueError) as problem:
             raise _not_connected(self.host, self.port, problem) from None
         self.log.info("connected to %s port %d", self.host, self.port)
@@ -183,6 +188,31 @@ class Link:
             pause = self._retry.pause(failures)
             self.notice(f"{problem} Trying again in {pause:.1f} s.")
             await deferLater(self.clock, pause)
+
+
+def _cancellable(connecting: Deferred[Connection]) -> Deferred[Connection]:
+    """Return a Deferred that fails with `CancelledError` when it is cancelled.
+
+    An endpoint's own says then what it was at, such as an unknown host: worth another try.
+    """
+
+    def cancel(outer: Deferred[Connection]) -> None:
+        outer.errback(CancelledError())
+        connecting.cancel()
+
+    outer: Deferred[Connection] = Deferred(cancel)
+
+    def connected(result: Connection | Failure) -> None:
+        if outer.called:
+            if isinstance(result, Connection):
+                result.close()
+        elif isinstance(result, Failure):
+            outer.errback(result)
+        else:
+            outer.callback(result)
+
+    connecting.addBoth(connected)
+    return outer
 
 
 def _not_connected(host: str, port: int, problem: BaseException) -> ConnectFailed:

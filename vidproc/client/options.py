@@ -10,6 +10,19 @@ DEFAULT_HOST = "localhost"
 DEFAULT_PORT = 9999
 
 
+@dataclass(frozen=True, slots=True)
+class Film:
+    """One video of a batch, and where its result goes: `folder`/`stem`.KIND.
+
+    `problem` says why it cannot be sent; empty if it can.
+    """
+
+    path: Path
+    folder: Path
+    stem: str
+    problem: str = ""
+
+
 class UsageError(Exception):
     """The command line is wrong; `lines` say why, and how to correct it."""
 
@@ -23,7 +36,8 @@ class Options:
     """The checked options. Times are in seconds."""
 
     action: str
-    """``process``, ``status``, ``watch``, ``download``, ``cancel``, ``list`` or ``info``."""
+    """``process``, ``batch``, ``list``, ``info``, or what to do with a task: ``status``, ``watch``,
+    ``download`` or ``cancel``."""
     task_id: str = ""
     input: Path | None = None
     type: str = ""
@@ -35,6 +49,8 @@ class Options:
     max_wait_time: float = 3600.0
     detach: bool = False
     force: bool = False
+    skip_existing: bool = False
+    films: tuple[Film, ...] = ()
     insecure: bool = False
     tls: bool = False
     ca: Path | None = None

@@ -14,8 +14,9 @@ _DESCRIPTION = "Send a video to a vidproc server, follow its processing and fetc
 
 
 _EPILOG = """\
-The path of the result is the last line of standard output; progress, warnings and errors go to
-standard error. Times are seconds (12.5) or HH:MM:SS.mmm; sizes take K, M, G or T.
+The path of the result is the last line of standard output (of a batch, a line for each result);
+progress, warnings and errors go to standard error. Times are seconds (12.5) or HH:MM:SS.mmm; sizes
+take K, M, G or T.
 
 exit status:
   0  done
@@ -24,6 +25,7 @@ exit status:
   3  cannot connect, or the connection was lost for good
   4  --max-wait-time passed; the task continues on the server
   5  the server refused the request
+the exit status of a batch is the highest of its videos'; the same command resumes a batch.
 
 examples:
   vidproc film.mp4 --type compress --quality 95
@@ -32,6 +34,7 @@ examples:
   vidproc film.mp4 --type extract_audio --bitrate 192k
   vidproc film.mp4 --type gif --start-time 0 --duration 5
   vidproc film.mp4 --type webm --start-time 00:01:30 --duration 5
+  vidproc *.mp4 --type compress --output results
 """
 
 
@@ -47,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the argument parser of the command."""
     parser = _Parser(
         prog="vidproc",
-        usage="vidproc INPUT --type TYPE [options]\n"
+        usage="vidproc INPUT... --type TYPE [options]\n"
         "       vidproc --status ID | --watch ID | --download ID | --cancel ID\n"
         "       vidproc --list | --server-info",
         description=_DESCRIPTION,
@@ -55,12 +58,18 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("input", nargs="?", metavar="INPUT", help="the video to process")
+    parser.add_argument(
+        "input",
+        nargs="*",
+        metavar="INPUT",
+        help="the video to process; several, or a folder for the videos in it, are a batch",
+    )
     parser.add_argument("--type", choices=TYPES, help="what to do with it")
     parser.add_argument(
         "--output",
         metavar="FILE",
-        help="where the result goes, a file or a folder (INPUT_processed.KIND next to the input)",
+        help="where the result goes, a file or a folder (INPUT_processed.KIND next to the input); "
+        "for a batch a folder, which is created",
     )
     parser.add_argument(
         "--detach",
@@ -71,6 +80,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--force",
         action="store_true",
         help="replace the result of an earlier run instead of using the next free name",
+    )
+    parser.add_argument(
+        "--skip-existing",
+        action="store_true",
+        help="leave out a video whose result exists already",
     )
     parser.add_argument("--version", action="version", version=f"vidproc {__version__}")
 

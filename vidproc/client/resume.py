@@ -57,34 +57,60 @@ class ResumeFile:
         self._base: Path | None = None
         self._lock = -1
         self.upload_id: str | None = None
+        self.notes: dict[str, str] = {}
         self.kept = False
+        self.locked_elsewhere = False
 
-    def open(self) -> None:
+    def open(self, *, prune: bool = True) -> None:
         """Lock the file for this process, and read `upload_id` if an earlier run left one.
 
-        Removes old resume files. Nothing is remembered until this has been called.
+        Removes old resume files, with `prune`. Nothing is remembered until this has been called.
         """
         try:
             folder = state_folder()
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._prune(folder, time.time() - KEEP_SECONDS)
+            if prune:
+                self._prune(folder, time.time() - KEEP_SECONDS)
             base = folder / self._name
             lock = _take_lock(base)
         except OSError as error:
             self._unavailable(error)
             return
         if lock is None:
+            self.locked_elsewhere = True
             self._log.info("another process sends the same file; this upload is not remembered")
             return
         self._base, self._lock = base, lock
         self.upload_id = self._read(base)
         self.kept = self.upload_id is not None
 
+    def peek(self) -> dict[str, str]:
+        """Return the notes of an earlier run, without locking the file."""
+        try:
+            self._read(state_folder() / self._name)
+        except OSError:
+            pass
+        return self.notes
+
     def remember(self, upload_id: str) -> None:
         """Store an upload_id for later runs; it is on disk when this returns."""
+        self.upload_id, self.notes = upload_id, {}
+        self._write()
+
+    def note(self, **notes: str) -> None:
+        """Store more about the upload for later runs; it is on disk when this returns."""
+        self.notes |= notes
+        self._write()
+
+    def _write(self) -> None:
         if self._base is None:
             return
-        record = {"upload_id": upload_id, "upload": json.loads(self._identity)}
+        record: dict[str, Any] = {
+            "upload_id": self.upload_id,
+            "upload": json.loads(self._identity),
+        }
+        if self.notes:
+            record["notes"] = self.notes
         temporary = self._base.with_suffix(".tmp")
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _NO_FOLLOW
         try:
@@ -101,6 +127,7 @@ class ResumeFile:
 
     def forget(self) -> None:
         """Remove the upload_id: the upload was accepted, or resuming it makes no sense."""
+        self.upload_id, self.notes = None, {}
         if self._base is None:
             return
         try:
@@ -120,7 +147,10 @@ class ResumeFile:
         try:
             record = json.loads(base.with_suffix(".json").read_bytes())
             if record["upload"] == json.loads(self._identity):
-                return str(uuid.UUID(record["upload_id"]))
+                upload_id = str(uuid.UUID(record["upload_id"]))
+                notes = record.get("notes", {})
+                self.notes = {str(name): str(value) for name, value in notes.items()}
+                return upload_id
         except FileNotFoundError:
             pass
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

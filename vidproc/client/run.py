@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import time
 from typing import Any
 
+from vidproc.client.batch import Batch
+from vidproc.client.batch_display import make_batch_display
 from vidproc.client.client import Client
 from vidproc.client.display import make_display, write_line
 from vidproc.client.errors import ConnectFailed
@@ -38,6 +41,8 @@ def run(options: Options) -> int:
     if warning:
         write_line(sys.stderr, warning)
     route_twisted_log(log)
+    if options.action == "batch":
+        return drive(reactor, _batch(options, reactor, log, tls))
     display = make_display(sys.stderr, options.check_interval, time.monotonic)
     link = Link(
         reactor,
@@ -61,7 +66,38 @@ def run(options: Options) -> int:
     return drive(reactor, session)
 
 
-def drive(reactor: Any, session: Session) -> int:
+def _batch(options: Options, reactor: Any, log: logging.Logger, tls: Any) -> Batch:
+    display = make_batch_display(
+        len(options.films), sys.stderr, options.check_interval, time.monotonic
+    )
+
+    def connect(reached: bool) -> Client:
+        link = Link(
+            reactor,
+            options.host,
+            options.port,
+            log=log,
+            notice=lambda text: display.line(printable(text)),
+            tls=tls,
+            token=options.token,
+            # About three minutes: nobody may be there to start a long batch again.
+            retry=RetryPolicy(tries=10),
+            reached=reached,
+        )
+        return Client(link)
+
+    return Batch(
+        options,
+        reactor,
+        connect=connect,
+        display=display,
+        out=sys.stdout,
+        err=sys.stderr,
+        log=log,
+    )
+
+
+def drive(reactor: Any, session: Session | Batch) -> int:
     """Run the reactor until the session has ended, on its own or by a signal."""
     statuses: list[int] = []
 
