@@ -237,12 +237,22 @@ class StoreTests(SynchronousTestCase):
         self.assertEqual(claimed.task_id, task.task_id)
 
     def test_a_pause_ends_although_the_clock_was_put_back(self) -> None:
-        """A date that no pause reaches is from another time."""
+        """A date that the task's own pause does not reach is from another time."""
+        for crashes, pause in ((0, 60.0), (SUSPECT_AFTER, 60.0), (8, 160.0), (30, LONGEST_PAUSE)):
+            task = self.queued("192.0.2.1")
+            self.store.update(task.task_id, crashes=crashes, not_before=1_000_000.0)
+            self.store.recovery.recover(1000.0)
+            claim = self.store.attempts.claim_next
+            self.assertIsNone(claim("me", 999.0 + pause, 9000.0), crashes)
+            self.assertIsNotNone(claim("me", 1000.0 + pause, 9000.0), crashes)
+            self.store.move(task.task_id, State.COMPLETED)
+
+    def test_a_pause_that_is_the_tasks_own_is_kept(self) -> None:
+        """A restart does not lengthen it."""
         task = self.queued("192.0.2.1")
-        self.store.update(task.task_id, not_before=1_000_000.0)
+        self.store.update(task.task_id, crashes=8, not_before=1010.0)
         self.store.recovery.recover(1000.0)
-        self.assertIsNone(self.store.attempts.claim_next("me", 1000.0, 2000.0))
-        self.assertIsNotNone(self.store.attempts.claim_next("me", 1000.0 + LONGEST_PAUSE, 9000.0))
+        self.assertIsNotNone(self.store.attempts.claim_next("me", 1010.0, 9000.0))
 
     def test_a_file_that_does_its_harm_late_fails_as_well(self) -> None:
         """Nothing is tried for ever, and a power cut after an hour alone is no verdict."""

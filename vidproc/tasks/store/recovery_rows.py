@@ -16,6 +16,8 @@ CRASH_PAUSE = 5.0
 """Seconds of a suspect task's first pause; doubled at each further crash."""
 LONGEST_PAUSE = 3600.0
 """Seconds that it pauses at most."""
+OTHER_PAUSE = 60.0
+"""Seconds that a task pauses at most for reasons other than crashes."""
 MAX_CRASHES_ALONE = 10
 """Crashes while only this task ran, after which it is taken for the cause, and fails."""
 
@@ -108,9 +110,16 @@ class RecoveryRows:
                 " RETURNING task_id",
                 (now,),
             ).fetchall()
-            # A pause longer than the longest one was set by another clock.
-            latest = now + LONGEST_PAUSE
-            db.execute("UPDATE tasks SET not_before = ? WHERE not_before > ?", (latest, latest))
+            # A pause longer than the task's own was set by another clock.
+            paused = db.execute(
+                "SELECT seq, crashes, not_before FROM tasks WHERE not_before > ?", (now,)
+            )
+            for row in paused.fetchall():
+                latest = now + max(OTHER_PAUSE, _pause(row["crashes"]))
+                if row["not_before"] > latest:
+                    db.execute(
+                        "UPDATE tasks SET not_before = ? WHERE seq = ?", (latest, row["seq"])
+                    )
             ran = records.in_states(db, [State.PROCESSING])
             return Recovery(
                 interrupted=[self._take_back(db, task, now, alone=len(ran) == 1) for task in ran],
@@ -127,13 +136,12 @@ class RecoveryRows:
         """
         crashes = task.crashes + 1
         crashes_alone = task.crashes_alone + alone
-        pause = min(LONGEST_PAUSE, CRASH_PAUSE * 2 ** min(30, crashes - SUSPECT_AFTER))
         fields: dict[str, Any] = {
             "owner": None,
             "lease_until": None,
             "crashes": crashes,
             "crashes_alone": crashes_alone,
-            "not_before": now + pause if crashes >= SUSPECT_AFTER else None,
+            "not_before": now + _pause(crashes) if crashes >= SUSPECT_AFTER else None,
         }
         if crashes_alone < MAX_CRASHES_ALONE:
             return records.move(db, task, State.QUEUED, fields)
@@ -149,3 +157,10 @@ class RecoveryRows:
             State.FAILED,
             {**fields, "failure": failure, "completed_at": now, "input_key": None},
         )
+
+
+def _pause(crashes: int) -> float:
+    """Return the seconds that a task pauses after so many crashes."""
+    if crashes < SUSPECT_AFTER:
+        return 0.0
+    return min(LONGEST_PAUSE, CRASH_PAUSE * 2.0 ** min(30, crashes - SUSPECT_AFTER))
