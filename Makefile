@@ -10,8 +10,9 @@ PYTHON ?=
 PYTHONS = python3.13 python3.12 python3.11 python3
 
 TESTS ?= tests
-# Parallel test processes; empty for a single process, as a debugger needs.
-TEST_JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1)
+# Parallel test processes; empty for a single process, as a debugger needs. One more than there are
+# cores, since some tests wait for timeouts most of the time.
+TEST_JOBS ?= $(shell echo $$(($$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1) + 1)))
 TRIAL_OPTIONS ?=
 SERVE_OPTIONS ?=
 BENCHES ?= transfer http_transfer latency memory overhead reserve parallel mixed resume streams

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,7 +55,23 @@ def local_runner(
 
 
 def run_probe(path: Path, *, verify: bool = False, runner: Runner | None = None) -> bytes:
-    """Return the output of the service's own probe for a file."""
+    """Return the output of the service's own probe for a file.
+
+    Without a `runner` of the caller's, a file that has not changed is probed once in this process.
+    """
+    if runner is not None:
+        return _run_probe(path, verify, runner)
+    status = path.stat()
+    version = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return _probe_once(path.absolute(), verify, version)
+
+
+@lru_cache(maxsize=1000)
+def _probe_once(path: Path, verify: bool, version: tuple[int, ...]) -> bytes:
+    return _run_probe(path, verify, None)
+
+
+def _run_probe(path: Path, verify: bool, runner: Runner | None) -> bytes:
     workspace = Workspace(key_of_path(path), key_of_path(path.absolute().parent))
     running = (runner or local_runner()).start(
         probe_command(verify=verify), workspace, 1, lambda _: None
