@@ -18,7 +18,7 @@ from tests.rig import CLIP, ByHand, InPlace, complete_step, message
 from tests.test_http_connection import HTTPTestCase
 from vidproc.answers import ServerFigures, StatusDetail
 from vidproc.app.measuring import Meter
-from vidproc.app.metrics import Metrics
+from vidproc.app.metrics import FRESH, Metrics
 from vidproc.app.performance import INTERVAL, PerformanceService
 from vidproc.files.space import Space
 from vidproc.frontends.http.frontend import HTTPFrontend
@@ -319,6 +319,7 @@ class FigureTests(TaskTestCase):
         )
         recent = self.service.recent
         self.metrics = Metrics(
+            self.rig.clock,
             self.rig.tasks,
             self.rig.gate,
             self.rig.storage.space,
@@ -329,6 +330,7 @@ class FigureTests(TaskTestCase):
 
     def samples(self) -> dict[tuple[str, tuple[str, ...]], float]:
         """Return what /metrics says, by name and the values of its labels in their names' order."""
+        self.rig.clock.advance(FRESH)
         response = self.client.request("GET", "/metrics")
         self.assertTrue(response.headers["Content-Type"].startswith("text/plain; version="))
         return {
@@ -366,6 +368,22 @@ class FigureTests(TaskTestCase):
             text = self.rig.http_client().request("GET", path).body.decode()
             for word in (task_id, "holiday", "198.51.100", "192.0.2"):
                 self.assertNotIn(word, text, path)
+
+    def test_a_flood_of_scrapes_renders_once_a_second(self) -> None:
+        """What asks every socket must not be for anybody to repeat."""
+        counts: list[int] = []
+        counted = self.metrics._registry.collect
+
+        def collect() -> Any:
+            counts.append(1)
+            return counted()
+
+        self.patch(self.metrics._registry, "collect", collect)
+        for _ in range(3):
+            for _ in range(10):
+                self.assertEqual(self.rig.http_client().request("GET", "/metrics").status, 200)
+            self.rig.clock.advance(FRESH)
+        self.assertEqual(len(counts), 3)
 
     def test_tasks_are_counted_by_operation_and_outcome(self) -> None:
         before = self.samples()

@@ -12,6 +12,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from twisted.internet.interfaces import IReactorTime
 
 from vidproc import __version__
 from vidproc.answers import FigurePoint
@@ -28,6 +29,10 @@ _BYTES = tuple(float(1 << power) for power in range(16, 38, 3))
 _OUTCOMES = (State.COMPLETED, State.FAILED, State.CANCELLED)
 
 
+FRESH = 1.0
+"""Seconds for which a rendering is good: asking all sockets for their packets takes a while."""
+
+
 class Metrics:
     """Counts what the server does. `render` returns it as Prometheus reads it.
 
@@ -36,12 +41,16 @@ class Metrics:
 
     def __init__(
         self,
+        clock: IReactorTime,
         tasks: Tasks,
         gate: Gate,
         space: Space,
         count: Callable[[], Counters],
         last: Callable[[], FigurePoint | None],
     ) -> None:
+        self._clock = clock
+        self._rendered = b""
+        self._rendered_at = float("-inf")
         self._registry = CollectorRegistry()
         self._accepted = self._counter(
             "vidproc_tasks_accepted", "Uploads that have become tasks.", "operation"
@@ -101,8 +110,12 @@ class Metrics:
             self._output.labels(task.type).observe(task.output_size)
 
     def render(self) -> bytes:
-        """Return everything in Prometheus' text format."""
-        return generate_latest(self._registry)
+        """Return everything in Prometheus' text format, not older than `FRESH` seconds."""
+        now = self._clock.seconds()
+        if now - self._rendered_at >= FRESH:
+            self._rendered = generate_latest(self._registry)
+            self._rendered_at = now
+        return self._rendered
 
 
 class _Now:

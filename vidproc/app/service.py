@@ -218,6 +218,7 @@ class VidprocService(Service):
         self._tasks.start(self._store.in_states([State.QUEUED]))
         self._performance.startService()
         self._metrics = Metrics(
+            self._reactor,
             self._tasks,
             self._gate,
             self._data_folder.space,
