@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet import ssl
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.testing import StringTransport
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
@@ -124,5 +125,6 @@ class BulkTests(SynchronousTestCase):
         """Names that it does not promise; without them this module has to be looked at again."""
         for name in ("_write", "_bufferedWrite", "_tlsShutdownFinished", "_flushReceiveBIO"):
             self.assertTrue(callable(getattr(TLSMemoryBIOProtocol, name)), name)
+        self.assertGreater(FileDescriptor.SEND_LIMIT, 0)
         for name in ("_tlsConnection", "_lostTLSConnection"):
             self.assertTrue(hasattr(self.ends[1], name), name)

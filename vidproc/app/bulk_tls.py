@@ -88,6 +88,8 @@ class BulkTLSTransport(BufferingTLSTransport):
 
     def makeConnection(self, transport: ITransport) -> None:
         super().makeConnection(transport)
+        if hasattr(transport, "SEND_LIMIT"):
+            transport.SEND_LIMIT = MOST_AT_ONCE  # what a turn of the reactor sends
         if self._tlsConnection is not None:
             self._tlsConnection = _BulkConnection(self._tlsConnection)
 
