@@ -67,6 +67,14 @@ class OriginTests(HTTPTestCase):
                 self.assertIsNone(response.headers["Access-Control-Allow-Origin"])
         self.assertEqual(self.rig.tasks.uploads.active, 0)
 
+    def test_a_form_elsewhere_that_names_no_origin_is_refused(self) -> None:
+        """Browsers say where it comes from by another header; links from elsewhere are fine."""
+        response = self.client.request("POST", GIF, b"film", Sec_Fetch_Site="cross-site")
+        self.assert_problem(response, 403)
+        for method, path, site in (("GET", "/healthz", "cross-site"), ("POST", GIF, "same-origin")):
+            response = self.client.request(method, path, b"film", Sec_Fetch_Site=site)
+            self.assertLess(response.status, 300)
+
     def test_its_own_page_may_use_it(self) -> None:
         """By whatever name the page has it."""
         for host in ("localhost", "localhost:9980", "127.0.0.1:9980", "[::1]:9980"):

@@ -100,12 +100,17 @@ class Origins:
         possible = ("https",) if secure else _DEFAULT_PORTS
         if scheme in possible and _with_port(rest, scheme) == _with_port(host, scheme):
             return False
-        raise HTTPError(
-            403,
-            "A page of this origin may not use this server.",
-            "Its operator can permit it by --http-origin.",
-            {"Vary": "Origin"},
-        )
+        raise foreign_page()
+
+
+def foreign_page() -> HTTPError:
+    """Return what is said to a page that may not use this server."""
+    return HTTPError(
+        403,
+        "A page of this origin may not use this server.",
+        "Its operator can permit it by --http-origin.",
+        {"Vary": "Origin"},
+    )
 
 
 def _with_port(host: str, scheme: str) -> str:

@@ -15,6 +15,7 @@ from vidproc.frontends.http.body import BodyBroken
 from vidproc.frontends.http.browsers import (
     SECURITY_HEADERS,
     cross_origin_headers,
+    foreign_page,
     preflight_headers,
 )
 from vidproc.frontends.http.problems import HTTPError, problem_answer
@@ -91,6 +92,9 @@ def _check_head(site: Site, request: Request) -> Match | None:
     if origins and site.origins.require(origins[-1], request.host_name, secure=request.secure):
         request.common_headers.update(cross_origin_headers(origins[-1]))
         request.foreign_origin = True
+    elsewhere = request.header("Sec-Fetch-Site") == "cross-site"
+    if elsewhere and not origins and request.verb not in _SAFE:
+        raise foreign_page()  # a browser that names no origin
     override = request.header("X-HTTP-Method-Override")
     if override is not None and request.verb not in _SAFE:
         request.method = override.strip().upper()[:MOST_METHOD].encode("ascii", "replace")
