@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.defer import Deferred
+
 from tests.http_rig import HTTPRig, Response, request
 from tests.test_http_connection import HTTPTestCase
+from vidproc.files.space import no_space
 from vidproc.frontends.http.parameter_values import read_parameters
 from vidproc.tasks.model import State, Task
 from vidproc.tasks.settings import Settings
@@ -100,6 +103,20 @@ class PlainTests(SubmitTestCase):
         broken.lose()
         self.assertEqual(self.left(), [])
         self.task(self.client.request("POST", GIF, b"film"))
+
+    def test_what_breaks_an_upload_is_told_even_if_its_body_ends_meanwhile(self) -> None:
+        """Giving the slot back takes a moment, in which the rest may arrive."""
+        self.client.send(request("POST", GIF, b"film")[:-1])
+        (session,) = self.rig.tasks.uploads._sessions
+        given_back: Deferred[None] = Deferred()
+        abort = session.abort
+        self.patch(session, "abort", lambda: given_back)
+        session.on_broken(no_space(8))
+        self.client.send(b"m")
+        self.assertEqual(self.client.written(), b"")
+        abort().chainDeferred(given_back)
+        self.assert_problem(self.client.response(), 507)
+        self.assertEqual(self.left(), [])
 
     def test_a_body_that_is_longer_than_an_upload_may_be(self) -> None:
         """In chunks it is noticed when it comes."""

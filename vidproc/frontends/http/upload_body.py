@@ -88,6 +88,7 @@ class UploadFeed:
         self._request = request
         self._session = session
         self._check = check
+        self._failed = False
         transport: Any = request.transport
         self.receiving = Receiving(session, transport, self._held, self.fail)
         # Bytes that have to be seen can't go past us.
@@ -103,7 +104,7 @@ class UploadFeed:
     def end(self) -> None:
         """All of the body has come."""
         self.receiving.payload_ended()
-        if self.whole.called:
+        if self._failed:
             return
         if self._check is not None and not self._check.right:
             self.fail(
@@ -125,8 +126,9 @@ class UploadFeed:
 
     def fail(self, error: Exception) -> None:
         """The upload can't go on: end it, then let `whole` fail."""
-        if self.whole.called:
+        if self._failed or self.whole.called:
             return
+        self._failed = True
         self._request.receiving = None
         self.receiving.payload_ended()
         end: Callable[[], Deferred[None]] = self._session.abort
@@ -135,7 +137,7 @@ class UploadFeed:
         ended = end()
         self._request.connection.hold("upload", False)
         # The slot is free, and the offset stands, before the client is told.
-        ended.addBoth(lambda _: None if self.whole.called else self.whole.errback(error))
+        ended.addBoth(lambda _: self.whole.errback(error))
 
 
 class Counter:
