@@ -1,0 +1,77 @@
+"""What the calls ask of a driver. The calls are generators that do no input or output of their own:
+they yield one of these, and get the answer, or `Broken` thrown in when no answer came."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, Protocol, TypeVar
+
+T = TypeVar("T")
+
+CHUNK = 1 << 20
+"""Bytes read from a file at a time."""
+
+
+class Broken(Exception):
+    """A connection could not be made, or broke before the answer was whole."""
+
+
+class Receiver(Protocol):
+    """Takes an answer's body as it comes."""
+
+    def wants(self, reply: Reply) -> bool:
+        """Return whether to stream the body of this answer here; else it is collected."""
+
+    def write(self, data: bytes) -> bool:
+        """Take the next bytes; return whether to go on. It may block, for a disk."""
+
+
+@dataclass(frozen=True)
+class FilePart:
+    """A request's body: `size` bytes of `file` from `offset`. `on_sent` gets the bytes so far."""
+
+    file: BinaryIO
+    offset: int
+    size: int
+    on_sent: Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Send:
+    """Send a request. `url` is absolute; `patience` is seconds without a byte."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: FilePart | bytes | None = None
+    receiver: Receiver | None = None
+    patience: float = 60.0
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """Wait so many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class InThread:
+    """Call a function that may block."""
+
+    function: Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer; `body` is empty where a receiver took it. Header names are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = b""
+    url: str = ""
+
+
+Effect = Send | Sleep | InThread
+Call = Generator[Effect, Any, T]
