@@ -282,6 +282,16 @@ class AppendTests(TusTestCase):
         last = self.append(path, 3, b"de", Upload_Length="5")
         self.assertEqual(self.stored(last.headers["Vidproc-Task"]), b"abcde")
 
+    def test_a_part_without_an_end_in_sight_is_bounded(self) -> None:
+        """Before its body is asked for."""
+        path = self.create(None)
+        values: Any = {**TUS, "Content_Type": OFFSET_TYPE, "Upload_Offset": "0"}
+        size = str((64 << 30) + 1)
+        self.client.send(
+            request("PATCH", path, Content_Length=size, Expect="100-continue", **values)
+        )
+        self.assert_problem(self.client.response(), 413)
+
     def test_a_length_that_comes_after_all_bytes(self) -> None:
         """An empty part makes the task."""
         path = self.create(None)

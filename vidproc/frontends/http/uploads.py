@@ -56,7 +56,7 @@ async def create(request: Request) -> Answer:
     carries = _content_type(request) == tus.CONTENT_TYPE and request.body.length != 0
     checksum = _checksum(request)
     if carries:
-        _require_fit(0, request.body.length, submission.size)
+        _require_fit(request, 0, submission.size)
     elif not request.body.ended:
         await request.body.read(DRAINABLE)
     view = await request.backend.tasks.create_upload(submission, request.caller)
@@ -111,7 +111,7 @@ async def append(request: Request) -> Answer:
     if not view.arriving or offset > (view.length or offset):
         # Else it is known only once the connection that sends it just now has been taken over from.
         require_offset(offset, view.offset)
-    _require_fit(offset, request.body.length, view.length)
+    _require_fit(request, offset, view.length)
     result = await _take(request, view, offset, checksum)
     return await _moved(request, 204, view, result, {})
 
@@ -189,12 +189,13 @@ def _checksum(request: Request) -> tus.Checksum | None:
     return None if text is None else tus.Checksum.read(text)
 
 
-def _require_fit(offset: int, size: int | None, length: int | None) -> None:
-    """Raise `HTTPError` 413 when a body reaches past the end of its upload."""
-    if length is not None and offset + (size or 0) > length:
+def _require_fit(request: Request, offset: int, length: int | None) -> None:
+    """Raise `HTTPError` 413 when a body reaches past the end of its upload, or of any upload."""
+    most = request.backend.tasks.settings.max_upload if length is None else length
+    if offset + (request.body.length or 0) > most:
         raise HTTPError(
             413,
-            f"The body reaches past the upload's length of {length} bytes.",
+            f"The body reaches past the {most} bytes that the upload may have.",
             "Send no more than Upload-Length - Upload-Offset bytes.",
         )
 
