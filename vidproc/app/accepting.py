@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.tcp import Port
@@ -34,7 +33,7 @@ class PatientPort:
         # Twisted has no hook for it.
         port.doRead = self._accept_or_rest  # type: ignore[method-assign]
 
-    def _accept_or_rest(self) -> Any:
+    def _accept_or_rest(self) -> object:
         if self._is_descriptor_left():
             return self._accept()
         now = self._reactor.seconds()

@@ -6,6 +6,7 @@ from collections import deque
 from typing import Any
 
 import msgspec
+from twisted.internet.interfaces import IReactorTime
 
 from vidproc.answers import FigurePoint, ServerFigures
 from vidproc.app.measuring import Figures
@@ -21,7 +22,9 @@ KEPT = 600.0
 class RecentFigures:
     """Remembers the server's figures, one point each `interval` seconds."""
 
-    def __init__(self, clock: Any, tasks: Tasks, gate: Gate, space: Space, interval: float) -> None:
+    def __init__(
+        self, clock: IReactorTime, tasks: Tasks, gate: Gate, space: Space, interval: float
+    ) -> None:
         self._clock = clock
         self._tasks = tasks
         self._gate = gate

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from vidproc.client.words import (
     describe_status,
@@ -16,6 +16,9 @@ from vidproc.client.words import (
     fraction_of,
     stage_of,
 )
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 REFRESH_SECONDS = 0.1
 """The shortest time between two updates of the bars."""
@@ -142,7 +145,7 @@ class BarDisplay:
         )
         self._clock = clock
         self._stream = stream
-        self._task: Any = None
+        self._task: TaskID | None = None
         self._kind: object = None
         self._shown: object = None
         self._drawn = float("-inf")
@@ -208,7 +211,7 @@ class BarDisplay:
         try:
             if self._task is None:
                 self._progress.start()
-            if kind != self._kind:
+            if self._task is None or kind != self._kind:
                 self._task = self._progress.add_task(f"{label:<11}", percent=percent, note=note)
                 self._kind = kind
             self._progress.update(

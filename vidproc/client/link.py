@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from twisted.internet import error as net_error
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
@@ -66,7 +66,7 @@ class Link:
         *,
         log: Log,
         notice: Callable[[str], None] = lambda text: None,
-        tls: Any = None,
+        tls: IOpenSSLClientConnectionCreator | None = None,
         token: str | None = None,
         retry: RetryPolicy | None = None,
         connect_timeout: float = 10.0,

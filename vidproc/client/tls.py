@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from twisted.internet import error as net_error
+from twisted.internet._sslverify import IOpenSSLTrustRoot
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 
 from vidproc.client.errors import ConnectFailed
 
 
-def tls_options(host: str, ca: bytes | None) -> Any:
+def tls_options(host: str, ca: bytes | None) -> IOpenSSLClientConnectionCreator:
     """Return the options that check the server's certificate and name; `ca` has PEM certificates.
 
     Without `ca` the system's authorities are trusted. Raises `ConnectFailed` if `ca` has no
@@ -18,7 +19,7 @@ def tls_options(host: str, ca: bytes | None) -> Any:
     """
     from twisted.internet import ssl
 
-    trust: Any = None
+    trust: IOpenSSLTrustRoot | None = None
     if ca is not None:
         blocks = re.findall(
             rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", ca, re.DOTALL

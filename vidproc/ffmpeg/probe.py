@@ -317,7 +317,7 @@ def _video(found: dict[str, Any], origin: float, complete: bool) -> VideoStream:
     )
 
 
-def _crop(value: Any, width: int, height: int) -> tuple[int, int, int, int]:
+def _crop(value: object, width: int, height: int) -> tuple[int, int, int, int]:
     """Return the container's cropping, unless it would leave almost nothing."""
     if not isinstance(value, list) or len(value) != 4:
         return 0, 0, 0, 0

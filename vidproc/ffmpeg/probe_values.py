@@ -19,7 +19,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.,+-]{1,64}")
 _LANGUAGE = re.compile(r"([a-z]{2,3})(-.*)?")
 
 
-def number(value: Any, low: float, high: float) -> float | None:
+def number(value: object, low: float, high: float) -> float | None:
     """Return a finite number within bounds, else None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
@@ -30,18 +30,18 @@ def number(value: Any, low: float, high: float) -> float | None:
     return found if math.isfinite(found) and low <= found <= high else None
 
 
-def duration(value: Any) -> float | None:
+def duration(value: object) -> float | None:
     """Return seconds above 0 and up to `MAX_DURATION`, else None."""
     return number(value, 0, MAX_DURATION) or None
 
 
-def bit_rate(value: Any) -> int | None:
+def bit_rate(value: object) -> int | None:
     """Return bits per second, up to 100 Gbit/s, else None."""
     found = number(value, 1, 1e11)
     return None if found is None else int(found)
 
 
-def side(value: Any) -> int | None:
+def side(value: object) -> int | None:
     """Return the pixels of a frame's width or height, up to `MAX_SIDE`, else None."""
     found = number(value, 1, MAX_SIDE)
     return None if found is None else int(found)
@@ -55,7 +55,7 @@ def stream_index(found: dict[str, Any]) -> int:
     return int(index)
 
 
-def frame_rate(value: Any) -> float | None:
+def frame_rate(value: object) -> float | None:
     """Return frames per second from [numerator, denominator], None unless 1 to 1000."""
     if not (isinstance(value, list) and len(value) == 2):
         return None
@@ -63,7 +63,7 @@ def frame_rate(value: Any) -> float | None:
     return number(num / den, 1, 1000) if num and den else None
 
 
-def sample_aspect_ratio(value: Any) -> tuple[int, int]:
+def sample_aspect_ratio(value: object) -> tuple[int, int]:
     """Return a sample aspect ratio from 1:100 to 100:1, else 1:1."""
     if isinstance(value, list) and len(value) == 2:
         num, den = number(value[0], 1, 1e9), number(value[1], 1, 1e9)
@@ -73,7 +73,7 @@ def sample_aspect_ratio(value: Any) -> tuple[int, int]:
     return 1, 1
 
 
-def rotation(value: Any) -> int:
+def rotation(value: object) -> int:
     """Return a player's clockwise rotation from FFmpeg's counterclockwise degrees.
 
     Within one degree of a quarter turn, like FFmpeg's own autorotation.
@@ -85,7 +85,7 @@ def rotation(value: Any) -> int:
     return 0
 
 
-def clean_text(value: Any, longest: int = 200) -> str | None:
+def clean_text(value: object, longest: int = 200) -> str | None:
     """Return text without control, direction and other invisible characters, None if empty."""
     if not isinstance(value, str):
         return None
@@ -97,18 +97,18 @@ def clean_text(value: Any, longest: int = 200) -> str | None:
     return " ".join("".join(kept).split())[:longest] or None
 
 
-def clean_name(value: Any) -> str | None:
+def clean_name(value: object) -> str | None:
     """Return the name of a codec, format or colour if it looks like one."""
     return value if isinstance(value, str) and _NAME.fullmatch(value) else None
 
 
-def clean_language(value: Any) -> str | None:
+def clean_language(value: object) -> str | None:
     """Return a language's two or three letters, None if undetermined."""
     match = _LANGUAGE.fullmatch(value.strip().lower()) if isinstance(value, str) else None
     return match[1] if match is not None and match[1] not in ("und", "unk", "mis", "zxx") else None
 
 
-def clean_tags(value: Any) -> dict[str, str]:
+def clean_tags(value: object) -> dict[str, str]:
     """Return the harmless tags, by lower-case name."""
     if not isinstance(value, dict):
         return {}

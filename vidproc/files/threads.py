@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
+from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 P = ParamSpec("P")
@@ -56,11 +57,11 @@ def _daemon(*arguments: Any, **keywords: Any) -> Thread:
     return Thread(*arguments, **keywords, daemon=True)
 
 
-def when_fired(deferred: Deferred[Any]) -> Deferred[None]:
+def when_fired(deferred: Deferred[R]) -> Deferred[None]:
     """Return a Deferred that fires with None when `deferred` fires; its result stays for others."""
     done: Deferred[None] = Deferred()
 
-    def fired(result: Any) -> Any:
+    def fired(result: R | Failure) -> R | Failure:
         done.callback(None)
         return result
 

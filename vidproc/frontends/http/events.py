@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from typing import Any
 
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.interfaces import IDelayedCall, IPushProducer
 from zope.interface import implementer
 
 from vidproc.errors import ErrorCode, ServiceError
@@ -55,7 +54,7 @@ class EventStream:
         self._open = False
         self._over = False
         self._blocked = False
-        self._comment: Any = None
+        self._comment: IDelayedCall | None = None
 
     async def run(self) -> None:
         """Send events until the last task has ended or the client has gone.

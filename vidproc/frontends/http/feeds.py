@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from vidproc.frontends.reports import status_report
 from vidproc.tasks.facade import Tasks
@@ -33,7 +34,7 @@ class TaskFeed:
     its text without the id.
     """
 
-    def __init__(self, task_id: str, clock: Any, next_number: Callable[[], int]) -> None:
+    def __init__(self, task_id: str, clock: IReactorTime, next_number: Callable[[], int]) -> None:
         self.task_id = task_id
         self.number = 0
         self.body = b""
@@ -45,7 +46,7 @@ class TaskFeed:
         self._next_number = next_number
         self._latest: TaskView | None = None
         self._not_before = 0.0
-        self._timer: Any = None
+        self._timer: IDelayedCall | None = None
 
     def begin(self, view: TaskView, subscription: Subscription | None) -> None:
         """Take the task as it is now, and the subscription whose listener is `changed`."""
@@ -96,7 +97,7 @@ class TaskFeed:
 class Feeds:
     """The feeds of all tasks that somebody follows."""
 
-    def __init__(self, clock: Any, tasks: Tasks) -> None:
+    def __init__(self, clock: IReactorTime, tasks: Tasks) -> None:
         self.run = secrets.token_hex(4)
         """Tells this run of the server from others: numbers begin again with each."""
         self._clock = clock
