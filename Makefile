@@ -30,7 +30,7 @@ ifneq ($(shell cat '$(STAMP)' 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup venv demo serve test test-api coverage bench lint format soak constraints clean
+.PHONY: help setup venv demo serve test test-api test-page page-pictures coverage bench lint format soak constraints clean
 
 help:
 	@echo 'make demo     run all six operations on a real clip; results in demo-output/'
@@ -76,6 +76,7 @@ demo: $(STAMP)
 	@'$(BIN)/python' scripts/demo.py
 
 serve: $(STAMP)
+	@echo 'The page is at http://localhost:9980/'
 	@exec '$(BIN)/twistd' -n vidproc --http 9980 $(SERVE_OPTIONS)
 
 test: $(STAMP)

@@ -355,6 +355,8 @@ class FigureTests(TaskTestCase):
         self.assertEqual((len(figures.points), figures.interval), (60, INTERVAL))
         self.assertGreaterEqual(figures.uptime, 700)
         self.assertEqual(figures.points[-1].concurrency, self.rig.tasks.queue.concurrency)
+        self.assertEqual(figures.cpu_reserve, self.rig.tasks.settings.cpu_reserve / 100)
+        self.assertGreater(figures.disk_limit, figures.points[-1].disk_used)
 
     def test_figures_alone(self) -> None:
         """No ids, names or addresses, in neither of the two."""

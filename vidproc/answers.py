@@ -152,9 +152,13 @@ class FigurePoint(msgspec.Struct, kw_only=True, frozen=True):
 class ServerFigures(msgspec.Struct, kw_only=True):
     """The figures of the last ten minutes: a point each `interval` seconds, oldest first.
 
-    `uptime` is in seconds.
+    `uptime` is in seconds. `cpu_reserve` is the least share of the CPU that video gets while tasks
+    run, 0 to 1. `disk_limit` is how many bytes the data folder can hold: its limit, or less on a
+    smaller disk.
     """
 
     interval: float
     uptime: float
     points: list[FigurePoint]
+    cpu_reserve: float = 0.0
+    disk_limit: int = 0

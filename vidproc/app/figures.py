@@ -70,7 +70,11 @@ class RecentFigures:
         """Return all points, oldest first."""
         uptime = self._clock.seconds() - self._started_at
         return ServerFigures(
-            interval=self._interval, uptime=round(uptime, 1), points=list(self._points)
+            interval=self._interval,
+            uptime=round(uptime, 1),
+            points=list(self._points),
+            cpu_reserve=self._tasks.settings.cpu_reserve / 100,
+            disk_limit=self._space.capacity(),
         )
 
 

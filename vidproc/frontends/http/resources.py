@@ -13,6 +13,7 @@ from vidproc.frontends.http import (
     tasks,
     uploads,
 )
+from vidproc.frontends.http.page import routes as page
 from vidproc.frontends.http.routing import Route
 
 _DESCRIBED: tuple[Route, ...] = (
@@ -26,4 +27,4 @@ _DESCRIBED: tuple[Route, ...] = (
     *figures.ROUTES,
 )
 
-ROUTES = (*_DESCRIBED, *openapi.routes_for(_DESCRIBED))
+ROUTES = (*_DESCRIBED, *openapi.routes_for(_DESCRIBED), *page.ROUTES)

@@ -1,0 +1,70 @@
+"""Chromium, one for all tests of a process.
+
+    python -m tests_page.browser    say whether there is one; if not, what to install
+
+The environment variable CHROMIUM names another program than those that are looked for.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import sys
+from functools import cache
+
+from playwright.sync_api import Browser, sync_playwright
+
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+FLAGS = (
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--mute-audio",
+)
+MISSING = (
+    "The tests of the page need Chromium. On Debian and Ubuntu: apt-get install chromium.\n"
+    "If it has another name or place: make test-page CHROMIUM=/path/to/chrome"
+)
+
+
+def find_chromium() -> str | None:
+    """Return the path of a Chromium, or None."""
+    named = os.environ.get("CHROMIUM")
+    for name in (named,) if named else PROGRAMS:
+        path = shutil.which(name)
+        if path is not None:
+            return path
+    return None
+
+
+@cache
+def chromium() -> Browser:
+    """Return the browser, which runs until the process ends."""
+    path = find_chromium()
+    if path is None:
+        raise AssertionError(MISSING)
+    flags = [*FLAGS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+    playwright = sync_playwright().start()
+    browser = playwright.chromium.launch(executable_path=path, headless=True, args=flags)
+
+    def stop() -> None:
+        browser.close()
+        playwright.stop()
+
+    atexit.register(stop)
+    return browser
+
+
+def main() -> int:
+    if find_chromium() is None:
+        print(MISSING, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
