@@ -37,6 +37,7 @@ help:
 	@echo 'make serve    run the service in the foreground (SERVE_OPTIONS="--port 9998")'
 	@echo 'make test     run all tests (some of them: TESTS=tests.test_codec)'
 	@echo 'make test-api  send made-up requests to the HTTP API, by its own description'
+	@echo 'make test-page  test the page in Chromium (some: PAGE_TESTS=tests_page.test_work)'
 	@echo 'make bench    run the quick benchmarks (one of them: BENCHES=transfer)'
 	@echo 'make coverage run all tests and print line and branch coverage'
 	@echo 'make lint     check style and types'
@@ -88,6 +89,25 @@ test: $(STAMP)
 test-api: $(STAMP)
 	@'$(BIN)/python' -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
 	'$(BIN)/python' -m twisted.trial --temp-directory='$(VENV)/trial' tests.api.fuzz_openapi
+
+# Chromium is the system's; the rest goes into the environment, where only these tests need it.
+PAGE_TESTS ?= tests_page
+CHROMIUM ?=
+export CHROMIUM
+PAGE_STAMP = $(VENV)/.page-tests
+
+$(PAGE_STAMP): $(STAMP)
+	@'$(BIN)/python' -m pip install --quiet --disable-pip-version-check \
+	    --constraint '$(CONSTRAINTS)' -e '.[dev,page-tests]'
+	@touch '$(PAGE_STAMP)'
+
+test-page: $(PAGE_STAMP)
+	@'$(BIN)/python' -m tests_page.browser
+	'$(BIN)/python' -m twisted.trial --temp-directory='$(VENV)/trial-page' $(TRIAL_OPTIONS) $(PAGE_TESTS)
+
+page-pictures: $(PAGE_STAMP)
+	@'$(BIN)/python' -m tests_page.browser
+	'$(BIN)/python' -m tests_page.pictures
 
 # In one process. Processes that tests start (twistd, the client, the sandbox) are not measured:
 # measuring makes a process import more, and some tests check imports.

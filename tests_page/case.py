@@ -19,7 +19,7 @@ FRIDAY = MEDIA / "friday-480p-aac.mp4"
 SCREENCAST = MEDIA / "screencast-480p-vp9-opus.webm"
 COCKATOO = MEDIA / "cockatoo-720p-noaudio.mp4"
 
-PATIENCE = 60_000
+PATIENCE = 180_000
 """Milliseconds for what takes a moment on an idle machine."""
 
 expect.set_options(timeout=PATIENCE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from playwright.sync_api import Page, expect
@@ -11,6 +12,9 @@ from tests_page.case import COCKATOO, FRIDAY, PageTestCase, throttle
 
 SLOW = 150_000
 """Bytes a second at which the test film takes over ten seconds."""
+LONG_GIF = {"duration": "4"}
+"""A task that takes a few seconds."""
+WORKING = re.compile("Choosing colours|Encoding")
 REFUSED = "net::ERR_(CONNECTION_REFUSED|CONNECTION_RESET|EMPTY_RESPONSE|INCOMPLETE_CHUNKED|ABORTED)"
 
 
@@ -59,11 +63,9 @@ class LastingTests(PageTestCase):
 
     def test_a_task_goes_on_after_a_reload(self) -> None:
         """The page finds it again and follows it to its end, with its result."""
-        self.start("compress", FRIDAY)
-        self.wait_until(FRIDAY.name, "busy")
-        expect(self.film(FRIDAY.name)).to_contain_text("Finding the best setting")
+        self.start("gif", FRIDAY, **LONG_GIF)
+        expect(self.film(FRIDAY.name)).to_contain_text(WORKING)
         self.page.reload()
-        self.wait_until(FRIDAY.name, "busy")
         self.wait_until(FRIDAY.name, "done")
 
     def test_a_restart_in_the_middle_of_an_upload(self) -> None:
@@ -78,8 +80,8 @@ class LastingTests(PageTestCase):
     def test_a_restart_in_the_middle_of_a_task(self) -> None:
         """The page says that it is not connected, and connects again."""
         self.expected_errors.append(REFUSED)
-        self.start("compress", FRIDAY)
-        expect(self.film(FRIDAY.name)).to_contain_text("Finding the best setting")
+        self.start("gif", FRIDAY, **LONG_GIF)
+        expect(self.film(FRIDAY.name)).to_contain_text(WORKING)
         self.server.kill()
         expect(self.page.locator("#connection")).to_contain_text("Connection lost")
         self.server.start()

@@ -101,7 +101,7 @@ function taskView(film) {
 
 function processingView(status, warnings) {
   const figures = [];
-  if (status.speed) figures.push(text("figure.speed", { factor: factor(status.speed) }));
+  if (status.speed >= 0.05) figures.push(text("figure.speed", { factor: factor(status.speed) }));
   if (status.eta >= 1)
     figures.push(text("figure.left", { time: duration(status.eta) }));
   const stage = status.stage && status.stage !== "processing" ? status.stage : null;
