@@ -201,6 +201,21 @@ class BatchTests(BatchCase):
         self.assertEqual(self.err.getvalue().count("was lost for good"), 1)
         self.assertIn("3 not started", self.err.getvalue())
 
+    async def test_a_server_that_goes_away_ends_it(self) -> None:
+        """A video that waited for a slot meanwhile does not go through all the tries again."""
+
+        def upload(peer: Peer) -> None:
+            self.server.cut_always = True
+            peer.cut()
+
+        self.server.do_upload = upload  # type: ignore[method-assign]
+        self.assertEqual(await self.run_batch(), 3)
+        self.assertEqual(self.err.getvalue().count("Cannot connect"), 0)
+        self.assertIn("1 failed, 2 not started", self.err.getvalue())
+        self.assertNotIn("--tls", self.err.getvalue())
+        asked = {fields.get("upload_id") for fields in self.server.requests} - {None}
+        self.assertEqual(len(asked), 1)
+
     async def test_a_wrong_token_ends_it(self) -> None:
         """All the others would be refused, too."""
         self.server.refuse_head = refusal(401)

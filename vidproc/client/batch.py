@@ -252,19 +252,26 @@ class Batch:
         except Exception as error:
             if self._signal:
                 return Outcome(name, "interrupted", DONE)
+            one.state.upload_kept = one.resume is not None and one.resume.kept
             status, lines = explain(error, one.state, self._log)
-            if isinstance(error, ConnectFailed | LostForGood) or (
-                isinstance(error, Refused) and error.code == 401
-            ):
-                # The same would happen to all that follow.
-                self._halted = self._halted or lines
-                self._queue.clear()
+            self._halt_on(error)
             kind = "refused" if isinstance(error, Refused) else "failed"
             lasting = isinstance(error, Refused) and error.for_good
             outcome = Outcome(name, kind, status, note=short_reason(lines), lasting=lasting)
         outcome.seconds = self._reactor.seconds() - began
         outcome.warnings = one.warnings
         return outcome
+
+    def _halt_on(self, error: Exception) -> None:
+        """Begin no other video if the same would happen to all that follow."""
+        lasting = isinstance(error, Refused) and error.code == 401
+        if not lasting and not isinstance(error, ConnectFailed | LostForGood):
+            return
+        self._queue.clear()
+        if not self._halted:
+            _, lines = explain(error, RunState(self.options, "", accepted=False), self._log)
+            # Only the reason; the way to go on is said at the end.
+            self._halted = lines[: 2 if lasting else 1]
 
     async def _process(self, one: _Under, slots: DeferredSemaphore) -> Outcome:
         options, film, name = self.options, one.film, printable(one.film.path)
@@ -313,6 +320,8 @@ class Batch:
         await slots.acquire()
         self._in_work += 1
         try:
+            if self._halted:
+                return Outcome(name, "not started", DONE)
             task_id = await self._earlier_task(one) or await self._accepted(one, source)
             state.task_id, state.accepted = task_id, True
             resume.note(task_id=task_id)
@@ -320,6 +329,9 @@ class Batch:
             if self.options.detach:
                 return Outcome(name, "accepted", DONE, result=printable(task_id))
             last = await steps.watch(task_id)
+        except Exception as error:
+            self._halt_on(error)  # before another video takes the slot
+            raise
         finally:
             self._in_work -= 1
             slots.release()

@@ -87,7 +87,7 @@ class Link:
         self._stall_timeout = stall_timeout
         self._connection: Connection | None = None
         self._was_connected = reached
-        self._answered = False
+        self._answered = reached
         self._progress = 0
 
     def advance(self) -> None:
