@@ -98,6 +98,13 @@ class FilmsTests(SynchronousTestCase):
         self.assertIn("b_X_mp4_processed", stems)
         self.assertEqual(stems, self.stems(line))
 
+    def test_a_result_never_has_the_name_of_an_input(self) -> None:
+        """With `--force` it would replace it."""
+        for name in ("x.mp4", "x_processed.mp4"):
+            self.film(name)
+        stems = self.stems("DIR/x.mp4 DIR/x_processed.mp4 --force")
+        self.assertEqual(stems, ["x-2_processed", "x_processed_processed"])
+
     def test_a_long_name_stays_one_that_a_disk_takes(self) -> None:
         for folder in ("a" * 100, "b" * 100):
             self.film(f"{folder}/{'x' * 150}.mp4")

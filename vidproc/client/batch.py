@@ -31,7 +31,7 @@ from vidproc.client.batch_display import BatchDisplay
 from vidproc.client.batch_report import Outcome, report_lines, short_reason
 from vidproc.client.client import Client
 from vidproc.client.display import write_line
-from vidproc.client.errors import ClientError, ConnectFailed, InputChanged, LostForGood, Refused
+from vidproc.client.errors import ConnectFailed, InputChanged, LostForGood, Refused
 from vidproc.client.exit_status import DONE, FAILED, USAGE
 from vidproc.client.explain import explain
 from vidproc.client.files import Source
@@ -297,7 +297,12 @@ class Batch:
                 if outcome is not None:
                     return outcome
                 resume.forget()  # the server no longer has the result: from the start
-            raise ClientError("The result was removed from the server before it was fetched.")
+            raise Refused(
+                410,
+                "The result was removed from the server before it was fetched.",
+                "Run the command again, or ask for a longer --retention of the server.",
+                {},
+            )
         finally:
             source.close()
 

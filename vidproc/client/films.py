@@ -113,10 +113,12 @@ def _with_targets(found: list[tuple[Path, str]], output: Path | None) -> tuple[F
                     "_".join(parents[len(Path(common).parts) - 1 :]) or resolved[number].parent.name
                 )
                 names[number] = f"{tail}_{names[number]}_{resolved[number].suffix[1:]}"[-200:]
-    taken: set[tuple[str, str]] = set()
+    # No result may have the name of an input either: `--force` would replace it.
+    taken = {(str(path.parent), path.stem.casefold()) for path in resolved}
     for number, name in enumerate(names):
         unique, count = name, 1
-        while (key := (str(folders[number].absolute()), unique.casefold())) in taken:
+        folder_name = str(folders[number].absolute())
+        while (key := (folder_name, f"{unique}_processed".casefold())) in taken:
             count += 1
             unique = f"{name}-{count}"
         taken.add(key)
