@@ -16,8 +16,9 @@ from typing import Any
 
 from vidproc.ffmpeg.command import Command, CommandFailed, Completed
 from vidproc.operations.base import Product
-from vidproc.operations.compress import segments, shots
+from vidproc.operations.compress import segments, shots, source_rate
 from vidproc.operations.compress.allocation import (
+    PERFECT,
     ShotCurve,
     allocate,
     mean_score,
@@ -29,6 +30,7 @@ from vidproc.operations.compress.allocation import (
 from vidproc.operations.compress.one_crf import AIM_ABOVE
 from vidproc.operations.compress.scoring import frame_sizes, parse_score
 from vidproc.operations.compress.shots import Shot
+from vidproc.operations.compress.source_rate import SourceRate
 from vidproc.operations.compress.work import SPARSE, Work
 from vidproc.operations.frames import require_video
 
@@ -38,13 +40,17 @@ one too many segments."""
 _FEWEST = 4
 _MANY = 600.0
 """Seconds from which a second of each shot is enough for a sample."""
-_SAMPLE_PART, _SAMPLE_SECONDS, _SAMPLE_FRAMES = 0.25, 1.0, 24
+_SAMPLE_PART, _SAMPLE_SECONDS, _SAMPLE_FRAMES = 0.15, 1.0, 24
 _SAMPLE_BELOW = 0.25
 """Score points that a sample lacks to its shot: see `one_crf`."""
 _WORTH = 0.02
 """The part of the bytes that CRFs of their own must save."""
 _TOO_LOW, _TOO_HIGH = 0.3, 0.8
 """Score points below and above the target beyond which shots are encoded again."""
+_BELOW_AIM, _ABOVE_AIM, _STEERED = 0.3, 0.4, 1.5
+"""Score points around the aim within which the remaining shots keep their CRFs, and the most that
+their CRFs move for one batch. If the last shots made up for all others to meet the aim exactly,
+that would cost as much as equal slopes save, as measured."""
 _CORRECTIONS = 3
 _SIZE_RESERVE = 0.97
 
@@ -92,22 +98,21 @@ async def compress_by_shot(work: Work) -> Product | None:
 
 async def _compress(work: Work) -> Product | None:
     media, video = work.job.media, require_video(work.job.media)
-    found = await work.job.run(shots.cuts_command(media, share=work.share(0.04)))
+    command = shots.cuts_command(media, packets=source_rate.FILE, share=work.share(0.04))
+    found = await work.job.run(command)
     work.search_time += found.elapsed
     film = shots.divide(shots.parse_cuts(found.stdout, media), video.duration or work.duration)
     if len(film) < _FEWEST:
         return None
     quality = work.job.parameters.quality
     aim = quality + AIM_ABOVE
-    curves = await _sample(work, film, work.coder.start_crf(aim))
+    rate = await work.job.examine(source_rate.FILE, source_rate.parse_packets)
+    curves = await _sample(work, film, rate, work.coder.start_crf(aim))
     if curves is None:
         return None
     same = work.coder.rounded(one_crf(curves, aim))
-    # The bytes of a sample mislead more than they tell: with them one of three films took 4 % more
-    # than at one CRF, with the scores alone 1.7 %, and two took 3 % less.
-    usual = [curve.of_usual_bytes() for curve in curves]
-    crfs = allocate(usual, aim)
-    saved = saving(usual, aim, crfs)
+    crfs = allocate(curves, aim)
+    saved = saving(curves, aim, crfs)
     if saved < _WORTH:
         crfs, saved = [same] * len(film), 0.0
     if total_size(curves, crfs) > _SIZE_RESERVE * work.video_limit:
@@ -139,7 +144,9 @@ async def _compress(work: Work) -> Product | None:
 # Samples
 
 
-async def _sample(work: Work, film: Sequence[Shot], crf: float) -> list[ShotCurve] | None:
+async def _sample(
+    work: Work, film: Sequence[Shot], source: SourceRate, crf: float
+) -> list[ShotCurve] | None:
     """Encode and score a sample of each shot; return the shots' curves, None without scores."""
     crf = work.coder.rounded(crf)
     rate = require_video(work.job.media).frame_rate or 25.0
@@ -168,19 +175,20 @@ async def _sample(work: Work, film: Sequence[Shot], crf: float) -> list[ShotCurv
         ran = await _together(work, [*encodes[at : at + width], *earlier])
         work.search_time += max(each.elapsed for each in ran)
         done += ran[len(ran) - len(earlier) :]
-    curves = []
+    found, scores_found = [], []
     for shot, sample, name, scored in zip(film, samples, names, done, strict=True):
         score = parse_score(scored, "vmaf")
         if score is None:
             return None
+        scores_found.append(min(score + _SAMPLE_BELOW, 100.0))
         written = work.job.size_of(name)
-        sizes = await work.job.examine(name, frame_sizes)
-        size = _shot_bytes(
-            [size for size, _ in sizes], shot.length * rate, written, shot.length / sample.length
-        )
-        score = min(score + _SAMPLE_BELOW, 100.0)
-        curves.append(ShotCurve.through(work.coder.curve, shot.length, crf, score, size))
-    return curves
+        sizes = [size for size, _ in await work.job.examine(name, frame_sizes)]
+        size = _shot_bytes(sizes, shot.length * rate, written, shot.length / sample.length)
+        found.append((shot, sample, size))
+    return [
+        ShotCurve.through(work.coder.curve, shot.length, crf, score, size)
+        for shot, score, size in zip(film, scores_found, source.corrected(found), strict=True)
+    ]
 
 
 def _shot_bytes(sizes: Sequence[int], frames: float, size: int, part: float) -> float:
@@ -207,6 +215,7 @@ async def _encode(work: Work, takes: Sequence[_Take], aim: float | None, share: 
     per_second = share / 1.3 / sum(take.shot.length for take in waiting)
     width = segments.at_once(work)
     unscored: list[_Take] = []
+    first = True
     while waiting or unscored:
         batch, waiting = waiting[:width], waiting[width:]
         if aim is not None and batch:
@@ -226,24 +235,38 @@ async def _encode(work: Work, takes: Sequence[_Take], aim: float | None, share: 
                     share=per_second * take.shot.length,
                 )
             )
-        for take in unscored:
-            commands.append(
-                segments.score_command(
-                    work,
-                    take.shot,
-                    take.file or "",
-                    stage="encoding",
-                    share=per_second * take.shot.length * 0.3,
-                    every=work.sparse,
-                )
-            )
-        done = await _together(work, commands)
-        work.encode_time += max(each.elapsed for each in done)
-        for take, scored in zip(unscored, done[len(batch) :], strict=True):
-            take.score = parse_score(scored, "vmaf")
+        await _run(work, commands, unscored, per_second)
         for take in batch:
             take.size = work.job.size_of(take.file or "")
         unscored = batch
+        if first and aim is not None and waiting:
+            # Scored without waiting for the next ones, for they steer all that follow.
+            await _run(work, [], unscored, per_second)
+            unscored = []
+        first = False
+
+
+async def _run(
+    work: Work, encodes: Sequence[Command], unscored: Sequence[_Take], per_second: float
+) -> None:
+    """Run encodes, and beside them score shots that were encoded before."""
+    scores = [_score(work, take, per_second) for take in unscored]
+    done = await _together(work, [*encodes, *scores])
+    work.encode_time += max(each.elapsed for each in done)
+    for take, scored in zip(unscored, done[len(encodes) :], strict=True):
+        take.score = parse_score(scored, "vmaf")
+
+
+def _score(work: Work, take: _Take, per_second: float) -> Command:
+    """Return the command that scores an encoded shot."""
+    return segments.score_command(
+        work,
+        take.shot,
+        take.file or "",
+        stage="encoding",
+        share=per_second * take.shot.length * 0.3,
+        every=work.sparse,
+    )
 
 
 def _spread(takes: Sequence[_Take]) -> list[_Take]:
@@ -258,13 +281,10 @@ def _steer(takes: Sequence[_Take], aim: float) -> None:
     known = [take for take in takes if take.score is not None]
     if not known:
         return
-    off = [
-        ShotCurve.through(t.curve.curve, t.shot.length, t.crf, t.score or 0.0, t.size).lack
-        - t.curve.lack_at(t.crf)
-        for t in known
-    ]
-    weights = [take.shot.length for take in known]
-    lack = sum(o * w for o, w in zip(off, weights, strict=True)) / sum(weights)
+    # By the sums, for the film's score is a mean of scores, not of their logarithms.
+    missing = sum(t.shot.length * (PERFECT - (t.score or 0.0)) for t in known)
+    foreseen = sum(t.shot.length * (PERFECT - t.curve.score_at(t.crf)) for t in known)
+    lack = math.log(missing / foreseen)
     lack *= len(known) / (len(known) + 1)
     fixed = sum(take.shot.length * (take.score or 0.0) for take in known)
     underway = [take for take in takes if take.score is None and take.file is not None]
@@ -274,10 +294,15 @@ def _steer(takes: Sequence[_Take], aim: float) -> None:
     total = sum(take.shot.length for take in takes)
     if not seconds:
         return
-    wanted = (aim * total - fixed) / seconds
     curves = [take.curve.moved(lack, 0.0) for take in left]
-    for take, crf in zip(left, shifted(curves, [t.crf for t in left], wanted), strict=True):
-        take.crf = crf
+    crfs = [take.crf for take in left]
+    expected = (fixed + seconds * mean_score(curves, crfs)) / total
+    wanted = min(max(expected, aim - _BELOW_AIM), aim + _ABOVE_AIM)
+    if wanted == expected:
+        return
+    wanted = (wanted * total - fixed) / seconds
+    for take, old, new in zip(left, crfs, shifted(curves, crfs, wanted), strict=True):
+        take.crf = old + min(max(new - old, -_STEERED), _STEERED)
 
 
 def _mean(takes: Sequence[_Take]) -> float:

@@ -15,10 +15,17 @@ from dataclasses import dataclass
 
 import ffmpeg
 
-from vidproc.ffmpeg.command import THREADS, Command, ffmpeg_command
+from vidproc.ffmpeg.command import (
+    SOURCE,
+    THREADS,
+    Command,
+    ffmpeg_command,
+    input_file,
+    output_file,
+)
 from vidproc.ffmpeg.media import MediaInfo
 from vidproc.operations.frames import require_video
-from vidproc.operations.reading import NO_SEEK, source
+from vidproc.operations.reading import NO_SEEK, SAFE_INPUT
 
 SHORTEST, LONGEST = 2.0, 10.0
 """Seconds of a segment, at least and at most."""
@@ -61,18 +68,30 @@ def ticks(seconds: float) -> float:
     return round(seconds * TICKS) / TICKS
 
 
-def cuts_command(media: MediaInfo, *, share: float) -> Command:
-    """Return the command that prints the times of the cuts to its standard output."""
+def cuts_command(media: MediaInfo, *, packets: str, share: float) -> Command:
+    """Return the command that prints the times of the cuts to its standard output, and writes the
+    times and sizes of the video's packets to the file `packets` (FFmpeg's `framecrc`).
+
+    Cuts show without the frames that no other frame needs, at two thirds of the time.
+    """
     video = require_video(media)
-    stream = source(media)[str(video.index)]
-    stream = stream.filter("scale", _WIDTH, -2, flags="fast_bilinear")
-    stream = stream.filter("scdet", threshold=_THRESHOLD)
-    stream = stream.filter("metadata", mode="print", key="lavfi.scd.time", file="-")
-    graph = ffmpeg.output(
-        stream, "-", format="null", fps_mode="passthrough", filter_complex_threads=THREADS
+    node = ffmpeg.input(
+        input_file(SOURCE),
+        **SAFE_INPUT,
+        threads=THREADS,
+        skip_loop_filter="all",
+        skip_frame="noref",
     )
+    stream = node[str(video.index)]
+    seen = stream.filter("scale", _WIDTH, -2, flags="fast_bilinear")
+    seen = seen.filter("scdet", threshold=_THRESHOLD)
+    seen = seen.filter("metadata", mode="print", key="lavfi.scd.time", file="-")
+    cuts = ffmpeg.output(
+        seen, "-", format="null", fps_mode="passthrough", filter_complex_threads=THREADS
+    )
+    sizes = ffmpeg.output(stream, output_file(packets), c="copy", format="framecrc")
     return ffmpeg_command(
-        graph,
+        ffmpeg.merge_outputs(cuts, sizes),
         stage="searching",
         duration=media.duration,
         share=share,
