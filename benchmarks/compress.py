@@ -52,7 +52,7 @@ from support.job import RealJob, probe, run_operation  # noqa: E402
 from vidproc.errors import ServiceError  # noqa: E402
 from vidproc.ffmpeg.binary import find_ffmpeg  # noqa: E402
 from vidproc.ffmpeg.media import MediaInfo  # noqa: E402
-from vidproc.operations.compress.encode import Codec, Coder, coder_for  # noqa: E402
+from vidproc.operations.compress.encode import Codec, VideoEncoder, video_encoder_for  # noqa: E402
 from vidproc.operations.compress.operation import CompressOperation  # noqa: E402
 from vidproc.operations.parameters import Compress  # noqa: E402
 from vidproc.operations.sizes import scaled  # noqa: E402
@@ -131,16 +131,18 @@ def used() -> Times:
     return Times(time.monotonic(), times.children_user + times.children_system)
 
 
-def encode(source: Path, media: MediaInfo, coder: Coder, crf: float, into: Path) -> Times:
+def encode(
+    source: Path, media: MediaInfo, video_encoder: VideoEncoder, crf: float, into: Path
+) -> Times:
     """Encode a film plainly, at one CRF, without its audio; return what it took."""
     assert media.video is not None
     size = scaled(media.video.displayed_size, 1.0)
-    options = {**coder.options, **coder.rate(crf)}
+    options = {**video_encoder.options, **video_encoder.rate(crf)}
     started = used()
     run(
         *("-i", str(source), "-filter_complex"),
         f"[0:{media.video.index}]{chain(media, size)},setsar=1[v]",
-        *("-map", "[v]", "-c:v", coder.encoder),
+        *("-map", "[v]", "-c:v", video_encoder.encoder),
         *itertools.chain(*((f"-{name}", str(value)) for name, value in options.items())),
         *("-fps_mode", "vfr", "-enc_time_base", "1:90000", str(into)),
     )
@@ -148,17 +150,21 @@ def encode(source: Path, media: MediaInfo, coder: Coder, crf: float, into: Path)
 
 
 def one_crf(
-    source: Path, media: MediaInfo, coder: Coder, crf: float, options: argparse.Namespace
+    source: Path,
+    media: MediaInfo,
+    video_encoder: VideoEncoder,
+    crf: float,
+    options: argparse.Namespace,
 ) -> Encode:
     """Return what one CRF gives with this encoder and preset; what was measured once is kept."""
     cache: Path = options.cache
     known: dict[str, list[float]] = json.loads(cache.read_text()) if cache.is_file() else {}
-    key = f"{source.name}/{source.stat().st_size}/{coder.codec}/{options.preset}/{crf:g}"
+    key = f"{source.name}/{source.stat().st_size}/{video_encoder.codec}/{options.preset}/{crf:g}"
     assert media.video is not None
     if key not in known:
         with tempfile.TemporaryDirectory() as folder:
             name = Path(folder) / "x.mp4"
-            encode(source, media, coder, crf, name)
+            encode(source, media, video_encoder, crf, name)
             score, p5 = vmaf(name, source, media, scaled(media.video.displayed_size, 1.0))
             known[key] = [video_bytes(name), score, p5]
         cache.write_text(json.dumps(known))
@@ -189,7 +195,7 @@ def measure(
     """Return the lines of a clip: the compressor's, then those of others."""
     parameters = Compress(quality=quality, codec=codec, preset=options.preset)
     assert media.video is not None
-    coder = coder_for(codec, options.preset, CAPABILITIES, media.video)
+    video_encoder = video_encoder_for(codec, options.preset, CAPABILITIES, media.video)
     with tempfile.TemporaryDirectory() as folder:
         job: RealJob = RealJob(
             path, Path(folder), parameters, media=media, cpu_clock=options.cpu_clock
@@ -224,14 +230,14 @@ def measure(
         elif found.get("target_score", quality) < quality - 0.01:
             line["note"] = "the source's own score rules"
         lines = [line]
-        crf = coder.rounded(float(found["crf"]))
+        crf = video_encoder.rounded(float(found["crf"]))
         if options.times:
-            plain = encode(path, media, coder, crf, Path(folder) / "plain.mp4")
+            plain = encode(path, media, video_encoder, crf, Path(folder) / "plain.mp4")
             line.update(wall=took.wall / plain.wall, cpu=took.cpu / plain.cpu)
         if options.equal:
-            step = 0.18 / -coder.curve.size_slope  # a sixth of the bytes, about
-            crfs = [coder.rounded(crf + step * n) for n in (-1, 0, 1)]
-            points = [one_crf(path, media, coder, crf, options) for crf in crfs]
+            step = 0.18 / -video_encoder.curve.size_slope  # a sixth of the bytes, about
+            crfs = [video_encoder.rounded(crf + step * n) for n in (-1, 0, 1)]
+            points = [one_crf(path, media, video_encoder, crf, options) for crf in crfs]
             line["points"] = points
             compare(line, made, points)
             for name, other in others(path, Path(folder), options, codec, quality):
@@ -240,7 +246,7 @@ def measure(
                 row: Line = {"clip": f"  {name}", "target": quality, "note": "", "other": True}
                 row.update(vmaf=score, p5=p5)
                 row["source"] = 100 * other.stat().st_size / path.stat().st_size
-                around = reaching(score, points, crfs, path, media, coder, options)
+                around = reaching(score, points, crfs, path, media, video_encoder, options)
                 compare(row, theirs, around)
                 lines.append(row)
     return lines
@@ -252,7 +258,7 @@ def reaching(
     crfs: Sequence[float],
     path: Path,
     media: MediaInfo,
-    coder: Coder,
+    video_encoder: VideoEncoder,
     options: argparse.Namespace,
 ) -> list[Encode]:
     """Return the points at rising `crfs`, and beyond them those up to a score."""
@@ -262,8 +268,8 @@ def reaching(
     for _ in range(6):
         if min(p.vmaf for p in found) <= score <= max(p.vmaf for p in found):
             break
-        crf = coder.rounded(crf + (-2 * step if score > points[0].vmaf else 2 * step))
-        found.append(one_crf(path, media, coder, crf, options))
+        crf = video_encoder.rounded(crf + (-2 * step if score > points[0].vmaf else 2 * step))
+        found.append(one_crf(path, media, video_encoder, crf, options))
     return found
 
 

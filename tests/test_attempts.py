@@ -33,7 +33,7 @@ class ProgressTests(SchedulerTestCase):
         task_id = next(iter(rig.tasks.queue._entries))
         view = self.view(rig, task_id)
         self.assertEqual((view.stage, view.speed), (command.command.stage, 2.0))
-        self.assertAlmostEqual(view.progress, 0.5 * command.command.share, places=2)
+        self.assertAlmostEqual(view.progress, 0.5 * command.command.weight, places=2)
         assert view.eta is not None
         self.assertAlmostEqual(view.eta, 5 * (1 - view.progress) / view.progress, places=2)
         command.on_progress(Progress(0.0, 1, 2.0))

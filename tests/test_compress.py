@@ -19,7 +19,12 @@ from vidproc.ffmpeg.binary import find_ffmpeg
 from vidproc.ffmpeg.command import SOURCE, Command, CommandFailed, Completed, FailureKind
 from vidproc.ffmpeg.media import AudioStream, MediaInfo, VideoStream
 from vidproc.operations.base import Product
-from vidproc.operations.compress.encode import coder_for, sound_for, source_video_bytes, track_rate
+from vidproc.operations.compress.encode import (
+    sound_for,
+    source_video_bytes,
+    track_rate,
+    video_encoder_for,
+)
 from vidproc.operations.compress.operation import CompressOperation
 from vidproc.operations.parameters import Compress
 
@@ -100,7 +105,7 @@ class QualityTests(CompressCase):
 
     def test_progress_never_passes_the_end(self) -> None:
         job, _ = self.compress("mpeg4asp-mp3.avi", quality=85)
-        self.assertLessEqual(sum(command.share for command in job.commands), 1.0)
+        self.assertLessEqual(sum(command.weight for command in job.commands), 1.0)
         self.assertTrue({"searching", "encoding", "scoring"} >= {c.stage for c in job.commands})
 
     def test_a_rotated_video_with_variable_rate(self) -> None:
@@ -142,11 +147,13 @@ class QualityTests(CompressCase):
 
     def test_av1_has_quarters_of_a_crf(self) -> None:
         video = VideoStream(index=0, codec="h264", width=640, height=480)
-        coder = coder_for("av1", "balanced", FFMPEG, video)
-        self.assertEqual(coder.rate(coder.rounded(30.3)), {"crf": 30, "svtav1-params": "crf=30.25"})
-        self.assertEqual(coder.rate(coder.rounded(30.1)), {"crf": 30})
-        coder = coder_for("h264", "balanced", FFMPEG, video)
-        self.assertEqual(coder.rate(coder.rounded(23.14)), {"crf": 23.1})
+        encoder = video_encoder_for("av1", "balanced", FFMPEG, video)
+        self.assertEqual(
+            encoder.rate(encoder.rounded(30.3)), {"crf": 30, "svtav1-params": "crf=30.25"}
+        )
+        self.assertEqual(encoder.rate(encoder.rounded(30.1)), {"crf": 30})
+        encoder = video_encoder_for("h264", "balanced", FFMPEG, video)
+        self.assertEqual(encoder.rate(encoder.rounded(23.14)), {"crf": 23.1})
 
     def test_without_libvmaf(self) -> None:
         lacking = replace(FFMPEG, filters=FFMPEG.filters - {"libvmaf"})
@@ -314,7 +321,7 @@ class MadeUpJob:
             text = "".join(f"[info] VMAF score: {score:.6f}\n" for score in scores)
             return Completed(b"", text, (command.duration or 0) * self.scoring_time)
         (name,) = command.outputs
-        part = (command.duration or 0) / self.duration
+        fraction = (command.duration or 0) / self.duration
         if command.stage == "copying":
             self.sizes[name] = self.media.size - 1000
             return Completed(b"", "", 0.1)
@@ -323,7 +330,7 @@ class MadeUpJob:
         lack = self.lack * math.exp(0.13 * (crf - 23))
         off = (self.noise.pop(0) if self.noise else 0.0) if whole else self.bias
         self.scores[name] = max(100 - lack + off, 0)
-        picture = self.size * math.exp(-0.12 * (crf - 23)) * part
+        picture = self.size * math.exp(-0.12 * (crf - 23)) * fraction
         self.sizes[name] = picture * (self.swelling if whole else 1.0)
         return Completed(b"", "", command.duration or 0)
 

@@ -66,9 +66,9 @@ class SearchTests(SynchronousTestCase):
     @settings(deadline=None)
     @given(encoders, st.floats(75, 96), st.floats(0.1, 3))
     def test_never_chooses_what_is_too_large(
-        self, encoder: Encoder, target: float, part: float
+        self, encoder: Encoder, target: float, fraction: float
     ) -> None:
-        limit = encoder.size * part
+        limit = encoder.size * fraction
         search, choice = search_for(encoder, target, limit)
         self.assertLessEqual(len(search.points), MAX_PROBES)
         if choice is not None:
@@ -143,7 +143,7 @@ class SampleTests(SynchronousTestCase):
     @given(st.floats(0.1, 40_000), st.floats(0.1, 2.0))
     def test_lie_inside_the_film(self, duration: float, cost: float) -> None:
         samples = plan_samples(duration, cost)
-        self.assertLessEqual(samples.part, 1.0)
+        self.assertLessEqual(samples.fraction, 1.0)
         for start, following in zip(
             samples.starts, [*samples.starts[1:], duration + 0.01], strict=False
         ):
@@ -154,7 +154,7 @@ class SampleTests(SynchronousTestCase):
     def test_three_trials_are_in_time(self, duration: float, cost: float) -> None:
         samples = plan_samples(duration, cost)
         probes = 2.5 if duration < 60 else 3
-        self.assertLessEqual(probes * samples.part * (1 + cost), time_limit(duration))
+        self.assertLessEqual(probes * samples.fraction * (1 + cost), time_limit(duration))
 
     def test_spread_evenly(self) -> None:
         samples = spread(100.0, 0.1, 5.0, 8)

@@ -32,7 +32,7 @@ class SourceRateTests(SynchronousTestCase):
         folder = Path(self.mktemp())
         folder.mkdir()
         job = RealJob(CLIP, folder, Compress(), media=probe(CLIP))
-        wait_for_command(job, shots.cuts_command(job.media, packets=source_rate.FILE, share=1.0))
+        wait_for_command(job, shots.cuts_command(job.media, packets=source_rate.FILE, weight=1.0))
         found = parse_packets(job.path_of(source_rate.FILE).read_bytes())
         with av.open(str(CLIP)) as container:
             stream = container.streams.video[0]

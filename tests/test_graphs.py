@@ -20,10 +20,10 @@ def film(**fields: Any) -> MediaInfo:
     video = VideoStream(
         index=0, codec="h264", width=1280, height=720, frame_rate=25.0, duration=10.0
     )
-    sound = AudioStream(
+    chosen = AudioStream(
         index=1, codec="aac", channels=2, sample_rate=48000, duration=10.0, language="eng"
     )
-    given = {"container": "mov", "size": 1000, "duration": 10.0, "video": video, "audio": (sound,)}
+    given = {"container": "mov", "size": 1000, "duration": 10.0, "video": video, "audio": (chosen,)}
     return MediaInfo(**{**given, **fields})
 
 
@@ -95,21 +95,21 @@ class ClipTests(TestCase):
 class SoundTests(TestCase):
     def test_audio_is_copied_where_every_player_supports_it(self) -> None:
         """AAC goes into MP4 as it is, AC-3 does not."""
-        sound = audio.choose_sound(film(), "mp4")
-        assert sound is not None
-        self.assertTrue(sound.copied)
+        chosen = audio.choose_audio(film(), "mp4")
+        assert chosen is not None
+        self.assertTrue(chosen.copied)
         surround = AudioStream(index=1, codec="ac3", channels=6, sample_rate=48000)
-        sound = audio.choose_sound(film(audio=(surround,)), "mp4")
-        assert sound is not None
-        self.assertEqual((sound.encoder, sound.channels, sound.bit_rate), ("aac", 6, 360_000))
+        chosen = audio.choose_audio(film(audio=(surround,)), "mp4")
+        assert chosen is not None
+        self.assertEqual((chosen.encoder, chosen.channels, chosen.bit_rate), ("aac", 6, 360_000))
 
     def test_an_exact_cut_encodes_the_audio(self) -> None:
         """Packets do not begin where the frame is cut."""
         opus = AudioStream(index=1, codec="opus", channels=2, sample_rate=48000)
         for cut, encoder in ((False, "copy"), (True, "libopus")):
-            sound = audio.choose_sound(film(audio=(opus,)), "webm", cut=cut)
-            assert sound is not None
-            self.assertEqual(sound.encoder, encoder)
+            chosen = audio.choose_audio(film(audio=(opus,)), "webm", cut=cut)
+            assert chosen is not None
+            self.assertEqual(chosen.encoder, encoder)
 
     def test_the_default_track_is_chosen_and_the_others_are_named(self) -> None:
         """The first track is not always the right one."""
@@ -118,11 +118,11 @@ class SoundTests(TestCase):
             AudioStream(index=3, codec="aac", channels=2, language="deu", default=True),
         )
         media = film(audio=tracks)
-        sound = audio.choose_sound(media, "mp4")
-        assert sound is not None
-        self.assertEqual(sound.track.index, 3)
+        chosen = audio.choose_audio(media, "mp4")
+        assert chosen is not None
+        self.assertEqual(chosen.track.index, 3)
         self.assertEqual(
-            audio.sound_warnings(media, sound),
+            audio.audio_warnings(media, chosen),
             ["Audio track 2 (deu) was kept; 1 other track was left out."],
         )
 

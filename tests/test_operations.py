@@ -469,7 +469,7 @@ class GifTests(OperationCase):
         result = self.do(self.clip(), "gif", start_time=0, duration=0.4)
         stages = [c.stage for c in result.commands]
         self.assertEqual(stages[-2:], ["palette", "encoding"])
-        self.assertApproximates(sum(c.share for c in result.commands), 1.0, 1e-9)
+        self.assertApproximates(sum(c.weight for c in result.commands), 1.0, 1e-9)
         self.assert_quadrants(result.path, 40)
 
     def test_the_first_frame_is_the_one_shown_at_the_start(self) -> None:

@@ -58,7 +58,7 @@ class Command:
 
     `arguments` are argv without the program. `stage` is a name of the work for people ("encoding").
     `duration` is the expected length of the output in seconds, for progress, or None if unknown.
-    `share` is the weight of this command in the task's progress, 0 to 1. `cpus` is how many cores
+    `weight` is the weight of this command in the task's progress, 0 to 1. `cpus` is how many cores
     it can keep busy, and so how many threads it wants. `memory` is an estimate of the memory that
     it needs, in bytes. `capture` is how many bytes of standard output are kept for the caller.
     `reads` and `writes` are files that do not appear in the arguments. `files` are files that must
@@ -72,7 +72,7 @@ class Command:
     arguments: tuple[str, ...]
     stage: str
     duration: float | None = None
-    share: float = 1.0
+    weight: float = 1.0
     cpus: float = 64.0
     memory: int = 512 << 20
     capture: int = 0

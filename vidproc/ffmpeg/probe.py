@@ -84,7 +84,7 @@ def probe_command(name: str = SOURCE, verify: bool = False) -> Command:
         program="probe",
         arguments=(input_file(name), msgspec.json.encode(options).decode()),
         stage="verifying" if verify else "probing",
-        share=0.0,
+        weight=0.0,
         cpus=1.0,
         memory=512 << 20,
         capture=_CAPTURE,

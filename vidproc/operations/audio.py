@@ -26,7 +26,7 @@ _LAYOUTS: dict[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Sound:
+class ChosenAudio:
     """The chosen audio track and how it is encoded.
 
     `encoder` is ``copy`` or an encoder's name; `bit_rate` in bits per second, None when copied.
@@ -62,14 +62,14 @@ class Sound:
         return options
 
 
-def choose_sound(
+def choose_audio(
     media: MediaInfo,
     container: Container,
     *,
     cut: bool = False,
     track: AudioStream | None = None,
     bit_rate: int | None = None,
-) -> Sound | None:
+) -> ChosenAudio | None:
     """Return the audio track for `container` and its encoding, None if there is no audio.
 
     `track` defaults to the one that a player would choose. It is copied if the container
@@ -79,13 +79,13 @@ def choose_sound(
     if track is None:
         return None
     if not cut and bit_rate is None and can_copy(track, container):
-        return Sound(track, "copy", track.channels)
+        return ChosenAudio(track, "copy", track.channels)
     if container == "mp4":
         channels = 6 if track.channels >= 5 else min(2, track.channels or 2)
         rate = 48000 if track.sample_rate > 48000 else None
-        return Sound(track, "aac", channels, bit_rate or aac_rate(channels), rate)
+        return ChosenAudio(track, "aac", channels, bit_rate or aac_rate(channels), rate)
     channels = min(8, track.channels or 2)
-    return Sound(track, "libopus", channels, bit_rate or opus_rate(channels))
+    return ChosenAudio(track, "libopus", channels, bit_rate or opus_rate(channels))
 
 
 def can_copy(track: AudioStream, container: Container) -> bool:
@@ -106,18 +106,23 @@ def opus_rate(channels: int) -> int:
     return {1: 64_000, 2: 112_000}.get(channels, 48_000 * channels)
 
 
-def sound_warnings(media: MediaInfo, sound: Sound | None) -> list[str]:
+def audio_warnings(media: MediaInfo, chosen_audio: ChosenAudio | None) -> list[str]:
     """Return a sentence for everything that was dropped from the audio."""
     sentences = []
-    if sound is not None and len(media.audio) > 1:
-        language = f" ({sound.track.language})" if sound.track.language else ""
+    if chosen_audio is not None and len(media.audio) > 1:
+        language = f" ({chosen_audio.track.language})" if chosen_audio.track.language else ""
         sentences.append(
-            f"Audio track {track_number(media, sound.track)}{language} was kept; "
+            f"Audio track {track_number(media, chosen_audio.track)}{language} was kept; "
             f"{counted(len(media.audio) - 1, 'other track')} left out."
         )
-    if sound is not None and not sound.copied and sound.track.channels > sound.channels:
+    if (
+        chosen_audio is not None
+        and not chosen_audio.copied
+        and chosen_audio.track.channels > chosen_audio.channels
+    ):
         sentences.append(
-            f"The audio was mixed down from {sound.track.channels} to {sound.channels} channels."
+            f"The audio was mixed down from {chosen_audio.track.channels} to "
+            f"{chosen_audio.channels} channels."
         )
     return sentences
 

@@ -10,7 +10,7 @@ import ffmpeg
 
 from vidproc.ffmpeg.command import THREADS, output_file
 from vidproc.ffmpeg.media import MediaInfo, SubtitleStream
-from vidproc.operations.audio import Container, Sound
+from vidproc.operations.audio import ChosenAudio, Container
 from vidproc.operations.frames import counted
 from vidproc.operations.sizes import Size
 
@@ -21,14 +21,18 @@ KEPT_TAGS = ("title", "artist", "album_artist", "album", "composer", "genre", "t
 _SNAPPED_RATE = 23  # frames/s from which half a frame is less than 22 ms
 
 
-def film_duration(media: MediaInfo, sound: Sound | None) -> float | None:
+def film_duration(media: MediaInfo, chosen_audio: ChosenAudio | None) -> float | None:
     """Return the duration in seconds of the video and the chosen audio, None if unknown."""
     video = media.video
-    if video is None or video.duration is None or (sound and sound.track.duration is None):
+    if (
+        video is None
+        or video.duration is None
+        or (chosen_audio and chosen_audio.track.duration is None)
+    ):
         return media.duration
     ends = [video.start_time + video.duration]
-    if sound is not None and sound.track.duration is not None:
-        ends.append(sound.track.start_time + sound.track.duration)
+    if chosen_audio is not None and chosen_audio.track.duration is not None:
+        ends.append(chosen_audio.track.start_time + chosen_audio.track.duration)
     return max(ends)
 
 
@@ -52,7 +56,7 @@ class Delivery:
     file: str
     container: Container
     video: dict[str, Any]
-    sound: Sound | None = None
+    chosen_audio: ChosenAudio | None = None
     subtitles: Sequence[SubtitleStream] = ()
     whole: bool = True
     extra: dict[str, Any] = field(default_factory=dict)
@@ -74,11 +78,11 @@ def deliver(node: Any, media: MediaInfo, stream: Any, delivery: Delivery) -> Any
     }
     if media.video is not None and media.video.language:
         options["metadata:s:v:0"] = f"language={media.video.language}"
-    if delivery.sound is not None:
-        streams.append(delivery.sound.stream(node))
-        options.update(delivery.sound.options())
-        if delivery.sound.track.language:
-            options["metadata:s:a:0"] = f"language={delivery.sound.track.language}"
+    if delivery.chosen_audio is not None:
+        streams.append(delivery.chosen_audio.stream(node))
+        options.update(delivery.chosen_audio.options())
+        if delivery.chosen_audio.track.language:
+            options["metadata:s:a:0"] = f"language={delivery.chosen_audio.track.language}"
         options["disposition:a:0"] = "default"
     for number, subtitle in enumerate(delivery.subtitles):
         streams.append(node[str(subtitle.index)])

@@ -1,6 +1,6 @@
 """Normalising the frames of a video.
 
-The output of `picture` and `fit_picture` is upright, progressive, SDR, limited range and has square
+The output of `normalised` and `fitted` is upright, progressive, SDR, limited range and has square
 pixels, so that operations only have to deal with its size. Everything here is pure: it turns the
 probe's findings into ffmpeg-python nodes and sentences.
 """
@@ -55,7 +55,7 @@ def require_video(media: MediaInfo) -> VideoStream:
     return media.video
 
 
-def picture(
+def normalised(
     node: Any,
     media: MediaInfo,
     capabilities: Capabilities,
@@ -158,9 +158,7 @@ def guessed_matrix(video: VideoStream) -> str:
     return "bt470bg" if video.height == 576 else "smpte170m"
 
 
-def fit_picture(
-    node: Any, media: MediaInfo, capabilities: Capabilities, target: Size, fit: Fit
-) -> Any:
+def fitted(node: Any, media: MediaInfo, capabilities: Capabilities, target: Size, fit: Fit) -> Any:
     """Return the normalised video in a frame of exactly `target` pixels (even numbers).
 
     `pad` adds black bars around it, `crop` fills the frame and cuts off what does not fit, and
@@ -169,7 +167,7 @@ def fit_picture(
     shown = require_video(media).displayed_size
     if fit == "pad":
         inner = inside(shown, target)
-        stream = picture(node, media, capabilities, inner)
+        stream = normalised(node, media, capabilities, inner)
         if inner == target:
             return stream
         x, y = ((outer - side) // 4 * 2 for outer, side in zip(target, inner, strict=True))
@@ -183,16 +181,16 @@ def fit_picture(
                 "too little of it would be left.",
                 "Choose a shape closer to the source's, or pad. Example: --fit pad",
             )
-        stream = picture(node, media, capabilities, outer)
+        stream = normalised(node, media, capabilities, outer)
         if outer == target:
             return stream
         x, y = ((whole - side) // 4 * 2 for whole, side in zip(outer, target, strict=True))
         return stream.filter("crop", *target, x, y)
-    return picture(node, media, capabilities, target)
+    return normalised(node, media, capabilities, target)
 
 
-def picture_warnings(media: MediaInfo, capabilities: Capabilities) -> list[str]:
-    """Return a sentence for everything that `picture` changes or drops."""
+def frame_warnings(media: MediaInfo, capabilities: Capabilities) -> list[str]:
+    """Return a sentence for everything that `normalised` changes or drops."""
     video = require_video(media)
     sentences = []
     converts = "zscale" in capabilities.filters and "tonemap" in capabilities.filters

@@ -71,16 +71,16 @@ def reshaped(
     require_encoder(capabilities, "libx264")
     video = frames.require_video(media)
     shown = video.displayed_size
-    sound = audio.choose_sound(media, "mp4")
+    chosen_audio = audio.choose_audio(media, "mp4")
     subtitles = delivery.kept_subtitles(media)
     node = reading.source(media)
     graph = delivery.deliver(
         node,
         media,
-        frames.fit_picture(node, media, capabilities, size, fit),
-        delivery.Delivery(_RESULT, "mp4", delivery.x264(), sound, subtitles),
+        frames.fitted(node, media, capabilities, size, fit),
+        delivery.Delivery(_RESULT, "mp4", delivery.x264(), chosen_audio, subtitles),
     )
-    duration = delivery.film_duration(media, sound)
+    duration = delivery.film_duration(media, chosen_audio)
     command = ffmpeg_command(
         graph,
         stage="encoding",
@@ -94,7 +94,7 @@ def reshaped(
             "mp4",
             Expectation(
                 video=True,
-                audio=sound is not None,
+                audio=chosen_audio is not None,
                 size=size,
                 duration=duration,
                 tolerance=delivery.tolerance(media),
@@ -102,8 +102,8 @@ def reshaped(
         ),
         warnings=[
             *warnings,
-            *frames.picture_warnings(media, capabilities),
-            *audio.sound_warnings(media, sound),
+            *frames.frame_warnings(media, capabilities),
+            *audio.audio_warnings(media, chosen_audio),
             *delivery.subtitle_warnings(media, subtitles),
         ],
     )

@@ -102,13 +102,13 @@ def encode(
     scaled: Callable[[Any, Callable[[Any], Any]], Any],
     options: dict[str, Any],
     memory: int,
-    share: float,
+    weight: float,
 ) -> tuple[Command, ...]:
     """Return the commands that encode all segments of the clip, to be run in parallel.
 
     `scaled` returns the video at its size from an input node and a function that selects frames
     (`sample` of `frames.picture`); `options` are the encoder's; `memory` is that of one segment, in
-    bytes; `share` (0 to 1) is that of all of them in the task.
+    bytes; `weight` (0 to 1) is that of all of them in the task.
     """
     begin = round(clip.start + frames.require_video(media).start_time, 6)
     begin = begin if begin > reading.NO_SEEK else 0.0
@@ -142,7 +142,7 @@ def encode(
                 graph,
                 stage="encoding",
                 duration=segment.length,
-                share=share * fraction,
+                weight=weight * fraction,
                 cpus=float(segment.cores),
                 memory=memory,
             )

@@ -56,7 +56,7 @@ class WebMOperation(Operation[WebM]):
             warnings.append(f"The width was changed from {parameters.width} to {size[0]}.")
         options = encoder(parameters, size, capabilities)
 
-        sound = _sound(media, clip)
+        chosen_audio = _clip_audio(media, clip)
         subtitles = delivery.kept_subtitles(media)
         node = reading.source(media, start=clip.start, duration=clip.length)
         memory = delivery.encoding_memory(size, size, shown)
@@ -65,7 +65,7 @@ class WebMOperation(Operation[WebM]):
         cut = segments.divide(media, clip, size, cores)
 
         def scaled(source: Any, sample: Callable[[Any], Any]) -> Any:
-            return frames.picture(source, media, capabilities, size, sample=sample)
+            return frames.normalised(source, media, capabilities, size, sample=sample)
 
         def delivered(stream: Any, options: dict[str, Any], **rest: Any) -> Command:
             extra = _exact_cut(clip, bool(subtitles))
@@ -74,7 +74,7 @@ class WebMOperation(Operation[WebM]):
                 media,
                 stream,
                 delivery.Delivery(
-                    _RESULT, "webm", options, sound, subtitles, whole=False, extra=extra
+                    _RESULT, "webm", options, chosen_audio, subtitles, whole=False, extra=extra
                 ),
             )
             return ffmpeg_command(graph, duration=clip.length, **rest)
@@ -87,23 +87,23 @@ class WebMOperation(Operation[WebM]):
         else:
             options = encoder(parameters, size, capabilities, cores=cut[0].cores)
             commands = [
-                segments.encode(media, clip, cut, scaled, options, memory, share=_ENCODING),
+                segments.encode(media, clip, cut, scaled, options, memory, weight=_ENCODING),
                 delivered(
                     segments.joined(),
                     {"c:v": "copy"},
                     stage="joining",
-                    share=1 - _ENCODING,
+                    weight=1 - _ENCODING,
                     files=((segments.LIST, segments.listing(cut)),),
                     reads=tuple(each.file for each in cut),
                 ),
             ]
         warnings.extend(sizes.upscale_warning(shown, size))
-        warnings.extend(frames.picture_warnings(media, capabilities))
-        warnings.extend(audio.sound_warnings(media, sound))
+        warnings.extend(frames.frame_warnings(media, capabilities))
+        warnings.extend(audio.audio_warnings(media, chosen_audio))
         warnings.extend(delivery.subtitle_warnings(media, subtitles))
         expectation = Expectation(
             video=True,
-            audio=sound is not None,
+            audio=chosen_audio is not None,
             size=size,
             duration=clip.length,
             tolerance=delivery.tolerance(media),
@@ -135,7 +135,7 @@ class WebMOperation(Operation[WebM]):
         return max(1 << 20, min(int(parameters.length * 1_000_000), 2 * source_size))
 
 
-def _sound(media: MediaInfo, clip: clips.Clip) -> audio.Sound | None:
+def _clip_audio(media: MediaInfo, clip: clips.Clip) -> audio.ChosenAudio | None:
     """Return the clip's audio, None if it has none."""
     track = media.main_audio()
     if track is None:
@@ -147,7 +147,7 @@ def _sound(media: MediaInfo, clip: clips.Clip) -> audio.Sound | None:
     if start + clip.length <= track.start_time:
         return None
     # Packets can only be copied from the start of the video: elsewhere the cut is not exact.
-    return audio.choose_sound(media, "webm", cut=start > reading.NO_SEEK)
+    return audio.choose_audio(media, "webm", cut=start > reading.NO_SEEK)
 
 
 def _exact_cut(clip: clips.Clip, subtitles: bool) -> dict[str, Any]:

@@ -140,7 +140,7 @@ class Attempt:
         self._reserved: int | None = None
         self._outgrown = False
         self.stop_reason: StopReason | None = None
-        self._done_share = 0.0
+        self._done_weight = 0.0
         self.folder_key = attempt_key(task.task_id, task.attempt)
         self._workspace = Workspace(task.input_key or "", self.folder_key)
 
@@ -214,8 +214,8 @@ class Attempt:
             self._group = None
         self._check_outgrown()
         self._check_stopped()
-        self._done_share = min(0.99, self._done_share + sum(c.share for c in commands))
-        self.progress = max(self.progress, self._done_share)
+        self._done_weight = min(0.99, self._done_weight + sum(c.weight for c in commands))
+        self.progress = max(self.progress, self._done_weight)
         self.log.debug(
             "task {task_id}: {stage} took {elapsed:.2f} s",
             task_id=self.task.task_id,
@@ -291,10 +291,10 @@ class Attempt:
     def _progressed(self, under_way: UnderWay) -> None:
         speeds = [progress.speed for _, progress in under_way if progress.speed is not None]
         self.speed = sum(speeds) if speeds else None
-        done = self._done_share
+        done = self._done_weight
         for command, progress in under_way:
             if command.duration and progress.out_time is not None:
-                done += min(1.0, progress.out_time / command.duration) * command.share
+                done += min(1.0, progress.out_time / command.duration) * command.weight
         self.progress = max(self.progress, min(0.99, done))
         self._on_progress()
 

@@ -40,7 +40,7 @@ one too many segments."""
 _FEWEST = 4
 _MANY = 600.0
 """Seconds from which a second of each shot is enough for a sample."""
-_SAMPLE_PART, _SAMPLE_SECONDS, _SAMPLE_FRAMES = 0.15, 1.0, 24
+_SAMPLE_FRACTION, _SAMPLE_SECONDS, _SAMPLE_FRAMES = 0.15, 1.0, 24
 _SAMPLE_BELOW = 0.25
 """Score points that a sample lacks to its shot: see `one_crf`."""
 _WORTH = 0.02
@@ -61,7 +61,7 @@ def suits(work: Work) -> bool:
     length = video.duration or 0.0
     return (
         work.metric == "vmaf"
-        and work.coder.joinable is not None
+        and work.video_encoder.joinable is not None
         and SHORTEST <= length <= LONGEST
         and segments.possible(work.job.media)
         and work.job.parameters.quality <= _HIGHEST
@@ -98,7 +98,7 @@ async def compress_by_shot(work: Work) -> Product | None:
 
 async def _compress(work: Work) -> Product | None:
     media, video = work.job.media, require_video(work.job.media)
-    command = shots.cuts_command(media, packets=source_rate.FILE, share=work.share(0.04))
+    command = shots.cuts_command(media, packets=source_rate.FILE, weight=work.weight(0.04))
     found = await work.job.run(command)
     work.search_time += found.elapsed
     film = shots.divide(shots.parse_cuts(found.stdout, media), video.duration or work.duration)
@@ -107,10 +107,10 @@ async def _compress(work: Work) -> Product | None:
     quality = work.job.parameters.quality
     aim = quality + AIM_ABOVE
     rate = await work.job.examine(source_rate.FILE, source_rate.parse_packets)
-    curves = await _sample(work, film, rate, work.coder.start_crf(aim))
+    curves = await _sample(work, film, rate, work.video_encoder.start_crf(aim))
     if curves is None:
         return None
-    same = work.coder.rounded(one_crf(curves, aim))
+    same = work.video_encoder.rounded(one_crf(curves, aim))
     crfs = allocate(curves, aim)
     saved = saving(curves, aim, crfs)
     if saved < _WORTH:
@@ -119,18 +119,18 @@ async def _compress(work: Work) -> Product | None:
         return None  # the size decides, which is a search of its own
     predicted = mean_score(curves, crfs)
     takes = [_Take(*each) for each in zip(film, curves, crfs, strict=True)]
-    await _encode(work, takes, aim, share=work.share(0.8))
+    await _encode(work, takes, aim, weight=work.weight(0.8))
     for _ in range(_CORRECTIONS):
         wrong = _wrong(takes, quality, aim)
         if not wrong:
             break
         for take, crf in wrong:
             take.crf, take.file, take.score = crf, None, None
-        await _encode(work, takes, None, share=work.share(0.3))
+        await _encode(work, takes, None, weight=work.weight(0.3))
     work.files += 1
     name = f"result-{work.files}.mp4"
     files = [(take.shot, take.file or "") for take in takes]
-    joined = await work.job.run(segments.join_command(work, files, name, work.share(0.9)))
+    joined = await work.job.run(segments.join_command(work, files, name, work.weight(0.9)))
     work.encode_time += joined.elapsed
     if work.job.size_of(name) > work.largest:
         return None
@@ -148,22 +148,22 @@ async def _sample(
     work: Work, film: Sequence[Shot], source: SourceRate, crf: float
 ) -> list[ShotCurve] | None:
     """Encode and score a sample of each shot; return the shots' curves, None without scores."""
-    crf = work.coder.rounded(crf)
+    crf = work.video_encoder.rounded(crf)
     rate = require_video(work.job.media).frame_rate or 25.0
-    part = _SAMPLE_PART if work.duration < _MANY else 0.0
+    fraction = _SAMPLE_FRACTION if work.duration < _MANY else 0.0
     samples = [
-        shot.sample(max(_SAMPLE_SECONDS, _SAMPLE_FRAMES / rate, part * shot.length))
+        shot.sample(max(_SAMPLE_SECONDS, _SAMPLE_FRAMES / rate, fraction * shot.length))
         for shot in film
     ]
     names = [f"sample-{shot.number}.mkv" for shot in film]
-    share = work.share(0.2) / 2 / sum(sample.length for sample in samples)
+    weight = work.weight(0.2) / 2 / sum(sample.length for sample in samples)
     encodes = [
-        segments.encode_command(work, s, crf, name, stage="searching", share=share * s.length)
+        segments.encode_command(work, s, crf, name, stage="searching", weight=weight * s.length)
         for s, name in zip(samples, names, strict=True)
     ]
     scores = [
         segments.score_command(
-            work, s, name, stage="searching", share=share * s.length, every=SPARSE
+            work, s, name, stage="searching", weight=weight * s.length, every=SPARSE
         )
         for s, name in zip(samples, names, strict=True)
     ]
@@ -186,16 +186,17 @@ async def _sample(
         size = _shot_bytes(sizes, shot.length * rate, written, shot.length / sample.length)
         found.append((shot, sample, size))
     return [
-        ShotCurve.through(work.coder.curve, shot.length, crf, score, size)
+        ShotCurve.through(work.video_encoder.curve, shot.length, crf, score, size)
         for shot, score, size in zip(film, scores_found, source.corrected(found), strict=True)
     ]
 
 
-def _shot_bytes(sizes: Sequence[int], frames: float, size: int, part: float) -> float:
+def _shot_bytes(sizes: Sequence[int], frames: float, size: int, fraction: float) -> float:
     """Return the bytes of a shot of so many frames, from the sizes of its sample's: it has one
-    keyframe, as the sample has. Where these are unknown, it is `part` times the sample's `size`."""
+    keyframe, as the sample has. Where these are unknown, it is `fraction` times the
+    sample's `size`."""
     if len(sizes) < 2:
-        return max(size, 1) * part
+        return max(size, 1) * fraction
     return sizes[0] + sum(sizes[1:]) / (len(sizes) - 1) * max(frames - 1, 0.0)
 
 
@@ -206,13 +207,13 @@ async def _together(work: Work, commands: Sequence[Command]) -> list[Completed]:
 # Encoding
 
 
-async def _encode(work: Work, takes: Sequence[_Take], aim: float | None, share: float) -> None:
+async def _encode(work: Work, takes: Sequence[_Take], aim: float | None, weight: float) -> None:
     """Encode the shots that have no file yet, and score them.
 
     With an `aim` the CRFs follow what was measured so far, so that the film's score becomes it.
     """
     waiting = _spread([take for take in takes if take.file is None])
-    per_second = share / 1.3 / sum(take.shot.length for take in waiting)
+    per_second = weight / 1.3 / sum(take.shot.length for take in waiting)
     width = segments.at_once(work)
     unscored: list[_Take] = []
     first = True
@@ -222,7 +223,7 @@ async def _encode(work: Work, takes: Sequence[_Take], aim: float | None, share: 
             _steer(takes, aim)
         commands = []
         for take in batch:
-            take.crf = work.coder.rounded(take.crf)
+            take.crf = work.video_encoder.rounded(take.crf)
             take.trials += 1
             take.file = f"shot-{take.shot.number}-{take.trials}.mp4"
             commands.append(
@@ -232,7 +233,7 @@ async def _encode(work: Work, takes: Sequence[_Take], aim: float | None, share: 
                     take.crf,
                     take.file,
                     stage="encoding",
-                    share=per_second * take.shot.length,
+                    weight=per_second * take.shot.length,
                 )
             )
         await _run(work, commands, unscored, per_second)
@@ -264,7 +265,7 @@ def _score(work: Work, take: _Take, per_second: float) -> Command:
         take.shot,
         take.file or "",
         stage="encoding",
-        share=per_second * take.shot.length * 0.3,
+        weight=per_second * take.shot.length * 0.3,
         every=work.sparse,
     )
 

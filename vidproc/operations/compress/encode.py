@@ -16,9 +16,9 @@ import ffmpeg
 from vidproc.ffmpeg.capabilities import Capabilities
 from vidproc.ffmpeg.command import THREADS, Command, ffmpeg_command, output_file
 from vidproc.ffmpeg.media import AudioStream, MediaInfo, VideoStream
-from vidproc.operations.audio import Sound, aac_rate, choose_sound
+from vidproc.operations.audio import ChosenAudio, aac_rate, choose_audio
 from vidproc.operations.base import require_encoder
-from vidproc.operations.compress.scoring import KEY_INTERVAL, Samples, sampled_picture
+from vidproc.operations.compress.scoring import KEY_INTERVAL, Samples, sampled_frames
 from vidproc.operations.compress.search import Curve
 from vidproc.operations.delivery import (
     Delivery,
@@ -28,7 +28,7 @@ from vidproc.operations.delivery import (
     kept_subtitles,
     rate_options,
 )
-from vidproc.operations.frames import picture
+from vidproc.operations.frames import normalised
 from vidproc.operations.reading import source
 from vidproc.operations.sizes import Size
 
@@ -38,7 +38,7 @@ Options = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Coder:
+class VideoEncoder:
     """A video encoder with its settings but for the rate.
 
     `first_guess` maps VMAF scores, rising, to the CRF that gives them on a middling film (medians
@@ -101,9 +101,9 @@ _SVTAV1: dict[Preset, tuple[Options, float]] = {
 }
 
 
-def coder_for(
+def video_encoder_for(
     codec: Codec, preset: Preset, capabilities: Capabilities, video: VideoStream
-) -> Coder:
+) -> VideoEncoder:
     """Return the encoder for a codec and a preset; raises `ServiceError` 500 without one.
 
     H.264 is always 8-bit, to play everywhere; the others keep the 10 bits of an SDR source.
@@ -112,7 +112,7 @@ def coder_for(
     pixel_format = "yuv420p10le" if deep else "yuv420p"
     if codec == "h264":
         options, cost = _X264[preset]
-        return Coder(
+        return VideoEncoder(
             codec=codec,
             encoder=require_encoder(capabilities, "libx264"),
             options={"profile:v": "high", "g": KEY_INTERVAL, **options},
@@ -125,7 +125,7 @@ def coder_for(
         )
     if codec == "hevc":
         options, cost = _X265[preset]
-        return Coder(
+        return VideoEncoder(
             codec=codec,
             encoder=require_encoder(capabilities, "libx265"),
             options={"g": KEY_INTERVAL, **options, "tag:v": "hvc1"},
@@ -138,7 +138,7 @@ def coder_for(
             joinable={},
         )
     options, cost = _SVTAV1[preset]
-    return Coder(
+    return VideoEncoder(
         codec=codec,
         encoder=require_encoder(capabilities, "libsvtav1"),
         options={"g": KEY_INTERVAL, **options},
@@ -151,29 +151,29 @@ def coder_for(
     )
 
 
-def sound_for(media: MediaInfo) -> Sound | None:
+def sound_for(media: MediaInfo) -> ChosenAudio | None:
     """Return what becomes of the sound: copied when it is small already, else AAC.
 
     Sound that has fewer bits than AAC would get, but in a form that MP4 players do not take,
     gets no more than a quarter above what it had.
     """
-    sound = choose_sound(media, "mp4")
-    if sound is None:
+    chosen_audio = choose_audio(media, "mp4")
+    if chosen_audio is None:
         return None
-    channels = 6 if sound.track.channels >= 5 else min(2, sound.channels)
-    usual, given = aac_rate(channels), track_rate(media, sound.track)
-    if sound.copied:
+    channels = 6 if chosen_audio.track.channels >= 5 else min(2, chosen_audio.channels)
+    usual, given = aac_rate(channels), track_rate(media, chosen_audio.track)
+    if chosen_audio.copied:
         if given is None or given <= 1.25 * usual:
-            return sound
-        return choose_sound(media, "mp4", bit_rate=usual)
+            return chosen_audio
+        return choose_audio(media, "mp4", bit_rate=usual)
     if given and given * 1.25 < usual:
-        return replace(sound, bit_rate=max(int(given * 1.25), 32_000 * channels))
-    return sound
+        return replace(chosen_audio, bit_rate=max(int(given * 1.25), 32_000 * channels))
+    return chosen_audio
 
 
 def track_rate(media: MediaInfo, track: AudioStream) -> float | None:
     """Return the bits per second of a track in the source: its own word, else its part of what
-    the file holds besides the picture; None when neither is known."""
+    the file holds besides the video; None when neither is known."""
     video = media.video
     if track.bit_rate:
         return track.bit_rate
@@ -185,15 +185,19 @@ def track_rate(media: MediaInfo, track: AudioStream) -> float | None:
     return rest / unknown if rest > 8000 * unknown else None
 
 
-def sound_rate(media: MediaInfo, sound: Sound | None) -> float:
+def sound_rate(media: MediaInfo, chosen_audio: ChosenAudio | None) -> float:
     """Return the bits per second that the delivered sound takes, about."""
-    if sound is None:
+    if chosen_audio is None:
         return 0.0
-    return sound.bit_rate or track_rate(media, sound.track) or aac_rate(sound.channels)
+    return (
+        chosen_audio.bit_rate
+        or track_rate(media, chosen_audio.track)
+        or aac_rate(chosen_audio.channels)
+    )
 
 
 def source_video_bytes(media: MediaInfo) -> float:
-    """Return the bytes that the picture takes in the source.
+    """Return the size in bytes of the video stream in the source.
 
     It is the stream's own rate times its length where both are known, at most the file; else
     what is left of the file without its sound.
@@ -210,20 +214,20 @@ def source_video_bytes(media: MediaInfo) -> float:
 def sample_command(
     media: MediaInfo,
     capabilities: Capabilities,
-    coder: Coder,
+    video_encoder: VideoEncoder,
     rate: Options,
     *,
     name: str,
     size: Size,
     samples: Samples,
-    share: float,
+    weight: float,
 ) -> Command:
-    """Return the command that encodes samples of the picture alone into the Matroska `name`."""
-    stream = sampled_picture(media, capabilities, size, coder.pixel_format, samples)
+    """Return the command that encodes samples of the video alone into the Matroska `name`."""
+    stream = sampled_frames(media, capabilities, size, video_encoder.pixel_format, samples)
     options: Options = {
-        "c:v": coder.encoder,
-        **coder.options,
-        "pix_fmt": coder.pixel_format,
+        "c:v": video_encoder.encoder,
+        **video_encoder.options,
+        "pix_fmt": video_encoder.pixel_format,
         **rate,
         "fps_mode": "vfr",
         "enc_time_base": "1:90000",
@@ -237,21 +241,21 @@ def sample_command(
         graph,
         stage="searching",
         duration=samples.seconds,
-        share=share,
-        memory=_memory(coder, size, media) + len(samples.starts) * 24 * size[0] * size[1],
+        weight=weight,
+        memory=_memory(video_encoder, size, media) + len(samples.starts) * 24 * size[0] * size[1],
     )
 
 
 def film_command(
     media: MediaInfo,
     capabilities: Capabilities,
-    coder: Coder,
+    video_encoder: VideoEncoder,
     rate: Options,
     *,
     name: str,
     size: Size,
-    sound: Sound | None,
-    share: float,
+    chosen_audio: ChosenAudio | None,
+    weight: float,
     extra: Options | None = None,
     reads: tuple[str, ...] = (),
 ) -> Command:
@@ -261,17 +265,17 @@ def film_command(
     are the files of a pass log.
     """
     node = source(media)
-    stream = picture(node, media, capabilities, size, pixel_format=coder.pixel_format)
+    stream = normalised(node, media, capabilities, size, pixel_format=video_encoder.pixel_format)
     delivery = Delivery(
         file=name,
         container="mp4",
         video={
-            "c:v": coder.encoder,
-            **coder.options,
-            "pix_fmt": coder.pixel_format,
+            "c:v": video_encoder.encoder,
+            **video_encoder.options,
+            "pix_fmt": video_encoder.pixel_format,
             **rate,
         },
-        sound=sound,
+        chosen_audio=chosen_audio,
         subtitles=kept_subtitles(media),
         extra=extra or {},
     )
@@ -280,27 +284,29 @@ def film_command(
         stage="encoding",
         reads=reads,
         duration=media.duration,
-        share=share,
-        memory=_memory(coder, size, media),
+        weight=weight,
+        memory=_memory(video_encoder, size, media),
     )
 
 
 def analysis_command(
     media: MediaInfo,
     capabilities: Capabilities,
-    coder: Coder,
+    video_encoder: VideoEncoder,
     rate: Options,
     *,
     size: Size,
-    share: float,
+    weight: float,
     writes: tuple[str, ...],
 ) -> Command:
     """Return the first of two passes: it writes no film, only the pass log's files `writes`."""
-    stream = picture(source(media), media, capabilities, size, pixel_format=coder.pixel_format)
+    stream = normalised(
+        source(media), media, capabilities, size, pixel_format=video_encoder.pixel_format
+    )
     options: Options = {
-        "c:v": coder.encoder,
-        **coder.options,
-        "pix_fmt": coder.pixel_format,
+        "c:v": video_encoder.encoder,
+        **video_encoder.options,
+        "pix_fmt": video_encoder.pixel_format,
         **rate,
         **rate_options(media),  # as in the second pass: x264 compares the time bases
         "threads": THREADS,
@@ -314,22 +320,24 @@ def analysis_command(
         writes=writes,
         written_as=".temp",  # by x264 and x265
         duration=media.duration,
-        share=share,
-        memory=_memory(coder, size, media),
+        weight=weight,
+        memory=_memory(video_encoder, size, media),
     )
 
 
-def sound_command(
-    media: MediaInfo, sound: Sound, *, name: str, extra: Options, share: float
+def audio_command(
+    media: MediaInfo, chosen_audio: ChosenAudio, *, name: str, extra: Options, weight: float
 ) -> Command:
     """Return the command that writes the sound alone, as it will be delivered."""
     node = source(media)
-    options = {**sound.options(), **extra, "threads": THREADS, "format": "mp4"}
-    graph = ffmpeg.output(sound.stream(node), output_file(name), **options)
-    return ffmpeg_command(graph, stage="analysing", duration=media.duration, share=share, cpus=2.0)
+    options = {**chosen_audio.options(), **extra, "threads": THREADS, "format": "mp4"}
+    graph = ffmpeg.output(chosen_audio.stream(node), output_file(name), **options)
+    return ffmpeg_command(
+        graph, stage="analysing", duration=media.duration, weight=weight, cpus=2.0
+    )
 
 
-def copy_command(media: MediaInfo, *, name: str, container: str, share: float) -> Command:
+def copy_command(media: MediaInfo, *, name: str, container: str, weight: float) -> Command:
     """Return the command that puts the source's streams, untouched, into a file of their kind."""
     node = source(media)
     wanted = [*(a.index for a in media.audio), *(s.index for s in media.subtitles)]
@@ -352,10 +360,10 @@ def copy_command(media: MediaInfo, *, name: str, container: str, share: float) -
     if container in ("mp4", "mov"):
         options["movflags"] = "+faststart"
     graph = ffmpeg.output(*(node[str(index)] for index in wanted), output_file(name), **options)
-    return ffmpeg_command(graph, stage="copying", duration=media.duration, share=share, cpus=1.0)
+    return ffmpeg_command(graph, stage="copying", duration=media.duration, weight=weight, cpus=1.0)
 
 
-def _memory(coder: Coder, size: Size, media: MediaInfo) -> int:
+def _memory(video_encoder: VideoEncoder, size: Size, media: MediaInfo) -> int:
     video = media.video
     decoded = (video.width, video.height) if video is not None else size
-    return int(encoding_memory(size, decoded) * coder.memory_factor)
+    return int(encoding_memory(size, decoded) * video_encoder.memory_factor)

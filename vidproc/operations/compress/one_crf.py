@@ -56,12 +56,12 @@ def plan_samples(duration: float, scoring_cost: float, frame_rate: float = 25.0)
     if duration < _TINY or (duration < SHORT and duration * frame_rate <= _FEW_FRAMES):
         return whole_film(duration)
     if duration < SHORT:
-        part = 1.1 / (2.2 * (1 + scoring_cost))
-        part = max(min(part, 0.5), min(1.0, 1.5 / max(duration, 0.1)))
-        return spread(duration, part, max(2.0 if duration > 12 else 1.2, fewest), 6)
-    part = 0.75 if duration < _LONG else 0.26
-    part /= 3 * (1 + scoring_cost)
-    return spread(duration, min(part, 120.0 / duration), max(4.0, fewest), 8)
+        fraction = 1.1 / (2.2 * (1 + scoring_cost))
+        fraction = max(min(fraction, 0.5), min(1.0, 1.5 / max(duration, 0.1)))
+        return spread(duration, fraction, max(2.0 if duration > 12 else 1.2, fewest), 6)
+    fraction = 0.75 if duration < _LONG else 0.26
+    fraction /= 3 * (1 + scoring_cost)
+    return spread(duration, min(fraction, 120.0 / duration), max(4.0, fewest), 8)
 
 
 def time_limit(duration: float) -> float:
@@ -71,20 +71,20 @@ def time_limit(duration: float) -> float:
 
 async def compress_at_one_crf(work: Work) -> Product:
     """Return the film at one CRF that reaches the quality, or the source where none does."""
-    coder = work.coder
+    video_encoder = work.video_encoder
     if not work.duration or work.metric is None:
         return await _without_search(work)
     rate = require_video(work.job.media).frame_rate or 25.0
-    samples = plan_samples(work.duration, coder.scoring_cost, rate)
+    samples = plan_samples(work.duration, video_encoder.scoring_cost, rate)
     try:
         quality = work.job.parameters.quality
         search = Search(
-            coder.curve,
+            video_encoder.curve,
             target=quality,
             aim=quality + AIM_ABOVE,
             floor=min(quality, GIVES_WAY_TO),
             size_limit=work.video_limit,
-            start=coder.start_crf(quality + AIM_ABOVE),
+            start=video_encoder.start_crf(quality + AIM_ABOVE),
         )
         if not samples.starts and work.duration < SHORT:
             start = search.next_crf()
@@ -106,25 +106,29 @@ async def compress_at_one_crf(work: Work) -> Product:
 
 async def _try_samples(work: Work, search: Search, samples: Samples) -> None:
     """Encode and score samples until the search knows enough or has used its time."""
-    every = SPARSE if work.coder.scoring_cost >= 0.5 and work.frames * samples.part > 40 else 1
+    every = (
+        SPARSE
+        if work.video_encoder.scoring_cost >= 0.5 and work.frames * samples.fraction > 40
+        else 1
+    )
     while (crf := search.next_crf()) is not None:
         encoded = await work.job.run(
             sample_command(
                 work.job.media,
                 work.job.capabilities,
-                work.coder,
-                work.coder.rate(crf),
+                work.video_encoder,
+                work.video_encoder.rate(crf),
                 name=_TRIAL_FILE,
                 size=work.size,
                 samples=samples,
-                share=work.share(0.1),
+                weight=work.weight(0.1),
             )
         )
         score, scored = await work.score(
             _TRIAL_FILE,
             samples,
             stage="searching",
-            share=0.05,
+            weight=0.05,
             every=every,
             search=None if search.points else search,
         )
@@ -142,12 +146,12 @@ async def _try_samples(work: Work, search: Search, samples: Samples) -> None:
         size = await work.job.examine(_TRIAL_FILE, weigh)
         below = _SAMPLES_BELOW if samples.starts else 0.0
         search.add(Point(crf, min(score + below, 100.0), size))
-        allowed = time_limit(work.duration) * encoded.elapsed / samples.part
+        allowed = time_limit(work.duration) * encoded.elapsed / samples.fraction
         reserve = 0.0
         if work.duration < _TOO_SHORT_TO_COUNT:
             continue
         if work.duration < SHORT and len(search.points) >= 2:
-            reserve = cost / samples.part
+            reserve = cost / samples.fraction
         if work.search_time + cost + reserve > allowed * 0.9:
             return
 
@@ -170,13 +174,13 @@ async def _encode(work: Work, search: Search, choice: Choice, direct: bool = Fal
     """
     tried: list[_Film] = []
     while True:
-        name, command = work.film(work.coder.rate(choice.crf), share=0.65)
+        name, command = work.film(work.video_encoder.rate(choice.crf), weight=0.65)
         encoded = await work.job.run(command)
         measured, scored = await work.score(
             name,
             whole_film(work.duration),
             stage="scoring",
-            share=0.8,
+            weight=0.8,
             every=work.sparse,
             search=search if direct and not tried else None,
         )
@@ -271,11 +275,11 @@ def _details(work: Work, search: Search, film: _Film) -> dict[str, Any]:
 
 async def _without_search(work: Work) -> Product:
     """Encode at the usual CRF of the quality, once more at a higher one if that was too large."""
-    crf = work.coder.start_crf(work.job.parameters.quality)
+    crf = work.video_encoder.start_crf(work.job.parameters.quality)
     for more in (0.0, 5.0):
-        wanted = min(crf + more, work.coder.curve.crf_range[1])
-        crf_now = work.coder.rounded(wanted)
-        name, command = work.film(work.coder.rate(crf_now), share=0.7)
+        wanted = min(crf + more, work.video_encoder.curve.crf_range[1])
+        crf_now = work.video_encoder.rounded(wanted)
+        name, command = work.film(work.video_encoder.rate(crf_now), weight=0.7)
         encoded = await work.job.run(command)
         if work.job.size_of(name) <= work.largest:
             return work.product(

@@ -1,7 +1,7 @@
 """How the compressor looks at a film: samples of it, and scores of what was made of them.
 
-A score is the mean of VMAF (model vmaf_v0.6.1) over the pictures, at the delivered size, with
-the encoder's own input as the reference: HDR is scored as the SDR that it was mapped to. Pictures
+A score is the mean of VMAF (model vmaf_v0.6.1) over the frames, at the delivered size, with
+the encoder's own input as the reference: HDR is scored as the SDR that it was mapped to. Frames
 are paired by number, never by time, for containers round times differently.
 """
 
@@ -19,16 +19,16 @@ from vidproc.ffmpeg.capabilities import Capabilities
 from vidproc.ffmpeg.command import THREADS, Command, Completed, ffmpeg_command, input_file
 from vidproc.ffmpeg.media import MediaInfo
 from vidproc.operations.delivery import encoding_memory
-from vidproc.operations.frames import picture
+from vidproc.operations.frames import normalised
 from vidproc.operations.reading import source
 from vidproc.operations.sizes import Size
 
 Metric = Literal["vmaf", "ssim"]
 
 KEY_INTERVAL = 250
-"""Pictures at most from one key picture to the next, in all that the compressor encodes."""
+"""Frames at most from one keyframe to the next, in all that the compressor encodes."""
 PAIRING_RATE = 25
-"""Pictures per second of the time scale on which pictures are paired by number."""
+"""Frames per second of the time scale on which frames are paired by number."""
 _SAME_LABELS = {
     # Differing colour tags would make FFmpeg convert one of the two before they are compared.
     "range": "tv",
@@ -62,13 +62,13 @@ up; below that a continuation. Films differ by some 2 points either way."""
 class Samples:
     """The parts of a film that are looked at: each `length` seconds long, from `starts`.
 
-    No starts mean the whole film, `length` its duration. `part` is what they are of the film,
+    No starts mean the whole film, `length` its duration. `fraction` is what they are of the film,
     0 to 1.
     """
 
     starts: tuple[float, ...]
     length: float
-    part: float
+    fraction: float
 
     @property
     def seconds(self) -> float:
@@ -81,32 +81,32 @@ def whole_film(duration: float) -> Samples:
     return Samples((), duration, 1.0)
 
 
-def spread(duration: float, part: float, length: float, most: int) -> Samples:
-    """Return samples of about `length` seconds that make up `part` of a film, evenly spread.
+def spread(duration: float, fraction: float, length: float, most: int) -> Samples:
+    """Return samples of about `length` seconds that make up `fraction` of a film, evenly spread.
 
     There are at most `most` of them; what is nearly everything becomes the whole film.
     """
-    if part >= 0.8:
+    if fraction >= 0.8:
         return whole_film(duration)
-    number = min(max(round(duration * part / length), 1), most)
-    length = duration * part / number
+    number = min(max(round(duration * fraction / length), 1), most)
+    length = duration * fraction / number
     gap = duration / number
     starts = tuple(round(gap * i + (gap - length) / 2, 3) for i in range(number))
-    return Samples(starts, round(length, 3), part)
+    return Samples(starts, round(length, 3), fraction)
 
 
-def sampled_picture(
+def sampled_frames(
     media: MediaInfo,
     capabilities: Capabilities,
     size: Size,
     pixel_format: str,
     samples: Samples,
 ) -> Any:
-    """Return the clean picture of the samples, one after another."""
+    """Return the normalised video of the samples, one after another."""
     if not samples.starts:
-        return picture(source(media), media, capabilities, size, pixel_format=pixel_format)
+        return normalised(source(media), media, capabilities, size, pixel_format=pixel_format)
     parts = [
-        picture(
+        normalised(
             source(media, start=start, duration=samples.length),
             media,
             capabilities,
@@ -128,16 +128,16 @@ def score_command(
     pixel_format: str,
     samples: Samples,
     stage: str,
-    share: float,
+    weight: float,
     every: int = 1,
     best: bool = False,
 ) -> Command:
     """Return the command that scores the file `name`.
 
-    `every` looks at each so manieth picture only (VMAF alone can). With `best` the source is
+    `every` looks at every nth frame only (VMAF alone can). With `best` the source is
     scored against itself besides, which costs less than another command.
     """
-    reference = sampled_picture(media, capabilities, size, pixel_format, samples)
+    reference = sampled_frames(media, capabilities, size, pixel_format, samples)
     encoded = ffmpeg.input(input_file(name), threads=THREADS)["v:0"]
     encoded = encoded.filter("format", pixel_format)
     if best and metric == "vmaf":
@@ -176,7 +176,7 @@ def score_command(
         graph,
         stage=stage,
         duration=samples.seconds * (rate or PAIRING_RATE) / PAIRING_RATE,
-        share=share,
+        weight=weight,
         memory=_memory(media, size, best) + len(samples.starts) * 24 * size[0] * size[1],
     )
 
@@ -226,10 +226,10 @@ def vmaf_of_ssim(ssim: float) -> float:
 
 
 def film_bytes(head: bytes, size: int, samples: Samples, frames: int | None) -> float:
-    """Return the bytes that the picture of the whole film would take.
+    """Return the bytes that the video of the whole film would take.
 
     `head` is the beginning of the encoded samples (Matroska), or all of it, `size` their bytes
-    and `frames` the pictures of the film. Each sample begins with a key picture that the film
+    and `frames` the frames of the film. Each sample begins with a keyframe that the film
     would not have there; what these cost more than others is not counted.
     """
     sizes = frame_sizes(head)
@@ -237,12 +237,12 @@ def film_bytes(head: bytes, size: int, samples: Samples, frames: int | None) -> 
     keys = [weight for weight, key in sizes if key]
     others = [weight for weight, key in sizes if not key]
     if not seen:
-        return max(size, 1) / samples.part
+        return max(size, 1) / samples.fraction
     scale = max(size - 600 - 8 * len(sizes), seen) / seen if size > len(head) else 1.0
     if not samples.starts or not others or len(keys) < len(samples.starts):
-        return seen * scale / samples.part
-    film = frames or len(sizes) * scale / samples.part
-    inner = (len(keys) - len(samples.starts)) / samples.part
+        return seen * scale / samples.fraction
+    film = frames or len(sizes) * scale / samples.fraction
+    inner = (len(keys) - len(samples.starts)) / samples.fraction
     film_keys = min(inner + 1 + film / KEY_INTERVAL, film)
     key_size = sum(keys) / len(keys)
     return film_keys * key_size + (film - film_keys) * sum(others) / len(others)
@@ -254,7 +254,7 @@ _BLOCK_HEADER = 4
 
 
 def frame_sizes(data: bytes) -> list[tuple[int, bool]]:
-    """Return (bytes, is a key picture) of each picture in a Matroska file with one track, as
+    """Return (bytes, is a keyframe) of each frame in a Matroska file with one track, as
     FFmpeg writes it; a file that is cut short gives what it has (RFC 9559)."""
     found: list[tuple[int, bool]] = []
     at, end = 0, len(data)

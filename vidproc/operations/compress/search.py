@@ -1,7 +1,7 @@
 """The search for the CRF that gives a wanted quality: arithmetic only, it runs nothing.
 
 `Search` is asked which CRF to look at next, is told what was measured there, and in the end says
-what to encode with. Scores are VMAF (0 to 100), sizes bytes of the whole film's picture.
+what to encode with. Scores are VMAF (0 to 100), sizes bytes of the whole film's video.
 
 Between measured points it interpolates on two curves that are nearly straight lines over the
 CRF: the logarithm of what lacks to a perfect score, and the logarithm of the size (rate halves
@@ -31,7 +31,7 @@ _BRACKET = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What an encode at `crf` gives: its score, and the size of the whole film's picture."""
+    """What an encode at `crf` gives: its score, and the size of the whole film's video."""
 
     crf: float
     score: float

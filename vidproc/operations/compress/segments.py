@@ -23,7 +23,7 @@ from vidproc.operations.delivery import (
     encoding_memory,
     kept_subtitles,
 )
-from vidproc.operations.frames import picture, require_video
+from vidproc.operations.frames import normalised, require_video
 from vidproc.operations.reading import NO_SEEK, SAFE_INPUT, seconds, source
 
 MOST = 8
@@ -55,17 +55,17 @@ def at_once(work: Work) -> int:
 
 
 def encode_command(
-    work: Work, shot: Shot, crf: float, name: str, *, stage: str, share: float
+    work: Work, shot: Shot, crf: float, name: str, *, stage: str, weight: float
 ) -> Command:
     """Return the command that encodes a shot's video alone into the file `name`: MP4, which can be
     joined, or Matroska, whose frames' sizes can be read, as its ending says."""
-    coder = work.coder
+    video_encoder = work.video_encoder
     options = {
-        "c:v": coder.encoder,
-        **coder.options,
-        **(coder.joinable or {}),
-        "pix_fmt": coder.pixel_format,
-        **coder.rate(crf),
+        "c:v": video_encoder.encoder,
+        **video_encoder.options,
+        **(video_encoder.joinable or {}),
+        "pix_fmt": video_encoder.pixel_format,
+        **video_encoder.rate(crf),
         "fps_mode": "vfr",
         "enc_time_base": f"1:{TICKS}",
         "threads": 1,
@@ -80,16 +80,16 @@ def encode_command(
         options.update({"format": "mp4", "video_track_timescale": TICKS})
     graph = ffmpeg.output(_video(work, shot), output_file(name), **options)
     return ffmpeg_command(
-        graph, stage=stage, duration=shot.length, share=share, cpus=1.0, memory=_memory(work)
+        graph, stage=stage, duration=shot.length, weight=weight, cpus=1.0, memory=_memory(work)
     )
 
 
 def score_command(
-    work: Work, shot: Shot, name: str, *, stage: str, share: float, every: int
+    work: Work, shot: Shot, name: str, *, stage: str, weight: float, every: int
 ) -> Command:
     """Return the command that scores the segment `name` of a shot."""
     encoded = ffmpeg.input(input_file(name), threads=1)["v:0"]
-    pair = [encoded.filter("format", work.coder.pixel_format), _video(work, shot)]
+    pair = [encoded.filter("format", work.video_encoder.pixel_format), _video(work, shot)]
     result = ffmpeg.filter(
         [numbered(stream) for stream in pair],
         "libvmaf",
@@ -110,13 +110,15 @@ def score_command(
         graph,
         stage=stage,
         duration=shot.length * rate / PAIRING_RATE,
-        share=share,
+        weight=weight,
         cpus=1.0,
         memory=encoding_memory(work.size),
     )
 
 
-def join_command(work: Work, files: Sequence[tuple[Shot, str]], name: str, share: float) -> Command:
+def join_command(
+    work: Work, files: Sequence[tuple[Shot, str]], name: str, weight: float
+) -> Command:
     """Return the command that joins segments, with the film's sound, into the MP4 file `name`."""
     media = work.job.media
     lines = ["ffconcat version 1.0"]
@@ -131,14 +133,14 @@ def join_command(work: Work, files: Sequence[tuple[Shot, str]], name: str, share
         format_whitelist="concat,mov,mp4,m4a,3gp,3g2,mj2",
     )["0"]
     video: dict[str, Any] = {"c:v": "copy", "video_track_timescale": TICKS}
-    if "tag:v" in work.coder.options:
-        video["tag:v"] = work.coder.options["tag:v"]
-    delivery = Delivery(name, "mp4", video, work.sound, kept_subtitles(media))
+    if "tag:v" in work.video_encoder.options:
+        video["tag:v"] = work.video_encoder.options["tag:v"]
+    delivery = Delivery(name, "mp4", video, work.chosen_audio, kept_subtitles(media))
     return ffmpeg_command(
         deliver(source(media), media, joined, delivery),
         stage="joining",
         duration=media.duration,
-        share=share,
+        weight=weight,
         files=((_LIST, listing),),
         reads=tuple(file for _, file in files),
     )
@@ -164,12 +166,12 @@ def _video(work: Work, shot: Shot) -> Any:
             return stream.filter("setpts", "if(eq(N,0),0,PTS)")
         return stream.filter("setpts", f"max(PTS-{round(shot.start * TICKS)},0)")
 
-    return picture(
+    return normalised(
         node,
         media,
         work.job.capabilities,
         work.size,
-        pixel_format=work.coder.pixel_format,
+        pixel_format=work.video_encoder.pixel_format,
         sample=exactly,
     )
 
@@ -177,4 +179,4 @@ def _video(work: Work, shot: Shot) -> Any:
 def _memory(work: Work) -> int:
     video = require_video(work.job.media)
     decoded = encoding_memory(work.size, (video.width, video.height))
-    return int(decoded * work.coder.memory_factor)
+    return int(decoded * work.video_encoder.memory_factor)

@@ -68,7 +68,7 @@ def ticks(seconds: float) -> float:
     return round(seconds * TICKS) / TICKS
 
 
-def cuts_command(media: MediaInfo, *, packets: str, share: float) -> Command:
+def cuts_command(media: MediaInfo, *, packets: str, weight: float) -> Command:
     """Return the command that prints the times of the cuts to its standard output, and writes the
     times and sizes of the video's packets to the file `packets` (FFmpeg's `framecrc`).
 
@@ -94,7 +94,7 @@ def cuts_command(media: MediaInfo, *, packets: str, share: float) -> Command:
         ffmpeg.merge_outputs(cuts, sizes),
         stage="searching",
         duration=media.duration,
-        share=share,
+        weight=weight,
         capture=_MOST_BYTES,
     )
 
@@ -117,8 +117,8 @@ def divide(cuts: Iterable[float], duration: float) -> list[Shot]:
     edges.append(duration)
     fine = [0.0]
     for start, end in itertools.pairwise(edges):
-        pieces = max(1, math.ceil((end - start) / LONGEST))
-        fine += [start + (end - start) * (n + 1) / pieces for n in range(pieces)]
+        count = max(1, math.ceil((end - start) / LONGEST))
+        fine += [start + (end - start) * (n + 1) / count for n in range(count)]
     fine = [ticks(edge) for edge in fine]
     count = len(fine) - 1
     return [Shot(n, fine[n], fine[n + 1], last=n == count - 1) for n in range(count)]

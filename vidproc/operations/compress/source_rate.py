@@ -36,10 +36,10 @@ class SourceRate:
     def ratio(self, shot: Shot, sample: Shot) -> float:
         """Return how much busier a shot is than its sample: bytes per frame over bytes per frame,
         between 1/2 and 2; 1 where it is not known."""
-        whole, part = self.per_frame(shot), self.per_frame(sample)
-        if not whole or not part:
+        whole, fraction = self.per_frame(shot), self.per_frame(sample)
+        if not whole or not fraction:
             return 1.0
-        return min(max(whole / part, 1 / _FARTHEST), _FARTHEST)
+        return min(max(whole / fraction, 1 / _FARTHEST), _FARTHEST)
 
     def corrected(self, shots: Sequence[tuple[Shot, Shot, float]]) -> list[float]:
         """Return the sizes of shots, given as (shot, its sample, its bytes by the sample).

@@ -1,7 +1,7 @@
 """compress with `target_size`: as good as it can be in a given number of bytes.
 
 The sound gets its part first. A sample encoded at a quality that is just bearable tells how many
-bytes the picture needs; with fewer it is made smaller rather than blocky. Then two passes, and
+bytes the video needs; with fewer it is made smaller rather than blocky. Then two passes, and
 corrections of the second, for the rate that an encoder is told is not the one that it hits.
 """
 
@@ -15,15 +15,15 @@ from typing import Any
 from vidproc.errors import ErrorCode, ServiceError
 from vidproc.ffmpeg.command import CommandFailed, FailureKind
 from vidproc.ffmpeg.media import MediaInfo
-from vidproc.operations.audio import Sound
+from vidproc.operations.audio import ChosenAudio
 from vidproc.operations.base import Product
 from vidproc.operations.compress.encode import (
-    Coder,
     Options,
+    VideoEncoder,
     analysis_command,
+    audio_command,
     film_command,
     sample_command,
-    sound_command,
     sound_rate,
 )
 from vidproc.operations.compress.scoring import Samples, film_bytes, spread, whole_film
@@ -39,13 +39,13 @@ _SOUND_PART = 0.2
 """The part of the bytes that the sound may have before its rate is lowered."""
 _BEARABLE_QUALITY = 72.0
 _PIXELS_TO_BYTES = 0.75
-"""Bytes at one CRF go with pixels to this power: smaller pictures hold more detail a pixel."""
+"""Bytes at one CRF go with pixels to this power: smaller frames hold more detail a pixel."""
 _SMALLEST_SIDE = 96
 _ATTEMPTS = 5
 _STATISTICS = "twopass"
 """What the names of the pass log's files begin with."""
 _SAMPLE_FILE = "probe.mkv"
-_SOUND_FILE = "sound.mp4"
+_AUDIO_FILE = "sound.mp4"
 _LEAST_SOUND = 24_000
 
 
@@ -61,7 +61,9 @@ async def compress_to_size(work: Work, target: int) -> Product:
             "How long the film is can't be found out, so its size can't be planned.",
             "Leave out target_size, or send the film in another format.",
         )
-    work.sound, extra = _sound_within(media, work.sound, target * 8 * _SOUND_PART / work.duration)
+    work.chosen_audio, extra = _sound_within(
+        media, work.chosen_audio, target * 8 * _SOUND_PART / work.duration
+    )
     await _weigh_sound(work, target, extra)
     shown = work.size
     room = target * _AIM - work.other_bytes
@@ -86,13 +88,14 @@ async def compress_to_size(work: Work, target: int) -> Product:
         raise too_small(target, max(least, int(max(over, target) * 1.1)))
     if work.size != shown:
         job.warn(
-            f"The picture was made {work.size[0]}x{work.size[1]} instead of {shown[0]}x{shown[1]}: "
+            f"The video was reduced to {work.size[0]}x{work.size[1]} instead of "
+            f"{shown[0]}x{shown[1]}: "
             f"{format_size(target)} is too little for more."
         )
     details: dict[str, Any] = {"target_size": target, "bit_rate": rate}
     if work.metric is not None:
         score, _ = await work.score(
-            name, whole_film(work.duration), stage="scoring", share=0.9, every=work.sparse
+            name, whole_film(work.duration), stage="scoring", weight=0.9, every=work.sparse
         )
         if score is not None:
             details.update(metric=work.metric, measured_score=round(score, 2))
@@ -117,53 +120,55 @@ def too_small(target: int, least: int) -> ServiceError:
 
 
 def _sound_within(
-    media: MediaInfo, sound: Sound | None, rate: float
-) -> tuple[Sound | None, Options]:
+    media: MediaInfo, chosen_audio: ChosenAudio | None, rate: float
+) -> tuple[ChosenAudio | None, Options]:
     """Return the sound in at most about `rate` bits per second, and output options for it."""
-    if sound is None or sound_rate(media, sound) <= rate:
-        return sound, {}
-    channels = 2 if rate >= 40_000 and sound.track.channels > 1 else 1
+    if chosen_audio is None or sound_rate(media, chosen_audio) <= rate:
+        return chosen_audio, {}
+    channels = 2 if rate >= 40_000 and chosen_audio.track.channels > 1 else 1
     wanted = int(min(max(rate, _LEAST_SOUND), 80_000 * channels))
-    sample_rate = sound.track.sample_rate
+    sample_rate = chosen_audio.track.sample_rate
     options: Options = {"ac": channels}
     if wanted < 24_000 * channels + 8_000 and sample_rate > 24_000:
         # FFmpeg's AAC encoder rings at full bandwidth with so few bits.
         return replace(
-            sound, encoder="aac", channels=channels, bit_rate=wanted, sample_rate=24_000
+            chosen_audio, encoder="aac", channels=channels, bit_rate=wanted, sample_rate=24_000
         ), options
-    return replace(sound, encoder="aac", channels=channels, bit_rate=wanted), options
+    return replace(chosen_audio, encoder="aac", channels=channels, bit_rate=wanted), options
 
 
 async def _weigh_sound(work: Work, target: int, extra: Options) -> None:
     """Encode the sound alone when its bytes matter: encoders miss the low rates they are told."""
-    if work.sound is None or work.other_bytes < target * 0.04:
+    if work.chosen_audio is None or work.other_bytes < target * 0.04:
         return
     media = work.job.media
     done = await work.job.run(
-        sound_command(media, work.sound, name=_SOUND_FILE, extra=extra, share=work.share(0.03))
+        audio_command(
+            media, work.chosen_audio, name=_AUDIO_FILE, extra=extra, weight=work.weight(0.03)
+        )
     )
     work.search_time += done.elapsed
-    work.sound_bytes = float(work.job.size_of(_SOUND_FILE))
+    work.sound_bytes = float(work.job.size_of(_AUDIO_FILE))
 
 
 async def _bearable_bytes(work: Work) -> float:
-    """Return the bytes of the whole picture at the lowest quality that is still fine to watch."""
+    """Return the bytes of the whole video at the lowest quality that is still fine to watch."""
     samples = (
         whole_film(work.duration)
         if work.duration < 4
         else spread(work.duration, min(0.3, 60 / work.duration), 2.0, 8)
     )
-    crf = work.coder.start_crf(_BEARABLE_QUALITY)
+    crf = work.video_encoder.start_crf(_BEARABLE_QUALITY)
     done = await work.job.run(
         sample_command(
             work.job.media,
             work.job.capabilities,
-            work.coder,
+            work.video_encoder,
             {"crf": round(crf)},
             name=_SAMPLE_FILE,
             size=work.size,
             samples=samples,
-            share=work.share(0.1),
+            weight=work.weight(0.1),
         )
     )
     work.probes += 1
@@ -182,43 +187,47 @@ async def _whole_bytes(work: Work, samples: Samples) -> float:
 
 
 def _smallest_factor(size: Size) -> float:
-    """Return how much a picture of `size` may be made smaller: to an eighth, not under 96 lines."""
+    """Return how much a frame of `size` may be made smaller: to an eighth, not under 96 lines."""
     return min(1.0, max(_SMALLEST_SIDE / min(size), 1 / 8))
 
 
 def _least_bytes(work: Work, needed: float, smallest: float) -> int:
-    """Return the size that the film surely fits into: smallest picture, coarsest quality."""
-    curve = work.coder.curve
-    steps = curve.crf_range[1] - work.coder.start_crf(_BEARABLE_QUALITY)
+    """Return the size that the film surely fits into: smallest frame, coarsest quality."""
+    curve = work.video_encoder.curve
+    steps = curve.crf_range[1] - work.video_encoder.start_crf(_BEARABLE_QUALITY)
     coarsest = max(math.exp(curve.size_slope * steps), 0.3)
-    picture = needed * smallest ** (2 * _PIXELS_TO_BYTES) * coarsest
+    video_bytes = needed * smallest ** (2 * _PIXELS_TO_BYTES) * coarsest
     media = work.job.media
-    sound, _ = _sound_within(media, work.sound, 0.0)
+    chosen_audio, _ = _sound_within(media, work.chosen_audio, 0.0)
     saved = 0.0
-    if sound is not None and work.sound is not None and sound.bit_rate != work.sound.bit_rate:
+    if (
+        chosen_audio is not None
+        and work.chosen_audio is not None
+        and chosen_audio.bit_rate != work.chosen_audio.bit_rate
+    ):
         # Low rates are missed upwards: count on a fifth more.
-        saved = work.sound_weight - 1.2 * sound_rate(media, sound) * work.duration / 8
-    return int((picture * 1.3 + work.other_bytes - max(saved, 0.0)) / _AIM)
+        saved = work.sound_weight - 1.2 * sound_rate(media, chosen_audio) * work.duration / 8
+    return int((video_bytes * 1.3 + work.other_bytes - max(saved, 0.0)) / _AIM)
 
 
 async def _fit(work: Work, target: int, extra: Options) -> tuple[str | None, int, int]:
     """Encode at the present size until the file fits.
 
-    Returns its name, its bytes and the picture's bit rate; no name when it did not come under
+    Returns its name, its bytes and the video's bit rate; no name when it did not come under
     `target`, then the bytes are the least that came out.
     """
-    job, media, coder = work.job, work.job.media, work.coder
+    job, media, video_encoder = work.job, work.job.media, work.video_encoder
     rate = max((target * _AIM - work.other_bytes) * 8 / work.duration, 1000.0)
-    if coder.passes != "none":
+    if video_encoder.passes != "none":
         done = await job.run(
             analysis_command(
                 media,
                 job.capabilities,
-                coder,
-                {"b:v": int(rate), **_pass(coder, 1)},
+                video_encoder,
+                {"b:v": int(rate), **_pass(video_encoder, 1)},
                 size=work.size,
-                share=work.share(0.3),
-                writes=_pass_log(coder),
+                weight=work.weight(0.3),
+                writes=_pass_log(video_encoder),
             )
         )
         work.search_time += done.elapsed
@@ -231,14 +240,14 @@ async def _fit(work: Work, target: int, extra: Options) -> tuple[str | None, int
         command = film_command(
             media,
             job.capabilities,
-            coder,
-            {"b:v": int(rate), **_pass(coder, 2)},
+            video_encoder,
+            {"b:v": int(rate), **_pass(video_encoder, 2)},
             name=name,
             size=work.size,
-            sound=work.sound,
-            share=work.share(0.6),
+            chosen_audio=work.chosen_audio,
+            weight=work.weight(0.6),
             extra=extra,
-            reads=_pass_log(coder),
+            reads=_pass_log(video_encoder),
         )
         try:
             done = await job.run(command)
@@ -284,20 +293,20 @@ def _next_rate(tried: list[tuple[float, int]], target: int, others: float) -> fl
     return proportional
 
 
-def _pass(coder: Coder, number: int) -> Options:
+def _pass(video_encoder: VideoEncoder, number: int) -> Options:
     """Return the options of the first or second pass; the pass log lies in the folder where the
     command runs."""
-    if coder.passes == "ffmpeg":
+    if video_encoder.passes == "ffmpeg":
         return {"pass": number, "passlogfile": _STATISTICS}
-    if coder.passes == "x265":
+    if video_encoder.passes == "x265":
         return {"x265-params": f"pass={number}:stats={_STATISTICS}.log"}
     return {}
 
 
-def _pass_log(coder: Coder) -> tuple[str, ...]:
+def _pass_log(video_encoder: VideoEncoder) -> tuple[str, ...]:
     """Return the names of the files that the first pass writes and the second one reads."""
-    if coder.passes == "ffmpeg":
+    if video_encoder.passes == "ffmpeg":
         return f"{_STATISTICS}-0.log", f"{_STATISTICS}-0.log.mbtree"
-    if coder.passes == "x265":
+    if video_encoder.passes == "x265":
         return f"{_STATISTICS}.log", f"{_STATISTICS}.log.cutree"
     return ()

@@ -50,7 +50,7 @@ async def untouched(work: Work) -> Product:
     written = media.size
     if muxer is not None:
         try:
-            await job.run(copy_command(media, name=name, container=muxer, share=work.share(0.5)))
+            await job.run(copy_command(media, name=name, container=muxer, weight=work.weight(0.5)))
             written = job.size_of(name)
         except CommandFailed as error:
             if not error.kind.may_be_the_files:

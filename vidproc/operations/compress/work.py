@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from vidproc.ffmpeg.command import Command, CommandFailed, Completed, FailureKind
-from vidproc.operations.audio import Sound, sound_warnings
+from vidproc.operations.audio import ChosenAudio, audio_warnings
 from vidproc.operations.base import Expectation, Job, Product
 from vidproc.operations.compress.encode import (
-    Coder,
     Options,
-    coder_for,
+    VideoEncoder,
     film_command,
     sound_for,
     sound_rate,
     source_video_bytes,
+    video_encoder_for,
 )
 from vidproc.operations.compress.scoring import (
     Metric,
@@ -26,7 +26,7 @@ from vidproc.operations.compress.scoring import (
 )
 from vidproc.operations.compress.search import Search
 from vidproc.operations.delivery import kept_subtitles, subtitle_warnings
-from vidproc.operations.frames import picture_warnings, require_video
+from vidproc.operations.frames import frame_warnings, require_video
 from vidproc.operations.parameters import Compress
 from vidproc.operations.sizes import Size, limited, scaled
 
@@ -52,9 +52,9 @@ class Work:
     """
 
     job: Job[Compress]
-    coder: Coder
+    video_encoder: VideoEncoder
     size: Size
-    sound: Sound | None
+    chosen_audio: ChosenAudio | None
     metric: Metric | None
     notes: list[str]
     search_time: float = 0.0
@@ -71,15 +71,15 @@ class Work:
         video = require_video(media)
         shown = video.displayed_size
         size = scaled(limited(shown), 1.0)
-        sound = sound_for(media)
+        chosen_audio = sound_for(media)
         notes = [
-            *picture_warnings(media, capabilities),
-            *sound_warnings(media, sound),
+            *frame_warnings(media, capabilities),
+            *audio_warnings(media, chosen_audio),
             *subtitle_warnings(media, kept_subtitles(media)),
         ]
         if size != shown:
             notes.append(
-                f"The picture became {size[0]}x{size[1]} instead of {shown[0]}x{shown[1]}: "
+                f"The video became {size[0]}x{size[1]} instead of {shown[0]}x{shown[1]}: "
                 "sides must be even and not too long."
             )
         metric: Metric | None = "vmaf"
@@ -89,8 +89,10 @@ class Work:
                 "This server's FFmpeg can't measure VMAF; "
                 + ("the quality was estimated from SSIM." if metric else "the quality is a guess.")
             )
-        coder = coder_for(job.parameters.codec, job.parameters.preset, capabilities, video)
-        return cls(job, coder, size, sound, metric, notes)
+        video_encoder = video_encoder_for(
+            job.parameters.codec, job.parameters.preset, capabilities, video
+        )
+        return cls(job, video_encoder, size, chosen_audio, metric, notes)
 
     @property
     def duration(self) -> float:
@@ -109,7 +111,11 @@ class Work:
         """Every how many frames one is scored when the whole film is."""
         if self.metric != "vmaf" or self.frames < _FEW_FRAMES:
             return 1
-        return SPARSER if self.frames >= _MANY_FRAMES and self.coder.codec != "hevc" else SPARSE
+        return (
+            SPARSER
+            if self.frames >= _MANY_FRAMES and self.video_encoder.codec != "hevc"
+            else SPARSE
+        )
 
     @property
     def largest(self) -> float:
@@ -128,7 +134,7 @@ class Work:
         """Bytes of the delivered audio: measured, or estimated from its rate."""
         if self.sound_bytes is not None:
             return self.sound_bytes
-        return sound_rate(self.job.media, self.sound) * self.duration / 8
+        return sound_rate(self.job.media, self.chosen_audio) * self.duration / 8
 
     @property
     def other_bytes(self) -> float:
@@ -138,25 +144,25 @@ class Work:
         frames = self.duration * rate * _MUX_BYTES_PER_FRAME
         return self.sound_weight + frames + 2000
 
-    def share(self, part: float) -> float:
-        """Take `part` of what is left of the progress bar."""
-        taken = self.left * part
+    def weight(self, fraction: float) -> float:
+        """Take `fraction` of what is left of the progress bar."""
+        taken = self.left * fraction
         self.left -= taken
         return taken
 
-    def film(self, rate: Options, *, share: float) -> tuple[str, Command]:
+    def film(self, rate: Options, *, weight: float) -> tuple[str, Command]:
         """Return a new file's name and the command that encodes the film into it."""
         self.files += 1
         name = f"result-{self.files}.mp4"
         return name, film_command(
             self.job.media,
             self.job.capabilities,
-            self.coder,
+            self.video_encoder,
             rate,
             name=name,
             size=self.size,
-            sound=self.sound,
-            share=self.share(share),
+            chosen_audio=self.chosen_audio,
+            weight=self.weight(weight),
         )
 
     async def score(
@@ -165,7 +171,7 @@ class Work:
         samples: Samples,
         *,
         stage: str,
-        share: float,
+        weight: float,
         every: int = 1,
         search: Search | None = None,
     ) -> tuple[float | None, float]:
@@ -180,10 +186,10 @@ class Work:
             name,
             metric=self.metric,
             size=self.size,
-            pixel_format=self.coder.pixel_format,
+            pixel_format=self.video_encoder.pixel_format,
             samples=samples,
             stage=stage,
-            share=self.share(share),
+            weight=self.weight(weight),
             every=every,
             best=search is not None,
         )
@@ -215,9 +221,9 @@ class Work:
         return Product(
             name,
             "mp4",
-            Expectation(True, self.sound is not None, self.size, media.duration),
+            Expectation(True, self.chosen_audio is not None, self.size, media.duration),
             {
-                "codec": self.coder.codec,
+                "codec": self.video_encoder.codec,
                 "preset": self.job.parameters.preset,
                 **details,
                 "percent_of_source": round(100 * written / media.size, 1),

@@ -37,24 +37,24 @@ def gif_commands(
     rendition: Rendition,
     recipe: Recipe,
     name: str,
-    share: float,
+    weight: float,
 ) -> Iterator[Command]:
     """Yield one command, or two if the frames would not fit into memory."""
     needs = _needs(media, clip, rendition)
     if fits_memory(rendition, clip):
         twice = _frames(media, capabilities, clip, rendition).split()
         graph = _output(_paletted(twice[0], _palette(twice[1], rendition, recipe), recipe), name)
-        yield ffmpeg_command(graph, stage="encoding", share=share, **needs)
+        yield ffmpeg_command(graph, stage="encoding", weight=weight, **needs)
         return
     palette = _palette(_frames(media, capabilities, clip, rendition), rendition, recipe)
     graph = ffmpeg.output(
         palette, output_file(_PALETTE), format="image2", update=1, **{"frames:v": 1, "c:v": "png"}
     )
-    yield ffmpeg_command(graph, stage="palette", share=share * 0.4, **needs)
+    yield ffmpeg_command(graph, stage="palette", weight=weight * 0.4, **needs)
     palette = ffmpeg.input(input_file(_PALETTE), format="png_pipe", protocol_whitelist="file")
     gif_frames = _frames(media, capabilities, clip, rendition)
     graph = _output(_paletted(gif_frames, palette, recipe), name)
-    yield ffmpeg_command(graph, stage="encoding", share=share * 0.6, **needs)
+    yield ffmpeg_command(graph, stage="encoding", weight=weight * 0.6, **needs)
 
 
 def trial_command(
@@ -62,7 +62,7 @@ def trial_command(
     capabilities: Capabilities,
     clip: clips.Clip,
     rendition: Rendition,
-    share: float,
+    weight: float,
 ) -> Command:
     """Return a command that makes a GIF with each recipe and prints the SSIM of each one."""
     split = _frames(media, capabilities, clip, rendition).split()
@@ -79,7 +79,7 @@ def trial_command(
     return ffmpeg_command(
         ffmpeg.merge_outputs(*outputs),
         stage="encoding",
-        share=share,
+        weight=weight,
         capture=1 << 20,
         **_needs(media, clip, rendition),
     )
@@ -128,7 +128,7 @@ def _frames(
 
     start = max(0.0, clip.start - before)
     node = reading.source(media, start=start, duration=clip.length + before)
-    return frames.picture(
+    return frames.normalised(
         node, media, capabilities, rendition.size, pixel_format="bgra", sample=sample
     )
 

@@ -128,7 +128,7 @@ class GifOperation(Operation[Gif]):
 
 
 async def _first(
-    job: Job[Gif], clip: clips.Clip, rendition: Rendition, share: float
+    job: Job[Gif], clip: clips.Clip, rendition: Rendition, weight: float
 ) -> tuple[Recipe, str]:
     """Make the GIF with the recipe that suits it best; return the recipe and the file's name.
 
@@ -140,7 +140,7 @@ async def _first(
         whole = count <= _TRIAL_FRAMES and fits_memory(rendition, clip)
         sample = clip if whole else replace(clip, length=min(count, _SAMPLE_FRAMES) / rendition.fps)
         if fits_memory(rendition, sample):
-            used = share if whole else share / 4
+            used = weight if whole else weight / 4
             done = await job.run(
                 trial_command(job.media, job.capabilities, sample, rendition, used)
             )
@@ -149,8 +149,8 @@ async def _first(
             recipe = choose_recipe(scores, sizes)
             if whole:
                 return recipe, trial_file(recipe)
-            share -= used
-    for command in gif_commands(job.media, job.capabilities, clip, rendition, recipe, name, share):
+            weight -= used
+    for command in gif_commands(job.media, job.capabilities, clip, rendition, recipe, name, weight):
         await job.run(command)
     return recipe, name
 
@@ -190,4 +190,4 @@ def _product(
 
 
 def _warnings(media: MediaInfo, capabilities: Capabilities, clip: clips.Clip) -> list[str]:
-    return [*clip.warnings, *frames.picture_warnings(media, capabilities)]
+    return [*clip.warnings, *frames.frame_warnings(media, capabilities)]
