@@ -27,23 +27,32 @@ def take(page: Page, name: str) -> None:
         )
 
 
-def run(page: Page) -> None:
+def cut(film: Path, folder: Path, name: str) -> Path:
+    """Return the first two seconds of a film, under another name."""
+    path = folder / name
+    arguments = ["-i", str(film), "-t", "2", "-c", "copy", str(path)]
+    subprocess.run([get_ffmpeg_exe(), "-v", "error", "-y", *arguments], check=True)
+    return path
+
+
+def run(page: Page, folder: Path) -> None:
     """Have two films done, compare one, and take the pictures."""
+    films = [cut(FLOWER, folder, "garden.mp4"), cut(FRIDAY, folder, "friday.mp4")]
     page.set_default_timeout(PATIENCE)
     page.wait_for_selector("body.ready")
-    page.set_input_files("#files", [FLOWER, FRIDAY])
+    page.set_input_files("#files", films)
     page.check("input[value=resolution]", force=True)
-    page.fill("#field-width", "960")
-    page.fill("#field-height", "540")
+    page.fill("#field-width", "640")
+    page.fill("#field-height", "360")
     page.click(".start")
-    for path in (FRIDAY, FLOWER):
+    for path in reversed(films):
         card = page.locator(".film", has=page.get_by_role("heading", name=path.name, exact=True))
         expect(card).to_have_attribute("data-state", "done", timeout=PATIENCE)
     card.get_by_role("button", name="Compare").click()
     page.wait_for_function(
         "() => [...document.querySelectorAll('.stage video')].every((v) => v.readyState > 2)"
     )
-    card.get_by_role("slider", name="Position").fill("2")
+    card.get_by_role("slider", name="Position").fill("1")
     page.wait_for_function(
         "() => [...document.querySelectorAll('.stage video')].every((v) => !v.seeking)"
     )
@@ -62,7 +71,7 @@ def main() -> None:
             context = chromium().new_context(viewport={"width": 1000, "height": 900})
             page = context.new_page()
             page.goto(server.url)
-            run(page)
+            run(page, Path(folder))
             context.close()
         finally:
             server.stop()
