@@ -232,7 +232,7 @@ class TargetSizeTests(CompressCase):
         self.assertLess(found.video.displayed_size[1], 400)
         self.assertLess(job.size_of(product.file), 60_000)
         self.assertEqual(len(found.audio), 1)
-        self.assertTrue(any("was made" in sentence for sentence in job.warnings))
+        self.assertTrue(any("was reduced" in sentence for sentence in job.warnings))
 
     def test_names_the_least_size(self) -> None:
         error = self.assertRaises(
