@@ -309,6 +309,18 @@ class LocalRunnerTests(TestCase):
         self.assertGreater(done.elapsed, 0)
         self.assertEqual(runner.running, set())
 
+    async def test_the_memory_of_what_starts_it_does_not_count(self) -> None:
+        """Until the launcher has started FFmpeg, the process is a copy of this one."""
+        running = self.start(self.runner(), make_command(100000))
+        running.measure()
+        self.assertEqual(running.peak_memory, 0)
+        while not running.peak_memory:
+            await deferLater(reactor, 0.01)
+            running.measure()
+        self.assertGreater(running.peak_memory, 1 << 20)
+        running.stop()
+        await self.assertFailure(running.result, CommandStopped)
+
     async def test_a_failing_command_tells_what_ffmpeg_said(self) -> None:
         """The exit status as the reason, the end of standard error for the log."""
         failed = self.start(self.runner(), make_command(1, "-vf", "nonsense"))

@@ -169,7 +169,9 @@ class MediaProcess(ProcessProtocol):
         try:
             process = psutil.Process(self.pid)
             self.cpu_time = max(self.cpu_time, _cpu_time(process))
-            self.peak_memory = max(self.peak_memory, process.memory_info().rss)
+            if self._ready:
+                # Before that it may still be a copy of this process, with all of its memory.
+                self.peak_memory = max(self.peak_memory, process.memory_info().rss)
         except psutil.Error:
             pass  # it ended between two measurements
 
