@@ -138,7 +138,7 @@ async def _compress(work: Work) -> Product | None:
     score = _mean(takes)
     if score < quality - 0.5:
         work.job.warn(f"The score {quality:g} was not reached: the result's is {score:.1f}.")
-    return work.product(name, _details(work, takes, same, saved, predicted, score))
+    return work.product(name, _details(work, takes, saved, predicted, score))
 
 
 # Samples
@@ -352,7 +352,6 @@ def _wrong(takes: Sequence[_Take], target: float, aim: float) -> list[tuple[_Tak
 def _details(
     work: Work,
     takes: Sequence[_Take],
-    same: float,
     saved: float,
     predicted: float,
     score: float,
