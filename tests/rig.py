@@ -156,6 +156,7 @@ class AllCapabilities:
 
     encoders = frozenset({"libx264", "aac", "libmp3lame", "gif", "libvpx-vp9", "libopus"})
     filters = frozenset({"zscale", "tonemap", "bwdif", "palettegen", "paletteuse"})
+    spare_cores = 0
 
 
 class Rig:

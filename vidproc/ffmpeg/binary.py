@@ -25,7 +25,8 @@ class FFmpegUnusable(Exception):
 class FFmpeg:
     """An FFmpeg: its path, version, and the names of its encoders and filters.
 
-    `crops` says whether it applies cropping from the container itself.
+    `crops` says whether it applies cropping from the container itself. `spare_cores` are the cores
+    of a cluster that runs it, 0 for this machine alone.
     """
 
     path: str
@@ -33,6 +34,7 @@ class FFmpeg:
     encoders: frozenset[str]
     filters: frozenset[str]
     crops: bool = False
+    spare_cores: int = 0
 
     def missing(self) -> list[str]:
         """Return the features that vidproc uses and this build lacks."""

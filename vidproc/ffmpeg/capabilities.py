@@ -15,3 +15,7 @@ class Capabilities(Protocol):
     @property
     def filters(self) -> frozenset[str]:
         """The names of its filters, such as ``zscale``."""
+
+    @property
+    def spare_cores(self) -> int:
+        """The cores of a cluster that commands may use now; 0 without a cluster."""

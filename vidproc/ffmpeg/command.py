@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
-Program = Literal["ffmpeg", "probe"]
+Program = Literal["ffmpeg", "probe", "survey"]
 
 SOURCE = "source"
 """The file name of the task's input; all other names are in the attempt's folder."""
@@ -53,6 +53,25 @@ def _checked(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """The part of `SOURCE` that a command reads: from `start` to `end`, in seconds from the
+    container's start; None means the end of the file.
+
+    `ranges` are the bytes, as (offset, end), that this takes: in a file of the full size that has
+    only these, the command finds what it would find in the whole file. None if they are unknown.
+    """
+
+    start: float
+    end: float | None = None
+    ranges: tuple[tuple[int, int], ...] | None = None
+
+    @property
+    def size(self) -> int | None:
+        """The bytes of `ranges`, None if they are unknown."""
+        return None if self.ranges is None else sum(end - offset for offset, end in self.ranges)
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
     """One run of a program.
 
@@ -62,7 +81,9 @@ class Command:
     it can keep busy, and so how many threads it wants. `memory` is an estimate of the memory that
     it needs, in bytes. `capture` is how many bytes of standard output are kept for the caller.
     `reads` and `writes` are files that do not appear in the arguments. `files` are files that must
-    exist before, with their contents.
+    exist before, with their contents. `part` is the part of `SOURCE` that it reads, None if it may
+    read all of it. `near` means that it computes little for the bytes that it moves, so that it is
+    best run where its files are.
 
     A program may write no other files than these, and rename none. If it writes `writes` under
     temporary names, `written_as` is their suffix, and the runner renames them afterwards.
@@ -80,6 +101,8 @@ class Command:
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     written_as: str = ""
+    part: Part | None = None
+    near: bool = False
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -88,6 +88,7 @@ def probe_command(name: str = SOURCE, verify: bool = False) -> Command:
         cpus=1.0,
         memory=512 << 20,
         capture=_CAPTURE,
+        near=True,
     )
 
 
