@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 from pathlib import Path
 
 from support.certificates import write_certificate
+from support.programs import need_program
 from support.server_process import wait_for
 
 _CONF = """\
@@ -37,17 +37,14 @@ def location(prefix: str, upstream: int) -> str:
     return lines.replace("/films/", f"{prefix}/").replace(":9980/", f":{upstream}/")
 
 
-def find_nginx() -> str | None:
-    """Return nginx's path, None if it is not installed."""
-    return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
-
-
 class Nginx:
-    """nginx with TLS at `port`, which passes what is below `prefix` to `upstream` on."""
+    """nginx with TLS at `port`, which passes requests below `prefix` on to port `upstream`.
+
+    A test that makes one is skipped if nginx is not installed.
+    """
 
     def __init__(self, root: Path, upstream: int, prefix: str = "/films") -> None:
-        program = find_nginx()
-        assert program is not None
+        program = need_program("nginx", "nginx-light")
         root = root.absolute()
         self.certificate, key = write_certificate(root / "tls")
         (root / "tmp").mkdir()

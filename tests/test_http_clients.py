@@ -7,7 +7,6 @@ import atexit
 import base64
 import hashlib
 import json
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -20,9 +19,10 @@ import aiohttp
 import requests
 from tusclient.client import TusClient
 from tusclient.exceptions import TusCommunicationError
-from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase
 
 from support.http_server import HTTPServerProcess
+from support.programs import need_program
 from support.server_process import PlainClient
 
 MEDIA = Path(__file__).parent / "media"
@@ -71,12 +71,19 @@ class ClientTestCase(SynchronousTestCase):
 class CurlTests(ClientTestCase):
     def curl(self, *arguments: str, stdin: bytes | None = None) -> tuple[int, Any]:
         """Run curl; return the status and the JSON of the answer."""
-        program = shutil.which("curl")
-        if program is None:
-            raise SkipTest("curl is not installed")
         output = Path(self.mktemp())
         done = subprocess.run(
-            [program, "-sS", "-m", "60", "-o", str(output), "-w", "%{http_code}", *arguments],
+            [
+                need_program("curl"),
+                "-sS",
+                "-m",
+                "60",
+                "-o",
+                str(output),
+                "-w",
+                "%{http_code}",
+                *arguments,
+            ],
             input=stdin,
             capture_output=True,
             check=True,

@@ -7,9 +7,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase
 
 from support.http_server import HTTPServerProcess
+from support.programs import need_program
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "http.md"
 CLIP = Path(__file__).parent / "media" / "friday-480p-aac.mp4"
@@ -19,8 +20,7 @@ class PageTests(SynchronousTestCase):
     def test_every_command_of_the_page(self) -> None:
         """In the page's order, in one shell that stops at the first one that fails."""
         for program in ("curl", "jq"):
-            if shutil.which(program) is None:
-                raise SkipTest(f"{program} is not installed (Debian: apt install {program})")
+            need_program(program)
         folder = Path(self.mktemp())
         options = ("--tasks-per-ip=20", "--max-concurrent=4")
         server = HTTPServerProcess(folder / "server", *options).start()

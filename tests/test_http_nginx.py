@@ -11,10 +11,11 @@ from urllib.parse import urljoin
 
 import requests
 from tusclient.client import TusClient
-from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase
 
 from support.http_server import HTTPServerProcess
-from support.nginx import Nginx, find_nginx
+from support.nginx import Nginx
+from support.programs import need_program
 from support.server_process import wait_for
 from tests.test_http_clients import CLIP, GIF, GIF_METADATA, encode_metadata
 
@@ -23,8 +24,7 @@ TUS = {"Tus-Resumable": "1.0.0"}
 
 class NginxTests(SynchronousTestCase):
     def setUp(self) -> None:
-        if find_nginx() is None:
-            raise SkipTest("nginx is not installed")
+        need_program("nginx", "nginx-light")  # before the server is started
         options = ("--trusted-proxy=127.0.0.1", "--tasks-per-ip=3")
         self.server = HTTPServerProcess(Path(self.mktemp()), *options).start()
         self.addCleanup(self.server.stop)
