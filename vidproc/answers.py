@@ -101,12 +101,23 @@ class Load(msgspec.Struct, kw_only=True):
     concurrency: int
 
 
+class SettingReport(msgspec.Struct, kw_only=True):
+    """A setting of the server as its operator would write it, null when it is not set.
+
+    `source` is where the value comes from: option, variable, file or default.
+    """
+
+    value: str | None
+    source: str
+
+
 class ServerDescription(Answer, kw_only=True):
     """The server: version, limits and operations.
 
     `operations` has each operation's parameters: their names, or in the long form the JSON schema
     of each one with its type, range and default, a `description`, and its `unit` if it has one. A
-    parameter without a default is required.
+    parameter without a default is required. `settings` are the server's limits as its operator has
+    set them; paths, ports and commands are not among them.
     """
 
     status: str
@@ -118,6 +129,7 @@ class ServerDescription(Answer, kw_only=True):
     ffmpeg: str | msgspec.UnsetType = msgspec.UNSET
     sandbox: list[str] | msgspec.UnsetType = msgspec.UNSET
     load: Load | msgspec.UnsetType = msgspec.UNSET
+    settings: dict[str, SettingReport] | msgspec.UnsetType = msgspec.UNSET
 
 
 class FigurePoint(msgspec.Struct, kw_only=True, frozen=True):

@@ -5,6 +5,7 @@ Imported whenever twistd lists its plugins, so it imports nothing heavy, and nev
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -15,6 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.python import usage
 
+from vidproc.configuration import (
+    COMMAND_LINE,
+    DEFAULT,
+    ConfigurationError,
+    Given,
+    Held,
+    Setting,
+    as_toml,
+    gather,
+)
 from vidproc.frontends.registry import FRONTENDS, FrontendOption, ListedFrontend
 from vidproc.units import parse_duration, parse_size
 
@@ -25,13 +36,22 @@ BACKLOG = 1024
 """Connections that may wait to be accepted. With Twisted's 50, larger bursts wait a second."""
 
 
+class _Default(str):
+    """An option's default, which a value on the command line never is."""
+
+    __slots__ = ()
+
+
 class Options(usage.Options):
-    """The server's options; docs/deployment.md describes them in detail."""
+    """The server's options; docs/deployment.md describes them in detail.
+
+    A file and variables may set them too: see `vidproc.configuration`.
+    """
 
     synopsis = "[options]"
     longdesc = "Serve video processing over TCP (the MMP protocol), and over HTTP with --http."
 
-    optParameters = [
+    optParameters: Sequence[Sequence[object]] = [
         ["data-dir", "d", "vidproc-data", "Folder for uploads, results and the task store."],
         ["log-dir", None, "logs", "Folder for server.log, video_processor.log, performance.log."],
         ["storage-limit", None, "4T", "The most disk space to use."],
@@ -58,8 +78,10 @@ class Options(usage.Options):
             None,
             "File with one name and token per line; requests then need a token.",
         ],
+        ["config", None, None, "TOML file with any of these options; VIDPROC_* override it."],
     ]
-    optFlags = [
+    optFlags: Sequence[Sequence[object]] = [
+        ["show-config", None, "Show every option's value and where it comes from, and exit."],
         ["owner-only", None, "Only the address (or token) that sent a task can access it."],
     ]
     compData = usage.Completions(
@@ -72,6 +94,11 @@ class Options(usage.Options):
         self["frontend-options"] = {
             listed.name: {option.argument: [] for option in listed.options} for listed in FRONTENDS
         }
+        for name, value in list(self.items()):
+            if isinstance(value, str):
+                self[name] = _Default(value)
+        self.held: list[Held] = []
+        """Every setting as text, and where it comes from; known once the options are parsed."""
 
     def opt_version(self) -> None:
         """Show the version and exit."""
@@ -84,15 +111,75 @@ class Options(usage.Options):
         """Parse; a wrong option prints one line to standard error and exits with status 1."""
         try:
             super().parseOptions(options)
-        except usage.UsageError as error:
-            sys.stderr.write(f"vidproc: {' '.join(str(error).split())}\n")
+        except (usage.UsageError, ConfigurationError) as error:
+            text = " ".join(str(error).split())
+            sys.stderr.write(f"vidproc: {text}{self._origin_of(text)}\n")
             sys.exit(1)
+        if self["show-config"]:
+            from vidproc import __version__
+
+            print(f"# vidproc {__version__}", *as_toml(self.held), sep="\n")
+            sys.exit(0)
+
+    def _origin_of(self, problem: str) -> str:
+        """Return where an option that a message begins with was set, if not on the command line."""
+        option = re.match(r"--([a-z-]+): ", problem)
+        for held in self.held:
+            if option is not None and held.name == option[1] and held.kind in ("variable", "file"):
+                return f" (set in {held.source})"
+        return ""
+
+    def _fill_in(self) -> None:
+        """Take from the variables and the file what the command line does not say."""
+        settings = [
+            *(Setting(str(row[0])) for row in self.optParameters if row[0] != "config"),
+            *(Setting(str(row[0]), flag=True) for row in self.optFlags if row[0] != "show-config"),
+        ]
+        lists: dict[str, list[str]] = {}
+        for listed in FRONTENDS:
+            lists[listed.option] = self["endpoints"][listed.name]
+            for option in listed.options:
+                lists[option.option] = self["frontend-options"][listed.name][option.argument]
+        settings += [Setting(name, repeatable=True) for name in lists]
+        given = gather("server", settings, os.environ, self["config"])
+        for setting in settings:
+            if setting.repeatable:
+                held = self._fill_in_list(setting, lists[setting.name], given)
+            else:
+                held = self._fill_in_value(setting, given)
+            self.held.append(held)
+
+    def _fill_in_list(self, setting: Setting, values: list[str], given: dict[str, Given]) -> Held:
+        source = COMMAND_LINE
+        if not values:
+            default = [one.default for one in FRONTENDS if one.option == setting.name]
+            known = given.get(setting.name) or Given(default[0] if default else (), DEFAULT)
+            values.extend(known.texts)
+            source = known.source
+        return Held(setting.name, tuple(values), source, repeatable=True)
+
+    def _fill_in_value(self, setting: Setting, given: dict[str, Given]) -> Held:
+        value = self[setting.name]
+        source = COMMAND_LINE
+        if not value if setting.flag else value is None or isinstance(value, _Default):
+            known = given.get(setting.name)
+            source = DEFAULT if known is None else known.source
+            if known is not None:
+                value = known.on if setting.flag else known.texts[0]
+            elif value is not None and not setting.flag:
+                value = str(value)
+            self[setting.name] = value
+        if setting.flag:
+            return Held(setting.name, ("true" if value else "false",), source, flag=True)
+        if setting.name == "on-done" and value is not None:
+            return Held(setting.name, (_program_alone(value),), source)
+        return Held(setting.name, () if value is None else (value,), source)
 
     def postOptions(self) -> None:
+        self._fill_in()
         self["endpoints"] = {
             listed.name: [
-                endpoint_description(text, listed.option)
-                for text in self["endpoints"][listed.name] or listed.default
+                endpoint_description(text, listed.option) for text in self["endpoints"][listed.name]
             ]
             for listed in FRONTENDS
         }
@@ -252,6 +339,12 @@ def _checked_ffmpeg(path: str) -> str:
     return absolute
 
 
+def _program_alone(command: str) -> str:
+    """Return a command line without its arguments, which may hold a password."""
+    program, *arguments = command.split(maxsplit=1) or [""]
+    return f"{program} ..." if arguments else program
+
+
 def _command(text: str | None) -> tuple[str, ...] | None:
     """Return the words of a command line, split as a shell would, with the program's full path.
 
@@ -271,4 +364,4 @@ def makeService(options: Options) -> IService:
     from vidproc.app.service import VidprocService
     from vidproc.app.settings import config_from
 
-    return VidprocService(config_from(options))
+    return VidprocService(config_from(options, options.held))

@@ -60,6 +60,29 @@ FILES_BESIDE = 256
 FILES_PER_CONNECTION = 3
 """Descriptors of a connection with a transfer: its socket, a copy of it for a thread, the file."""
 
+TOLD = frozenset(
+    (
+        "cpu-reserve",
+        "grace",
+        "idle-timeout",
+        "job-timeout",
+        "max-concurrent",
+        "max-connections",
+        "max-connections-per-ip",
+        "max-upload",
+        "min-retention",
+        "owner-only",
+        "queue-size",
+        "retention",
+        "sandbox",
+        "storage-limit",
+        "tasks-per-ip",
+        "tasks-per-token",
+        "upload-retention",
+    )
+)
+"""Options that clients may know of: limits, but no paths, ports or commands."""
+
 
 class CannotStart(Exception):
     """The server can't start. The text says why and what to do."""
@@ -249,14 +272,6 @@ class VidprocService(Service):
             )
 
     def _tell_start(self, cores: int) -> None:
-        self.log.info(
-            "vidproc {version} serves {ports}; FFmpeg {ffmpeg}, {cores} cores, data in {data}",
-            version=__version__,
-            ports=", ".join(_readable(port.getHost()) for port in self.ports),
-            ffmpeg=self._ffmpeg.version,
-            cores=cores,
-            data=str(self.config.data_dir),
-        )
         self.log.info("media processes: {layers}", layers=", ".join(self._sandbox.description))
         if self.config.sandbox == "auto":
             for layer in missing_layers(self._sandbox.layers):
@@ -267,6 +282,15 @@ class VidprocService(Service):
                 )
         if missing := self._ffmpeg.missing():
             self.log.warn("this FFmpeg lacks {missing}", missing=", ".join(missing))
+        # Last: whoever waits for this line has read the others by then.
+        self.log.info(
+            "vidproc {version} serves {ports}; FFmpeg {ffmpeg}, {cores} cores, data in {data}",
+            version=__version__,
+            ports=", ".join(_readable(port.getHost()) for port in self.ports),
+            ffmpeg=self._ffmpeg.version,
+            cores=cores,
+            data=str(self.config.data_dir),
+        )
 
     def _server_info(self) -> ServerInfo:
         return ServerInfo(
@@ -276,6 +300,7 @@ class VidprocService(Service):
             queued=self._tasks.queue.queued,
             running=self._tasks.queue.running,
             concurrency=self._tasks.queue.concurrency,
+            held=tuple(one for one in self.config.held if one.name in TOLD),
         )
 
     def _reload(self) -> None:

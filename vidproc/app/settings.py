@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vidproc.configuration import Held
 from vidproc.frontends.tokens import Tokens
 from vidproc.tasks.settings import Settings
 
@@ -37,6 +38,8 @@ class Config:
     tokens: Tokens = field(default_factory=Tokens)
     on_done: Sequence[str] | None = None
     """The command to run for each task that ends, in words."""
+    held: Sequence[Held] = ()
+    """Every option's value as text, and where it comes from."""
     twistd: Mapping[str, Any] | None = None
     """twistd's own options, when twistd runs it."""
 
@@ -47,8 +50,8 @@ class Config:
         return Path(name) if name else None
 
 
-def config_from(options: Options) -> Config:
-    """Return what the parsed options of `twistd vidproc` say."""
+def config_from(options: Options, held: Sequence[Held] = ()) -> Config:
+    """Return what the parsed options of `twistd vidproc` say; `held` says where each is from."""
     settings = Settings(
         retention=options["retention"],
         min_retention=options["min-retention"],
@@ -77,5 +80,6 @@ def config_from(options: Options) -> Config:
         sandbox=options["sandbox"],
         tokens=options["tokens"],
         on_done=options["on-done"],
+        held=tuple(held),
         twistd=options.parent,
     )

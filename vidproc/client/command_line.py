@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,23 @@ from vidproc.client.parameters import EXAMPLES, OPTION_TYPES, TYPES, option_of, 
 from vidproc.client.parser import build_parser
 from vidproc.client.places import check_input, check_output_folder, output_path, refuse_overwriting
 from vidproc.client.server_options import host_of, port_of, read_credentials, seconds_of
+from vidproc.configuration import COMMAND_LINE, DEFAULT, ConfigurationError
+from vidproc.program_options import held, parse
+
+ACTIONS = ("status", "watch", "download", "cancel", "list", "server-info")
+"""Options that say what to do, so no file or variable can set them."""
+SHOWN = (
+    "host",
+    "port",
+    "tls",
+    "ca",
+    "token-file",
+    "insecure",
+    "check-interval",
+    "max-wait-time",
+    "log-dir",
+)
+"""The client's own settings that `--server-info` shows."""
 
 
 def parse_command_line(argv: Sequence[str] | None = None) -> Options:
@@ -21,8 +39,23 @@ def parse_command_line(argv: Sequence[str] | None = None) -> Options:
     Raises `UsageError` with the lines to print, and `SystemExit` where argparse does.
     """
     parser = build_parser()
-    given = parser.parse_args(argv)
+    try:
+        given, sources = parse(parser, argv, "client", excluded=ACTIONS)
+    except ConfigurationError as error:
+        raise UsageError(error.problem, error.advice) from None
+    try:
+        return _checked(parser, given, sources)
+    except UsageError as error:
+        raise UsageError(
+            error.lines[0], *_origins(error.lines[0], sources), *error.lines[1:]
+        ) from None
+
+
+def _checked(
+    parser: argparse.ArgumentParser, given: argparse.Namespace, sources: dict[str, str]
+) -> Options:
     action = _action(parser, given)
+    _drop_what_does_not_apply(given, sources, action)
     if given.force and given.skip_existing:
         raise UsageError(
             "--force and --skip-existing cannot be combined: replace results, or leave them",
@@ -40,6 +73,7 @@ def parse_command_line(argv: Sequence[str] | None = None) -> Options:
         "insecure": given.insecure,
         "tls": given.tls,
         "log_dir": Path(given.log_dir),
+        "held": tuple(one for one in held(parser, given, sources) if one.name in SHOWN),
         **read_credentials(given),
     }
     if action == "process" and is_batch(given.input):
@@ -60,6 +94,44 @@ def parse_command_line(argv: Sequence[str] | None = None) -> Options:
     if not given.detach:
         check_output_folder(output if output is not None else source.parent)
     return Options(input=source, type=given.type, parameters=parameters, output=output, **common)
+
+
+def _origins(problem: str, sources: dict[str, str]) -> list[str]:
+    """Return lines that say where the options in a message were set, if not on the command line."""
+    return [
+        f"--{name} was set by {source}."
+        for name, source in sources.items()
+        if source not in (COMMAND_LINE, DEFAULT) and re.search(rf"--{name}(?![\w-])", problem)
+    ]
+
+
+def _drop_what_does_not_apply(
+    given: argparse.Namespace, sources: dict[str, str], action: str
+) -> None:
+    """Forget settings of a file or variable that are for another action or type.
+
+    On the command line they would be a mistake; in a file they wait for their turn.
+    """
+    unfit = set[str]()
+    if action != "process":
+        unfit |= {"type", "detach", "skip-existing", *map(_name_of, OPTION_TYPES)}
+        unfit |= set() if action == "download" else {"force", "output"}
+    else:
+        unfit |= {_name_of(name) for name, types in OPTION_TYPES.items() if given.type not in types}
+        for one, other in (("force", "skip-existing"), ("detach", "output")):
+            if sources[one] == COMMAND_LINE:
+                unfit.add(other)
+            elif sources[other] == COMMAND_LINE:
+                unfit.add(one)
+    for name in unfit:
+        if sources[name] not in (COMMAND_LINE, DEFAULT):
+            attribute = name.replace("-", "_")
+            setattr(given, attribute, False if getattr(given, attribute) in (True, False) else None)
+            sources[name] = DEFAULT
+
+
+def _name_of(parameter: str) -> str:
+    return parameter.replace("_", "-")
 
 
 def _batch(given: argparse.Namespace, common: dict[str, Any]) -> Options:

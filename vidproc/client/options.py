@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vidproc.configuration import Held
+
 DEFAULT_HOST = "localhost"
 DEFAULT_PORT = 9999
 
@@ -57,3 +59,5 @@ class Options:
     token: str | None = field(default=None, repr=False)
     token_file: Path | None = None
     log_dir: Path = Path("logs")
+    held: tuple[Held, ...] = ()
+    """The client's settings and where they come from, for `--server-info`."""

@@ -9,6 +9,7 @@ from typing import NoReturn
 from vidproc import __version__
 from vidproc.client.options import DEFAULT_HOST, DEFAULT_PORT
 from vidproc.client.parameters import OPTION_TYPES, TYPES, option_of
+from vidproc.program_options import add_configuration
 
 _DESCRIPTION = "Send a video to a vidproc server, follow its processing and fetch the result."
 
@@ -125,7 +126,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="allow sending the token to another host without --tls",
     )
 
-    group = parser.add_argument_group("waiting and logging")
+    group = parser.add_argument_group("waiting, logging and settings")
     group.add_argument(
         "--check-interval",
         metavar="SECONDS",
@@ -141,6 +142,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--log-dir", metavar="DIR", default="logs", help="where client.log goes (logs)"
     )
+    add_configuration(group)
     return parser
 
 

@@ -23,6 +23,7 @@ from vidproc.client.resume import REMEMBER_FROM
 from vidproc.client.steps import Steps, resume_file
 from vidproc.client.texts import (
     cancel_sentence,
+    held_block,
     info_block,
     list_lines,
     status_block,
@@ -124,7 +125,12 @@ class Session:
                 self._say("There are no tasks of this token.")
             return DONE
         answer = await self._client.request("info", detail=True)
-        self._print_block(info_block(options.host, options.port, answer.fields))
+        self._print_block(
+            [
+                *info_block(options.host, options.port, answer.fields),
+                *held_block(options.held),
+            ]
+        )
         return DONE
 
     # --- processing a file

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from vidproc.client.words import describe_status, details_of, fraction_of, number, printable
+from vidproc.configuration import Held
 from vidproc.units import format_duration, format_size
 
 
@@ -141,7 +142,7 @@ def info_block(host: str, port: int, fields: dict[str, Any]) -> list[tuple[str, 
             pairs.append((printable(name), _parameter_words(parameters)))
     elif isinstance(operations, list):
         pairs.append(("Operations", ", ".join(printable(name) for name in operations)))
-    known = {"id", "status", "version", "limits", "operations", "actions", "task_id"}
+    known = {"id", "status", "version", "limits", "operations", "actions", "task_id", "settings"}
     for key, value in fields.items():
         if key in known or value in (None, "", [], {}):
             continue
@@ -153,7 +154,22 @@ def info_block(host: str, port: int, fields: dict[str, Any]) -> list[tuple[str, 
         else:
             text = printable(value)
         pairs.append((name, text))
+    for key, setting in _media(fields, "settings").items():
+        if isinstance(setting, dict):
+            value = setting.get("value")
+            text = "not set" if value is None else printable(value)
+            pairs.append(
+                (f"Server --{printable(key)}", f"{text} ({printable(setting.get('source'))})")
+            )
     return pairs
+
+
+def held_block(held: Iterable[Held]) -> list[tuple[str, str]]:
+    """Return the client's own settings as pairs of names and values with their sources."""
+    return [
+        (f"Client --{one.name}", f"{' '.join(one.texts) or 'not set'} ({one.source})")
+        for one in held
+    ]
 
 
 def _parameter_words(parameters: object) -> str:

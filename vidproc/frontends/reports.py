@@ -14,6 +14,7 @@ from vidproc.answers import (
     Limits,
     Load,
     ServerDescription,
+    SettingReport,
     StatusDetail,
     StatusReport,
 )
@@ -100,5 +101,11 @@ def describe_server(info: ServerInfo, *, detail: bool = True) -> ServerDescripti
     if detail:
         answer.ffmpeg = info.ffmpeg_version
         answer.sandbox = list(info.sandbox)
+        answer.settings = {
+            one.name: SettingReport(
+                value=" ".join(one.texts) if one.texts else None, source=one.kind
+            )
+            for one in info.held
+        }
         answer.load = Load(queued=info.queued, running=info.running, concurrency=info.concurrency)
     return answer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vidproc.configuration import Held
 from vidproc.tasks.settings import Settings
 
 
@@ -17,3 +18,5 @@ class ServerInfo:
     queued: int
     running: int
     concurrency: int
+    held: tuple[Held, ...] = ()
+    """The options that clients may know of: their values, and where these come from."""
