@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import cast
 
 from twisted.internet.defer import ensureDeferred
 from twisted.internet.protocol import Factory, connectionDone
@@ -10,11 +10,10 @@ from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 
 from vidproc.errors import ServiceError
+from vidproc.frontends.arrival import Arrival
 from vidproc.frontends.interface import Backend
 from vidproc.frontends.pacing import Pacing
-from vidproc.frontends.peers import peer_key
 from vidproc.frontends.receiving import Receiving
-from vidproc.frontends.refusals import TurnedAway
 from vidproc.tasks.uploads.session import AcceptedTask, UploadSession
 from vidproc.tasks.uploads.submission import Submission
 from vidproc.transport import IStreamTransport
@@ -28,19 +27,12 @@ class ToyProtocol(LineReceiver):
 
     def __init__(self, backend: Backend) -> None:
         self.tasks, self.gate = backend.tasks, backend.gate
-        self.pacing = Pacing(
-            backend.reactor, self.gate.throttle, self.adjust, lambda _: self.adjust()
-        )
+        self.arrival = Arrival(self.gate, self, lambda no: self.end(no) if no else self.abort())
+        self.pacing = Pacing(backend.reactor, self.gate.throttle, self.adjust, self.adjust)
 
     def connectionMade(self) -> None:
-        self.peer = peer_key(self.transport.getPeer())
-        try:
-            self.gate.connected(self)
-            self.gate.met(self, self.peer)
-        except TurnedAway:
-            self.abort()
-        except ServiceError as error:
-            self.end(error)
+        self.close, self.abort = self.transport.loseConnection, self.transport.abortConnection
+        self.arrival.made()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.lost = True
@@ -55,58 +47,48 @@ class ToyProtocol(LineReceiver):
 
     async def begin(self, line: str) -> None:
         name, size = line.split()
-        parameters = {"start_time": 0, "duration": 1}
-        submission = Submission(name, parameters, "mp4", int(size))
-        session = await self.tasks.admit(submission, self.gate.caller(self.peer, None))
-        assert isinstance(session, UploadSession)
-        self.upload, self.left = (
-            Receiving(session, self.transport, self.adjust, self.end),
-            int(size),
-        )
+        self.left = int(size)
+        submission = Submission(name, {"start_time": 0, "duration": 1}, "mp4", self.left)
+        caller = self.gate.caller(self.arrival.peer or "", None)
+        session = cast(UploadSession, await self.tasks.admit(submission, caller))
+        self.upload = Receiving(session, self.transport, self.adjust, self.end)
         if self.lost:
             self.upload.abort()
-            return
         self.setRawMode()
         self.resumeProducing()
 
     def rawDataReceived(self, data: bytes) -> None:
         self.gate.traffic.received += len(data)
-        if self.upload is not None and self.left > 0:
-            self.upload.write(data[: self.left])
-            self.left -= len(data)
-            self.pacing.took(len(data))
-            if self.left <= 0:
-                ensureDeferred(self.finish(self.upload.session)).addErrback(self.failed)
+        if self.upload is None or self.left <= 0:
+            return
+        self.upload.write(data[: self.left])
+        self.left -= len(data)
+        self.pacing.took(len(data))
+        if self.left <= 0:
+            ensureDeferred(self.finish(self.upload.session)).addErrback(self.failed)
 
-    def adjust(self) -> None:
+    def adjust(self, last_read: int = 0) -> None:
         held = self.pacing.paused or (self.upload is not None and self.upload.held)
         self.transport.pauseProducing() if held else self.transport.resumeProducing()
 
     async def finish(self, session: UploadSession) -> None:
-        accepted = await session.finish()
-        assert isinstance(accepted, AcceptedTask)
+        accepted = cast(AcceptedTask, await session.finish())
         self.end(f"accepted {accepted.task_id}")
 
     def failed(self, failure: Failure) -> None:
-        known = isinstance(failure.value, ServiceError)
-        self.end(failure.value if known else self.gate.fault(failure))
+        error = failure.value
+        self.end(error if isinstance(error, ServiceError) else self.gate.fault(failure))
 
-    def end(self, answer: Any) -> None:
+    def end(self, answer: object) -> None:
         if self.upload is not None:
-            self.upload.abort()  # of no effect once it is finished
-        self.upload = None
+            self.upload.abort()  # no effect once it is finished
+            self.upload = None
         self.sendLine(str(answer).encode())
         self.transport.loseConnection()
 
     @property
     def transferring(self) -> bool:
         return self.upload is not None
-
-    def close(self) -> None:
-        self.transport.loseConnection()
-
-    def abort(self) -> None:
-        self.transport.abortConnection()
 
 
 class ToyFrontend:

@@ -5,22 +5,17 @@ Requests are served one after another: a client that sends ahead is paused in it
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.interfaces import (
-    IHalfCloseableProtocol,
-    ISSLTransport,
-    ITCPTransport,
-)
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import connectionDone
-from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from twisted.web import http
 from zope.interface import implementer
 
 from vidproc.errors import ServiceError
 from vidproc.files.splice import Spliced
+from vidproc.frontends.arrival import Arrival
 from vidproc.frontends.http import dispatch
 from vidproc.frontends.http.lifecycle import Life, ReadingHolds
 from vidproc.frontends.http.malformed import raw_answer
@@ -28,19 +23,17 @@ from vidproc.frontends.http.parser import StreamingChannel
 from vidproc.frontends.http.problems import HTTPError, problem_answer
 from vidproc.frontends.http.request import Request
 from vidproc.frontends.http.site import Site
-from vidproc.frontends.peers import peer_key
+from vidproc.frontends.pacing import Pacing
 from vidproc.frontends.receiving import DIRECT_FROM, Receiving
-from vidproc.frontends.refusals import TurnedAway
 from vidproc.frontends.slow_clients import SlowClientWatch, Waiting
 from vidproc.frontends.timer import Timer
 from vidproc.topics import Topic, TopicLogger
+from vidproc.transport import half_closes
 
 DISCARD_TIME = 30.0
 """Seconds for which the body of a refused request is read and thrown away."""
 LINGER_TIME = 5.0
 """Seconds for which a connection that is done for is read, so that its last answer arrives."""
-HEAD_TIME = 20.0
-"""Seconds within which a request's head must arrive."""
 REQUESTS_PER_TURN = 16
 """Requests of one connection that are served before other connections have their turn."""
 
@@ -56,31 +49,23 @@ class HTTPConnection(StreamingChannel):
         self.backend = site.backend
         self.shared = site.shared
         self._site = site
-        self.peer: str | None = None
-        """Whose the connection is; None until that is known."""
-        self.from_proxy = False
-        """Whether it is a trusted proxy's, so that each request has a client of its own."""
         self._gate = site.backend.gate
+        self._arrival = Arrival(self._gate, self, self._turn_away, site.proxies.trusts)
         self._clock = site.backend.reactor
         self._life = Life.OPEN
         self._input_ended = False
         self._write_blocked = False
         self._taking = False
-        self._came_fast = False
         self._turns = REQUESTS_PER_TURN
         self._waits_for_turn: Request | None = None
         self._discarding = Timer(self._clock, self.abort)
         self._lingering = Timer(self._clock, self.abort)
-        self._head_late = Timer(self._clock, self._cut_off_head)
         self._next_turn = Timer(self._clock, self._take_turn)
-        self._throttled = Timer(self._clock, self._unthrottle)
+        self._pacing = Pacing(self._clock, self._gate.throttle, self._pause, self._may_go_on)
 
     # --- the connection ------------------------------------------------------------------------
 
     def connectionMade(self) -> None:
-        if ITCPTransport.providedBy(self.transport):
-            self.transport.setTcpNoDelay(True)
-            self.transport.setTcpKeepAlive(True)
         self._holds = ReadingHolds(self.transport)
         self.pause_by(self._holds)
         self.transport.registerProducer(self, True)
@@ -91,37 +76,29 @@ class HTTPConnection(StreamingChannel):
             self._client_is_silent,
             self._client_is_slow,
         )
-        if not self._passes(lambda: self._gate.connected(self)):
-            return
-        proxied = isinstance(self.transport, ProtocolWrapper) and not ISSLTransport.providedBy(
-            self.transport
-        )
-        if not proxied:
-            self._meet()
+        self._arrival.made()
 
-    def _meet(self) -> None:
-        """Learn whose it is; by a proxy protocol that is known when its first bytes are here."""
-        address = self.transport.getPeer()
-        peer = self.peer = peer_key(address)
-        self.from_proxy = self._site.proxies.trusts(str(getattr(address, "host", "")))
-        if not self.from_proxy:
-            # A proxy's connections are many clients'; it limits them itself.
-            self._passes(lambda: self._gate.met(self, peer))
+    @property
+    def peer(self) -> str | None:
+        """The client, None until it is known."""
+        return self._arrival.peer
 
-    def _passes(self, step: Callable[[], None]) -> bool:
-        """Take a step through the gate; end the connection when it is refused there."""
-        try:
-            step()
-        except TurnedAway:
+    @property
+    def from_proxy(self) -> bool:
+        """Whether the client is a trusted proxy, so that each request has a client of its own."""
+        return self._arrival.from_proxy
+
+    def _turn_away(self, refusal: ServiceError | None) -> None:
+        """The gate refuses the connection."""
+        if refusal is None:
             self._life = Life.ENDING
             self.abort()
-        except ServiceError as refusal:
+        else:
             self.refuse(refusal)
-        return self._life is Life.OPEN
 
     def dataReceived(self, data: bytes) -> None:
-        if self.peer is None and self._life is Life.OPEN:
-            self._meet()
+        if self._life is Life.OPEN:
+            self._arrival.identify()
         self._took(len(data))
         if self._life is not Life.OPEN:
             return
@@ -133,20 +110,19 @@ class HTTPConnection(StreamingChannel):
             self._take_directly()
 
     def _took(self, size: int) -> None:
-        """Note bytes from the client; a body that is ahead of its share pauses, one that is thrown
-        away too: it costs as much to read."""
+        """Count bytes from the client. A discarded body costs as much to read as any other, so it
+        is paced as well."""
         self._slow_client.received(size)
         self._gate.traffic.received += size
-        if (self.in_body or self._life is Life.ENDING) and not self._throttled.running:
-            wait = self._gate.throttle.take(size)
-            if wait > 0:
-                self._came_fast = size >= DIRECT_FROM
-                self._throttled.start(wait)
-                self._holds.hold("throttle", True)
+        if self.in_body or self._life is Life.ENDING:
+            self._pacing.took(size)
 
-    def _unthrottle(self) -> None:
+    def _pause(self) -> None:
+        self._holds.hold("throttle", True)
+
+    def _may_go_on(self, last_read: int) -> None:
         self._slow_client.forgive()
-        if self._came_fast:
+        if last_read >= DIRECT_FROM:
             self._take_directly()
         self._holds.hold("throttle", False)
 
@@ -171,9 +147,8 @@ class HTTPConnection(StreamingChannel):
         for timer in (
             self._discarding,
             self._lingering,
-            self._head_late,
             self._next_turn,
-            self._throttled,
+            self._pacing,
             self._slow_client,
         ):
             timer.stop()
@@ -189,7 +164,7 @@ class HTTPConnection(StreamingChannel):
 
     def on_head(self) -> None:
         """A head is whole."""
-        self._head_late.stop()
+        self._slow_client.time_head(False)
 
     def on_body_end(self) -> None:
         """A body is whole, or there was none."""
@@ -201,18 +176,11 @@ class HTTPConnection(StreamingChannel):
         dispatch.serve(self._site, request)
 
     def _time_head(self) -> None:
-        """A head that has begun must end soon: byte by byte it would hold its connection for hours.
+        """Limit the time for a head that has arrived in part.
 
-        Called when everything that has arrived is dealt with.
+        Call this when everything that has arrived is processed.
         """
-        if self.in_head and self._life is Life.OPEN:
-            self._head_late.start(HEAD_TIME)
-        else:
-            self._head_late.stop()
-
-    def _cut_off_head(self) -> None:
-        if self.in_head and self._life is Life.OPEN:
-            self._cut_off(f"The request did not arrive within {HEAD_TIME:.0f} s.")
+        self._slow_client.time_head(self.in_head and self._life is Life.OPEN)
 
     # --- bodies --------------------------------------------------------------------------------
 
@@ -238,12 +206,7 @@ class HTTPConnection(StreamingChannel):
     def _take_directly(self) -> None:
         """Let a thread move the body from the socket to the file, while it comes fast."""
         receiving = self._receiving()
-        if (
-            receiving is None
-            or self._life is not Life.OPEN
-            or self._taking
-            or self._throttled.running
-        ):
+        if receiving is None or self._life is not Life.OPEN or self._taking or self._pacing.paused:
             return
         left = self.body_left
         if left is None or not receiving.can_take_directly(left):
@@ -398,17 +361,14 @@ class HTTPConnection(StreamingChannel):
             return
         in_body = self.in_body
         self._life = Life.ENDING
-        self._head_late.stop()
+        self._slow_client.time_head(False)
         for request in self.requests:
             request.body.lose()
         self.transport.unregisterProducer()
         self._holds.only("throttle")
-        ends_writing = ITCPTransport.providedBy(self.transport) and not ISSLTransport.providedBy(
-            self.transport
-        )
         if self._input_ended:
             self.transport.loseConnection()
-        elif ends_writing:
+        elif half_closes(self.transport):
             self.transport.loseWriteConnection()
         elif not in_body:
             self.transport.loseConnection()
@@ -448,7 +408,7 @@ class HTTPConnection(StreamingChannel):
             self._cut_off("The request's head is not whole.")
 
     def _client_is_slow(self, why: str) -> None:
-        if self.in_body:
+        if self.in_body or self.in_head:
             self._cut_off(why)
         else:
             self.log.info("peer {peer}: {why}", peer=self.peer, why=why)

@@ -8,18 +8,12 @@ lags or when a client sends requests ahead; nothing is written to a client that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 from twisted.internet.defer import ensureDeferred
-from twisted.internet.interfaces import (
-    IHalfCloseableProtocol,
-    IPushProducer,
-    ISSLTransport,
-    ITCPTransport,
-)
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -27,21 +21,20 @@ from vidproc.answers import Answer
 from vidproc.errors import ServiceError
 from vidproc.files.file_sender import TransferStopped
 from vidproc.files.splice import Spliced
+from vidproc.frontends.arrival import Arrival
 from vidproc.frontends.interface import Backend
 from vidproc.frontends.mmp import states
 from vidproc.frontends.mmp.refusals import not_mmp, too_slow
 from vidproc.frontends.mmp.serving import RequestServer
 from vidproc.frontends.pacing import Pacing
-from vidproc.frontends.peers import peer_key
 from vidproc.frontends.receiving import DIRECT_FROM, MAX_READ_AHEAD
-from vidproc.frontends.refusals import TurnedAway
 from vidproc.frontends.slow_clients import SlowClientWatch, Waiting
 from vidproc.frontends.timer import Timer
 from vidproc.mmp import messages
 from vidproc.mmp.codec import NEED_DATA, Decoder, Event, MessageStarted, PayloadChunk
 from vidproc.mmp.errors import RemoteProtocolError
 from vidproc.topics import Topic, TopicLogger
-from vidproc.transport import IStreamTransport
+from vidproc.transport import IStreamTransport, half_closes
 
 REQUESTS_PER_TURN = 16
 """Requests of one connection that are served before it is the others' turn."""
@@ -56,10 +49,10 @@ class MMPServerProtocol(Protocol):
     transport: IStreamTransport
 
     def __init__(self, backend: Backend) -> None:
-        self.peer: str | None = None
         self.state: states.Ready = states.Ready()
         self.clock = backend.reactor
         self._gate = backend.gate
+        self._arrival = Arrival(backend.gate, self, self._turn_away)
         self._server = RequestServer(self, backend)
         self._decoder = Decoder()
         self._pacing = Pacing(self.clock, self._gate.throttle, self.adjust_reading, self._may_go_on)
@@ -75,9 +68,6 @@ class MMPServerProtocol(Protocol):
     # --- the connection ------------------------------------------------------------------------
 
     def connectionMade(self) -> None:
-        if ITCPTransport.providedBy(self.transport):
-            self.transport.setTcpNoDelay(True)
-            self.transport.setTcpKeepAlive(True)
         self.transport.registerProducer(self, True)
         self.slow_client = SlowClientWatch(
             self.clock,
@@ -86,35 +76,25 @@ class MMPServerProtocol(Protocol):
             self._client_is_silent,
             self._client_is_slow,
         )
-        if not self._passes(lambda: self._gate.connected(self)):
-            return
-        proxied = isinstance(self.transport, ProtocolWrapper) and not ISSLTransport.providedBy(
-            self.transport
-        )
-        if not proxied:
-            self._meet()
+        self._arrival.made()
 
-    def _meet(self) -> None:
-        """Find out who the client is; behind a proxy, once its first bytes have arrived."""
-        self.peer = peer_key(self.transport.getPeer())
-        peer = self.peer
-        self._passes(lambda: self._gate.met(self, peer))
+    @property
+    def peer(self) -> str | None:
+        """The client, None until it is known."""
+        return self._arrival.peer
 
-    def _passes(self, step: Callable[[], None]) -> bool:
-        """Take a step through the gate; end the connection if that refuses it."""
-        try:
-            step()
-        except TurnedAway:
+    def _turn_away(self, refusal: ServiceError | None) -> None:
+        """The gate refuses the connection."""
+        if refusal is None:
             self.enter(states.Ending(self.clock, self.abort))
             self.abort()
-        except ServiceError as refusal:
+        else:
             self.send(messages.error_answer(refusal))
             self.end()
-        return not self.state.over
 
     def dataReceived(self, data: bytes) -> None:
-        if self.peer is None and not self.state.over:
-            self._meet()
+        if not self.state.over:
+            self._arrival.identify()
         self._took(len(data))
         if self.state.over:
             return
@@ -369,10 +349,7 @@ class MMPServerProtocol(Protocol):
         self.slow_client.time_head(False)
         self.transport.unregisterProducer()
         self.adjust_reading()
-        half_closes = ITCPTransport.providedBy(self.transport) and not ISSLTransport.providedBy(
-            self.transport
-        )
-        if self._input_ended or not half_closes:
+        if self._input_ended or not half_closes(self.transport):
             self.transport.loseConnection()
         else:
             self.transport.loseWriteConnection()
