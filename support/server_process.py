@@ -83,6 +83,12 @@ class ServerProcess:
             *self.options,
         ]
 
+    @property
+    def ports(self) -> list[int]:
+        """The ports that it serves, in the order of the frontends and of their options."""
+        line = re.findall(r"vidproc \S+ serves (.*); FFmpeg", self.log())[-1]
+        return [int(port) for port in re.findall(r" port (\d+)", line)]
+
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send it a signal and wait for its end."""
         process = psutil.Process(self.pid) if psutil.pid_exists(self.pid) else None

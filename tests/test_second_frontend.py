@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
 import sys
@@ -42,8 +41,7 @@ class ToyServer(ServerProcess):
 
     @property
     def toy_port(self) -> int:
-        ports = re.findall(r"port (\d+)", self.log().splitlines()[0])
-        return int(ports[1])
+        return self.ports[1]
 
 
 class InMemoryTests(SynchronousTestCase):
