@@ -28,11 +28,15 @@ from vidproc.api import (
     TimedOut,
     Unreachable,
     VidprocError,
-    calls,
+    downloads,
     process,
+    processing,
+    tasks,
+    uploads,
 )
 from vidproc.api.drivers import BlockingDriver
 from vidproc.api.effects import Broken, Call, FilePart, InThread, Reply, Send, Sleep
+from vidproc.api.settings import Settings
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[1]
@@ -159,9 +163,9 @@ class CallTests(SynchronousTestCase):
         self.progress: list[Progress] = []
 
     def process(self, server: Server, **more: Any) -> Any:
-        settings = calls.Settings("http://x/root/", "s3cret", clock=server.now, slot_timeout=100)
+        settings = Settings("http://x/root/", "s3cret", clock=server.now, slot_timeout=100)
         return server.run(
-            calls.process(
+            processing.process(
                 settings,
                 self.film,
                 "gif",
@@ -255,17 +259,17 @@ class CallTests(SynchronousTestCase):
 
     def test_a_download_goes_on_where_it_stopped(self) -> None:
         server = Server()
-        server.run(calls.upload(self.settings(), self.film, "gif", {}, self.progress.append))
+        server.run(uploads.upload(self.settings(), self.film, "gif", {}, self.progress.append))
         server.cut_body = [1000, 2000]
         target = self.folder / "x.mp4"
         done = Status.of({"status": "completed"})
-        call = calls.download(self.settings(), "t1", target, self.progress.append, done)
+        call = downloads.download(self.settings(), "t1", target, self.progress.append, done)
         self.assertEqual(server.run(call).path.read_bytes(), RESULT)
         ranges = [s.headers.get("Range") for s in server.sent if s.url.endswith("/result")]
         self.assertEqual(ranges, [None, "bytes=1000-", "bytes=3000-"])
 
-    def settings(self) -> calls.Settings:
-        return calls.Settings("http://x")
+    def settings(self) -> Settings:
+        return Settings("http://x")
 
     def test_another_run_goes_on_with_the_download(self) -> None:
         """Unless the result is another one by now."""
@@ -274,12 +278,12 @@ class CallTests(SynchronousTestCase):
         for etag in (ETAG, '"' + "0" * 64 + '"'):
             server = Server(None, *[Broken("gone")] * 9)
             server.cut_body = [1000]
-            call = calls.download(self.settings(), "t1", target, self.progress.append, done)
+            call = downloads.download(self.settings(), "t1", target, self.progress.append, done)
             self.assertRaises(Unreachable, server.run, call)
             [tag] = self.folder.glob("*.etag")
             tag.write_text(etag)
             server = Server()
-            call = calls.download(self.settings(), "t1", target, self.progress.append, done)
+            call = downloads.download(self.settings(), "t1", target, self.progress.append, done)
             self.assertEqual(server.run(call).path.read_bytes(), RESULT)
             self.assertEqual(server.sent[0].headers["Range"], "bytes=1000-")
         self.assertEqual(self.left(), ["film.mov", "x.mp4"])
@@ -340,7 +344,7 @@ class CallTests(SynchronousTestCase):
     def test_what_is_no_vidproc_is_named_as_such(self) -> None:
         server = Server(Reply(200, {}, b"<html>"))
         error = self.assertRaises(
-            VidprocError, server.run, calls.request(self.settings(), "GET", "info")
+            VidprocError, server.run, tasks.request(self.settings(), "GET", "info")
         )
         self.assertIn("Check the URL", error.solution)
 
@@ -402,7 +406,7 @@ class RealServerTests(SynchronousTestCase):
         self.assertEqual(one.path.read_bytes()[:3], b"GIF")
 
     def test_nobody_listens(self) -> None:
-        settings = calls.Settings("http://127.0.0.1:1", tries=0)
+        settings = Settings("http://127.0.0.1:1", tries=0)
         with httpx.Client() as http:
-            call = calls.request(settings, "GET", "info")
+            call = tasks.request(settings, "GET", "info")
             self.assertRaises(Unreachable, BlockingDriver(http).run, call)

@@ -3,8 +3,9 @@
     from vidproc.api import process
     result = process("film.mp4", "compress", quality=90)
 
-`calls` has what to send and when to try again, as generators without input or output; `drivers`
-carries it out on httpx, blocking or asynchronously; `clients` is what people use.
+`uploads`, `tasks`, `downloads` and `processing` have the calls: what to send and when to try again,
+as generators that do no input or output of their own. `drivers` runs them on httpx, blocking or
+asynchronously; `clients` is what people use.
 """
 
 try:

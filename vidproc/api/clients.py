@@ -1,4 +1,4 @@
-"""The blocking and the asynchronous client: the same calls, run by another driver."""
+"""The blocking and the asynchronous client: the same calls, run by different drivers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any, Self
 
 import httpx
 
-from vidproc.api import calls
-from vidproc.api.calls import Settings, ignore_progress
+from vidproc.api import downloads, processing, tasks, uploads
 from vidproc.api.drivers import AsyncDriver, BlockingDriver
 from vidproc.api.models import OnProgress, Result, Status
+from vidproc.api.settings import Settings, ignore_progress
 
 DEFAULT_URL = "http://localhost:9980"
 
@@ -23,11 +23,11 @@ def _optional(path: StrPath | None) -> Path | None:
 
 
 class Client:
-    """A server's HTTP frontend, for scripts: each call waits for its end.
+    """A server's HTTP frontend, for scripts: each call returns when it is done.
 
-    `url` is where the frontend's root is, `token` one of the server's `--token-file`. `timeout` is
-    how long a connection may be silent, `slot_timeout` how long a call waits for a slot or for
-    space in the queue, in seconds. `http` is an `httpx.Client` to use, for proxies or certificates.
+    `url` is the frontend's root, `token` one from the server's `--token-file`. `timeout` is how
+    long a connection may be silent, `slot_timeout` how long a call waits for a slot or for space in
+    the queue, both in seconds. `http` is an `httpx.Client` to use, for proxies or certificates.
 
     Every call raises `VidprocError` or one of its subclasses.
     """
@@ -57,12 +57,12 @@ class Client:
     ) -> Result:
         """Send a video, wait for the task and fetch the result.
 
-        The result goes to the file or folder `output`, by default next to the video. It raises
-        `TimedOut` when the task takes longer than `wait_timeout` seconds.
+        The result goes to the file or folder `output`, by default next to the video. Raises
+        `TimedOut` if the task takes longer than `wait_timeout` seconds.
         """
         source, target = Path(path), _optional(output)
         return self._driver.run(
-            calls.process(
+            processing.process(
                 self._settings, source, operation, parameters, target, on_progress, wait_timeout
             )
         )
@@ -81,7 +81,7 @@ class Client:
         `resume` is the `upload_url` of the `Unreachable` that an earlier call raised.
         """
         return self._driver.run(
-            calls.upload(self._settings, Path(path), operation, parameters, on_progress, resume)
+            uploads.upload(self._settings, Path(path), operation, parameters, on_progress, resume)
         )
 
     def wait(
@@ -91,31 +91,33 @@ class Client:
         on_progress: OnProgress = ignore_progress,
         timeout: float | None = None,
     ) -> Status:
-        """Wait for a task's end. Raises `TaskFailed`, `TaskCancelled` and `TimedOut`."""
-        return self._driver.run(calls.wait(self._settings, task_id, on_progress, timeout))
+        """Wait until a task ends. Raises `TaskFailed`, `TaskCancelled` and `TimedOut`."""
+        return self._driver.run(tasks.wait(self._settings, task_id, on_progress, timeout))
 
     def download(
         self, task_id: str, target: StrPath, *, on_progress: OnProgress = ignore_progress
     ) -> Result:
-        """Fetch a result into the file `target`, which is replaced, or into that folder."""
-        return self._driver.run(calls.download(self._settings, task_id, Path(target), on_progress))
+        """Fetch a result. `target` is a file, which is replaced, or a folder."""
+        return self._driver.run(
+            downloads.download(self._settings, task_id, Path(target), on_progress)
+        )
 
     def status(self, task_id: str) -> Status:
-        """Return how a task stands."""
-        return self._driver.run(calls.status(self._settings, task_id))
+        """Return a task's status."""
+        return self._driver.run(tasks.status(self._settings, task_id))
 
     def cancel(self, task_id: str) -> None:
-        """Cancel a task; of a finished one, remove the files."""
-        self._driver.run(calls.request(self._settings, "DELETE", f"tasks/{task_id}"))
+        """Cancel a task; if it is finished, remove its files."""
+        self._driver.run(tasks.request(self._settings, "DELETE", f"tasks/{task_id}"))
 
     def tasks(self) -> list[Status]:
         """Return the token's tasks, newest first, at most 100."""
-        answer = self._driver.run(calls.request(self._settings, "GET", "tasks"))
+        answer = self._driver.run(tasks.request(self._settings, "GET", "tasks"))
         return [Status.of(task) for task in answer["tasks"]]
 
     def info(self) -> dict[str, Any]:
         """Return the server's version, limits and operations with their parameters."""
-        answer: dict[str, Any] = self._driver.run(calls.request(self._settings, "GET", "info"))
+        answer: dict[str, Any] = self._driver.run(tasks.request(self._settings, "GET", "info"))
         return answer
 
     def close(self) -> None:
@@ -161,7 +163,7 @@ class AsyncClient:
         """See `Client.process`."""
         source, target = Path(path), _optional(output)
         return await self._driver.run(
-            calls.process(
+            processing.process(
                 self._settings, source, operation, parameters, target, on_progress, wait_timeout
             )
         )
@@ -177,7 +179,7 @@ class AsyncClient:
     ) -> str:
         """See `Client.upload`."""
         return await self._driver.run(
-            calls.upload(self._settings, Path(path), operation, parameters, on_progress, resume)
+            uploads.upload(self._settings, Path(path), operation, parameters, on_progress, resume)
         )
 
     async def wait(
@@ -188,31 +190,31 @@ class AsyncClient:
         timeout: float | None = None,
     ) -> Status:
         """See `Client.wait`."""
-        return await self._driver.run(calls.wait(self._settings, task_id, on_progress, timeout))
+        return await self._driver.run(tasks.wait(self._settings, task_id, on_progress, timeout))
 
     async def download(
         self, task_id: str, target: StrPath, *, on_progress: OnProgress = ignore_progress
     ) -> Result:
         """See `Client.download`."""
-        call = calls.download(self._settings, task_id, Path(target), on_progress)
+        call = downloads.download(self._settings, task_id, Path(target), on_progress)
         return await self._driver.run(call)
 
     async def status(self, task_id: str) -> Status:
         """See `Client.status`."""
-        return await self._driver.run(calls.status(self._settings, task_id))
+        return await self._driver.run(tasks.status(self._settings, task_id))
 
     async def cancel(self, task_id: str) -> None:
         """See `Client.cancel`."""
-        await self._driver.run(calls.request(self._settings, "DELETE", f"tasks/{task_id}"))
+        await self._driver.run(tasks.request(self._settings, "DELETE", f"tasks/{task_id}"))
 
     async def tasks(self) -> list[Status]:
         """See `Client.tasks`."""
-        answer = await self._driver.run(calls.request(self._settings, "GET", "tasks"))
+        answer = await self._driver.run(tasks.request(self._settings, "GET", "tasks"))
         return [Status.of(task) for task in answer["tasks"]]
 
     async def info(self) -> dict[str, Any]:
         """See `Client.info`."""
-        call = calls.request(self._settings, "GET", "info")
+        call = tasks.request(self._settings, "GET", "info")
         answer: dict[str, Any] = await self._driver.run(call)
         return answer
 

@@ -1,10 +1,10 @@
-"""Carry out what the calls ask for, on httpx: once blocking, once asynchronous, otherwise alike."""
+"""Run calls on httpx: one driver blocks, the other is asynchronous; otherwise they are alike."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, Generic, Self, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -27,6 +27,40 @@ def _broken(error: httpx.TransportError) -> Broken:
     return Broken(str(error) or type(error).__name__)
 
 
+class _Running(Generic[T]):
+    """A call in progress: `effect` is what it asks for next, None once it has its `result`.
+
+    Use it as a context manager, which closes the call.
+    """
+
+    effect: Effect | None
+    result: T
+
+    def __init__(self, call: Call[T]) -> None:
+        self._call = call
+        self._advance(lambda: next(call))
+
+    def answer(self, answer: Any) -> None:
+        """Give the call what it asked for."""
+        self._advance(lambda: self._call.send(answer))
+
+    def fail(self, problem: Exception) -> None:
+        """Tell the call why it does not get what it asked for."""
+        self._advance(lambda: self._call.throw(problem))
+
+    def _advance(self, step: Callable[[], Effect]) -> None:
+        try:
+            self.effect = step()
+        except StopIteration as stop:
+            self.effect, self.result = None, stop.value
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._call.close()
+
+
 class BlockingDriver:
     """Runs calls in the calling thread."""
 
@@ -35,22 +69,15 @@ class BlockingDriver:
 
     def run(self, call: Call[T]) -> T:
         """Run a call to its end and return its result."""
-        answer: Any = None
-        problem: Exception | None = None
-        try:
-            while True:
+        with _Running(call) as running:
+            while running.effect is not None:
                 try:
-                    effect = call.send(answer) if problem is None else call.throw(problem)
-                except StopIteration as stop:
-                    result: T = stop.value
-                    return result
-                answer, problem = None, None
-                try:
-                    answer = self._do(effect)
+                    answer = self._do(running.effect)
                 except (Broken, OSError) as error:
-                    problem = error
-        finally:
-            call.close()
+                    running.fail(error)
+                else:
+                    running.answer(answer)
+            return running.result
 
     def _do(self, effect: Effect) -> Any:
         if isinstance(effect, Sleep):
@@ -88,22 +115,15 @@ class AsyncDriver:
 
     async def run(self, call: Call[T]) -> T:
         """Run a call to its end and return its result."""
-        answer: Any = None
-        problem: Exception | None = None
-        try:
-            while True:
+        with _Running(call) as running:
+            while running.effect is not None:
                 try:
-                    effect = call.send(answer) if problem is None else call.throw(problem)
-                except StopIteration as stop:
-                    result: T = stop.value
-                    return result
-                answer, problem = None, None
-                try:
-                    answer = await self._do(effect)
+                    answer = await self._do(running.effect)
                 except (Broken, OSError) as error:
-                    problem = error
-        finally:
-            call.close()
+                    running.fail(error)
+                else:
+                    running.answer(answer)
+            return running.result
 
     async def _do(self, effect: Effect) -> Any:
         if isinstance(effect, Sleep):

@@ -1,5 +1,8 @@
-"""What the calls ask of a driver. The calls are generators that do no input or output of their own:
-they yield one of these, and get the answer, or `Broken` thrown in when no answer came."""
+"""What calls ask a driver to do.
+
+Calls are generators that do no input or output of their own. They yield one of these and are sent
+the answer, or `Broken` is thrown into them if none came.
+"""
 
 from __future__ import annotations
 
@@ -14,22 +17,22 @@ CHUNK = 1 << 20
 
 
 class Broken(Exception):
-    """A connection could not be made, or broke before the answer was whole."""
+    """A connection could not be made, or broke before the answer was complete."""
 
 
 class Receiver(Protocol):
-    """Takes an answer's body as it comes."""
+    """Takes an answer's body as it arrives."""
 
     def wants(self, reply: Reply) -> bool:
-        """Return whether to stream the body of this answer here; else it is collected."""
+        """Return whether to stream the body of this answer here; otherwise it is collected."""
 
     def write(self, data: bytes) -> bool:
-        """Take the next bytes; return whether to go on. It may block, for a disk."""
+        """Take the next bytes; return whether to continue. May wait for the disk."""
 
 
 @dataclass(frozen=True)
 class FilePart:
-    """A request's body: `size` bytes of `file` from `offset`. `on_sent` gets the bytes so far."""
+    """A request's body: `size` bytes of `file` from `offset`. `on_sent` gets the bytes sent."""
 
     file: BinaryIO
     offset: int
@@ -39,7 +42,7 @@ class FilePart:
 
 @dataclass(frozen=True)
 class Send:
-    """Send a request. `url` is absolute; `patience` is seconds without a byte."""
+    """Send a request. `url` is absolute; `patience` is how long it may bring nothing."""
 
     method: str
     url: str

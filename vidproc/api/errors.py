@@ -6,8 +6,8 @@ from __future__ import annotations
 class VidprocError(Exception):
     """Something went wrong; its text says what.
 
-    `code` is an HTTP status, 0 if no answer came. `solution` says what to do, empty if there is
-    nothing to say. `task_id` is the task that it is about, None if there is none.
+    `code` is an HTTP status, 0 if no answer came. `solution` says what to do; it may be empty.
+    `task_id` is the task concerned, if there is one.
     """
 
     def __init__(
@@ -48,8 +48,8 @@ class Unreachable(VidprocError):
 
 
 class TimedOut(VidprocError):
-    """The time for this was over; the task, if there is one, continues on the server."""
+    """The call took too long. The task continues on the server."""
 
 
 class ResultDamaged(VidprocError):
-    """The downloaded bytes are not those that the server has (SHA-256)."""
+    """The downloaded bytes are not the server's: their SHA-256 differs."""

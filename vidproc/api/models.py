@@ -33,12 +33,12 @@ class Status:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more happens to it."""
+        """Whether this is the task's last status."""
         return self.status in ("completed", "failed", "cancelled", "expired")
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> Status:
-        """Return the status that an answer's JSON is."""
+        """Return the status in an answer's JSON."""
         return cls(
             task_id=str(fields.get("task_id", "")),
             status=str(fields.get("status", "")),
@@ -59,7 +59,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a call is. `fraction` of this step is 0 to 1; `eta` in seconds, None if not known.
+    """How far a call is. `fraction` is that of this step, 0 to 1; `eta` is in seconds or None.
 
     `step` is ``uploading``, ``waiting`` (for a slot or in the queue), ``processing`` or
     ``downloading``; `detail` says more, such as the stage of the processing.

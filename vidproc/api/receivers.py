@@ -1,4 +1,4 @@
-"""Where the bodies of answers go: a stream of events, and a file that is checked at its end."""
+"""Take the bodies of answers: a stream of events, and a file that is checked when complete."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHA256 = re.compile(r'"([0-9a-f]{64})"')
 
 
 class EventReceiver:
-    """Takes a stream of server-sent events; `seen` gets each status and says whether to go on."""
+    """Takes server-sent events. `seen` gets each status and returns whether to continue."""
 
     def __init__(self, seen: Callable[[Mapping[str, Any]], bool]) -> None:
         self._seen = seen
@@ -44,7 +44,7 @@ class EventReceiver:
 
 
 class PartReceiver:
-    """Takes a result into a file of a temporary name; goes on with what an earlier try left."""
+    """Writes a result to a file with a temporary name; continues what an earlier try left."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -58,7 +58,7 @@ class PartReceiver:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers that ask for what is missing, if the result is still the same."""
+        """Headers that ask for the missing bytes, provided that the result is still the same."""
         if not self.offset:
             return {}
         return {"Range": f"bytes={self.offset}-", "If-Range": self._etag}
@@ -68,7 +68,7 @@ class PartReceiver:
         return self.path.with_suffix(".etag")
 
     def open(self) -> None:
-        """Open the file. What is there is kept if it is known which result it belongs to."""
+        """Open the file. Earlier bytes are kept if it is known which result they belong to."""
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         self._file = os.fdopen(descriptor, "r+b", buffering=0)
         try:
@@ -117,7 +117,10 @@ class PartReceiver:
         return True
 
     def finish(self, target: Path, stem: str) -> tuple[Path, str] | None:
-        """Check the file and name it `target`, or `stem` in that folder; None if it is damaged."""
+        """Check the file and give it its name; `target` and `stem` are as in `downloads.download`.
+
+        Return its path and SHA-256, or None if it is damaged; then it is removed.
+        """
         assert self._file is not None
         sha256 = self._hash.hexdigest()
         match = _SHA256.fullmatch(self._etag)
@@ -135,7 +138,7 @@ class PartReceiver:
         return target, sha256
 
     def close(self) -> None:
-        """Close the file; an incomplete one stays for the next try, an empty one does not."""
+        """Close the file. If incomplete it stays for the next try; if empty it is removed."""
         if self._file is None:
             return
         self._file.close()
@@ -146,7 +149,7 @@ class PartReceiver:
 
 
 def _free_name(wanted: Path) -> Path:
-    """Take `wanted`, or the next free name, with an empty file: ``film_processed_2.mp4``."""
+    """Create an empty file `wanted`, or with the next free name: ``film_processed_2.mp4``."""
     number, target = 1, wanted
     while True:
         try:
@@ -159,7 +162,7 @@ def _free_name(wanted: Path) -> Path:
 
 
 def _kind_of(reply: Reply) -> str:
-    """Return the extension for a result; ``bin`` for what no player opens."""
+    """Return the extension for a result, ``bin`` if it is not one of a media file."""
     kind = _KINDS.get(reply.headers.get("content-type", "").partition(";")[0])
     if kind is None:
         match = _EXTENSION.search(reply.headers.get("content-disposition", ""))
