@@ -438,17 +438,20 @@ class RateTests(SynchronousTestCase):
         )
 
     def test_small_aac_is_copied(self) -> None:
-        sound = sound_for(self.media(codec="aac", bit_rate=128_000))
+        media = self.media(codec="aac", bit_rate=128_000)
+        sound = sound_for(media, media.audio[0])
         assert sound is not None
         self.assertTrue(sound.copied)
 
     def test_large_aac_is_encoded(self) -> None:
-        sound = sound_for(self.media(codec="aac", bit_rate=320_000))
+        media = self.media(codec="aac", bit_rate=320_000)
+        sound = sound_for(media, media.audio[0])
         assert sound is not None
         self.assertEqual((sound.encoder, sound.bit_rate), ("aac", 160_000))
 
     def test_little_vorbis_does_not_become_much_aac(self) -> None:
-        sound = sound_for(self.media(codec="vorbis", bit_rate=64_000))
+        media = self.media(codec="vorbis", bit_rate=64_000)
+        sound = sound_for(media, media.audio[0])
         assert sound is not None
         self.assertEqual((sound.encoder, sound.bit_rate), ("aac", 80_000))
 

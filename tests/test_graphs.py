@@ -8,7 +8,7 @@ from twisted.trial.unittest import TestCase
 
 from vidproc.errors import ServiceError
 from vidproc.ffmpeg.media import AudioStream, MediaInfo, SubtitleStream, VideoStream
-from vidproc.operations import audio, clips, delivery, reading, sizes
+from vidproc.operations import audio, clips, reading, sizes, tracks
 from vidproc.operations.aspect_ratio import canvas
 from vidproc.operations.extract_audio import choose_track
 from vidproc.operations.gif import commands, recipes, renditions
@@ -113,26 +113,26 @@ class SoundTests(TestCase):
 
     def test_the_default_track_is_chosen_and_the_others_are_named(self) -> None:
         """The first track is not always the right one."""
-        tracks = (
+        found = (
             AudioStream(index=1, codec="aac", channels=2, sample_rate=48000, language="eng"),
             AudioStream(index=3, codec="aac", channels=2, language="deu", default=True),
         )
-        media = film(audio=tracks)
+        media = film(audio=found)
         chosen = audio.choose_audio(media, "mp4")
         assert chosen is not None
         self.assertEqual(chosen.track.index, 3)
         self.assertEqual(
-            audio.audio_warnings(media, chosen),
+            audio.audio_warnings(media, [chosen]),
             ["Audio track 2 (deu) was kept; 1 other track was left out."],
         )
 
     def test_tracks_are_chosen_by_number_or_any_code_of_their_language(self) -> None:
         """ger, deu, de and de-AT are one language."""
-        tracks = tuple(
+        found = tuple(
             AudioStream(index=index, codec="aac", channels=2, language=language)
             for index, language in ((4, "eng"), (5, "ger"))
         )
-        media = film(audio=tracks)
+        media = film(audio=found)
         for wanted in (2, "2", "de", "deu", "GER", "de-AT"):
             self.assertEqual(choose_track(media, wanted).index, 5)
         for wanted in (3, 0, "fr"):
@@ -150,7 +150,7 @@ class SoundTests(TestCase):
 class DeliveryTests(TestCase):
     def test_only_harmless_tags_are_kept(self) -> None:
         """Where and with what a film was taken stays private."""
-        options = delivery.clean_metadata(
+        options = tracks.clean_metadata(
             film(tags={"title": "T = 1", "copyright": "me", "artist": "A"})
         )
         self.assertEqual(options["map_metadata:g"], -1)
@@ -166,11 +166,10 @@ class DeliveryTests(TestCase):
                 SubtitleStream(index=3, codec="hdmv_pgs_subtitle", text=False),
             )
         )
-        kept = delivery.kept_subtitles(media)
-        self.assertEqual([stream.index for stream in kept], [2])
+        kept = tracks.choose_tracks(media, "mp4")
+        self.assertEqual([stream.index for stream in kept.subtitles], [2])
         self.assertEqual(
-            delivery.subtitle_warnings(media, kept),
-            ["1 image-based subtitle track was left out."],
+            tracks.track_warnings(media, kept), ["1 image-based subtitle track was left out."]
         )
 
     def test_every_input_is_held_to_files_and_known_formats(self) -> None:

@@ -197,13 +197,13 @@ class ResolutionTests(OperationCase):
         result = self.do(self.clip(), "resolution", width=80, height=60)
         self.assertEqual(result.media.audio, ())
 
-    def test_text_subtitles_and_the_default_audio_are_kept(self) -> None:
-        """mov_text with its language; the second track is told of."""
+    def test_text_subtitles_and_all_audio_tracks_are_kept(self) -> None:
+        """mov_text and AAC, with their languages."""
         result = self.do(media.COUNT, "resolution", width=160, height=120)
         self.assertEqual([s.codec for s in result.media.subtitles], ["mov_text"] * 2)
         self.assertEqual([s.language for s in result.media.subtitles], ["eng", "deu"])
-        self.assertEqual([a.language for a in result.media.audio], ["eng"])
-        self.assertTrue(any("other track" in sentence for sentence in result.warnings))
+        self.assertEqual([a.language for a in result.media.audio], ["eng", "deu"])
+        self.assertEqual(result.warnings, [])
 
     def test_audio_only_is_415(self) -> None:
         """A cover is no video."""

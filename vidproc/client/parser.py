@@ -158,6 +158,7 @@ def _add_parameters(group: argparse._ArgumentGroup) -> None:
         "codec": ("CODEC", "compress: h264, hevc or av1 (h264); webm: vp9 or av1 (vp9)"),
         "target_size": ("BYTES", "fit into this size, such as 8M"),
         "preset": ("PRESET", "fast, balanced or small (balanced)"),
+        "audio_tracks": ("WHICH", "all, or only the default one (all)"),
         "bitrate": ("BITS", "per second, 32k to 320k (a high-quality variable bit rate)"),
         "track": ("TRACK", "which audio track: a number from 1, or a language such as eng"),
         "fps": ("N", "frames per second, 1 to 50 (12)"),

@@ -64,7 +64,10 @@ class VideoStream(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class AudioStream(msgspec.Struct, kw_only=True, frozen=True):
-    """One audio track. `bit_rate` in bits per second; times in seconds as in `VideoStream`."""
+    """One audio track. `bit_rate` in bits per second; times in seconds as in `VideoStream`.
+
+    `roles` are what it is for, in FFmpeg's words: ``comment``, ``visual_impaired``...
+    """
 
     index: int
     codec: str
@@ -75,19 +78,25 @@ class AudioStream(msgspec.Struct, kw_only=True, frozen=True):
     language: str | None = None
     title: str | None = None
     default: bool = False
+    roles: tuple[str, ...] = ()
     duration: float | None = None
     start_time: float = 0.0
 
 
 class SubtitleStream(msgspec.Struct, kw_only=True, frozen=True):
-    """One subtitle track; `text` is false for image-based ones (DVD, Blu-ray, DVB)."""
+    """One subtitle track; `text` is false for image-based ones (DVD, Blu-ray, DVB).
+
+    `roles` as in `AudioStream`.
+    """
 
     index: int
     codec: str
     text: bool
     language: str | None = None
+    title: str | None = None
     default: bool = False
     forced: bool = False
+    roles: tuple[str, ...] = ()
 
 
 class Cover(msgspec.Struct, kw_only=True, frozen=True):

@@ -209,6 +209,8 @@ def _media(found: dict[str, Any], size: int) -> MediaInfo:
                 language=values.clean_language(s.get("language")),
                 default=s.get("default") is True,
                 forced=s.get("forced") is True,
+                title=values.clean_text(s.get("title")),
+                roles=values.roles(s.get("roles")),
             )
             for s in titles
         ),
@@ -344,6 +346,7 @@ def _audio(found: dict[str, Any], origin: float, complete: bool) -> AudioStream:
         language=values.clean_language(found.get("language")),
         title=values.clean_text(found.get("title")),
         default=found.get("default") is True,
+        roles=values.roles(found.get("roles")),
         duration=duration,
         start_time=max(0.0, start - origin) if start is not None else 0.0,
     )

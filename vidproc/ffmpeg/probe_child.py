@@ -11,6 +11,7 @@ import itertools
 import json
 import math
 import os
+import re
 import struct
 import sys
 import time
@@ -46,6 +47,10 @@ _METADATA: dict[str, Any] = (
 )
 _ATTACHED_PICTURE = 0x400 | 0x800  # attached_pic, timed_thumbnails
 _DEFAULT, _FORCED = 0x1, 0x40
+_ROLES = {
+    0x2: "dub", 0x4: "original", 0x8: "comment", 0x80: "hearing_impaired",
+    0x100: "visual_impaired", 0x10000: "captions", 0x20000: "descriptions",
+}  # fmt: skip
 
 _FRAMES_WANTED = 4
 _MOST_ERRORS = 200  # undecodable packets after which no frame is expected
@@ -56,6 +61,13 @@ _TEXT = 300
 """Characters of a text that are kept; the reader keeps fewer."""
 _LAST_PACKETS = 32
 """Packets at the end of our own output whose frames are all decoded."""
+
+
+_GENERIC_HANDLER = re.compile(
+    r"handler|core ?media|iso ?media|gpac|lavf|mainconcept|produced by|aac|avc|pcm|audio|sound"
+    r"|video|meta|vide|soun|apple|go ?pro|dji|ambarella|^[^A-Za-z0-9]*$",
+    re.IGNORECASE,
+)
 
 
 class Refused(Exception):
@@ -212,9 +224,10 @@ def _stream_facts(stream: Any) -> dict[str, Any]:
         "codec": context.name if context is not None else None,
         "default": bool(disposition & _DEFAULT),
         "forced": bool(disposition & _FORCED),
+        "roles": [name for flag, name in _ROLES.items() if disposition & flag],
         "cover": stream.type == "video" and _is_cover(stream),
         "language": stream.language,
-        "title": stream.metadata.get("title", "")[:_TEXT] or None,
+        "title": _title(stream.metadata)[:_TEXT] or None,
         "start": float(stream.start_time * base) if stream.start_time is not None else None,
         "duration": float(stream.duration * base) if stream.duration is not None else None,
         "frames": stream.frames,
@@ -248,6 +261,16 @@ def _stream_facts(stream: Any) -> dict[str, Any]:
             sample_rate=context.sample_rate,
         )
     return facts
+
+
+def _title(tags: Any) -> str:
+    """Return a track's title. MP4 has it as its name or, where a muxer gave it one, its handler's;
+    most of those only name the muxer or the device."""
+    title = tags.get("title") or tags.get("name")
+    if title:
+        return str(title)
+    handler = str(tags.get("handler_name") or "")
+    return "" if _GENERIC_HANDLER.search(handler) else handler
 
 
 def _tag(context: Any) -> str | None:

@@ -13,8 +13,17 @@ MAX_DURATION = 10 * 86400.0
 """Seconds; a longer duration is wrong, or a camera that runs all year."""
 
 _TAGS = frozenset(
-    ("title", "artist", "album_artist", "album", "composer", "genre", "track", "copyright")
+    """title artist album_artist album composer genre track disc copyright show season_number
+    episode_id episode_sort network media_type""".split()  # noqa: SIM905 - reads better
 )
+_CATALOGUED = frozenset({"title", "artist", "album", "show"})
+_DEVICE_TAG = re.compile(
+    r"com\.(apple\.quicktime|android)\.|location|make$|model|date_(recorded|digitized)|gps|firmware"
+)
+ROLES = (
+    "dub", "original", "comment", "hearing_impaired", "visual_impaired", "captions", "descriptions"
+)  # fmt: skip
+"""What a track may be for, in FFmpeg's words."""
 _NAME = re.compile(r"[A-Za-z0-9_.,+-]{1,64}")
 _LANGUAGE = re.compile(r"([a-z]{2,3})(-.*)?")
 
@@ -108,9 +117,33 @@ def clean_language(value: object) -> str | None:
     return match[1] if match is not None and match[1] not in ("und", "unk", "mis", "zxx") else None
 
 
+def roles(value: object) -> tuple[str, ...]:
+    """Return what a track is for, in FFmpeg's words."""
+    return tuple(role for role in ROLES if isinstance(value, list) and role in value)
+
+
 def clean_tags(value: object) -> dict[str, str]:
     """Return the harmless tags, by lower-case name."""
     if not isinstance(value, dict):
         return {}
     tags = {str(key).lower(): clean_text(text) for key, text in list(value.items())[:200]}
-    return {key: text for key, text in tags.items() if key in _TAGS and text}
+    kept = {key: text for key, text in tags.items() if key in _TAGS and text}
+    if date := _work_date(tags):
+        kept["date"] = date
+    return kept
+
+
+def _work_date(tags: dict[str, str | None]) -> str | None:
+    """Return when a work came out, None if the date may be that of a recording.
+
+    It is a date without a time of day, in a file that no camera or phone has tagged; only a year,
+    unless the work has a title or the like.
+    """
+    if any(_DEVICE_TAG.match(key) for key in tags):
+        return None
+    text = tags.get("date_released") or tags.get("date") or tags.get("year") or ""
+    match = re.match(r"(\d{4})(-\d\d(-\d\d)?)?(?!\d)", text, re.ASCII)
+    if match is None:
+        return None
+    catalogued = any(tags.get(key) for key in _CATALOGUED)
+    return match[0] if catalogued else match[1]

@@ -27,7 +27,9 @@ class AspectRatioOperation(Operation[AspectRatio]):
                 f"A frame of {exact[0]:.0f}x{exact[1]:.0f} would be too large; "
                 f"it was reduced to {size[0]}x{size[1]}."
             )
-        return reshaped(media, capabilities, size, parameters.fit, warnings)
+        return reshaped(
+            media, capabilities, size, parameters.fit, parameters.audio_tracks, warnings
+        )
 
     def estimate_size(self, parameters: AspectRatio, source_size: int) -> int:
         """Return an estimate of the output's bytes: twice the source's."""

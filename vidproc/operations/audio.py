@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,6 +31,7 @@ class ChosenAudio:
     """The chosen audio track and how it is encoded.
 
     `encoder` is ``copy`` or an encoder's name; `bit_rate` in bits per second, None when copied.
+    `mixed_to` is a layout that it is mixed down to, None if it keeps what players support.
     """
 
     track: AudioStream
@@ -37,6 +39,7 @@ class ChosenAudio:
     channels: int
     bit_rate: int | None = None
     sample_rate: int | None = None
+    mixed_to: str | None = None
 
     @property
     def copied(self) -> bool:
@@ -50,15 +53,16 @@ class ChosenAudio:
             return stream
         # Silence where time stamps jump: encoders count samples and would get ahead of the video.
         stream = stream.filter("aresample", **{"async": 1, "min_hard_comp": 0.04})
-        return stream.filter("aformat", channel_layouts=_LAYOUTS[self.encoder])
+        layouts = self.mixed_to or _LAYOUTS[self.encoder]
+        return stream.filter("aformat", channel_layouts=layouts)
 
-    def options(self) -> dict[str, Any]:
-        """Return the output options."""
-        options: dict[str, Any] = {"c:a": self.encoder}
+    def options(self, number: int) -> dict[str, Any]:
+        """Return the output options of the output's audio track `number`, counted from 0."""
+        options: dict[str, Any] = {f"c:a:{number}": self.encoder}
         if self.bit_rate is not None:
-            options["b:a"] = self.bit_rate
+            options[f"b:a:{number}"] = self.bit_rate
         if self.sample_rate is not None:
-            options["ar"] = self.sample_rate
+            options[f"ar:a:{number}"] = self.sample_rate
         return options
 
 
@@ -106,24 +110,28 @@ def opus_rate(channels: int) -> int:
     return {1: 64_000, 2: 112_000}.get(channels, 48_000 * channels)
 
 
-def audio_warnings(media: MediaInfo, chosen_audio: ChosenAudio | None) -> list[str]:
+def audio_warnings(media: MediaInfo, kept: Sequence[ChosenAudio]) -> list[str]:
     """Return a sentence for everything that was dropped from the audio."""
     sentences = []
-    if chosen_audio is not None and len(media.audio) > 1:
-        language = f" ({chosen_audio.track.language})" if chosen_audio.track.language else ""
+    lost = len(media.audio) - len(kept)
+    if len(kept) == 1 and lost:
+        track = kept[0].track
+        language = f" ({track.language})" if track.language else ""
         sentences.append(
-            f"Audio track {track_number(media, chosen_audio.track)}{language} was kept; "
-            f"{counted(len(media.audio) - 1, 'other track')} left out."
+            f"Audio track {track_number(media, track)}{language} was kept; "
+            f"{counted(lost, 'other track')} left out."
         )
-    if (
-        chosen_audio is not None
-        and not chosen_audio.copied
-        and chosen_audio.track.channels > chosen_audio.channels
-    ):
-        sentences.append(
-            f"The audio was mixed down from {chosen_audio.track.channels} to "
-            f"{chosen_audio.channels} channels."
-        )
+    elif kept and lost:
+        sentences.append(f"{counted(lost, 'audio track')} left out; {len(kept)} is the most.")
+    mixes = dict.fromkeys(
+        (audio.track.channels, audio.channels)
+        for audio in kept
+        if not audio.copied and audio.track.channels > audio.channels
+    )
+    sentences += [
+        f"The audio was mixed down from {channels} to {fewer} channels."
+        for channels, fewer in mixes
+    ]
     return sentences
 
 

@@ -35,7 +35,7 @@ class Expectation:
     """Properties that the finished file must have, checked before it can be downloaded.
 
     `size` is the displayed (width, height) in pixels; `duration` is in seconds, give or take
-    `tolerance` seconds; None means that it is not checked.
+    `tolerance` seconds; `audio_tracks` is their number. None means that it is not checked.
     """
 
     video: bool
@@ -43,6 +43,7 @@ class Expectation:
     size: tuple[int, int] | None = None
     duration: float | None = None
     tolerance: float = 0.5
+    audio_tracks: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

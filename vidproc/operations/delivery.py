@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import ffmpeg
 
 from vidproc.ffmpeg.command import THREADS, output_file
-from vidproc.ffmpeg.media import MediaInfo, SubtitleStream
-from vidproc.operations.audio import ChosenAudio, Container
-from vidproc.operations.frames import counted
+from vidproc.ffmpeg.media import MediaInfo
+from vidproc.operations.audio import Container
 from vidproc.operations.sizes import Size
-
-KEPT_TAGS = ("title", "artist", "album_artist", "album", "composer", "genre", "track")
-"""Tags that describe the content. Others may reveal where, when or with what it was recorded."""
-
+from vidproc.operations.tracks import Tracks
 
 _SNAPPED_RATE = 23  # frames/s from which half a frame is less than 22 ms
 
 
-def film_duration(media: MediaInfo, chosen_audio: ChosenAudio | None) -> float | None:
+def film_duration(media: MediaInfo, tracks: Tracks) -> float | None:
     """Return the duration in seconds of the video and the chosen audio, None if unknown."""
     video = media.video
-    if (
-        video is None
-        or video.duration is None
-        or (chosen_audio and chosen_audio.track.duration is None)
-    ):
+    if video is None or video.duration is None:
         return media.duration
     ends = [video.start_time + video.duration]
-    if chosen_audio is not None and chosen_audio.track.duration is not None:
-        ends.append(chosen_audio.track.start_time + chosen_audio.track.duration)
+    for audio in tracks.audio:
+        if audio.track.duration is None:
+            return media.duration
+        ends.append(audio.track.start_time + audio.track.duration)
     return max(ends)
 
 
@@ -47,62 +40,34 @@ def tolerance(media: MediaInfo) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What goes into the finished file besides the video frames.
-
-    `video` holds the encoder's output options. `whole` means that the file covers the whole
-    source, so that chapters stay valid.
-    """
+    """What goes into the finished file: `video` holds the encoder's output options, `tracks` is all
+    the rest."""
 
     file: str
     container: Container
     video: dict[str, Any]
-    chosen_audio: ChosenAudio | None = None
-    subtitles: Sequence[SubtitleStream] = ()
-    whole: bool = True
+    tracks: Tracks
     extra: dict[str, Any] = field(default_factory=dict)
 
 
 def deliver(node: Any, media: MediaInfo, stream: Any, delivery: Delivery) -> Any:
     """Return the output node: video, audio and subtitles in a file without private tags."""
-    streams = [stream]
-    mp4 = delivery.container == "mp4"
     options: dict[str, Any] = {
         "format": delivery.container,
         "threads": THREADS,
         "filter_complex_threads": THREADS,
         "max_muxing_queue_size": 4096,
-        **clean_metadata(media),
-        "map_chapters": 0 if delivery.whole and 0 < media.chapters <= 1000 else -1,
         **rate_options(media, delivery.container),
         **delivery.video,
+        **delivery.tracks.options(media, delivery.container),
     }
-    if media.video is not None and media.video.language:
-        options["metadata:s:v:0"] = f"language={media.video.language}"
-    if delivery.chosen_audio is not None:
-        streams.append(delivery.chosen_audio.stream(node))
-        options.update(delivery.chosen_audio.options())
-        if delivery.chosen_audio.track.language:
-            options["metadata:s:a:0"] = f"language={delivery.chosen_audio.track.language}"
-        options["disposition:a:0"] = "default"
-    for number, subtitle in enumerate(delivery.subtitles):
-        streams.append(node[str(subtitle.index)])
-        if subtitle.language:
-            options[f"metadata:s:s:{number}"] = f"language={subtitle.language}"
-    if delivery.subtitles:
-        options["c:s"] = "mov_text" if mp4 else "webvtt"
-    if mp4:
+    if len(delivery.tracks.audio) > 1:
+        options["max_error_rate"] = 1  # one track that is damaged must not spoil the others
+    if delivery.container == "mp4":
         options["movflags"] = "+faststart"
     options.update(delivery.extra)
+    streams = [stream, *delivery.tracks.streams(node)]
     return ffmpeg.output(*streams, output_file(delivery.file), **options)
-
-
-def clean_metadata(media: MediaInfo) -> dict[str, Any]:
-    """Return options that drop all tags except `KEPT_TAGS`."""
-    options: dict[str, Any] = {"map_metadata:g": -1, "map_metadata:s": -1}
-    kept = [(name, media.tags[name]) for name in KEPT_TAGS if media.tags.get(name)]
-    for number, (name, value) in enumerate(kept):
-        options[f"metadata:g:{number}"] = f"{name}={value}"
-    return options
 
 
 def rate_options(media: MediaInfo, container: Container = "mp4") -> dict[str, Any]:
@@ -119,21 +84,6 @@ def rate_options(media: MediaInfo, container: Container = "mp4") -> dict[str, An
     elif video is None or not video.constant_rate or (video.frame_rate or 0) < _SNAPPED_RATE:
         options["enc_time_base"] = "1:90000"
     return options
-
-
-def kept_subtitles(media: MediaInfo) -> tuple[SubtitleStream, ...]:
-    """Return the subtitle tracks that can be kept: text, at most 32."""
-    return tuple(stream for stream in media.subtitles if stream.text)[:32]
-
-
-def subtitle_warnings(media: MediaInfo, kept: Sequence[SubtitleStream]) -> list[str]:
-    """Return a sentence if subtitles were dropped."""
-    lost = len(media.subtitles) - len(kept)
-    if not lost:
-        return []
-    images = sum(not stream.text for stream in media.subtitles)
-    noun = "image-based subtitle track" if images == lost else "subtitle track"
-    return [f"{counted(lost, noun)} left out."]
 
 
 def x264(crf: int = 21, **rest: Any) -> dict[str, Any]:

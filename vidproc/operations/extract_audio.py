@@ -14,6 +14,7 @@ from vidproc.operations import audio, delivery, frames, reading
 from vidproc.operations.base import Expectation, Operation, Plan, Product, require_encoder
 from vidproc.operations.languages import same_language
 from vidproc.operations.parameters import ExtractAudio
+from vidproc.operations.tracks import clean_metadata
 
 _RESULT = "result.mp3"
 
@@ -63,7 +64,7 @@ class ExtractAudioOperation(Operation[ExtractAudio]):
             threads=THREADS,
             id3v2_version=3,
             map_chapters=-1,
-            **delivery.clean_metadata(media),
+            **clean_metadata(media),
             **options,
         )
         command = ffmpeg_command(

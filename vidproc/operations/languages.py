@@ -32,6 +32,13 @@ def same_language(one: str, other: str) -> bool:
     return _canonical(one) == _canonical(other)
 
 
+def three_letters(code: str) -> str:
+    """Return the three letters of a two-letter code, as MP4 needs them; others as they are."""
+    main = code.lower().split("-")[0]
+    named = (c for c, canonical in _CANONICAL.items() if canonical == main and len(c) == 3)
+    return next(named, code) if len(main) == 2 else code
+
+
 def _canonical(code: str) -> str:
     main = code.lower().split("-")[0]
     return _CANONICAL.get(main, main)

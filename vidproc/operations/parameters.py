@@ -16,6 +16,7 @@ from vidproc.operations.parameter_texts import PARAMETER_TEXTS
 from vidproc.units import parse_time
 
 Fit = Literal["pad", "crop", "stretch"]
+AudioTracks = Literal["all", "default"]
 Time = float | str
 """Seconds, or text that is parsed when the parameters are created."""
 
@@ -33,6 +34,7 @@ class Compress(Parameters, kw_only=True, frozen=True):
     codec: Literal["h264", "hevc", "av1"] = "h264"
     target_size: Annotated[int, msgspec.Meta(ge=1, le=(1 << 40) - 1)] | None = None
     preset: Literal["fast", "balanced", "small"] = "balanced"
+    audio_tracks: AudioTracks = "all"
 
 
 class Resolution(Parameters, kw_only=True, frozen=True):
@@ -41,6 +43,7 @@ class Resolution(Parameters, kw_only=True, frozen=True):
     width: Dimension
     height: Dimension
     fit: Fit = "pad"
+    audio_tracks: AudioTracks = "all"
 
 
 class AspectRatio(Parameters, kw_only=True, frozen=True):
@@ -48,6 +51,7 @@ class AspectRatio(Parameters, kw_only=True, frozen=True):
 
     aspect_ratio: str
     fit: Fit = "pad"
+    audio_tracks: AudioTracks = "all"
 
     def __post_init__(self) -> None:
         self.ratio()

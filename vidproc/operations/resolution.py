@@ -5,7 +5,7 @@ from __future__ import annotations
 from vidproc.ffmpeg.capabilities import Capabilities
 from vidproc.ffmpeg.command import ffmpeg_command
 from vidproc.ffmpeg.media import MediaInfo
-from vidproc.operations import audio, delivery, frames, reading, sizes
+from vidproc.operations import delivery, frames, reading, sizes
 from vidproc.operations.base import (
     Expectation,
     Operation,
@@ -14,7 +14,8 @@ from vidproc.operations.base import (
     filmed_bytes,
     require_encoder,
 )
-from vidproc.operations.parameters import Fit, Resolution
+from vidproc.operations.parameters import AudioTracks, Fit, Resolution
+from vidproc.operations.tracks import choose_tracks, track_warnings
 
 _RESULT = "result.mp4"
 
@@ -37,7 +38,9 @@ class ResolutionOperation(Operation[Resolution]):
             )
         drawn = drawn_size(media, size, parameters.fit)
         warnings += sizes.upscale_warning(frames.require_video(media).displayed_size, drawn)
-        return reshaped(media, capabilities, size, parameters.fit, warnings)
+        return reshaped(
+            media, capabilities, size, parameters.fit, parameters.audio_tracks, warnings
+        )
 
     def estimate_output(self, media: MediaInfo, parameters: Resolution) -> int:
         """Return the bytes of the video at its new size."""
@@ -62,6 +65,7 @@ def reshaped(
     capabilities: Capabilities,
     size: sizes.Size,
     fit: Fit,
+    audio_tracks: AudioTracks,
     warnings: list[str],
 ) -> Plan:
     """Return the plan that fits the video into a frame of `size` pixels (even numbers).
@@ -71,16 +75,15 @@ def reshaped(
     require_encoder(capabilities, "libx264")
     video = frames.require_video(media)
     shown = video.displayed_size
-    chosen_audio = audio.choose_audio(media, "mp4")
-    subtitles = delivery.kept_subtitles(media)
+    tracks = choose_tracks(media, "mp4", audio_tracks)
     node = reading.source(media)
     graph = delivery.deliver(
         node,
         media,
         frames.fitted(node, media, capabilities, size, fit),
-        delivery.Delivery(_RESULT, "mp4", delivery.x264(), chosen_audio, subtitles),
+        delivery.Delivery(_RESULT, "mp4", delivery.x264(), tracks),
     )
-    duration = delivery.film_duration(media, chosen_audio)
+    duration = delivery.film_duration(media, tracks)
     command = ffmpeg_command(
         graph,
         stage="encoding",
@@ -94,7 +97,8 @@ def reshaped(
             "mp4",
             Expectation(
                 video=True,
-                audio=chosen_audio is not None,
+                audio=bool(tracks.audio),
+                audio_tracks=len(tracks.audio),
                 size=size,
                 duration=duration,
                 tolerance=delivery.tolerance(media),
@@ -103,7 +107,6 @@ def reshaped(
         warnings=[
             *warnings,
             *frames.frame_warnings(media, capabilities),
-            *audio.audio_warnings(media, chosen_audio),
-            *delivery.subtitle_warnings(media, subtitles),
+            *track_warnings(media, tracks),
         ],
     )

@@ -22,6 +22,7 @@ from vidproc.operations.base import (
     require_encoder,
 )
 from vidproc.operations.parameters import WebM
+from vidproc.operations.tracks import Tracks, kept_chapters, kept_subtitles, track_warnings
 
 _RESULT = "result.webm"
 _SVT_LEAST_SIDE = 64
@@ -57,7 +58,11 @@ class WebMOperation(Operation[WebM]):
         options = encoder(parameters, size, capabilities)
 
         chosen_audio = _clip_audio(media, clip)
-        subtitles = delivery.kept_subtitles(media)
+        tracks = Tracks(
+            audio=(chosen_audio,) if chosen_audio is not None else (),
+            subtitles=kept_subtitles(media),
+            chapters=kept_chapters(media),
+        )
         node = reading.source(media, start=clip.start, duration=clip.length)
         memory = delivery.encoding_memory(size, size, shown)
         # SVT-AV1 uses all cores by itself.
@@ -68,14 +73,12 @@ class WebMOperation(Operation[WebM]):
             return frames.normalised(source, media, capabilities, size, sample=sample)
 
         def delivered(stream: Any, options: dict[str, Any], **rest: Any) -> Command:
-            extra = _exact_cut(clip, bool(subtitles))
+            extra = _exact_cut(clip, bool(tracks.subtitles))
             graph = delivery.deliver(
                 node,
                 media,
                 stream,
-                delivery.Delivery(
-                    _RESULT, "webm", options, chosen_audio, subtitles, whole=False, extra=extra
-                ),
+                delivery.Delivery(_RESULT, "webm", options, tracks, extra=extra),
             )
             return ffmpeg_command(graph, duration=clip.length, **rest)
 
@@ -99,8 +102,7 @@ class WebMOperation(Operation[WebM]):
             ]
         warnings.extend(sizes.upscale_warning(shown, size))
         warnings.extend(frames.frame_warnings(media, capabilities))
-        warnings.extend(audio.audio_warnings(media, chosen_audio))
-        warnings.extend(delivery.subtitle_warnings(media, subtitles))
+        warnings.extend(track_warnings(media, tracks))
         expectation = Expectation(
             video=True,
             audio=chosen_audio is not None,

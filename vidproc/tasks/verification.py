@@ -22,8 +22,11 @@ def compare(found: MediaInfo, expected: Expectation, source: MediaInfo) -> Verdi
     """Compare a finished file, made from `source`, with what was expected."""
     if fault := _wrong_streams(found, expected):
         return Verdict(fault)
+    warning = None
+    if expected.audio_tracks is not None and len(found.audio) < expected.audio_tracks:
+        warning = f"Only {len(found.audio)} of {expected.audio_tracks} audio tracks could be read."
     if expected.duration is None:
-        return Verdict()
+        return Verdict(warning=warning)
     if found.duration is None:
         return Verdict("its duration is unknown")
     lengths = f"{format_duration(found.duration)} of {format_duration(expected.duration)}"
@@ -40,7 +43,7 @@ def compare(found: MediaInfo, expected: Expectation, source: MediaInfo) -> Verdi
             warning="The source is longer than it says: the result has"
             f" {format_duration(found.duration)}, not {format_duration(expected.duration)}."
         )
-    return Verdict()
+    return Verdict(warning=warning)
 
 
 def _wrong_streams(found: MediaInfo, expected: Expectation) -> str | None:

@@ -22,15 +22,14 @@ from vidproc.operations.compress.scoring import KEY_INTERVAL, Samples, sampled_f
 from vidproc.operations.compress.search import Curve
 from vidproc.operations.delivery import (
     Delivery,
-    clean_metadata,
     deliver,
     encoding_memory,
-    kept_subtitles,
     rate_options,
 )
 from vidproc.operations.frames import normalised
 from vidproc.operations.reading import source
 from vidproc.operations.sizes import Size
+from vidproc.operations.tracks import Tracks, clean_metadata, copied_labels
 
 Codec = Literal["h264", "hevc", "av1"]
 Preset = Literal["fast", "balanced", "small"]
@@ -151,21 +150,21 @@ def video_encoder_for(
     )
 
 
-def sound_for(media: MediaInfo) -> ChosenAudio | None:
-    """Return what becomes of the sound: copied when it is small already, else AAC.
+def sound_for(media: MediaInfo, track: AudioStream) -> ChosenAudio | None:
+    """Return what becomes of an audio track: copied when it is small already, else AAC.
 
     Sound that has fewer bits than AAC would get, but in a form that MP4 players do not take,
     gets no more than a quarter above what it had.
     """
-    chosen_audio = choose_audio(media, "mp4")
+    chosen_audio = choose_audio(media, "mp4", track=track)
     if chosen_audio is None:
         return None
-    channels = 6 if chosen_audio.track.channels >= 5 else min(2, chosen_audio.channels)
-    usual, given = aac_rate(channels), track_rate(media, chosen_audio.track)
+    channels = 6 if track.channels >= 5 else min(2, chosen_audio.channels)
+    usual, given = aac_rate(channels), track_rate(media, track)
     if chosen_audio.copied:
         if given is None or given <= 1.25 * usual:
             return chosen_audio
-        return choose_audio(media, "mp4", bit_rate=usual)
+        return choose_audio(media, "mp4", track=track, bit_rate=usual)
     if given and given * 1.25 < usual:
         return replace(chosen_audio, bit_rate=max(int(given * 1.25), 32_000 * channels))
     return chosen_audio
@@ -185,14 +184,11 @@ def track_rate(media: MediaInfo, track: AudioStream) -> float | None:
     return rest / unknown if rest > 8000 * unknown else None
 
 
-def sound_rate(media: MediaInfo, chosen_audio: ChosenAudio | None) -> float:
+def sound_rate(media: MediaInfo, tracks: Tracks) -> float:
     """Return the bits per second that the delivered sound takes, about."""
-    if chosen_audio is None:
-        return 0.0
-    return (
-        chosen_audio.bit_rate
-        or track_rate(media, chosen_audio.track)
-        or aac_rate(chosen_audio.channels)
+    return sum(
+        audio.bit_rate or track_rate(media, audio.track) or aac_rate(audio.channels)
+        for audio in tracks.audio
     )
 
 
@@ -254,9 +250,8 @@ def film_command(
     *,
     name: str,
     size: Size,
-    chosen_audio: ChosenAudio | None,
+    tracks: Tracks,
     weight: float,
-    extra: Options | None = None,
     reads: tuple[str, ...] = (),
 ) -> Command:
     """Return the command that encodes the whole film with its sound into the MP4 file `name`.
@@ -275,9 +270,7 @@ def film_command(
             "pix_fmt": video_encoder.pixel_format,
             **rate,
         },
-        chosen_audio=chosen_audio,
-        subtitles=kept_subtitles(media),
-        extra=extra or {},
+        tracks=tracks,
     )
     return ffmpeg_command(
         deliver(node, media, stream, delivery),
@@ -325,22 +318,26 @@ def analysis_command(
     )
 
 
-def audio_command(
-    media: MediaInfo, chosen_audio: ChosenAudio, *, name: str, extra: Options, weight: float
-) -> Command:
+def audio_command(media: MediaInfo, tracks: Tracks, *, name: str, weight: float) -> Command:
     """Return the command that writes the sound alone, as it will be delivered."""
     node = source(media)
-    options = {**chosen_audio.options(), **extra, "threads": THREADS, "format": "mp4"}
-    graph = ffmpeg.output(chosen_audio.stream(node), output_file(name), **options)
+    options: Options = {"threads": THREADS, "format": "mp4"}
+    for number, audio in enumerate(tracks.audio):
+        options.update(audio.options(number))
+    streams = [audio.stream(node) for audio in tracks.audio]
+    graph = ffmpeg.output(*streams, output_file(name), **options)
     return ffmpeg_command(
         graph, stage="analysing", duration=media.duration, weight=weight, cpus=2.0
     )
 
 
-def copy_command(media: MediaInfo, *, name: str, container: str, weight: float) -> Command:
-    """Return the command that puts the source's streams, untouched, into a file of their kind."""
+def copy_command(
+    media: MediaInfo, audio: Sequence[AudioStream], *, name: str, container: str, weight: float
+) -> Command:
+    """Return the command that puts the source's video, `audio` and subtitles, untouched, into a
+    file of their kind."""
     node = source(media)
-    wanted = [*(a.index for a in media.audio), *(s.index for s in media.subtitles)]
+    wanted = [*(track.index for track in audio), *(s.index for s in media.subtitles)]
     if media.video is not None:
         wanted.insert(0, media.video.index)
     options: Options = {
@@ -348,15 +345,8 @@ def copy_command(media: MediaInfo, *, name: str, container: str, weight: float) 
         "fflags": "+bitexact",
         "format": container,
         **clean_metadata(media),
+        **copied_labels(media, audio),
     }
-    languages = {
-        "a": [stream.language for stream in media.audio],
-        "s": [stream.language for stream in media.subtitles],
-    }
-    for kind, names in languages.items():
-        for number, language in enumerate(names):
-            if language:
-                options[f"metadata:s:{kind}:{number}"] = f"language={language}"
     if container in ("mp4", "mov"):
         options["movflags"] = "+faststart"
     graph = ffmpeg.output(*(node[str(index)] for index in wanted), output_file(name), **options)

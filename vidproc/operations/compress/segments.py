@@ -21,7 +21,6 @@ from vidproc.operations.delivery import (
     Delivery,
     deliver,
     encoding_memory,
-    kept_subtitles,
 )
 from vidproc.operations.frames import normalised, require_video
 from vidproc.operations.reading import NO_SEEK, SAFE_INPUT, seconds, source
@@ -135,7 +134,7 @@ def join_command(
     video: dict[str, Any] = {"c:v": "copy", "video_track_timescale": TICKS}
     if "tag:v" in work.video_encoder.options:
         video["tag:v"] = work.video_encoder.options["tag:v"]
-    delivery = Delivery(name, "mp4", video, work.chosen_audio, kept_subtitles(media))
+    delivery = Delivery(name, "mp4", video, work.tracks)
     return ffmpeg_command(
         deliver(source(media), media, joined, delivery),
         stage="joining",

@@ -15,7 +15,7 @@ from typing import Any
 from vidproc.errors import ErrorCode, ServiceError
 from vidproc.ffmpeg.command import CommandFailed, FailureKind
 from vidproc.ffmpeg.media import MediaInfo
-from vidproc.operations.audio import ChosenAudio
+from vidproc.operations.audio import ChosenAudio, audio_warnings
 from vidproc.operations.base import Product
 from vidproc.operations.compress.encode import (
     Options,
@@ -30,6 +30,7 @@ from vidproc.operations.compress.scoring import Samples, film_bytes, spread, who
 from vidproc.operations.compress.work import Work
 from vidproc.operations.frames import require_video
 from vidproc.operations.sizes import Size, scaled
+from vidproc.operations.tracks import Tracks
 from vidproc.units import format_size
 
 _FILLED = 0.95
@@ -54,17 +55,15 @@ async def compress_to_size(work: Work, target: int) -> Product:
 
     Raises `ServiceError` 422, naming the least possible size, when that can't be.
     """
-    job, media = work.job, work.job.media
+    job = work.job
     if not work.duration:
         raise ServiceError(
             ErrorCode.INVALID_PARAMETER,
             "How long the film is can't be found out, so its size can't be planned.",
             "Leave out target_size, or send the film in another format.",
         )
-    work.chosen_audio, extra = _sound_within(
-        media, work.chosen_audio, target * 8 * _SOUND_PART / work.duration
-    )
-    await _weigh_sound(work, target, extra)
+    _fit_sound(work, target * 8 * _SOUND_PART / work.duration)
+    await _weigh_sound(work, target)
     shown = work.size
     room = target * _AIM - work.other_bytes
     needed = await _bearable_bytes(work)
@@ -77,7 +76,7 @@ async def compress_to_size(work: Work, target: int) -> Product:
     over = 0
     for attempt in range(3):
         work.size = scaled(shown, factor) if factor < 0.93 else shown
-        name, written, rate = await _fit(work, target, extra)
+        name, written, rate = await _fit(work, target)
         if name is not None:
             break
         over = max(over, written)
@@ -119,33 +118,53 @@ def too_small(target: int, least: int) -> ServiceError:
     )
 
 
-def _sound_within(
-    media: MediaInfo, chosen_audio: ChosenAudio | None, rate: float
-) -> tuple[ChosenAudio | None, Options]:
-    """Return the sound in at most about `rate` bits per second, and output options for it."""
-    if chosen_audio is None or sound_rate(media, chosen_audio) <= rate:
-        return chosen_audio, {}
+def _fit_sound(work: Work, rate: float) -> None:
+    """Give the sound at most about `rate` bits per second: fewer bits, or the main track alone."""
+    media, tracks = work.job.media, work.tracks
+    if len(tracks.audio) > 1 and rate < _LEAST_SOUND * len(tracks.audio):
+        main = media.main_audio()
+        kept = tuple(audio for audio in tracks.audio if audio.track == main)
+        work.notes += audio_warnings(media, kept)
+        work.tracks = tracks = replace(tracks, audio=kept)
+    work.tracks = _sound_within(media, tracks, rate)
+
+
+def _sound_within(media: MediaInfo, tracks: Tracks, rate: float) -> Tracks:
+    """Return the tracks with their sound in at most about `rate` bits per second."""
+    whole = sound_rate(media, tracks)
+    if whole <= rate:
+        return tracks
+    audio = [
+        _smaller(each, rate * sound_rate(media, replace(tracks, audio=(each,))) / whole)
+        for each in tracks.audio
+    ]
+    return replace(tracks, audio=tuple(audio))
+
+
+def _smaller(chosen_audio: ChosenAudio, rate: float) -> ChosenAudio:
+    """Return an audio track in at most about `rate` bits per second."""
     channels = 2 if rate >= 40_000 and chosen_audio.track.channels > 1 else 1
     wanted = int(min(max(rate, _LEAST_SOUND), 80_000 * channels))
     sample_rate = chosen_audio.track.sample_rate
-    options: Options = {"ac": channels}
+    smaller = replace(
+        chosen_audio,
+        encoder="aac",
+        channels=channels,
+        bit_rate=wanted,
+        mixed_to="stereo" if channels == 2 else "mono",
+    )
     if wanted < 24_000 * channels + 8_000 and sample_rate > 24_000:
         # FFmpeg's AAC encoder rings at full bandwidth with so few bits.
-        return replace(
-            chosen_audio, encoder="aac", channels=channels, bit_rate=wanted, sample_rate=24_000
-        ), options
-    return replace(chosen_audio, encoder="aac", channels=channels, bit_rate=wanted), options
+        return replace(smaller, sample_rate=24_000)
+    return smaller
 
 
-async def _weigh_sound(work: Work, target: int, extra: Options) -> None:
+async def _weigh_sound(work: Work, target: int) -> None:
     """Encode the sound alone when its bytes matter: encoders miss the low rates they are told."""
-    if work.chosen_audio is None or work.other_bytes < target * 0.04:
+    if not work.tracks.audio or work.other_bytes < target * 0.04:
         return
-    media = work.job.media
     done = await work.job.run(
-        audio_command(
-            media, work.chosen_audio, name=_AUDIO_FILE, extra=extra, weight=work.weight(0.03)
-        )
+        audio_command(work.job.media, work.tracks, name=_AUDIO_FILE, weight=work.weight(0.03))
     )
     work.search_time += done.elapsed
     work.sound_bytes = float(work.job.size_of(_AUDIO_FILE))
@@ -198,19 +217,15 @@ def _least_bytes(work: Work, needed: float, smallest: float) -> int:
     coarsest = max(math.exp(curve.size_slope * steps), 0.3)
     video_bytes = needed * smallest ** (2 * _PIXELS_TO_BYTES) * coarsest
     media = work.job.media
-    chosen_audio, _ = _sound_within(media, work.chosen_audio, 0.0)
+    least = _sound_within(media, work.tracks, 0.0)
     saved = 0.0
-    if (
-        chosen_audio is not None
-        and work.chosen_audio is not None
-        and chosen_audio.bit_rate != work.chosen_audio.bit_rate
-    ):
+    if [audio.bit_rate for audio in least.audio] != [a.bit_rate for a in work.tracks.audio]:
         # Low rates are missed upwards: count on a fifth more.
-        saved = work.sound_weight - 1.2 * sound_rate(media, chosen_audio) * work.duration / 8
+        saved = work.sound_weight - 1.2 * sound_rate(media, least) * work.duration / 8
     return int((video_bytes * 1.3 + work.other_bytes - max(saved, 0.0)) / _AIM)
 
 
-async def _fit(work: Work, target: int, extra: Options) -> tuple[str | None, int, int]:
+async def _fit(work: Work, target: int) -> tuple[str | None, int, int]:
     """Encode at the present size until the file fits.
 
     Returns its name, its bytes and the video's bit rate; no name when it did not come under
@@ -244,9 +259,8 @@ async def _fit(work: Work, target: int, extra: Options) -> tuple[str | None, int
             {"b:v": int(rate), **_pass(video_encoder, 2)},
             name=name,
             size=work.size,
-            chosen_audio=work.chosen_audio,
+            tracks=work.tracks,
             weight=work.weight(0.6),
-            extra=extra,
             reads=_pass_log(video_encoder),
         )
         try:

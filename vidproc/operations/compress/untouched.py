@@ -9,6 +9,7 @@ from vidproc.operations.base import Expectation, Product
 from vidproc.operations.compress.encode import copy_command
 from vidproc.operations.compress.work import Work
 from vidproc.operations.frames import require_video
+from vidproc.operations.tracks import wanted_audio
 
 _CONTAINERS = {
     "mp4": ("mp4", "mp4"),
@@ -37,6 +38,7 @@ async def untouched(work: Work) -> Product:
     )
     video = require_video(media)
     muxer, kind = _container(work)
+    audio = wanted_audio(media, job.parameters.audio_tracks)
     if any(video.crop):
         muxer = None  # not every muxer writes the cropping
     details: dict[str, Any] = {
@@ -50,7 +52,10 @@ async def untouched(work: Work) -> Product:
     written = media.size
     if muxer is not None:
         try:
-            await job.run(copy_command(media, name=name, container=muxer, weight=work.weight(0.5)))
+            command = copy_command(
+                media, audio, name=name, container=muxer, weight=work.weight(0.5)
+            )
+            await job.run(command)
             written = job.size_of(name)
         except CommandFailed as error:
             if not error.kind.may_be_the_files:
@@ -62,7 +67,7 @@ async def untouched(work: Work) -> Product:
     return Product(
         name,
         kind,
-        Expectation(True, bool(media.audio), video.displayed_size, media.duration),
+        Expectation(True, bool(audio), video.displayed_size, media.duration),
         details,
     )
 

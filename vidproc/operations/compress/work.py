@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from vidproc.ffmpeg.command import Command, CommandFailed, Completed, FailureKind
-from vidproc.operations.audio import ChosenAudio, audio_warnings
 from vidproc.operations.base import Expectation, Job, Product
 from vidproc.operations.compress.encode import (
     Options,
@@ -25,10 +24,10 @@ from vidproc.operations.compress.scoring import (
     score_command,
 )
 from vidproc.operations.compress.search import Search
-from vidproc.operations.delivery import kept_subtitles, subtitle_warnings
 from vidproc.operations.frames import frame_warnings, require_video
 from vidproc.operations.parameters import Compress
 from vidproc.operations.sizes import Size, limited, scaled
+from vidproc.operations.tracks import Tracks, choose_tracks, track_warnings
 
 SIZE_RULE = 0.9
 """The part of the source's video bytes that compressed video may take."""
@@ -54,7 +53,7 @@ class Work:
     job: Job[Compress]
     video_encoder: VideoEncoder
     size: Size
-    chosen_audio: ChosenAudio | None
+    tracks: Tracks
     metric: Metric | None
     notes: list[str]
     search_time: float = 0.0
@@ -71,11 +70,12 @@ class Work:
         video = require_video(media)
         shown = video.displayed_size
         size = scaled(limited(shown), 1.0)
-        chosen_audio = sound_for(media)
+        tracks = choose_tracks(
+            media, "mp4", job.parameters.audio_tracks, lambda track: sound_for(media, track)
+        )
         notes = [
             *frame_warnings(media, capabilities),
-            *audio_warnings(media, chosen_audio),
-            *subtitle_warnings(media, kept_subtitles(media)),
+            *track_warnings(media, tracks),
         ]
         if size != shown:
             notes.append(
@@ -92,7 +92,7 @@ class Work:
         video_encoder = video_encoder_for(
             job.parameters.codec, job.parameters.preset, capabilities, video
         )
-        return cls(job, video_encoder, size, chosen_audio, metric, notes)
+        return cls(job, video_encoder, size, tracks, metric, notes)
 
     @property
     def duration(self) -> float:
@@ -134,7 +134,7 @@ class Work:
         """Bytes of the delivered audio: measured, or estimated from its rate."""
         if self.sound_bytes is not None:
             return self.sound_bytes
-        return sound_rate(self.job.media, self.chosen_audio) * self.duration / 8
+        return sound_rate(self.job.media, self.tracks) * self.duration / 8
 
     @property
     def other_bytes(self) -> float:
@@ -161,7 +161,7 @@ class Work:
             rate,
             name=name,
             size=self.size,
-            chosen_audio=self.chosen_audio,
+            tracks=self.tracks,
             weight=self.weight(weight),
         )
 
@@ -221,7 +221,13 @@ class Work:
         return Product(
             name,
             "mp4",
-            Expectation(True, self.chosen_audio is not None, self.size, media.duration),
+            Expectation(
+                video=True,
+                audio=bool(self.tracks.audio),
+                size=self.size,
+                duration=media.duration,
+                audio_tracks=len(self.tracks.audio),
+            ),
             {
                 "codec": self.video_encoder.codec,
                 "preset": self.job.parameters.preset,
