@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from support.server_process import ServerProcess
+from support.server_process import ServerProcess, wait_for
 from vidproc.app.stopping import Deadline, Patience
 from vidproc.ffmpeg.sandbox import LAYERS, missing_layers
 
@@ -33,6 +33,9 @@ class SandboxWarningTests(TestCase):
     def start(self, *options: str) -> str:
         server = LackingServer(Path(self.mktemp()), *options).start()
         self.addCleanup(server.stop)
+        # The line of the ports, which `start` waits for, is the first of several.
+        wait_for(lambda: "media processes: " in server.log())
+        server.stop()
         return server.log()
 
     def test_auto_warns_of_each_layer_that_the_machine_lacks(self) -> None:

@@ -53,7 +53,8 @@ class Options(usage.Options):
 
     optParameters: Sequence[Sequence[object]] = [
         ["data-dir", "d", "vidproc-data", "Folder for uploads, results and the task store."],
-        ["log-dir", None, "logs", "Folder for server.log, video_processor.log, performance.log."],
+        ["log-dir", None, "logs", "Folder for the log files; - for standard output (with -n)."],
+        ["log-format", None, "text", "text, or json: an object per line."],
         ["storage-limit", None, "4T", "The most disk space to use."],
         ["retention", None, "24h", "How long a result is kept."],
         ["min-retention", None, "1h", "How long a result is safe from eviction if not downloaded."],
@@ -188,6 +189,7 @@ class Options(usage.Options):
                 self._convert_frontend_option(listed, option)
         self._check_folders()
         self._convert_limits()
+        self._check_choice("log-format", ("text", "json"))
         self._check_sandbox()
         if self["ffmpeg"] is not None:
             self._convert("ffmpeg", _checked_ffmpeg)
@@ -199,7 +201,12 @@ class Options(usage.Options):
 
         # twistd changes its directory when it daemonizes.
         for name in ("data-dir", "log-dir"):
-            self[name] = Path(self[name]).expanduser().absolute()
+            if (name, self[name]) != ("log-dir", "-"):
+                self[name] = Path(self[name]).expanduser().absolute()
+        if self["log-dir"] == "-":
+            if self.parent is not None and not self.parent.get("nodaemon", True):
+                raise usage.UsageError("--log-dir: - needs twistd -n; a daemon has no output")
+            self["log-dir"] = None
         try:
             ownership.check(self["data-dir"])
         except (ownership.NotADataFolder, OSError) as error:
@@ -232,11 +239,13 @@ class Options(usage.Options):
             "max-concurrent", lambda text: None if text == "auto" else whole_number(text, 1, 1024)
         )
 
+    def _check_choice(self, name: str, choices: Sequence[str]) -> None:
+        if self[name] not in choices:
+            known = f"{', '.join(choices[:-1])} and {choices[-1]}"
+            raise usage.UsageError(f"--{name}: {self[name]!r} is not one of {known}")
+
     def _check_sandbox(self) -> None:
-        if self["sandbox"] not in ("auto", "strict", "off"):
-            raise usage.UsageError(
-                f"--sandbox: {self['sandbox']!r} is not one of auto, strict and off"
-            )
+        self._check_choice("sandbox", ("auto", "strict", "off"))
         if self["sandbox"] == "strict":
             from vidproc.ffmpeg.sandbox import SandboxIncomplete, find_layers
 

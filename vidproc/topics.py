@@ -7,6 +7,8 @@ from typing import Any
 
 from twisted.logger import ILogObserver, Logger
 
+from vidproc.request_id import current_request_id
+
 
 class Topic(StrEnum):
     """The topic of a log line."""
@@ -24,7 +26,7 @@ class Topic(StrEnum):
 
 
 class TopicLogger(Logger):
-    """A `Logger` that sets the field ``topic`` of its events."""
+    """A `Logger` that sets the fields ``topic`` and, within a request, ``request_id``."""
 
     def __init__(
         self,
@@ -47,4 +49,5 @@ class TopicLogger(Logger):
 
     def emit(self, level: Any, format: str | None = None, **fields: object) -> None:
         """Emit an event; `level` is a constant of `LogLevel`."""
+        fields.setdefault("request_id", current_request_id())
         super().emit(level, format, topic=self.topic, **fields)

@@ -6,23 +6,23 @@ control characters in it are escaped: a line of a log is always an event.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 from twisted.logger import (
     ILogObserver,
     LogEvent,
     LogLevel,
-    formatEvent,
     globalLogPublisher,
 )
 from twisted.python.logfile import LogFile
 from zope.interface import provider
 
 from vidproc.app.line_budget import LineBudget
+from vidproc.app.log_format import LineFormat, text_line
 from vidproc.app.private_files import rotated, tighten
-from vidproc.text import escape
 from vidproc.topics import Topic
 
 ROTATE_AT = 10 << 20
@@ -44,18 +44,6 @@ _FILE_OF = {
 FILES = tuple(dict.fromkeys(_FILE_OF.values()))
 
 
-def format_line(event: LogEvent) -> str:
-    """Return an event as one line without its end."""
-    time = datetime.fromtimestamp(event.get("log_time", 0.0), UTC)
-    level = event.get("log_level", LogLevel.info)
-    text = formatEvent(event)
-    failure = event.get("log_failure")
-    if failure is not None:
-        text = f"{text}: {failure.getTraceback()}"
-    stamp = time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return f"{stamp} {level.name.upper()} {escape(text)}"
-
-
 def bounded_file(path: Path, rotate_at: int = ROTATE_AT, kept: int = KEPT) -> LogFile:
     """Return a log file that is rotated and for the server's user alone. Raises `OSError`."""
     file = LogFile(
@@ -69,20 +57,20 @@ def bounded_file(path: Path, rotate_at: int = ROTATE_AT, kept: int = KEPT) -> Lo
     return file
 
 
-def file_observer(
-    folder: Path, name: str, select: Callable[[LogEvent], LogEvent | None]
-) -> tuple[ILogObserver, LogFile]:
-    """Return an observer that writes what `select` leaves of events to a file, and the file."""
-    file = bounded_file(folder / name)
+def line_observer(
+    file: LogFile | IO[str], select: Callable[[LogEvent], LogEvent | None], line: LineFormat
+) -> ILogObserver:
+    """Return an observer that writes what `select` leaves of events to a file, line by line."""
 
     @provider(ILogObserver)
     def observe(event: LogEvent) -> None:
         selected = select(event)
         if selected is not None:
-            file.write(format_line(selected) + "\n")
+            file.write(line(selected) + "\n")
             file.flush()
 
-    return observe, file
+    observer: ILogObserver = observe
+    return observer
 
 
 def file_of(event: LogEvent) -> str | None:
@@ -96,15 +84,24 @@ def file_of(event: LogEvent) -> str | None:
 
 
 class TopicLogs:
-    """The server's log files in `folder`."""
+    """The server's log files in `folder`; without one all goes to `output`, standard output."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        line: LineFormat = text_line,
+        output: IO[str] | None = None,
+    ) -> None:
         self._folder = folder
-        self._open: list[tuple[ILogObserver, LogFile]] = []
+        self._line = line
+        self._output = output
+        self._observers: list[ILogObserver] = []
+        self._files: list[LogFile] = []
 
     def start(self) -> None:
         """Open the files and begin to write. Raises `OSError`."""
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         budget = LineBudget(CONNECTION_LINES)
         for name in FILES:
 
@@ -113,13 +110,23 @@ class TopicLogs:
                     return None
                 return budget.take(event) if event.get("topic") is Topic.CONNECTIONS else event
 
-            observer, file = file_observer(self._folder, name, select)
-            self._open.append((observer, file))
+            observer = line_observer(self._file(name), select, self._line)
+            self._observers.append(observer)
             globalLogPublisher.addObserver(observer)
+
+    def _file(self, name: str) -> LogFile | IO[str]:
+        if self._folder is None:
+            output = self._output or sys.__stdout__  # sys.stdout is the log of twistd by now
+            assert output is not None
+            return output
+        file = bounded_file(self._folder / name)
+        self._files.append(file)
+        return file
 
     def stop(self) -> None:
         """Write no more and close the files."""
-        for observer, file in self._open:
+        for observer in self._observers:
             globalLogPublisher.removeObserver(observer)
+        for file in self._files:
             file.close()
-        self._open = []
+        self._observers, self._files = [], []

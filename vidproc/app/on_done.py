@@ -121,6 +121,7 @@ class OnDone:
         say(
             "task {task_id}: --on-done ended with status {status}{output}",
             task_id=task_id,
+            request_id=task.request_id,
             status="unknown" if status is None else status,
             output=f": {output.decode(errors='replace').strip()}" if output.strip() else "",
         )

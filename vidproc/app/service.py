@@ -23,6 +23,7 @@ from twisted.internet.interfaces import IListeningPort
 from vidproc import __version__
 from vidproc.app import garbage, stopping, twistd_log
 from vidproc.app.clock_watch import ClockWatch
+from vidproc.app.log_format import FORMATS
 from vidproc.app.logs import TopicLogs
 from vidproc.app.measuring import Meter, usable_cores
 from vidproc.app.metrics import Metrics
@@ -119,7 +120,10 @@ class VidprocService(Service):
         """Join the application that twistd runs, and keep twistd's log within bounds."""
         super().setServiceParent(parent)
         if self.config.twistd is not None:
-            twistd_log.bound(parent, self.config.twistd)
+            alone = self.config.log_dir is not None
+            own_form = alone and self.config.log_format == "text"
+            line = None if own_form else FORMATS[self.config.log_format]
+            twistd_log.bound(parent, self.config.twistd, line, alone=alone)
 
     def privilegedStartService(self) -> None:
         """Open the ports. Raises `CannotStart`."""
@@ -171,7 +175,7 @@ class VidprocService(Service):
         self._data_folder = DataFolder(config.data_dir, config.storage_limit)
         self._data_folder.open()
         tighten(everything_below(config.data_dir))
-        self._logs = TopicLogs(config.log_dir)
+        self._logs = TopicLogs(config.log_dir, FORMATS[config.log_format])
         self._logs.start()
         self._store = TaskStore(config.data_dir / "tasks.sqlite")
         self._store.open()
@@ -272,6 +276,14 @@ class VidprocService(Service):
             )
 
     def _tell_start(self, cores: int) -> None:
+        self.log.info(
+            "vidproc {version} serves {ports}; FFmpeg {ffmpeg}, {cores} cores, data in {data}",
+            version=__version__,
+            ports=", ".join(_readable(port.getHost()) for port in self.ports),
+            ffmpeg=self._ffmpeg.version,
+            cores=cores,
+            data=str(self.config.data_dir),
+        )
         self.log.info("media processes: {layers}", layers=", ".join(self._sandbox.description))
         if self.config.sandbox == "auto":
             for layer in missing_layers(self._sandbox.layers):
@@ -282,15 +294,6 @@ class VidprocService(Service):
                 )
         if missing := self._ffmpeg.missing():
             self.log.warn("this FFmpeg lacks {missing}", missing=", ".join(missing))
-        # Last: whoever waits for this line has read the others by then.
-        self.log.info(
-            "vidproc {version} serves {ports}; FFmpeg {ffmpeg}, {cores} cores, data in {data}",
-            version=__version__,
-            ports=", ".join(_readable(port.getHost()) for port in self.ports),
-            ffmpeg=self._ffmpeg.version,
-            cores=cores,
-            data=str(self.config.data_dir),
-        )
 
     def _server_info(self) -> ServerInfo:
         return ServerInfo(

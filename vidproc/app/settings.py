@@ -26,9 +26,11 @@ class Config:
     )
     """Values of the options that only one frontend has, by its name and then by their names."""
     data_dir: Path
-    log_dir: Path
+    log_dir: Path | None
+    """None: standard output."""
     storage_limit: int
     settings: Settings = field(default_factory=Settings)
+    log_format: str = "text"
     grace: float = 30.0
     idle_timeout: float = 60.0
     max_connections: int = 4096
@@ -70,6 +72,7 @@ def config_from(options: Options, held: Sequence[Held] = ()) -> Config:
         frontend_options=options["frontend-options"],
         data_dir=options["data-dir"],
         log_dir=options["log-dir"],
+        log_format=options["log-format"],
         storage_limit=options["storage-limit"],
         settings=settings,
         grace=options["grace"],

@@ -24,7 +24,8 @@ from twisted.python.logfile import LogFile
 from zope.interface import provider
 
 from vidproc.app.line_budget import LineBudget
-from vidproc.app.logs import bounded_file
+from vidproc.app.log_format import LineFormat
+from vidproc.app.logs import bounded_file, file_of
 from vidproc.topics import Topic
 
 ROTATE_AT = 1 << 20
@@ -42,8 +43,13 @@ def log_path(options: Any) -> Path | None:
     return Path(name or "twistd.log").absolute()
 
 
-def bound(application: Any, options: Any) -> None:
+def bound(
+    application: Any, options: Any, line: LineFormat | None = None, *, alone: bool = True
+) -> None:
     """Let twistd, run with `options`, log to `application` within bounds.
+
+    Its lines are made by `line`, else in twistd's own form. Unless it is `alone`, the topics' lines
+    go to standard output, too, and are not repeated there.
 
     Does nothing where the operator has chosen another way: `--syslog` or `--logger`.
     """
@@ -56,9 +62,9 @@ def bound(application: Any, options: Any) -> None:
         except OSError as error:
             sys.exit(f"vidproc: can't write the log of twistd: {error}; choose another --logfile")
         _rotate_on_signal(file)
-        application.setComponent(ILogObserver, observer_to(file))
+        application.setComponent(ILogObserver, observer_to(file, line))
     elif options["nodaemon"]:  # else twistd refuses, in a sentence of its own
-        application.setComponent(ILogObserver, observer_to(sys.stdout))
+        application.setComponent(ILogObserver, observer_to(sys.stdout, line, alone=alone))
 
 
 def _rotate_on_signal(file: LogFile) -> None:
@@ -73,14 +79,18 @@ def _rotate_on_signal(file: LogFile) -> None:
         signal.signal(signal.SIGUSR1, rotate)
 
 
-def observer_to(output: IO[Any] | LogFile) -> ILogObserver:
+def observer_to(
+    output: IO[Any] | LogFile, line: LineFormat | None = None, *, alone: bool = True
+) -> ILogObserver:
     """Return an observer that writes what belongs into twistd's log to `output`."""
     budget = LineBudget(LINES)
-    write = FileLogObserver(output, formatEventAsClassicLogText)  # type: ignore[arg-type]
+    form = formatEventAsClassicLogText if line is None else lambda event: f"{line(event)}\n"
+    write = FileLogObserver(output, form)  # type: ignore[arg-type]
 
     @provider(ILogObserver)
     def observe(event: LogEvent) -> None:
-        selected = budget.take(event) if wanted(event) else None
+        repeated = not alone and file_of(event) is not None
+        selected = budget.take(event) if wanted(event) and not repeated else None
         if selected is not None:
             write(selected)
 

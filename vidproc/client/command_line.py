@@ -73,6 +73,7 @@ def _checked(
         "insecure": given.insecure,
         "tls": given.tls,
         "log_dir": Path(given.log_dir),
+        "log_format": given.log_format,
         "held": tuple(one for one in held(parser, given, sources) if one.name in SHOWN),
         **read_credentials(given),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import logging.handlers
 from datetime import UTC, datetime
@@ -25,16 +26,28 @@ class Log(Protocol):
         """Log a fault."""
 
 
+def _time(record: logging.LogRecord) -> str:
+    moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+    return moment.replace("+00:00", "Z")
+
+
+class _JSONFormatter(logging.Formatter):
+    """A JSON object per event: `time`, `level`, `message`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = record.levelname.lower()
+        return json.dumps({"time": _time(record), "level": level, "message": record.getMessage()})
+
+
 class _LineFormatter(logging.Formatter):
     """One line per event: UTC time, level, text; control characters escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
-        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         text = record.getMessage()
         line = "".join(
             c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
         )
-        return f"{moment.replace('+00:00', 'Z')} {record.levelname.lower()} {line}"
+        return f"{_time(record)} {record.levelname.lower()} {line}"
 
 
 class _QuietHandler(logging.handlers.RotatingFileHandler):
@@ -44,10 +57,10 @@ class _QuietHandler(logging.handlers.RotatingFileHandler):
         """Ignore a full disk and the like."""
 
 
-def open_log(folder: Path) -> tuple[logging.Logger, str | None]:
+def open_log(folder: Path, form: str = "text") -> tuple[logging.Logger, str | None]:
     """Return the logger of this run, and a warning if it cannot write to `folder`/client.log.
 
-    The file is rotated at 5 MiB; three old ones are kept.
+    The file is rotated at 5 MiB; three old ones are kept. `form` is ``text`` or ``json``.
     """
     log = logging.Logger("vidproc.client", logging.INFO)
     try:
@@ -63,7 +76,7 @@ def open_log(folder: Path) -> tuple[logging.Logger, str | None]:
         log.addHandler(logging.NullHandler())
         reason = getattr(error, "strerror", None) or error
         return log, f"Warning: no log is kept because {folder} cannot be written to ({reason})"
-    handler.setFormatter(_LineFormatter())
+    handler.setFormatter(_JSONFormatter() if form == "json" else _LineFormatter())
     log.addHandler(handler)
     return log, None
 

@@ -59,5 +59,6 @@ class Options:
     token: str | None = field(default=None, repr=False)
     token_file: Path | None = None
     log_dir: Path = Path("logs")
+    log_format: str = "text"
     held: tuple[Held, ...] = ()
     """The client's settings and where they come from, for `--server-info`."""

@@ -142,6 +142,9 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--log-dir", metavar="DIR", default="logs", help="where client.log goes (logs)"
     )
+    group.add_argument(
+        "--log-format", choices=("text", "json"), default="text", help="of client.log (text)"
+    )
     add_configuration(group)
     return parser
 

@@ -37,7 +37,7 @@ def run(options: Options) -> int:
             tls = tls_options(options.host, ca)
         except (ConnectFailed, OSError) as error:
             raise UsageError(str(error), getattr(error, "advice", "")) from None
-    log, warning = open_log(options.log_dir)
+    log, warning = open_log(options.log_dir, options.log_format)
     if warning:
         write_line(sys.stderr, warning)
     route_twisted_log(log)

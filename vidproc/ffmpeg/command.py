@@ -238,11 +238,13 @@ class Workspace:
     folder.
 
     `space` is the maximum size of each file that it writes, or None for no additional limit.
+    `request_id` is for the log lines about the command, here or on another machine.
     """
 
     source_key: str
     folder_key: str
     space: int | None = None
+    request_id: str | None = None
 
     def key_of(self, name: str) -> str:
         """Return the storage key of a command's file."""

@@ -8,7 +8,6 @@ server shuts down. The rules are in modules of their own: `tokens`, `peers`, `re
 
 from __future__ import annotations
 
-import secrets
 from collections import Counter
 from typing import Protocol
 
@@ -22,6 +21,7 @@ from vidproc.frontends.refusals import Refusals
 from vidproc.frontends.throttle import IngestThrottle
 from vidproc.frontends.tokens import Tokens
 from vidproc.frontends.traffic import Traffic
+from vidproc.request_id import current_request_id, new_request_id
 from vidproc.tasks.settings import Caller
 from vidproc.topics import Topic, TopicLogger
 from vidproc.transport import IStreamTransport
@@ -158,8 +158,9 @@ class Gate:
         self.errors[frontend, code] += 1
 
     def fault(self, failure: Failure) -> ServiceError:
-        """Log an internal error under a reference; return the error for the client."""
-        reference = secrets.token_hex(4)
+        """Log an internal error under a reference, which is the request's id; return the error for
+        the client."""
+        reference = current_request_id() or new_request_id()
         self.log.failure("fault {reference}", failure, reference=reference)
         return ServiceError(
             ErrorCode.INTERNAL,

@@ -65,6 +65,8 @@ class MediaProcess(ProcessProtocol):
         self.threads = threads
         self.result: Deferred[Completed] = Deferred()
         self.pid: int | None = None
+        self.request_id: str | None = None
+        """The request that it works for, for the log."""
         self.cpu_time = 0.0
         self.peak_memory = 0
         self._reactor = reactor
@@ -144,7 +146,11 @@ class MediaProcess(ProcessProtocol):
 
     def _give_up(self) -> None:
         self._timer = None
-        self.log.error("process {pid} does not end after SIGKILL; gave it up", pid=self.pid)
+        self.log.error(
+            "process {pid} does not end after SIGKILL; gave it up",
+            pid=self.pid,
+            request_id=self.request_id,
+        )
         self._finish(
             CommandFailed(self.command, "the process could not be ended", kind=FailureKind.OURS)
         )
@@ -188,7 +194,9 @@ class MediaProcess(ProcessProtocol):
         except psutil.Error:
             pass  # it has ended; processEnded is on its way
         if self._watchdog.stalled(now) and not self._stopping:
-            self.log.warn("process {pid} stalled; stopping it", pid=self.pid)
+            self.log.warn(
+                "process {pid} stalled; stopping it", pid=self.pid, request_id=self.request_id
+            )
             reason = f"it made no progress for {self._stall_timeout:g} s"
             self._stopped_for = CommandFailed(self.command, reason, kind=FailureKind.STALLED)
             self.stop()
@@ -217,7 +225,11 @@ class MediaProcess(ProcessProtocol):
             os.killpg(self.pid, signal.SIGKILL)
         except ProcessLookupError:
             return  # the group is empty, as it should be: media processes start no others
-        self.log.error("process {pid} left processes behind; killed them", pid=self.pid)
+        self.log.error(
+            "process {pid} left processes behind; killed them",
+            pid=self.pid,
+            request_id=self.request_id,
+        )
 
     def processEnded(self, reason: Failure) -> None:
         tail = self._stderr.decode(errors="replace")

@@ -80,6 +80,7 @@ class LocalRunner:
         running = MediaProcess(
             self._reactor, self._now, command, threads, on_progress, self._stall_timeout
         )
+        running.request_id = workspace.request_id
 
         def path_of(name: str) -> str:
             return str(self._path_of_key(workspace.key_of(name)))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from vidproc.errors import ErrorCode, ServiceError
 from vidproc.ffmpeg.command import CommandFailed, FailureKind
+from vidproc.request_id import new_request_id
 from vidproc.runners.failures import is_shortage
 from vidproc.tasks.execution import (
     Attempt,
@@ -203,8 +203,13 @@ def fault_with_reference(what: str, task: Task) -> ServiceError:
 
     `what` may name ``{task_id}``.
     """
-    reference = secrets.token_hex(4)
-    log.failure(what + " (fault {reference})", task_id=task.task_id, reference=reference)
+    reference = task.request_id or new_request_id()
+    log.failure(
+        what + " (fault {reference})",
+        task_id=task.task_id,
+        reference=reference,
+        request_id=task.request_id,
+    )
     return ServiceError(
         ErrorCode.INTERNAL,
         f"The server failed at this task (reference {reference}).",

@@ -142,7 +142,9 @@ class Attempt:
         self.stop_reason: StopReason | None = None
         self._done_weight = 0.0
         self.folder_key = attempt_key(task.task_id, task.attempt)
-        self._workspace = Workspace(task.input_key or "", self.folder_key)
+        self._workspace = Workspace(
+            task.input_key or "", self.folder_key, request_id=task.request_id
+        )
 
     def stop(self, reason: StopReason) -> None:
         """Stop the attempt; `perform` then raises `AttemptStopped` when its process has ended."""

@@ -78,6 +78,7 @@ class Task(msgspec.Struct, kw_only=True):
     `lease_until`; `attempt` counts how often work began (last at `attempt_at`), `failures` how
     often it ended by itself, `crashes` how often the server crashed meanwhile, and
     `crashes_alone` how often nothing else ran then. No attempt begins before `not_before`.
+    `request_id` is the id of the request that completed its upload, for the logs.
     """
 
     task_id: str
@@ -118,3 +119,4 @@ class Task(msgspec.Struct, kw_only=True):
     crashes: int = 0
     crashes_alone: int = 0
     not_before: float | None = None
+    request_id: str | None = None

@@ -20,6 +20,7 @@ from vidproc.errors import ServiceError
 from vidproc.files.data_folder import DataFolder
 from vidproc.files.space import no_space
 from vidproc.files.threads import WorkerThreads, when_fired
+from vidproc.request_id import within
 from vidproc.runners.interface import Runner
 from vidproc.tasks.closing import FREE, STORE_RETRY, Closing
 from vidproc.tasks.endings import Ending, ending_of, fault_with_reference
@@ -185,7 +186,8 @@ class Queue:
         self._fill_again = True
         if self._filling is None:
             self._filling = Deferred()
-            self._surely(self._fill_all())
+            with within(None):  # whichever request is the occasion, others may begin
+                self._surely(self._fill_all())
 
     async def _fill_all(self) -> None:
         try:
@@ -245,7 +247,8 @@ class Queue:
                 task, fault_with_reference("task {task_id} can't begin", task)
             )
         else:
-            self._surely(self._see_through(entry, attempt))
+            with within(task.request_id):
+                self._surely(self._see_through(entry, attempt))
         return True
 
     def _new_attempt(self, entry: Entry) -> Attempt:

@@ -232,7 +232,11 @@ class Results:
         await self._remove_files(gone)
         for task in gone:
             self._sent.pop(task.task_id, None)
-            self.log.info("task {task_id}: its result was removed", task_id=task.task_id)
+            self.log.info(
+                "task {task_id}: its result was removed",
+                task_id=task.task_id,
+                request_id=task.request_id,
+            )
         return gone
 
     async def _remove_files(self, tasks: Sequence[Task]) -> None:

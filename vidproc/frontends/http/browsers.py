@@ -21,7 +21,7 @@ EXPOSED = (
     "Location, Vidproc-Task, ETag, Retry-After, Allow, Accept-Ranges, Content-Range,"
     " Content-Disposition, Repr-Digest, Tus-Resumable, Tus-Version, Tus-Extension, Tus-Max-Size,"
     " Tus-Checksum-Algorithm, Upload-Offset, Upload-Length, Upload-Defer-Length, Upload-Metadata,"
-    " Upload-Expires"
+    " Upload-Expires, X-Request-Id"
 )
 """Headers of answers that a page of a permitted origin may read."""
 ALLOWED = (

@@ -309,7 +309,7 @@ class HTTPConnection(StreamingChannel):
         if not (self.requests and self.requests[-1].startedWriting):
             answer = problem_answer(error)
             self._gate.count_error("http", answer.status)
-            self.log.info("peer {peer}: {why}", peer=self.peer, why=error.description)
+            self._log_peer(error.description)
             self.write(raw_answer(answer))
         self._end()
 
@@ -382,6 +382,11 @@ class HTTPConnection(StreamingChannel):
 
     # --- slow clients --------------------------------------------------------------------------
 
+    def _log_peer(self, why: str) -> None:
+        """Log why a connection ends, with the request that was under way, if any."""
+        request_id = (self.requests[0].request_id or None) if self.requests else None
+        self.log.info("peer {peer}: {why}", peer=self.peer, why=why, request_id=request_id)
+
     def _waiting(self) -> Waiting:
         """Return who is waited for."""
         request = self.requests[0] if self.requests else None
@@ -399,7 +404,7 @@ class HTTPConnection(StreamingChannel):
         return Waiting.US
 
     def _client_is_silent(self, blocks: bool) -> None:
-        self.log.info("peer {peer}: idle, cut off", peer=self.peer)
+        self._log_peer("idle, cut off")
         if self.in_body and not blocks:
             self._cut_off(f"Nothing came for {self._gate.idle_timeout:.0f} s within a request.")
         elif blocks or not self.requests:
@@ -411,5 +416,5 @@ class HTTPConnection(StreamingChannel):
         if self.in_body or self.in_head:
             self._cut_off(why)
         else:
-            self.log.info("peer {peer}: {why}", peer=self.peer, why=why)
+            self._log_peer(why)
             self.abort()

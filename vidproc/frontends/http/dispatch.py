@@ -23,8 +23,11 @@ from vidproc.frontends.http.proxies import key_of
 from vidproc.frontends.http.request import DRAINABLE, Request
 from vidproc.frontends.http.routing import Access, Match
 from vidproc.frontends.http.site import Site
+from vidproc.request_id import accepted_request_id, new_request_id, within
 from vidproc.tasks.settings import Caller
 
+REQUEST_ID = "X-Request-Id"
+"""The header with a request's id: of each answer, and of what a trusted proxy passes on."""
 MOST_METHOD = 20
 """Letters of a method that stands in a header."""
 MOST_QUERY_FIELDS = 200
@@ -36,6 +39,15 @@ _SAFE = ("GET", "HEAD", "OPTIONS")
 
 def serve(site: Site, request: Request) -> None:
     """Answer a request whose head is whole."""
+    request_id = None
+    if request.connection.from_proxy:
+        request_id = accepted_request_id(request.header(REQUEST_ID))
+    request_id = request_id or new_request_id()
+    request.request_id = request_id
+
+    def fault(failure: Failure) -> ServiceError:
+        with within(request_id):
+            return site.backend.gate.fault(failure)
 
     def failed(failure: Failure) -> None:
         if request.lost or failure.check(BodyBroken, TransferStopped):
@@ -44,7 +56,7 @@ def serve(site: Site, request: Request) -> None:
         if isinstance(failure.value, ServiceError | HTTPError):
             error = failure.value
         else:
-            error = site.backend.gate.fault(failure)
+            error = fault(failure)
         if request.startedWriting:
             # No error can follow within an answer: only the end of the connection says so.
             request.connection.abort()
@@ -52,14 +64,16 @@ def serve(site: Site, request: Request) -> None:
             request.answer(problem_answer(error))
 
     def unanswered(failure: Failure) -> None:
-        site.backend.gate.fault(failure)
+        fault(failure)
         request.connection.abort()
 
-    ensureDeferred(_serve(site, request)).addErrback(failed).addErrback(unanswered)
+    with within(request_id):
+        served = ensureDeferred(_serve(site, request))
+    served.addErrback(failed).addErrback(unanswered)
 
 
 async def _serve(site: Site, request: Request) -> None:
-    request.common_headers = dict(SECURITY_HEADERS)
+    request.common_headers = {**SECURITY_HEADERS, REQUEST_ID: request.request_id}
     if site.varies:
         request.common_headers["Vary"] = "Origin"
     match = _check_head(site, request)

@@ -78,6 +78,8 @@ class Request(http.Request):
         """The words in braces of the route's path, decoded."""
         self.peer = ""
         """The client as slots count it; behind a trusted proxy the client that it names."""
+        self.request_id = ""
+        """Its id in the logs; the client is told it."""
         self.caller = Caller("")
         """Who is asking."""
         self.secure = False

@@ -33,6 +33,7 @@ from vidproc.frontends.timer import Timer
 from vidproc.mmp import messages
 from vidproc.mmp.codec import NEED_DATA, Decoder, Event, MessageStarted, PayloadChunk
 from vidproc.mmp.errors import RemoteProtocolError
+from vidproc.request_id import new_request_id, within
 from vidproc.topics import Topic, TopicLogger
 from vidproc.transport import IStreamTransport, half_closes
 
@@ -62,6 +63,8 @@ class MMPServerProtocol(Protocol):
         self._input_ended = False
         self.write_blocked = False
         self._reading_paused = False
+        self._request_id: str | None = None
+        """Our id of the last request, for the log; not the one that its sender may have given."""
         self.taken_directly = False
         """Whether a thread, and not the reactor, is reading the socket."""
 
@@ -175,6 +178,7 @@ class MMPServerProtocol(Protocol):
         assert self.peer is not None
         self.slow_client.time_head(False)
         self.enter(states.Answering())
+        self._request_id = new_request_id()
         try:
             request = messages.parse_request(head.json)
             caller = self._gate.caller(self.peer, request.token)
@@ -191,27 +195,35 @@ class MMPServerProtocol(Protocol):
         if isinstance(self.state, states.Uploading):
             upload, request_id = self.state.upload, self.state.request_id
             upload.payload_ended()
-            finished = upload.session.finish()
+            with within(self._request_id):
+                finished = upload.session.finish()
             self.enter(states.Finishing(request_id))
             self._serve(self._server.tell_upload(finished))
 
     def _serve(self, answering: Coroutine[Any, Any, states.Ready]) -> None:
         """Answer a request; the next event waits until `answering` returns the next state."""
+        request_id = self._request_id
+
+        def fault(failure: Failure) -> ServiceError:
+            with within(request_id):
+                return self._gate.fault(failure)
 
         def failed(failure: Failure) -> states.Ready:
             if not self.state.over and not failure.check(TransferStopped):
                 error = failure.value
                 if not isinstance(error, ServiceError):
-                    error = self._gate.fault(failure)
+                    error = fault(failure)
                 self.send(messages.error_answer(error, self.state.request_id))
             return states.Ready()
 
         def unanswered(failure: Failure) -> None:
             # Not even the error could be sent, so end the connection.
-            self._gate.fault(failure)
+            fault(failure)
             self.abort()
 
-        answered = ensureDeferred(answering).addErrback(failed).addCallback(self.go_on)
+        with within(request_id):
+            answered = ensureDeferred(answering)
+        answered.addErrback(failed).addCallback(self.go_on)
         answered.addErrback(unanswered)
 
     def go_on(self, state: states.Ready) -> None:
@@ -356,15 +368,20 @@ class MMPServerProtocol(Protocol):
 
     def _refuse_stream(self, error: RemoteProtocolError) -> None:
         """The client does not speak MMP: tell it, and end the connection."""
-        self.log.info("peer {peer}: {error}", peer=self.peer, error=str(error))
+        self._log_peer(str(error))
         self.send(messages.error_answer(not_mmp(error)))
         self.end()
 
     def _cut_off(self, why: str) -> None:
         """The client is too slow: tell it, and end the connection."""
-        self.log.info("peer {peer}: {why}", peer=self.peer, why=why)
+        self._log_peer(why)
         self.send(messages.error_answer(too_slow(why), self.state.request_id))
         self.end()
+
+    def _log_peer(self, why: str) -> None:
+        """Log why a connection ends, with the request that was under way, if any."""
+        request_id = None if self._decoder.idle else self._request_id
+        self.log.info("peer {peer}: {why}", peer=self.peer, why=why, request_id=request_id)
 
     def _waiting(self) -> Waiting:
         """Return who is waited for."""
@@ -376,7 +393,7 @@ class MMPServerProtocol(Protocol):
         return state.waiting
 
     def _client_is_silent(self, blocks: bool) -> None:
-        self.log.info("peer {peer}: idle, cut off", peer=self.peer)
+        self._log_peer("idle, cut off")
         if self._decoder.idle or blocks:
             self.abort()
         else:
@@ -386,7 +403,7 @@ class MMPServerProtocol(Protocol):
     def _client_is_slow(self, why: str) -> None:
         if isinstance(self.state, states.Sending):
             # No answer can follow within a payload: only closing tells the client.
-            self.log.info("peer {peer}: {why}", peer=self.peer, why=why)
+            self._log_peer(why)
             self.abort()
         else:
             self._cut_off(why)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vidproc.errors import ErrorCode, ServiceError
+from vidproc.request_id import current_request_id
 from vidproc.tasks.model import Task, new_task_id
 from vidproc.tasks.orders import Order, parse_order
 from vidproc.tasks.settings import Caller
@@ -73,6 +74,7 @@ def check_submission(
         upload_sha256=submission.sha256.lower() if submission.sha256 else None,
         upload_metadata=submission.metadata,
         warnings=warnings,
+        request_id=current_request_id(),
     )
     return task, order
 

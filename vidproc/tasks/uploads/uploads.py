@@ -19,6 +19,7 @@ from vidproc.files.data_folder import DataFolder, input_key, upload_key
 from vidproc.files.file_writer import FileWriter, keep_large_blocks
 from vidproc.files.threads import WorkerThreads
 from vidproc.files.write_budget import WriteBudget
+from vidproc.request_id import current_request_id
 from vidproc.tasks.model import State, Task
 from vidproc.tasks.orders import Order
 from vidproc.tasks.results import Results
@@ -293,6 +294,7 @@ class Uploads:
             input_key=key,
             input_size=size,
             queued_at=self._reactor.seconds(),
+            request_id=current_request_id() or task.request_id,
         )
 
     async def _abort(self, session: UploadSession) -> None:
@@ -302,13 +304,17 @@ class Uploads:
             await session.writer.close()
         except OSError as error:
             self.log.warn(
-                "upload of task {task_id}: {error}", task_id=task.task_id, error=str(error)
+                "upload of task {task_id}: {error}",
+                task_id=task.task_id,
+                error=str(error),
+                request_id=task.request_id,
             )
         await self.broken.put_away(task)
         self._end(session)
         self.log.info(
             "upload of task {task_id} broke off at {received} of {size} bytes",
             task_id=task.task_id,
+            request_id=task.request_id,
             received=session.received,
             size=session.size,
         )
