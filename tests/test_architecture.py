@@ -70,11 +70,11 @@ class LayerTests(SynchronousTestCase):
             self.assertEqual(others - set(self.layers[-1].names), set(), name)
 
     def test_the_client_knows_nothing_of_the_server(self) -> None:
-        """It shares the protocol and the parameters alone."""
+        """It shares the protocol, the parameters and `--version` alone."""
         for module, others in self.imports.items():
             if self.script.layer_of(module) == "client":
                 for other in others:
-                    shared = {"client", "mmp", *self.layers[-1].names}
+                    shared = {"client", "mmp", "about", *self.layers[-1].names}
                     self.assertTrue(
                         self.script.layer_of(other) in shared or other == "operations.parameters",
                         f"{module} imports {other}",

@@ -102,10 +102,10 @@ class Options(usage.Options):
         """Every setting as text, and where it comes from; known once the options are parsed."""
 
     def opt_version(self) -> None:
-        """Show the version and exit."""
-        from vidproc import __version__
+        """Show the versions of vidproc and its FFmpeg and the sandbox's layers, and exit."""
+        from vidproc.about import version_text
 
-        print(f"vidproc {__version__}")
+        print(version_text())
         sys.exit(0)
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import NoReturn
 
-from vidproc import __version__
+from vidproc.about import version_text
 from vidproc.client.options import DEFAULT_HOST, DEFAULT_PORT
 from vidproc.client.parameters import OPTION_TYPES, TYPES, option_of
 from vidproc.program_options import add_configuration
@@ -45,6 +45,20 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
         self.exit(2, f"{self.prog}: {message}\nFor help and examples: vidproc --help\n")
+
+
+class _ShowVersion(argparse.Action):
+    """Finds out what to print only when asked: that takes a moment."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        print(version_text())
+        parser.exit()
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -87,7 +101,12 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="leave out a video whose result exists already",
     )
-    parser.add_argument("--version", action="version", version=f"vidproc {__version__}")
+    parser.add_argument(
+        "--version",
+        action=_ShowVersion,
+        nargs=0,
+        help="show the versions of this vidproc and its FFmpeg, and exit",
+    )
 
     group = parser.add_argument_group("parameters of the operations")
     _add_parameters(group)
