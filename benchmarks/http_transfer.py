@@ -7,13 +7,10 @@ printed are the medians and the median of the ratios of neighbouring runs. Run i
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import socket
 import ssl
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -21,13 +18,12 @@ from typing import Any
 
 from benchmarks.load import StreamFailed, connect, discard, run_streams, send_file
 from benchmarks.memory import place_result
-from benchmarks.transfer import TMPFS, compare, nginx
+from benchmarks.transfer import begin, compare, nginx, option_parser
 from support.certificates import write_certificate
 from support.http_server import HTTPServerProcess
 from support.server_process import PlainClient
 from vidproc.files.data_folder import result_key
 from vidproc.mmp.codec import encode_head
-from vidproc.units import format_size, parse_size
 
 _STEP = 1 << 20
 _UPLOAD = "/api/v1/tasks?type=extract_audio"
@@ -231,21 +227,10 @@ class Bench:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=parse_size, help="bytes a run (1G; quick: 256M)")
-    parser.add_argument("--repeat", type=int, help="runs of each (5; quick: 3)")
-    parser.add_argument("--quick", action="store_true", help="a minute instead of five")
-    parser.add_argument("--only", default="", help="cases whose name holds this")
-    options = parser.parse_args()
-    size = options.size or (256 << 20 if options.quick else 1 << 30)
-    repeat = options.repeat or (3 if options.quick else 5)
-    if not sys.platform.startswith("linux"):
-        raise SystemExit("this benchmark needs Linux")
+    options = option_parser(__doc__.splitlines()[0]).parse_args()
     with contextlib.ExitStack() as stack:
-        root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vidproc-", dir=TMPFS)))
-        root.chmod(0o755)
+        root, size, repeat = begin(options, stack)
         bench = Bench(root, size, stack)
-        print(f"{format_size(size)} a run on tmpfs, {repeat} runs each in turn, MB/s")
         print(f"{'':34}{'vidproc':>8}{'nginx':>8}{'ratio':>6}")
         for tls in (False, True):
             for streams in (1, 8):

@@ -237,29 +237,41 @@ def compare(
     return ratio
 
 
-def main() -> None:
-    """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def option_parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser of the options that both transfer benchmarks have."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--size", type=parse_size, help="bytes a run (1G; quick: 256M)")
     parser.add_argument("--repeat", type=int, help="runs of each (5; quick: 3)")
     parser.add_argument("--quick", action="store_true", help="a minute instead of five")
-    parser.add_argument("--alone", action="store_true", help="vidproc only")
     parser.add_argument("--only", default="", help="cases whose name holds this")
-    parser.add_argument("--nginx-buffer", default="1m", help="its client_body_buffer_size")
-    options = parser.parse_args()
-    size = options.size or (256 << 20 if options.quick else 1 << 30)
-    repeat = options.repeat or (3 if options.quick else 5)
+    return parser
+
+
+def begin(options: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[Path, int, int]:
+    """Return a folder in memory for the files, the bytes of a run, and how many runs to do."""
     if not sys.platform.startswith("linux"):
         raise SystemExit("this benchmark needs Linux")
+    size = options.size or (256 << 20 if options.quick else 1 << 30)
+    repeat = options.repeat or (3 if options.quick else 5)
+    root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vidproc-", dir=TMPFS)))
+    root.chmod(0o755)
+    print(f"{format_size(size)} a run on tmpfs, {repeat} runs each in turn, MB/s")
+    return root, size, repeat
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = option_parser(__doc__.splitlines()[0])
+    parser.add_argument("--alone", action="store_true", help="vidproc only")
+    parser.add_argument("--nginx-buffer", default="1m", help="its client_body_buffer_size")
+    options = parser.parse_args()
     with contextlib.ExitStack() as stack:
-        root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vidproc-", dir=TMPFS)))
-        root.chmod(0o755)
+        root, size, repeat = begin(options, stack)
         http_port = None
         if not options.alone:
             http_port, _ = stack.enter_context(nginx(root / "nginx", options.nginx_buffer))
         bench = Bench(root, size, http_port)
         stack.callback(bench.server.stop)
-        print(f"{format_size(size)} a run on tmpfs, {repeat} runs each in turn, MB/s")
         print(f"{'':34}{'vidproc':>8}{'nginx':>8}{'ratio':>6}{'client':>8}")
         for streams in (1, 8):
             each = size // streams

@@ -24,8 +24,9 @@ from tests.ports import port_of
 from tests.rig import ByHand, Rig, message
 from vidproc.files import splice as splicing
 from vidproc.files.data_folder import input_key, upload_key
-from vidproc.files.file_sender import FileSender, TransferStopped
+from vidproc.files.file_sender import FileSender
 from vidproc.files.file_writer import READ_SIZE, FileWriter
+from vidproc.files.sender import TransferStopped
 from vidproc.files.sendfile import SendfileSender, can_sendfile, make_sender
 from vidproc.files.splice import Spliced, can_splice, splice_into
 from vidproc.files.threads import WorkerThreads

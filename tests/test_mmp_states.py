@@ -11,8 +11,8 @@ from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.rig import InPlace, Rig, Transport, message
-from vidproc.files.file_sender import TransferStopped
 from vidproc.files.file_writer import READ_SIZE
+from vidproc.files.sender import TransferStopped
 from vidproc.frontends.mmp import states
 from vidproc.frontends.mmp.watching import Watching
 from vidproc.frontends.receiving import MAX_READ_AHEAD, Receiving

@@ -15,8 +15,9 @@ from twisted.internet.task import deferLater
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import TestCase
 
-from vidproc.files.file_sender import CHUNK, FileSender, TransferStopped
+from vidproc.files.file_sender import CHUNK, FileSender
 from vidproc.files.file_writer import HIGH_WATER, FileWriter
+from vidproc.files.sender import TransferStopped
 from vidproc.files.threads import WorkerThreads
 from vidproc.files.write_budget import WriteBudget
 

@@ -1,8 +1,8 @@
 """Sending files to plain TCP connections without copying.
 
 `make_sender` chooses `SendfileSender` if the kernel can send the file itself, otherwise the
-portable `FileSender` (TLS, wrapped and in-memory transports, other systems). Both have the same
-interface and pass the same tests.
+portable `FileSender` (TLS, wrapped and in-memory transports, other systems). Both pass the same
+tests.
 """
 
 from __future__ import annotations
@@ -12,21 +12,19 @@ import select
 import socket
 import time
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any, TypeGuard
 
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPullProducer, IPushProducer, ITransport
+from twisted.internet.interfaces import IPullProducer, ITransport
 from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from vidproc.files.file_sender import FileSender, TransferStopped
+from vidproc.files.file_sender import FileSender
+from vidproc.files.sender import Sender
 from vidproc.files.threads import WorkerThreads
 from vidproc.files.turns import PATIENCE, TURN_TIME, UNABLE
 
 _SEND_STEP = 2 << 20
-
-Sender: TypeAlias = "FileSender | SendfileSender"
 
 
 def can_sendfile(transport: ITransport) -> TypeGuard[Connection]:
@@ -46,16 +44,15 @@ def make_sender(
     end: int,
     transport: ITransport,
     on_progress: Callable[[int], None] = lambda _: None,
-) -> Sender:
+) -> FileSender | SendfileSender:
     """Return the fastest sender of bytes `start` to `end` of the open file `fd` to `transport`."""
     if can_sendfile(transport):
         return SendfileSender(threads, fd, start, end, transport, on_progress)
     return FileSender(threads, fd, start, end, transport, on_progress)
 
 
-@implementer(IPushProducer)
-class SendfileSender:
-    """Sends like `FileSender`, but with sendfile(2), after the transport's pending bytes.
+class SendfileSender(Sender[Connection]):
+    """Sends with sendfile(2), after the transport's pending bytes.
 
     The call runs in a thread because it reads the disk. When the client's window is full, the
     thread is released and the reactor waits. Meanwhile this is the transport's producer; the
@@ -71,28 +68,15 @@ class SendfileSender:
         transport: Connection,
         on_progress: Callable[[int], None] = lambda _: None,
     ) -> None:
-        self.result: Deferred[None] = Deferred()
-        self.blocked = False
-        """Whether it is waiting for the client to read."""
-        self._threads = threads
-        self._fd = fd
-        self._position = start
-        self._end = end
-        self._transport = transport
-        self._on_progress = on_progress
-        self._paused = False
+        super().__init__(threads, fd, start, end, transport, on_progress)
         self._started = False
         self._waiting = False
-        self._in_thread = False
-        self._over = False
-        self._outcome: BaseException | None = None
         self._socket: int | None = None
         self._former: tuple[Any, bool] | None = None
         self._producer = _WhenWritable(self)
         self._fallback: FileSender | None = None
 
     def start(self) -> None:
-        """Start; call it once."""
         self._started = True
         if self._position >= self._end:
             self._finish(None)
@@ -100,7 +84,7 @@ class SendfileSender:
             self._take_transport()
 
     def pauseProducing(self) -> None:
-        self._paused = True
+        super().pauseProducing()
         if self._fallback is not None:
             self._fallback.pauseProducing()
 
@@ -118,7 +102,7 @@ class SendfileSender:
         if self._fallback is not None:
             self._fallback.stopProducing()
         else:
-            self._finish(TransferStopped("the connection was lost"))
+            super().stopProducing()
 
     def _take_transport(self) -> None:
         # A duplicate: the transport may close its descriptor while the thread is working.
@@ -183,18 +167,17 @@ class SendfileSender:
             self._begin_turn()
 
     def _turn_failed(self, failure: Failure) -> None:
-        self._in_thread = False
         error = failure.value
-        if self._over:
-            self._fire()
-        elif isinstance(error, ConnectionError):
+        if not self._over and isinstance(error, ConnectionError):
             # The transport would notice at its next read, unless reading is paused.
-            self._finish(TransferStopped("the connection was lost"))
+            self._in_thread = False
+            self.stopProducing()
             self._transport.abortConnection()
-        elif isinstance(error, OSError) and error.errno in UNABLE:
+        elif not self._over and isinstance(error, OSError) and error.errno in UNABLE:
+            self._in_thread = False
             self._fall_back()
         else:
-            self._finish(error or OSError("sending failed"))
+            self._failed(failure)
 
     def _fall_back(self) -> None:
         """Continue by copying: the file system does not support sendfile."""
@@ -207,21 +190,9 @@ class SendfileSender:
             self._fallback.pauseProducing()
         self._fallback.start()
 
-    def _finish(self, outcome: BaseException | None) -> None:
-        if not self._over:
-            self._over = True
-            self.blocked = False
-            self._outcome = outcome
-            if not self._in_thread:
-                self._fire()
-
     def _fire(self) -> None:
-        # Only when no thread is sending: the owner closes the descriptor next.
         self._give_transport_back()
-        if self._outcome is None:
-            self.result.callback(None)
-        else:
-            self.result.errback(self._outcome)
+        super()._fire()
 
     # In a pool thread, one call at a time:
 

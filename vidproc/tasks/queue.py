@@ -1,7 +1,7 @@
 """The queue: which task is processed when.
 
-Whatever happens between claiming a task and ending it frees its place: an attempt runs inside
-`_see_through`, which catches everything, and notifying others (`Watches`) never raises.
+Whatever happens to a task after it was claimed, its place becomes free in the end: `_see_through`
+runs an attempt and catches everything, and notifying others (`Watches`) never raises.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import secrets
 import sqlite3
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -18,7 +17,6 @@ from twisted.internet.task import deferLater
 
 from vidproc.errors import ServiceError
 from vidproc.files.data_folder import DataFolder
-from vidproc.files.space import no_space
 from vidproc.files.threads import WorkerThreads, when_fired
 from vidproc.request_id import within
 from vidproc.runners.interface import Runner
@@ -32,6 +30,7 @@ from vidproc.tasks.output_space import reserve_output
 from vidproc.tasks.places import Places
 from vidproc.tasks.results import Results
 from vidproc.tasks.settings import Settings
+from vidproc.tasks.space_waiting import SpaceWaiting
 from vidproc.tasks.store.attempt_rows import LEASE
 from vidproc.tasks.store.store import TaskStore
 from vidproc.tasks.store_errors import explain_store_error
@@ -78,6 +77,9 @@ class Queue:
         concurrency = settings.max_concurrent or max(2, cores // 2)
         self._places = Places(self._entries, concurrency, reactor.seconds)
         self._closing = Closing(reactor, data_folder, disk, store, store_thread, self._task_ended)
+        self._space_waiting = SpaceWaiting(
+            self._entries, self._space, results, self._closing, self._fill
+        )
         self._filling: Deferred[None] | None = None
         self._fill_again = False
         self._stopping = False
@@ -117,11 +119,11 @@ class Queue:
     # --- start, stop, upkeep -------------------------------------------------------------------
 
     def start(self, left: Sequence[Task]) -> None:
-        """Take up the queued tasks that an earlier run has left, and begin."""
+        """Take in the queued tasks that an earlier run left, and start."""
         for task in left:
             try:
                 entry = self._entries.take_in(task)
-            except ServiceError as error:  # of a version that knew other operations
+            except ServiceError as error:  # from a version with other operations
                 self._surely(self._closing.refuse(task, error))
                 continue
             estimate = entry.order.estimate_size(task.input_size)
@@ -148,7 +150,7 @@ class Queue:
             self._wake.cancel()
 
     def set_concurrency(self, wanted: int) -> None:
-        """Run so many attempts at a time from now on; those running go on."""
+        """Change how many attempts run at a time; those that are running continue."""
         self._places.concurrency = max(1, wanted)
         self._fill()
 
@@ -157,12 +159,12 @@ class Queue:
         return self._places.held_up()
 
     def let_by(self, task: Task) -> None:
-        """Begin a waiting task now, one more than `concurrency`."""
+        """Start a waiting task now, in addition to `concurrency`."""
         self._places.beside = task.task_id
         self._fill()
 
     async def renew_leases(self) -> None:
-        """Note in the store that we are alive."""
+        """Note in the store that this server is alive."""
         if self.running:
             await self._store_thread.call(
                 self._store.attempts.renew_leases, self._owner, self._reactor.seconds() + LEASE
@@ -171,7 +173,7 @@ class Queue:
     # --- taking tasks --------------------------------------------------------------------------
 
     def enqueue(self, task: Task, order: Order) -> None:
-        """Take in a task that has just been accepted. Raises nothing: it is a promise by now."""
+        """Take in a task that was just accepted. Never raises, because acceptance is a promise."""
         try:
             self._entries.take_in(task, order)
         except Exception:
@@ -182,7 +184,7 @@ class Queue:
             self._fill()
 
     def _fill(self) -> None:
-        """Begin attempts until `concurrency` run or nothing waits."""
+        """Start attempts until `concurrency` of them run or no task waits."""
         self._fill_again = True
         if self._filling is None:
             self._filling = Deferred()
@@ -211,7 +213,7 @@ class Queue:
             pass
 
     def _wake_when_due(self, asked_at: float) -> None:
-        """Look again when the next task that was paused at `asked_at` may be retried."""
+        """Set a timer for the next task that was not due yet at `asked_at`."""
         due = self._places.next_due(asked_at)
         if due is not None and not self._stopping:
             if self._wake is not None and self._wake.active():
@@ -221,7 +223,7 @@ class Queue:
             )
 
     async def _claim(self, only: str | None = None) -> bool:
-        """Begin the oldest waiting task, or `only` that one; return whether there was one."""
+        """Start the oldest waiting task, or `only` that one. Return whether there was one."""
         now = self._reactor.seconds()
         task = await self._store_thread.call(
             self._store.attempts.claim_next,
@@ -272,7 +274,7 @@ class Queue:
         )
 
     def _surely(self, work: Any) -> Deferred[None]:
-        """Run a coroutine whose failure is a fault of ours, for the log alone."""
+        """Run a coroutine. If it fails, that is a fault of ours and is logged."""
         return ensureDeferred(work).addErrback(
             lambda failure: self.log.failure("a fault in the queue", failure)
         )
@@ -280,12 +282,12 @@ class Queue:
     # --- one attempt ---------------------------------------------------------------------------
 
     async def _see_through(self, entry: Entry, attempt: Attempt) -> None:
-        """See one attempt through, and give its place back whatever happens in it."""
+        """Run one attempt to its end and free its place, whatever happens."""
         try:
             await self._attempt_and_move(entry, attempt)
         except Exception:
             await self._closing.put_right(entry.task)
-        # Not in a `finally`: a coroutine that is thrown away with its reactor does nothing more.
+        # Not in a `finally`: that would also run in a coroutine discarded with its reactor.
         if entry.attempt is attempt:
             self._forget(entry.task.task_id)
         if self._places.beside == entry.task.task_id:
@@ -321,7 +323,7 @@ class Queue:
         self.watches.changed(entry.task.task_id)
 
     async def _put_back(self, entry: Entry, ending: Ending) -> None:
-        """Let a task wait for its next attempt."""
+        """Put a task back into the queue for its next attempt."""
         fields = {**FREE, **ending.fields}
         if ending.delay:
             fields["not_before"] = self._reactor.seconds() + ending.delay
@@ -330,7 +332,7 @@ class Queue:
         entry.needs = max(entry.needs, ending.needs)
         entry.kills = max(entry.kills, ending.kills)
         entry.waits_for = ending.waits_for
-        if entry.waits_for:  # for as long as it waits, nothing is reserved for it
+        if entry.waits_for:  # while it waits, nothing is reserved for it
             self._space.release(moved.task_id)
         entry.task, entry.attempt, entry.wait_reason = moved, None, ending.wait_reason
         self.watches.changed(moved.task_id)
@@ -338,30 +340,8 @@ class Queue:
     # --- space ---------------------------------------------------------------------------------
 
     async def look_for_space(self) -> None:
-        """Let tasks go on that wait for space, when there is some; for upkeep."""
-        waiting = [entry for entry in self._entries.values() if entry.waits_for]
-        if not waiting:
-            return
-        # Once for all of them: with very many results, finding it out takes the store a while.
-        evictable = await self._results.evictable(unfetched=True)
-        for entry in waiting:
-            if self._lacking(entry) > evictable:
-                continue
-            lacking = partial(self._lacking, entry)
-            if await self._results.make_space(lacking, lacking, unfetched=True) <= 0:
-                entry.waits_for, entry.wait_reason = 0, None
-                self._fill()
-                return  # it reserves first; the others are looked at next time
-        if self.running == 0:
-            # Inputs that wait may hold the space that all of them wait for.
-            inputs = sum(entry.task.input_size for entry in self._entries.values())
-            first = waiting[0]
-            if inputs + first.waits_for > self._space.capacity():
-                await self._closing.refuse(first.task, no_space(first.waits_for))
-
-    def _lacking(self, entry: Entry) -> int:
-        """Return the bytes that must become free for a task that waits for space."""
-        return entry.waits_for - self._space.free()
+        """Let a task go on that waits for space, if there is some; for upkeep."""
+        await self._space_waiting.look()
 
     async def check_growth(self) -> None:
         """Stop attempts that write more than was reserved for them."""
@@ -392,7 +372,7 @@ class Queue:
             )
         except InvalidTransition as error:
             if error.current is not State.PROCESSING:
-                await self._closing.put_right(task)  # the row has ended without us
+                await self._closing.put_right(task)  # it ended without us
             elif self._filling is not None:
                 await when_fired(self._filling)  # it was claimed meanwhile
             else:
@@ -421,7 +401,7 @@ class Queue:
             self._wake.cancel()
 
     def _tell_waiting(self) -> None:
-        """Tell whoever watches a queued task that it moved up."""
+        """Tell those who watch queued tasks that these moved up."""
         for task_id in self.watches.task_ids:
             task = self.get(task_id)
             if task is not None and task.state is State.QUEUED:

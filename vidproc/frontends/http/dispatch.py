@@ -9,7 +9,7 @@ from twisted.internet.defer import ensureDeferred
 from twisted.python.failure import Failure
 
 from vidproc.errors import ServiceError
-from vidproc.files.file_sender import TransferStopped
+from vidproc.files.sender import TransferStopped
 from vidproc.frontends.http.answers import Answer, empty_answer
 from vidproc.frontends.http.body import BodyBroken
 from vidproc.frontends.http.browsers import (

@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from vidproc.files.file_sender import TransferStopped
+from vidproc.files.sender import TransferStopped
 from vidproc.frontends.http.answers import Answer, json_answer
 from vidproc.frontends.http.conditional import Representation, Selection, select
 from vidproc.frontends.http.disposition import attachment, result_name

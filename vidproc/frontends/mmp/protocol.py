@@ -19,7 +19,7 @@ from zope.interface import implementer
 
 from vidproc.answers import Answer
 from vidproc.errors import ServiceError
-from vidproc.files.file_sender import TransferStopped
+from vidproc.files.sender import TransferStopped
 from vidproc.files.splice import Spliced
 from vidproc.frontends.arrival import Arrival
 from vidproc.frontends.interface import Backend

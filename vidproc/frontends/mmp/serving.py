@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 
 from vidproc.answers import Answer
 from vidproc.errors import ServiceError
-from vidproc.files.file_sender import TransferStopped
+from vidproc.files.sender import TransferStopped
 from vidproc.frontends.interface import Backend
 from vidproc.frontends.mmp import states
 from vidproc.frontends.mmp.reports import status_report
