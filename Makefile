@@ -30,13 +30,14 @@ ifneq ($(shell cat '$(STAMP)' 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup venv demo serve test test-api test-page page-pictures coverage bench lint format soak constraints clean
+.PHONY: help setup venv demo serve test test-api test-cluster test-page page-pictures coverage bench lint format soak constraints clean
 
 help:
 	@echo 'make demo     run all six operations on a real clip; results in demo-output/'
 	@echo 'make serve    run the service in the foreground (SERVE_OPTIONS="--port 9998")'
 	@echo 'make test     run all tests (some of them: TESTS=tests.test_codec)'
 	@echo 'make test-api  send made-up requests to the HTTP API, by its own description'
+	@echo 'make test-cluster  test a cluster of real processes (CLUSTER_TESTS=tests_cluster.test_x)'
 	@echo 'make test-page  test the page in Chromium (some: PAGE_TESTS=tests_page.test_work)'
 	@echo 'make bench    run the quick benchmarks (one of them: BENCHES=transfer)'
 	@echo 'make coverage run all tests and print line and branch coverage'
@@ -108,6 +109,19 @@ test-page: $(PAGE_STAMP)
 page-pictures: $(PAGE_STAMP)
 	@'$(BIN)/python' -m tests_page.browser
 	'$(BIN)/python' -m tests_page.pictures
+
+# Real schedulers and workers, and a real S3 server; what it needs goes into the environment.
+CLUSTER_TESTS ?= tests_cluster
+CLUSTER_STAMP = $(VENV)/.cluster-tests
+
+$(CLUSTER_STAMP): $(STAMP)
+	@'$(BIN)/python' -m pip install --quiet --disable-pip-version-check \
+	    --constraint '$(CONSTRAINTS)' -e '.[dev,cluster,cluster-tests]'
+	@touch '$(CLUSTER_STAMP)'
+
+test-cluster: $(CLUSTER_STAMP)
+	'$(BIN)/python' -m twisted.trial --temp-directory='$(VENV)/trial-cluster' \
+	    $(if $(TEST_JOBS),--jobs=$(TEST_JOBS)) $(TRIAL_OPTIONS) $(CLUSTER_TESTS)
 
 # In one process. Processes that tests start (twistd, the client, the sandbox) are not measured:
 # measuring makes a process import more, and some tests check imports.

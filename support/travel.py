@@ -77,6 +77,9 @@ class TravellingRunner:
         assert isinstance(running.result, Deferred)
         return running
 
+    def release(self, workspace: Workspace) -> None:
+        """Nothing is kept between journeys."""
+
 
 def check_declared(command: Command, running: RunningCommand, elapsed: float) -> None:
     """Raise `AssertionError` if a command, as far as it was seen, used more than it declares."""

@@ -150,6 +150,9 @@ class StubRunner:
         self.running.append(running)
         return running
 
+    def release(self, workspace: Workspace) -> None:
+        pass
+
 
 class AllCapabilities:
     """An FFmpeg build with every feature that we use."""

@@ -73,6 +73,11 @@ class Options(usage.Options):
         ["ffmpeg", None, None, "Path of another FFmpeg to use."],
         ["sandbox", None, "auto", "auto, strict (refuse to start without it) or off."],
         ["on-done", None, None, "Command to run whenever a task ends; its status is on stdin."],
+        ["cluster", None, None, "Address of a Dask scheduler; its workers run the commands."],
+        ["object-store", None, None, "file:, s3:, gs: or az: URL that all workers reach, too."],
+        ["cluster-ca", None, None, "Certificate authority of the cluster, for mutual TLS."],
+        ["cluster-cert", None, None, "This server's certificate for the cluster."],
+        ["cluster-key", None, None, "The key of --cluster-cert."],
         [
             "token-file",
             None,
@@ -83,6 +88,7 @@ class Options(usage.Options):
     ]
     optFlags: Sequence[Sequence[object]] = [
         ["show-config", None, "Show every option's value and where it comes from, and exit."],
+        ["cluster-insecure", None, "Use the cluster without TLS beyond the loopback."],
         ["owner-only", None, "Only the address (or token) that sent a task can access it."],
     ]
     compData = usage.Completions(
@@ -195,6 +201,28 @@ class Options(usage.Options):
             self._convert("ffmpeg", _checked_ffmpeg)
         self._convert("on-done", _command)
         self._read_tokens()
+        self._check_cluster()
+
+    def _check_cluster(self) -> None:
+        rest = ("object-store", "cluster-ca", "cluster-cert", "cluster-key", "cluster-insecure")
+        if self["cluster"] is None:
+            for name in rest:
+                if self[name]:
+                    raise usage.UsageError(f"--{name}: it needs --cluster")
+            return
+        from vidproc.cluster.security import checked
+
+        try:
+            self["cluster"] = checked(
+                self["cluster"],
+                self["object-store"],
+                ca=self["cluster-ca"],
+                cert=self["cluster-cert"],
+                key=self["cluster-key"],
+                insecure=bool(self["cluster-insecure"]),
+            )
+        except ValueError as error:
+            raise usage.UsageError(f"--cluster: {error}") from None
 
     def _check_folders(self) -> None:
         from vidproc.files import ownership

@@ -6,13 +6,14 @@ jobs while transfers finish, then close the store, release the lock and close th
 
 from __future__ import annotations
 
+import hashlib
 import os
 import resource
 import signal
 import sqlite3
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 from twisted.application.service import Service
@@ -34,7 +35,7 @@ from vidproc.app.private_files import everything_below, keep_private, tighten
 from vidproc.app.settings import Config
 from vidproc.app.stopping import Deadline, Patience
 from vidproc.clock import SteadyClock
-from vidproc.ffmpeg.binary import FFmpegUnusable, find_ffmpeg
+from vidproc.ffmpeg.binary import FFmpeg, FFmpegUnusable, find_ffmpeg
 from vidproc.ffmpeg.sandbox import Sandbox, SandboxIncomplete, find_layers, missing_layers
 from vidproc.files.data_folder import DataFolder, DataFolderInUse
 from vidproc.files.keys import load_key
@@ -43,6 +44,7 @@ from vidproc.files.threads import WorkerThreads
 from vidproc.frontends.gate import Gate
 from vidproc.frontends.interface import Backend
 from vidproc.frontends.server_info import ServerInfo
+from vidproc.runners.interface import Runner
 from vidproc.runners.local import LocalRunner
 from vidproc.tasks.facade import Tasks
 from vidproc.tasks.model import State
@@ -50,6 +52,9 @@ from vidproc.tasks.recovery import recover
 from vidproc.tasks.store.database import SchemaTooNew
 from vidproc.tasks.store.store import TaskStore
 from vidproc.topics import Topic, TopicLogger
+
+if TYPE_CHECKING:
+    from vidproc.cluster.runner import ClusterRunner
 
 DISK_THREADS = 10
 WRITER_THREADS = 2
@@ -196,7 +201,7 @@ class VidprocService(Service):
             cpu_time=int(config.settings.job_timeout * cores) + 60,
             layers=layers,
         )
-        self._runner = LocalRunner(self._reactor, ffmpeg, self._sandbox, self._data_folder.path)
+        self._runner = self._build_runner(ffmpeg)
         self._tasks = Tasks(
             self._reactor,
             config.settings,
@@ -274,6 +279,27 @@ class VidprocService(Service):
                 n=most_connections(files),
                 wanted=config.max_connections,
             )
+
+    def _build_runner(self, ffmpeg: FFmpeg) -> Runner:
+        local = LocalRunner(self._reactor, ffmpeg, self._sandbox, self._data_folder.path)
+        self._cluster: ClusterRunner | None = None
+        if self.config.cluster is None:
+            return local
+        from vidproc.cluster.runner import ClusterRunner
+
+        key = load_key(self._data_folder.path("server.key"))
+        self._cluster = ClusterRunner(
+            self._reactor,
+            self.config.cluster,
+            local,
+            ffmpeg,
+            self._sandbox,
+            self.config.sandbox,
+            self._data_folder.path,
+            hashlib.sha256(key).hexdigest()[:16],
+        )
+        self._cluster.open()
+        return self._cluster
 
     def _tell_start(self, cores: int) -> None:
         self.log.info(
@@ -355,6 +381,8 @@ class VidprocService(Service):
             await patience.wait_for("a frontend", ending)
         await patience.wait_for("--on-done", ensureDeferred(self._on_done.stop()))
         await patience.wait_for("uploads", ensureDeferred(self._tasks.uploads.abort_all()))
+        if self._cluster is not None:
+            await patience.wait_for("the cluster", ensureDeferred(self._cluster.close()))
         await patience.wait_for("upkeep", maybeDeferred(self._performance.stopService))
         patience.cancel()
         if await self._stop_threads(hurried=patience.hurried):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vidproc.cluster.security import ClusterOptions
 from vidproc.configuration import Held
 from vidproc.frontends.tokens import Tokens
 from vidproc.tasks.settings import Settings
@@ -42,6 +43,8 @@ class Config:
     """The command to run for each task that ends, in words."""
     held: Sequence[Held] = ()
     """Every option's value as text, and where it comes from."""
+    cluster: ClusterOptions | None = None
+    """Where the cluster is, None without one."""
     twistd: Mapping[str, Any] | None = None
     """twistd's own options, when twistd runs it."""
 
@@ -84,5 +87,6 @@ def config_from(options: Options, held: Sequence[Held] = ()) -> Config:
         tokens=options["tokens"],
         on_done=options["on-done"],
         held=tuple(held),
+        cluster=options["cluster"],
         twistd=options.parent,
     )

@@ -9,7 +9,8 @@ disk and should run in a thread.
     work/<task id>/<attempt>/   the working folder of an attempt
     results/<task id>.<kind>    results for download
     orphans/<folder>-<name>     files that the store did not know at a start
-    tasks.sqlite, lock, link.key (`vidproc.files.keys`), and the marker (`vidproc.files.ownership`)
+    tasks.sqlite, lock, link.key and server.key (`vidproc.files.keys`), and the marker
+    (`vidproc.files.ownership`)
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ _TEXT = "This is a data folder of vidproc.\nformat {format}\n"
 _MARKED = re.compile(r"\AThis is a data folder of vidproc\.\nformat (\d{1,9})\n\Z")
 _OURS = re.compile(
     r"lock|vidproc-data\.new|tasks\.sqlite(-wal|-shm|-journal)?|tasks\.sqlite\.before-\d+(\.new)?"
-    r"|link\.key(\.new)?"
+    r"|(link|server)\.key(\.new)?"
 )
 _NOBODYS = frozenset({"lost+found"})  # created by the file system itself
 _REMOVED_WHILE_OPEN = (".nfs", ".fuse_hidden")  # left for a while by network file systems

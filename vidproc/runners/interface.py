@@ -56,3 +56,6 @@ class Runner(Protocol):
         self, command: Command, workspace: Workspace, threads: int, on_progress: OnProgress
     ) -> RunningCommand:
         """Start a command with at most `threads` threads; never raises, `result` fails instead."""
+
+    def release(self, workspace: Workspace) -> None:
+        """Remove what the runner keeps elsewhere of a workspace's files: its attempt is over."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import time
@@ -67,6 +68,15 @@ class LocalRunner:
         self._stall_timeout = stall_timeout
         self.running: set[MediaProcess] = set()
 
+    def with_limits(self, file_size: int, cpu_time: int) -> LocalRunner:
+        """Return this runner with other limits for a file's size and the CPU time.
+
+        Both have the same memory to give away, and the same commands in progress.
+        """
+        limited = copy.copy(self)
+        limited._sandbox = replace(self._sandbox, file_size=file_size, cpu_time=cpu_time)
+        return limited
+
     @property
     def capabilities(self) -> FFmpeg:
         """The capabilities of the FFmpeg that it runs."""
@@ -119,6 +129,9 @@ class LocalRunner:
         running.when_ended(ended)
         self._admission.enter(place)
         return running
+
+    def release(self, workspace: Workspace) -> None:
+        """Do nothing: all files are where they belong."""
 
     def _address_space(self, command: Command) -> int:
         """Return the bytes of address space that a command may use.

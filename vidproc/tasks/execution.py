@@ -162,6 +162,12 @@ class Attempt:
         Raises `ServiceError` if it cannot be done, `AttemptStopped` after `stop`, `Outgrown`,
         `OSError`, and what `reserve` raises.
         """
+        try:
+            return await self._process()
+        finally:
+            self._runner.release(self._workspace)
+
+    async def _process(self) -> Outcome:
         await self._disk.call(self._data_folder.make_folder, self.folder_key)
         self.media = await self._probe(SOURCE, verify=False)
         self.input = self.media.summary()

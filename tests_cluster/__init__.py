@@ -1,0 +1,1 @@
+"""Tests of a cluster with real schedulers and workers: `make test-cluster`."""

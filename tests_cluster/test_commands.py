@@ -1,0 +1,177 @@
+"""Commands on workers: what comes back, where they run, and how they are stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import ffmpeg
+import psutil
+
+from support.blocking import wait_for
+from support.job import RealJob, key_of_path, local_runner, run_operation
+from tests_cluster.case import ClusterCase, turn_until
+from vidproc.ffmpeg.command import (
+    SOURCE,
+    THREADS,
+    Command,
+    CommandFailed,
+    CommandStopped,
+    Workspace,
+    ffmpeg_command,
+    input_file,
+    output_file,
+)
+from vidproc.operations.parameters import Gif, Resolution
+from vidproc.operations.registry import OPERATIONS
+
+MEDIA = Path(__file__).parents[1] / "tests" / "media"
+FLOWER = MEDIA / "flower-540p-aac.mp4"
+
+
+def encode(name: str = "out.mp4", *, seconds: float | None = None, **more: Any) -> Command:
+    """Return a command that encodes the source; for `seconds`, in real time, if they are given."""
+    options: dict[str, Any] = {}
+    if seconds is not None:
+        options = {"stream_loop": -1, "re": None, "t": seconds}
+    graph = ffmpeg.output(
+        ffmpeg.input(input_file(SOURCE), **options)["v:0"],
+        output_file(name),
+        vcodec="libx264",
+        preset="ultrafast",
+        threads=THREADS,
+    )
+    return ffmpeg_command(graph, stage="encoding", **{"duration": 5.0, "memory": 256 << 20, **more})
+
+
+def media_processes() -> list[psutil.Process]:
+    """Return the FFmpegs on this machine that belong to a test's worker."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = " ".join(process.info["cmdline"] or [])
+        if "ffmpeg" in words and "vidproc-test-cluster-" in words and "launcher.py" not in words:
+            found.append(process)
+    return found
+
+
+class CommandTests(ClusterCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.use_shared_cluster()
+        self.runner_ = self.runner()
+        self.wait_for_workers(self.runner_, 2)
+        self.workspace = Workspace(key_of_path(FLOWER), key_of_path(self.folder))
+
+    def test_a_command_runs_elsewhere_and_its_output_comes_back(self) -> None:
+        """The same bytes as here with the same number of threads."""
+        reports: list[Any] = []
+        running = self.runner_.start(encode(cpus=1.0), self.workspace, 1, reports.append)
+        done = wait_for(running.result)
+        away = (self.folder / "out.mp4").read_bytes()
+        self.assertGreater(done.elapsed, 0)
+        self.assertEqual(sum(worker.done for worker in self.runner_.workers), 1)
+        wait_for(local_runner().start(encode(), self.workspace, 1, lambda _: None).result)
+        here = (self.folder / "out.mp4").read_bytes()
+        self.assertEqual(hashlib.sha256(away).digest(), hashlib.sha256(here).digest())
+        self.assertTrue(self.objects())
+        self.runner_.release(self.workspace)
+        turn_until(lambda: not self.left_on_disk())
+
+    def test_operations_give_the_same_frames(self) -> None:
+        """Of more than one command, whose files are each other's inputs."""
+        for name, parameters in (
+            ("resolution", Resolution(width=320, height=240)),
+            ("gif", Gif(start_time=0.5, duration=1.0, width=120)),
+        ):
+            made: list[str] = []
+            for runner in (self.runner_, local_runner()):
+                folder = self.root / "task" / str(len(made) + 2)
+                folder.mkdir(exist_ok=True)
+                job = RealJob(FLOWER, folder, parameters, runner=runner, threads=1)
+                product = run_operation(OPERATIONS[name], job)
+                made.append(hashlib.sha256((folder / product.file).read_bytes()).hexdigest())
+                for path in folder.iterdir():
+                    path.unlink()
+            self.assertEqual(made[0], made[1], name)
+        self.assertGreaterEqual(sum(worker.done for worker in self.runner_.workers), 2)
+
+    def test_a_failure_keeps_its_kind(self) -> None:
+        """What FFmpeg says of the file reaches whoever explains it."""
+        (self.root / "noise").write_bytes(b"no video" * 1000)
+        workspace = Workspace(key_of_path(self.root / "noise"), key_of_path(self.folder))
+        running = self.runner_.start(encode(), workspace, 1, lambda _: None)
+        error = self.failureResultOf(self._fired(running.result), CommandFailed).value
+        self.assertIn("Invalid data", error.stderr_tail)
+        self.assertEqual(error.kind, "input")
+
+    def _fired(self, result: Any) -> Any:
+        outcome: list[Any] = []
+        result.addBoth(outcome.append)
+        turn_until(lambda: outcome)
+        from twisted.internet.defer import fail, succeed
+        from twisted.python.failure import Failure
+
+        return fail(outcome[0]) if isinstance(outcome[0], Failure) else succeed(outcome[0])
+
+    def test_a_cancel_ends_the_process_within_a_second(self) -> None:
+        """And progress came at least once a second before it."""
+        reports: list[float] = []
+        running = self.runner_.start(
+            encode(seconds=60), self.workspace, 1, lambda _: reports.append(time.monotonic())
+        )
+        turn_until(lambda: len(reports) >= 5)
+        self.assertTrue(media_processes())
+        gaps = [later - sooner for sooner, later in pairwise(reports)]
+        self.assertLess(sorted(gaps)[len(gaps) // 2], 1.0)
+        asked_at = time.monotonic()
+        running.stop()
+        self.failureResultOf(self._fired(running.result), CommandStopped)
+        self.assertLess(time.monotonic() - asked_at, 3.0)
+        self.assertEqual(media_processes(), [])
+        self.assertEqual(self.runner_.spare_cores, 2)
+        self.runner_.release(self.workspace)
+        turn_until(lambda: not self.left_on_disk())
+
+    def test_commands_wait_for_free_cores(self) -> None:
+        """Five commands on two cores: two at a time, and all of them on workers."""
+        most = 0
+        running = []
+        for number in range(5):
+            running.append(
+                self.runner_.start(
+                    encode(f"out-{number}.mp4", cpus=1.0), self.workspace, 1, lambda _: None
+                )
+            )
+        done: list[Any] = []
+        for each in running:
+            each.result.addCallback(done.append)
+
+        def look() -> bool:
+            nonlocal most
+            most = max(most, len(self.runner_.running))
+            return len(done) == 5
+
+        turn_until(look)
+        self.assertEqual(most, 2)
+        self.assertEqual(sum(worker.done for worker in self.runner_.workers), 5)
+        self.assertEqual(self.runner_.local.running, set())
+
+
+class NoWorkerTests(ClusterCase):
+    def test_without_a_worker_commands_run_here(self) -> None:
+        """And say so, once those that were lost do not come back."""
+        self.start_scheduler()
+        (worker,) = self.start_workers(1)
+        runner = self.runner()
+        self.wait_for_workers(runner, 1)
+        self.assertEqual(worker.stop(), 0)
+        turn_until(lambda: not runner.up)
+        runner.forget_workers()
+        workspace = Workspace(key_of_path(FLOWER), key_of_path(self.folder))
+        running = runner.start(encode(), workspace, 1, lambda _: None)
+        wait_for(running.result)
+        self.assertTrue((self.folder / "out.mp4").stat().st_size)
+        self.assertEqual(self.objects(), [])

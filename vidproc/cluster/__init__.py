@@ -1,0 +1,1 @@
+"""Running commands on other machines: the server's side and the worker's."""

@@ -1,0 +1,286 @@
+"""The runner that sends commands to other machines.
+
+Commands that compute little for what they move, and probes, stay on this machine; so does
+everything while no worker is up.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall, deferLater
+
+from vidproc.cluster.lease import TERM, Lease
+from vidproc.cluster.link import DaskLink
+from vidproc.cluster.messages import Outcome, Report
+from vidproc.cluster.object_store import PATIENCE, ObjectStore, StoreAway
+from vidproc.cluster.objects import Objects
+from vidproc.cluster.placing import Placing
+from vidproc.cluster.running import RemoteRunning
+from vidproc.cluster.security import ClusterOptions
+from vidproc.cluster.workers import Worker, Workers
+from vidproc.ffmpeg.binary import FFmpeg
+from vidproc.ffmpeg.command import Command, OnProgress, Workspace
+from vidproc.ffmpeg.sandbox import Sandbox
+from vidproc.files.threads import WorkerThreads, when_fired
+from vidproc.runners.admission import Admission
+from vidproc.runners.interface import RunningCommand
+from vidproc.runners.local import LocalRunner
+from vidproc.topics import Topic, TopicLogger
+
+TRANSFERS = 6
+"""Threads that put inputs and fetch outputs."""
+SWEEP_EVERY = 60.0
+"""Seconds between two sweeps of the object store."""
+SHORT = 5.0
+"""Seconds of output up to which a command runs here: it would take longer to send."""
+COMING_BACK = 20.0
+"""Seconds that commands wait for workers when all of them were lost, before they run here."""
+_PAUSE = 0.5
+_SMALL = 64 << 20
+"""Bytes of input up to which a command for one core runs here (the audio of a short video)."""
+
+
+class ClusterCapabilities:
+    """What the FFmpeg of the server and all its workers can do; `spare_cores` is true now."""
+
+    def __init__(self, ffmpeg: FFmpeg, runner: ClusterRunner) -> None:
+        self._ffmpeg = ffmpeg
+        self._runner = runner
+        self.encoders = ffmpeg.encoders
+        self.filters = ffmpeg.filters
+
+    @property
+    def spare_cores(self) -> int:
+        """Cores of workers that no command has."""
+        return self._runner.spare_cores
+
+
+class ClusterRunner:
+    """Runs commands on the workers of a cluster, and on this machine. See `Runner`."""
+
+    log = TopicLogger(Topic.PERFORMANCE)
+
+    def __init__(
+        self,
+        reactor: Any,
+        options: ClusterOptions,
+        local: LocalRunner,
+        ffmpeg: FFmpeg,
+        sandbox: Sandbox,
+        sandbox_mode: str,
+        path_of_key: Callable[[str], Path],
+        server_id: str,
+        *,
+        short: float = SHORT,
+        patience: float = PATIENCE,
+        term: float = TERM,
+        sweep_every: float = SWEEP_EVERY,
+        store: ObjectStore | None = None,
+    ) -> None:
+        self.local = local
+        self.sandbox = sandbox
+        self._reactor = reactor
+        self._path_of_key = path_of_key
+        self._short = short
+        self._small = _SMALL if short else 0
+        self._threads = WorkerThreads(reactor, "cluster", TRANSFERS)
+        self._upkeep_thread = WorkerThreads(reactor, "lease", 1)
+        self._store = store or ObjectStore(options.object_store, patience)
+        prefix = f"vidproc/{server_id}"
+        self._lease = Lease(self._store, prefix, term)
+        self.objects = Objects(self._store, prefix, self._lease, self._threads, path_of_key)
+        self.workers = Workers(ffmpeg, sandbox_mode, reactor.seconds, self._lost)
+        self.placing = Placing(self.workers)
+        self.link = DaskLink(
+            reactor, options, f"vidproc-{server_id}", self._saw_workers, self._reported
+        )
+        self._capabilities = ClusterCapabilities(ffmpeg, self)
+        self._remote: dict[RemoteRunning, None] = {}
+        self._sweep_every = sweep_every
+        self._next_sweep = 0.0
+        self._told = ""
+        self._upkeep = LoopingCall(self._keep_lease)
+        self._upkeep.clock = reactor
+        self._upkeep_every = term / 4
+        self._upkept: Deferred[Any] | None = None
+        self.closed = False
+        self._last_up = float("-inf")
+        # Commands here that were meant for workers: each task may have many.
+        self.here = Admission(2 * (os.cpu_count() or 1))
+
+    # --- life -----------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Connect, and take the lease. It may take a while; until then everything runs here."""
+        self._threads.start()
+        self._upkeep_thread.start()
+        self.link.start()
+        self._upkept = self._upkeep.start(self._upkeep_every)
+
+    async def close(self) -> None:
+        """Disconnect and remove what is ours in the object store. No command may run any more."""
+        self.closed = True
+        if self._upkeep.running:
+            self._upkeep.stop()
+        if self._upkept is not None:
+            await when_fired(self._upkept)
+        await self.link.stop()
+        await self._upkeep_thread.call(self._leave)
+        for pool in (self._threads, self._upkeep_thread):
+            await pool.stop_in_background()
+
+    def _leave(self) -> None:
+        try:
+            self.objects.sweep()
+            self._lease.give_up()
+        except StoreAway as error:
+            self.log.warn("the object store could not be swept: {error}", error=str(error))
+
+    async def _keep_lease(self) -> None:
+        try:
+            held = await self._upkeep_thread.call(self._lease.renew)
+            if not held:
+                self._tell_lease("another server with this data folder's id uses the object store")
+            else:
+                self._tell_lease("")
+                if self._reactor.seconds() >= self._next_sweep:
+                    self._next_sweep = self._reactor.seconds() + self._sweep_every
+                    removed = await self._upkeep_thread.call(self.objects.sweep)
+                    if removed:
+                        self.log.info("swept {count} objects", count=removed)
+        except StoreAway as error:
+            self._tell_lease(f"the object store cannot be reached: {error}")
+        except Exception:
+            self.log.failure("the lease could not be renewed")
+
+    def _tell_lease(self, reason: str) -> None:
+        if reason != self._told:
+            self._told = reason
+            if reason:
+                self.log.warn("{reason}; commands run on this machine", reason=reason)
+            else:
+                self.log.info("the object store is ours")
+                self.placing.place()
+
+    # --- the runner -----------------------------------------------------------------------------
+
+    @property
+    def capabilities(self) -> ClusterCapabilities:
+        """The capabilities of the FFmpeg that runs the commands."""
+        return self._capabilities
+
+    @property
+    def running(self) -> Collection[RunningCommand]:
+        """The commands in progress, here and elsewhere."""
+        elsewhere = [each for each in self._remote if each.worker is not None]
+        return [*self.local.running, *elsewhere]
+
+    @property
+    def up(self) -> bool:
+        """Whether commands can be sent to a worker."""
+        return (
+            not self.closed
+            and self.workers.connected
+            and self._lease.held
+            and bool(self.workers.usable())
+        )
+
+    @property
+    def expects_workers(self) -> bool:
+        """Whether workers were up a moment ago: they may be back soon."""
+        if self.up:
+            self._last_up = self._reactor.seconds()
+        return not self.closed and self._reactor.seconds() - self._last_up < COMING_BACK
+
+    def forget_workers(self) -> None:
+        """Expect no worker back."""
+        self._last_up = float("-inf")
+
+    def pause(self) -> Deferred[None]:
+        """Wait a moment for workers."""
+        return deferLater(self._reactor, _PAUSE, lambda: None)
+
+    @property
+    def spare_cores(self) -> int:
+        """Cores of workers that no command has."""
+        return self.workers.free_cores if self.up else 0
+
+    def start(
+        self, command: Command, workspace: Workspace, threads: int, on_progress: OnProgress
+    ) -> RunningCommand:
+        """Start a command on a worker, or here."""
+        if self._stays(command, workspace) or not (self.up or self.expects_workers):
+            return self.local.start(command, workspace, threads, on_progress)
+        running = RemoteRunning(self, command, workspace, threads, on_progress)
+        self._remote[running] = None
+        running.begin()
+        return running
+
+    def _stays(self, command: Command, workspace: Workspace) -> bool:
+        """Return whether a command runs here although workers are up."""
+        if command.near or command.program != "ffmpeg":
+            return True
+        if command.part is not None:
+            return False
+        if command.duration is not None and command.duration <= self._short:
+            return True
+        if command.cpus <= 1:
+            paths = [self._path_of_key(workspace.key_of(name)) for name in command.inputs]
+            return sum(path.stat().st_size for path in paths if path.exists()) < self._small
+        return False
+
+    def release(self, workspace: Workspace) -> None:
+        """Remove what an attempt has in the object store: it is over."""
+        self.objects.release(workspace)
+
+    # --- what happens ---------------------------------------------------------------------------
+
+    def ended(self, running: RemoteRunning) -> None:
+        """Note that a command has ended."""
+        self._remote.pop(running, None)
+
+    def has_another(self, worker: Worker) -> bool:
+        """Return whether there is a worker besides this one."""
+        return any(each.facts.id != worker.facts.id for each in self.workers.usable())
+
+    def tell_done(self, running: RemoteRunning, outcome: Outcome, worker: Worker) -> None:
+        """Log what a worker did."""
+        self.log.info(
+            "worker {id}: {stage} took {elapsed:.1f} s, {cpu:.1f} s of CPU time, {fetched} bytes"
+            " fetched, {made} made",
+            id=worker.facts.id,
+            stage=running.command.stage,
+            elapsed=outcome.elapsed,
+            cpu=outcome.cpu_time,
+            fetched=outcome.fetched,
+            made=sum(file.digest.size for file in outcome.outputs),
+            request_id=running.request_id,
+        )
+
+    def _reported(self, report: Report) -> None:
+        for running in self._remote:
+            if running.key == report.key:
+                running.reported(report)
+                return
+
+    def _saw_workers(self, found: dict[str, Any] | None) -> None:
+        if self.closed:
+            return
+        for sentence in self.workers.update(found):
+            self.log.info("{sentence}", sentence=sentence)
+        if self.up:
+            self._last_up = self._reactor.seconds()
+        self.placing.place()
+
+    def _lost(self, worker: Worker, reason: str) -> None:
+        """Let the commands of a worker that is gone go on elsewhere."""
+        grants = list(worker.grants)
+        for grant in grants:
+            for running in list(self._remote):
+                if running.key == grant.key:
+                    running.lost(reason or "the scheduler was lost", blamed=bool(reason))
