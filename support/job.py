@@ -9,18 +9,18 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from twisted.internet.defer import DeferredList
-from twisted.python.failure import Failure
+from twisted.internet.defer import Deferred
 
 from support.blocking import private_reactor, wait_for
 from vidproc.ffmpeg.binary import FFmpeg, find_ffmpeg
-from vidproc.ffmpeg.command import SOURCE, Command, CommandStopped, Completed, Workspace
+from vidproc.ffmpeg.command import SOURCE, Command, Completed, Workspace
 from vidproc.ffmpeg.media import MediaInfo
 from vidproc.ffmpeg.probe import parse_probe, probe_command
 from vidproc.ffmpeg.sandbox import Sandbox, find_layers
 from vidproc.operations.base import Operation, Product
 from vidproc.runners.interface import Runner
 from vidproc.runners.local import LocalRunner
+from vidproc.tasks.command_group import CommandGroup
 
 R = TypeVar("R")
 
@@ -122,32 +122,17 @@ class RealJob:
         return (await self.run_together([command]))[0]
 
     async def run_together(self, commands: Sequence[Command]) -> list[Completed]:
-        """Run commands at once; the first that fails has the others stopped."""
+        """Run commands at once, as the server does."""
         workspace = Workspace(key_of_path(self._source), key_of_path(self._folder))
         for command in commands:
             self.commands.append(command)
             for name, contents in command.files:
                 self.path_of(name).write_bytes(contents)
         start = self._now()
-        running = [
-            self.runner.start(command, workspace, self.threads, lambda _: None)
-            for command in commands
-        ]
-
-        def stop_the_others(failure: Failure) -> Failure:
-            for each in running:
-                each.stop()
-            return failure
-
-        for each in running:
-            each.result.addErrback(stop_the_others)
-        ended: Any = wait_for(DeferredList([each.result for each in running], consumeErrors=True))
+        group = CommandGroup(self.runner, commands, workspace, self.threads, lambda _: None)
+        done = wait_for(Deferred.fromCoroutine(group.run()))
         self.times += [self._now() - start, *(0.0 for _ in commands[1:])]
-        errors = [found.value for succeeded, found in ended if not succeeded]
-        for error in errors:
-            if not isinstance(error, CommandStopped):
-                raise error
-        return [found for _, found in ended]
+        return done
 
     def _now(self) -> float:
         if not self._cpu_clock:

@@ -6,7 +6,8 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from twisted.internet.defer import Deferred
@@ -25,11 +26,20 @@ MEASURE_EVERY = 0.05
 class TravellingRunner:
     """Runs each command in an empty folder under another path, with another number of threads.
 
-    Exactly the declared inputs are copied there, and exactly the declared outputs back. A command
-    fails with `AssertionError` if it used more memory or cores than it declares.
+    Exactly the declared inputs are copied there (of the source, no more than the bytes that the
+    command says it reads), and exactly the declared outputs back. A command fails with
+    `AssertionError` if it used more memory or cores than it declares. `cores` are those that it
+    says its cluster has.
     """
 
-    def __init__(self, threads: int = 3, path_of: Callable[[str], Path] = path_of_key) -> None:
+    def __init__(
+        self,
+        threads: int = 3,
+        path_of: Callable[[str], Path] = path_of_key,
+        *,
+        cores: int = 0,
+    ) -> None:
+        self._cores = cores
         self._threads = threads
         self._path_of = path_of
         self._local = local_runner()
@@ -39,7 +49,7 @@ class TravellingRunner:
     @property
     def capabilities(self) -> FFmpeg:
         """What its FFmpeg can do."""
-        return self._local.capabilities
+        return replace(self._local.capabilities, spare_cores=self._cores)
 
     def start(
         self, command: Command, workspace: Workspace, threads: int, on_progress: OnProgress
@@ -50,7 +60,10 @@ class TravellingRunner:
         there = Workspace(f"{away}/task-input".lstrip("/"), f"{away}/folder".lstrip("/"))
         path_of_key(there.folder_key).mkdir()
         for name in command.inputs:
-            shutil.copyfile(self._path_of(workspace.key_of(name)), path_of_key(there.key_of(name)))
+            ranges = command.part.ranges if name == SOURCE and command.part is not None else None
+            copy_ranges(
+                self._path_of(workspace.key_of(name)), path_of_key(there.key_of(name)), ranges
+            )
         running = self._local.start(command, there, self._threads, on_progress)
         self.running.add(running)
         measuring = LoopingCall(running.measure)
@@ -79,6 +92,21 @@ class TravellingRunner:
 
     def release(self, workspace: Workspace) -> None:
         """Nothing is kept between journeys."""
+
+
+def copy_ranges(
+    source: Path, target: Path, ranges: Sequence[tuple[int, int]] | None = None
+) -> None:
+    """Copy a file, or only the bytes (offset, end) of `ranges`: the rest are zeros."""
+    if ranges is None:
+        shutil.copyfile(source, target)
+        return
+    with source.open("rb") as whole, target.open("wb") as part:
+        part.truncate(source.stat().st_size)
+        for start, end in ranges:
+            whole.seek(start)
+            part.seek(start)
+            part.write(whole.read(end - start))
 
 
 def check_declared(command: Command, running: RunningCommand, elapsed: float) -> None:

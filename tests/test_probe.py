@@ -40,6 +40,18 @@ class FactsTests(TestCase):
         self.assertEqual([(a.codec, a.channels) for a in info.audio], [("aac", 2)])
         self.assertFalse(info.ends_early)
 
+    def test_matroska_that_does_not_start_at_0(self) -> None:
+        """Its header says when it ends; that is not its length."""
+        clip = media.synthesise(
+            media.scratch(self) / "late.mkv",
+            *("-output_ts_offset", "5"),
+            lavfi="testsrc2=s=96x64:r=25",
+            seconds=2,
+        )
+        info = media.probe(clip)
+        self.assertEqual((info.ends_early, info.start_time), (False, 5.0))
+        self.assertAlmostEqual(info.duration or 0, 2.0, places=2)
+
     def test_rotation_and_a_variable_rate(self) -> None:
         """A phone clip that was held upside down."""
         video = video_of(media.FIRE)

@@ -181,13 +181,15 @@ def _media(found: dict[str, Any], size: int) -> MediaInfo:
             "Check that it plays on your machine and was copied completely, then send it again.",
         )
     claimed = values.duration(found.get("duration"))
+    container = values.clean_name(found["container"]) or "unknown"
+    if claimed is not None and container.startswith("matroska") and 0 < origin < claimed:
+        claimed -= origin  # FFmpeg writes when the last packet ends, wherever the first begins
     real, ends_early = _real_duration(
         [*videos, *audios], origin, claimed, complete, video if readable else None
     )
     duration = claimed
     if real is not None and (claimed is None or ends_early or abs(real - claimed) > 0.25):
         duration = real
-    container = values.clean_name(found["container"]) or "unknown"
     return MediaInfo(
         container=container,
         size=size,

@@ -98,6 +98,10 @@ def x264(crf: int = 21, **rest: Any) -> dict[str, Any]:
     }
 
 
+STITCHABLE: dict[str, Any] = {"x264-params": "stitchable=1"}
+"""Options of `x264` for segments: otherwise its headers depend on the frames and the rate."""
+
+
 def encoding_memory(size: Size, *others: Size) -> int:
     """Return an estimate of the memory of an encode at `size`, in bytes: lookahead, decoded frames.
 

@@ -158,16 +158,23 @@ def guessed_matrix(video: VideoStream) -> str:
     return "bt470bg" if video.height == 576 else "smpte170m"
 
 
-def fitted(node: Any, media: MediaInfo, capabilities: Capabilities, target: Size, fit: Fit) -> Any:
+def fitted(
+    node: Any,
+    media: MediaInfo,
+    capabilities: Capabilities,
+    target: Size,
+    fit: Fit,
+    sample: Callable[[Any], Any] | None = None,
+) -> Any:
     """Return the normalised video in a frame of exactly `target` pixels (even numbers).
 
     `pad` adds black bars around it, `crop` fills the frame and cuts off what does not fit, and
-    `stretch` distorts it.
+    `stretch` distorts it. `sample` selects frames as in `normalised`.
     """
     shown = require_video(media).displayed_size
     if fit == "pad":
         inner = inside(shown, target)
-        stream = normalised(node, media, capabilities, inner)
+        stream = normalised(node, media, capabilities, inner, sample=sample)
         if inner == target:
             return stream
         x, y = ((outer - side) // 4 * 2 for outer, side in zip(target, inner, strict=True))
@@ -181,12 +188,12 @@ def fitted(node: Any, media: MediaInfo, capabilities: Capabilities, target: Size
                 "too little of it would be left.",
                 "Choose a shape closer to the source's, or pad. Example: --fit pad",
             )
-        stream = normalised(node, media, capabilities, outer)
+        stream = normalised(node, media, capabilities, outer, sample=sample)
         if outer == target:
             return stream
         x, y = ((whole - side) // 4 * 2 for whole, side in zip(outer, target, strict=True))
         return stream.filter("crop", *target, x, y)
-    return normalised(node, media, capabilities, target)
+    return normalised(node, media, capabilities, target, sample=sample)
 
 
 def frame_warnings(media: MediaInfo, capabilities: Capabilities) -> list[str]:

@@ -78,13 +78,7 @@ def divide(
     if video.duration is not None:
         length = min(length, video.duration - clip.start)
     count = min(threads, MOST, int(length / LEAST), max(2, MOST_PIXELS // (size[0] * size[1])))
-    possible = (
-        not media.ends_early
-        and video.duration is not None
-        and (video.frame_rate or 0.0) >= _LEAST_RATE
-        and any(name in media.container.split(",") for name in _SEEKABLE)
-    )
-    if not possible or count < 2:
+    if not possible(media) or count < 2:
         return [Segment(0, 0.0, clip.length, max(1, threads))]
     # Whole ticks, so that nothing is rounded later.
     edges = [round(length * number / count * _TICKS) / _TICKS for number in range(count)]
@@ -93,6 +87,17 @@ def divide(
         Segment(number, edges[number], edges[number + 1], threads // count)
         for number in range(count)
     ]
+
+
+def possible(media: MediaInfo) -> bool:
+    """Return whether a video can be cut into segments."""
+    video = frames.require_video(media)
+    return (
+        not media.ends_early
+        and video.duration is not None
+        and (video.frame_rate or 0.0) >= _LEAST_RATE
+        and any(name in media.container.split(",") for name in _SEEKABLE)
+    )
 
 
 def encode(

@@ -154,8 +154,10 @@ class LocalRunner:
         if command.program == "ffmpeg":
             return sandbox.wrap(ffmpeg_argv(self._ffmpeg, command, argv), reads, folder, writes)
         from vidproc.ffmpeg.probe import PROBE_CHILD, PROBE_PACKAGE
+        from vidproc.ffmpeg.survey import SURVEY_CHILD
 
-        return sandbox.wrap_script([PROBE_CHILD, *argv], reads, PROBE_PACKAGE)
+        script = PROBE_CHILD if command.program == "probe" else SURVEY_CHILD
+        return sandbox.wrap_script([script, *argv], reads, PROBE_PACKAGE)
 
 
 def ffmpeg_argv(

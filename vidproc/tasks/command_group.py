@@ -1,20 +1,37 @@
-"""Commands that run at once for one attempt. When one fails, the others are stopped."""
+"""Commands that run at once for one attempt.
+
+A command that fails for a reason that lies outside the file is started again alone, and so is one
+that read only a part of the file, with all of it. When one fails for good, the others are stopped.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
 
-from twisted.internet.defer import DeferredList
-from twisted.python.failure import Failure
+from twisted.internet.defer import Deferred, DeferredList
 
-from vidproc.ffmpeg.command import Command, CommandStopped, Completed, Progress, Workspace
+from vidproc.ffmpeg.command import (
+    Command,
+    CommandFailed,
+    CommandStopped,
+    Completed,
+    FailureKind,
+    Progress,
+    Workspace,
+)
 from vidproc.runners.interface import Runner, RunningCommand
 from vidproc.topics import Topic, TopicLogger
 
 UnderWay: TypeAlias = Sequence[tuple[Command, Progress]]
 """The commands that have reported progress, each with its latest report."""
+
+
+_OUTSIDE = frozenset({FailureKind.KILLED, FailureKind.OOM_KILLED, FailureKind.REFUSED})
+"""Failures that say nothing about the command."""
+_RETRIES = 2
 
 
 class CommandGroup:
@@ -35,50 +52,79 @@ class CommandGroup:
         self._workspace = workspace
         self._threads = threads
         self._on_progress = on_progress
-        self._running: list[RunningCommand] = []
+        self._running: dict[int, RunningCommand] = {}
         self._latest: dict[int, Progress] = {}
+        self._stopping = False
 
     async def run(self) -> list[Completed]:
         """Run the commands; return their results once all have ended.
 
         Raises the error of the first command that failed by itself, `CommandStopped` after `stop`.
         """
-        fault: Exception | None = None
-        try:
-            for number, command in enumerate(self._commands):
-                self._running.append(
-                    self._runner.start(
-                        command, self._workspace, self._threads, partial(self._progressed, number)
-                    )
-                )
-        except Exception as raised:
-            fault = raised  # raised again once the commands that did start have ended
-        for running in self._running:
-            running.result.addErrback(self._stop_others)
-        if fault is not None:
-            self.stop()
-        results = [running.result for running in self._running]
-        ended: Any = await DeferredList(results, consumeErrors=True)
-        if fault is not None:
-            raise fault
+        ends = [
+            Deferred.fromCoroutine(self._run(number, command))
+            for number, command in enumerate(self._commands)
+        ]
+        ended: Any = await DeferredList(ends, consumeErrors=True)
         errors = [found.value for succeeded, found in ended if not succeeded]
         if errors:
             # Those that were stopped failed only because of another one.
             raise min(errors, key=lambda error: isinstance(error, CommandStopped))
         return [found for _, found in ended]
 
+    async def _run(self, number: int, command: Command) -> Completed:
+        """Run a command, again if that may help; if not, stop the others."""
+        retries = _RETRIES if len(self._commands) > 1 else 0
+        try:
+            while True:
+                try:
+                    return await self._start(number, command)
+                except CommandFailed as error:
+                    again = _another_try(command, error, retries)
+                    if again is None or self._stopping:
+                        raise
+                    self.log.warn(
+                        "{stage}: a command failed ({error}); it is started again alone",
+                        stage=command.stage,
+                        error=str(error),
+                    )
+                    command = again
+                    retries -= 1
+        except BaseException:
+            self.stop()
+            raise
+
+    async def _start(self, number: int, command: Command) -> Completed:
+        if self._stopping:
+            raise CommandStopped("stopped before it was started")
+        running = self._running[number] = self._runner.start(
+            command, self._workspace, self._threads, partial(self._progressed, number)
+        )
+        try:
+            return await running.result
+        finally:
+            del self._running[number]
+
     def stop(self) -> None:
         """Stop the running commands; `run` then raises once their processes have ended."""
-        for running in self._running:
+        self._stopping = True
+        for running in [*self._running.values()]:
             try:
                 running.stop()
             except Exception:
                 self.log.failure("{stage}: a command can't be stopped", stage=running.command.stage)
 
-    def _stop_others(self, failure: Failure) -> Failure:
-        self.stop()
-        return failure
-
     def _progressed(self, number: int, progress: Progress) -> None:
         self._latest[number] = progress
         self._on_progress([(self._commands[n], each) for n, each in self._latest.items()])
+
+
+def _another_try(command: Command, error: CommandFailed, retries: int) -> Command | None:
+    """Return the command to run after a failure, None if there is no use in another try."""
+    if retries > 0 and error.kind in _OUTSIDE:
+        return command
+    partial_read = command.part is not None and command.part.ranges is not None
+    if partial_read and error.kind.may_be_the_files:
+        # The bytes that it was given may not have been all that it needed.
+        return replace(command, part=None)
+    return None
