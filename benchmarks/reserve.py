@@ -108,6 +108,7 @@ def cpu_of_children(server: psutil.Process) -> float:
         except psutil.NoSuchProcess:
             continue
         total += running.user + running.system
+        total += running.children_user + running.children_system  # those of the fork server
     return float(total)
 
 

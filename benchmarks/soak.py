@@ -468,7 +468,7 @@ class Soak:
             self._start()
 
     def _kill(self) -> None:
-        children = self.server.children()
+        children = self.server.descendants()
         self.server.kill()
         self.ledger.count("kills")
         _, alive = psutil.wait_procs(children, timeout=10)

@@ -108,7 +108,21 @@ class ServerProcess:
             self.pid = 0
 
     def children(self) -> list[psutil.Process]:
-        """Return its media processes."""
+        """Return its media processes that work on something: not the fork server, nor the dead."""
+
+        def works(process: psutil.Process) -> bool:
+            try:
+                waits = process.ppid() == self.pid and "fork_server.py" in "".join(
+                    process.cmdline()
+                )
+                return not waits and process.status() != psutil.STATUS_ZOMBIE
+            except psutil.NoSuchProcess:
+                return False
+
+        return [process for process in self.descendants() if works(process)]
+
+    def descendants(self) -> list[psutil.Process]:
+        """Return all processes that it, or one of them, has started."""
         try:
             found: list[psutil.Process] = psutil.Process(self.pid).children(recursive=True)
         except psutil.NoSuchProcess:

@@ -547,7 +547,7 @@ class CrashPointTests(TestCase):
         seen: list[psutil.Process] = []
 
         def dead() -> bool:
-            seen.extend(p for p in server.children() if p not in seen)
+            seen.extend(p for p in server.descendants() if p not in seen)
             return server._popen is None or server._popen.poll() is not None
 
         wait_for(dead)

@@ -10,10 +10,13 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from twisted.internet import reactor
+from twisted.trial.unittest import SkipTest, TestCase
 
+from tests.forking_case import Child
 from tests.hostile_decoder import call
-from vidproc.ffmpeg.sandbox import Sandbox, find_layers
+from vidproc.ffmpeg.sandbox import Sandbox, find_layers, fork_server, job_of
+from vidproc.runners.forking import ForkServer
 
 ATTACKER = str(Path(__file__).with_name("hostile_decoder.py"))
 REFUSALS = {"EPERM", "EACCES", "ENOSYS"}
@@ -25,7 +28,7 @@ def foreign_interface() -> list[str]:
     return sorted({line.split()[-1] for line in maps if "libffi" in line})
 
 
-class HostileDecoderTests(SynchronousTestCase):
+class HostileDecoderTests(TestCase):
     def setUp(self) -> None:
         self.layers = find_layers("auto") if sys.platform == "linux" else frozenset[str]()
         if not {"landlock", "seccomp"} <= self.layers:
@@ -53,8 +56,11 @@ class HostileDecoderTests(SynchronousTestCase):
 
     def attack(self, argv: list[str]) -> None:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
-        answers = dict(json.loads(line) for line in done.stdout.splitlines())
-        self.assertGreater(len(answers), 150, done.stderr)
+        self.check(done.stdout, done.stderr)
+
+    def check(self, answered: str, said: str) -> None:
+        answers = dict(json.loads(line) for line in answered.splitlines())
+        self.assertGreater(len(answers), 150, said)
         # The last attempt ends the attacker where the kernel runs no 32-bit programs.
         self.assertIn("a call of the future", answers)
         got_through = {name: a for name, a in answers.items() if a not in REFUSALS}
@@ -88,6 +94,20 @@ class HostileDecoderTests(SynchronousTestCase):
         self.attack(
             argv,
         )
+
+    async def test_nothing_gets_through_in_a_forked_probe(self) -> None:
+        """As a child of the fork server, whose process it attacks too."""
+        server = ForkServer(reactor, lambda: fork_server(ATTACKER))
+        server.start()
+        self.addCleanup(server.stop)
+        sandbox = Sandbox(address_space=4 << 30, file_size=1 << 30, layers=self.layers)
+        for pid in (os.getpid(), server.pid):
+            target = json.dumps({**self.target(None), "pid": pid})
+            child = Child()
+            argv = sandbox.wrap_script([ATTACKER, target], (str(self.input),))
+            server.fork(child, job_of(argv))
+            await child.ended
+            self.check(child.said[1].decode(), child.said[2].decode())
 
     def test_the_attempts_are_real(self) -> None:
         """Where nothing holds it, what is tried works."""

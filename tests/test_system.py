@@ -261,9 +261,8 @@ class OwnServerTests(TestCase):
         client = PlainClient(server.port)
         task_id = client.upload(CLIP, "webm", LONG)["task_id"]
         client.wait_for_stage(task_id, "encoding")
-        children = server.children()
-        self.assertNotEqual(children, [])
-        return task_id, children
+        self.assertNotEqual(server.children(), [])
+        return task_id, server.descendants()
 
     def assertGone(self, processes: list[psutil.Process]) -> None:
         _, alive = psutil.wait_procs(processes, timeout=5)

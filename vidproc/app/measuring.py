@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import psutil
@@ -49,15 +50,24 @@ class Figures:
 class Meter:
     """Reads CPU time, memory and traffic of this machine, which has `cores` for us.
 
-    `peak_memory` is the most bytes that one FFmpeg has used.
+    `peak_memory` is the most bytes that one FFmpeg has used. `forked_cpu` returns the CPU time in
+    seconds of ended children of the fork server.
     """
 
-    def __init__(self, reactor: IReactorTime, runner: Runner, traffic: Traffic, cores: int) -> None:
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        runner: Runner,
+        traffic: Traffic,
+        cores: int,
+        forked_cpu: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self.peak_memory = 0
         self._reactor = reactor
         self._runner = runner
         self._traffic = traffic
         self._cores = cores
+        self._forked_cpu = forked_cpu
         self._process = psutil.Process()
 
     def count(self) -> Counters:
@@ -72,6 +82,7 @@ class Meter:
             idle_cpu=_idle_cpu(),
             ffmpeg_cpu=ended.ru_utime
             + ended.ru_stime
+            + self._forked_cpu()
             + sum(running.cpu_time for running in self._runner.running),
             service_cpu=ours.ru_utime + ours.ru_stime,
             packets_in=self._traffic.packets_received(),

@@ -44,6 +44,7 @@ from vidproc.files.threads import WorkerThreads
 from vidproc.frontends.gate import Gate
 from vidproc.frontends.interface import Backend
 from vidproc.frontends.server_info import ServerInfo
+from vidproc.runners.forking import probe_fork_server
 from vidproc.runners.interface import Runner
 from vidproc.runners.local import LocalRunner
 from vidproc.tasks.facade import Tasks
@@ -201,6 +202,7 @@ class VidprocService(Service):
             cpu_time=int(config.settings.job_timeout * cores) + 60,
             layers=layers,
         )
+        self._fork_server = probe_fork_server(self._reactor, layers)
         self._runner = self._build_runner(ffmpeg)
         self._tasks = Tasks(
             self._reactor,
@@ -222,7 +224,13 @@ class VidprocService(Service):
             max_connections=min(config.max_connections, most_connections(files)),
             max_connections_per_ip=config.max_connections_per_ip,
         )
-        meter = Meter(self._reactor, self._runner, self._gate.traffic, cores)
+        meter = Meter(
+            self._reactor,
+            self._runner,
+            self._gate.traffic,
+            cores,
+            lambda: self._fork_server.children_cpu if self._fork_server is not None else 0.0,
+        )
         self._performance = PerformanceService(
             self._reactor,
             self._tasks,
@@ -247,6 +255,8 @@ class VidprocService(Service):
         self._lookup_thread.start()
         self._disk.start()
         self._writers.start()
+        if self._fork_server is not None:
+            self._fork_server.start()
         self._tasks.start(self._store.in_states([State.QUEUED]))
         self._performance.startService()
         self._metrics = Metrics(
@@ -281,7 +291,13 @@ class VidprocService(Service):
             )
 
     def _build_runner(self, ffmpeg: FFmpeg) -> Runner:
-        local = LocalRunner(self._reactor, ffmpeg, self._sandbox, self._data_folder.path)
+        local = LocalRunner(
+            self._reactor,
+            ffmpeg,
+            self._sandbox,
+            self._data_folder.path,
+            fork_server=self._fork_server,
+        )
         self._cluster: ClusterRunner | None = None
         if self.config.cluster is None:
             return local
@@ -384,6 +400,8 @@ class VidprocService(Service):
         if self._cluster is not None:
             await patience.wait_for("the cluster", ensureDeferred(self._cluster.close()))
         await patience.wait_for("upkeep", maybeDeferred(self._performance.stopService))
+        if self._fork_server is not None:
+            await patience.wait_for("the fork server", self._fork_server.stop())
         patience.cancel()
         if await self._stop_threads(hurried=patience.hurried):
             self._store.close()

@@ -134,6 +134,14 @@ def drop_capabilities() -> None:
     _check(_libc().capset(header, bytes(24)), "capset")
 
 
+def die_with(parent: list[str]) -> None:
+    """Have the kernel kill this process when its `parent` dies; exit if it is dead already."""
+    if sys.platform == "linux":
+        _prctl(_PR_SET_PDEATHSIG, _SIGKILL)
+    if [str(os.getppid())] != parent:
+        sys.exit("launcher: the server is gone")  # it died before the death signal was set
+
+
 def create(paths: list[str]) -> None:
     """Make these files, unless they are there; raises `OSError` ELOOP for a link."""
     for path in paths:
@@ -306,23 +314,40 @@ def main() -> None:
     if sys.argv[1] == "--report":
         report()
         return
+    run_in_layers(*parse(sys.argv[1:]))
+
+
+def parse(words: list[str]) -> "tuple[dict[str, list[str]], list[str]]":
+    """Return the settings of a command line, by name, and the program with its arguments."""
+    end = words.index("--")
+    settings: dict[str, list[str]] = {}
+    for setting in words[:end]:
+        name, _, value = setting.partition("=")
+        settings.setdefault(name, []).append(value)
+    return settings, words[end + 1 :]
+
+
+def run_in_layers(
+    settings: dict[str, list[str]], argv: list[str], run: "Callable[[], None] | None" = None
+) -> None:
+    """Apply all restrictions and become the program, or call the script's `main`.
+
+    `run` is that function, if the script is imported already (by `vidproc.ffmpeg.fork_server`).
+    Exits with `SETUP_FAILED` if the program cannot be started.
+    """
     try:
-        run = become()
+        run = become(settings, argv, run)
     except (OSError, MemoryError, ValueError) as error:
         sys.stderr.write(f"launcher: {error}\n")
         sys.exit(SETUP_FAILED)
     run()
 
 
-def become() -> "Callable[[], None]":
+def become(
+    settings: dict[str, list[str]], argv: list[str], run: "Callable[[], None] | None"
+) -> "Callable[[], None]":
     """Apply all restrictions and become the program. For a script, return the function to call."""
-    end = sys.argv.index("--")
-    settings: dict[str, list[str]] = {}
-    for setting in sys.argv[1:end]:
-        name, _, value = setting.partition("=")
-        settings.setdefault(name, []).append(value)
     layers = settings.get("layer", ())
-    argv = sys.argv[end + 1 :]
     os.setsid()
     ready = keep_to_ourselves(settings.get("ready", []))
     limits = [limit.split(":") for limit in settings.get("limit", ())]
@@ -331,20 +356,17 @@ def become() -> "Callable[[], None]":
         stand_back(int(nice))
     if sys.platform == "linux":
         offer_to_the_oom_killer()
-    run = None
-    if "script" in settings:
-        sys.path += settings.get("import", ())
-        run = _load(argv)
+    if run is not None:
+        sys.argv = argv
+    elif "script" in settings:
+        run = load(argv, settings.get("import", []))
     create(settings.get("create", []))
     if "namespaces" in layers:
         unshare("ipc" in layers)
     if sys.platform == "linux":
         drop_capabilities()
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-        # After unshare, because changing credentials clears it.
-        _prctl(_PR_SET_PDEATHSIG, _SIGKILL)
-    if [str(os.getppid())] != settings.get("parent"):
-        sys.exit("launcher: the server is gone")  # the parent died before the death signal was set
+    die_with(settings.get("parent", []))  # after unshare: changing credentials clears it
     if "landlock" in layers:
         landlock(*(settings.get(right, []) for right in ("read", "write", "execute")))
     for number in (_SIGPIPE, _SIGXFSZ):
@@ -389,11 +411,15 @@ def tell(descriptors: list[int], what: bytes) -> None:
         os.write(number, what)
 
 
-def _load(argv: list[str]) -> "Callable[[], None]":
-    """Import the script `argv`[0], which sees `argv` as its own; return its `main`."""
+def load(argv: list[str], path: list[str]) -> "Callable[[], None]":
+    """Import the script `argv`[0], which sees `argv` as its own; return its `main`.
+
+    It can import packages from the folders `path`. Raises `OSError` if it has started threads.
+    """
     import importlib.machinery
     import importlib.util
 
+    sys.path += path
     name = os.path.basename(argv[0]).removesuffix(".py")  # noqa: PTH119
     loader = importlib.machinery.SourceFileLoader(name, argv[0])
     spec = importlib.machinery.ModuleSpec(name, loader, origin=argv[0])

@@ -1,8 +1,8 @@
 """Confining media processes: how they are started, and what they may use.
 
 Only `Sandbox.wrap` and `wrap_script` know this. `vidproc.ffmpeg.launcher` applies the layers from
-inside the new process; `find_layers` tests each at startup. docs/security.md says what each layer
-is for.
+inside the new process; `find_layers` tests each at startup. A script can also run in a child of
+`vidproc.ffmpeg.fork_server`, in the same layers. docs/security.md says what each layer is for.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ NICE = 5
 reduced the p99 of a status during ten uploads by a third, and FFmpeg's share of the CPU stayed
 the same (benchmarks/reserve.py)."""
 
-_START = (sys.executable, "-I", "-S", "-B", str(Path(__file__).with_name("launcher.py")))
+_PYTHON = (sys.executable, "-I", "-S", "-B")
+_START = (*_PYTHON, str(Path(__file__).with_name("launcher.py")))
 _FILTER = filter_program(os.uname().machine) if sys.platform == "linux" else None
 _REPORT_TIMEOUT = 20.0
 
@@ -184,6 +185,22 @@ class Sandbox:
             f"{name}={value}" for name, values in (common | settings).items() for value in values
         ]
         return [*_START, *written, "--", *argv]
+
+
+def fork_server(script: str, package: str | None = None) -> list[str]:
+    """Return the argv of a fork server of this process, whose children run the Python `script`.
+
+    It can import `package` besides the standard library.
+    """
+    folder = _folder_of(package) if package is not None else None
+    imports = [f"import={folder}"] if folder is not None else []
+    server = str(Path(__file__).with_name("fork_server.py"))
+    return [*_PYTHON, server, f"parent={os.getpid()}", *imports, "--", script]
+
+
+def job_of(argv: Sequence[str]) -> bytes:
+    """Return the fork server's job that does what the argv of `Sandbox.wrap_script` would."""
+    return b"".join(os.fsencode(word) + b"\0" for word in argv[len(_START) :])
 
 
 @cache

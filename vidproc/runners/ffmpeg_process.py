@@ -23,7 +23,9 @@ from vidproc.ffmpeg.command import (
     OnProgress,
 )
 from vidproc.ffmpeg.progress import ProgressParser
+from vidproc.ffmpeg.sandbox import job_of
 from vidproc.runners.failures import is_shortage, kind_of_end, name_of_signal, oom_kills
+from vidproc.runners.forking import ForkedProcess, ForkServer
 from vidproc.runners.watchdog import Watchdog
 from vidproc.topics import Topic, TopicLogger
 
@@ -88,16 +90,30 @@ class MediaProcess(ProcessProtocol):
         self._next_check: IDelayedCall | None = None
         self._exited = False
         self._over = False
+        self._launch: tuple[list[str], str] = ([], "")
+        self._forked: ForkedProcess | None = None
 
     def when_ended(self, callback: Callable[[], None]) -> None:
         """Call `callback` once, just before `result` fires."""
         self._on_ended = callback
 
-    def spawn(self, argv: list[str], cwd: str) -> None:
-        """Start the process; if that raises, `result` fails."""
+    def spawn(self, argv: list[str], cwd: str, fork_server: ForkServer | None = None) -> None:
+        """Start the process; if that raises, `result` fails.
+
+        With a `fork_server` it is a child of that, if possible.
+        """
         self._started_at = self._now()
         self._oom_kills = oom_kills()
         self._watchdog = Watchdog(self._stall_timeout, self._started_at)
+        self._launch = (argv, cwd)
+        if fork_server is not None:
+            self._forked = fork_server.fork(self, job_of(argv))
+        if self._forked is not None or self._execute():
+            self._check_later()
+
+    def _execute(self) -> bool:
+        """Start the process as a child of this one; return whether that was possible."""
+        argv, cwd = self._launch
         pipes: dict[int, int | str] = {1: "r", 2: "r", READY_FD: "r"}
         if self.command.program == "ffmpeg":
             pipes[PROGRESS_FD] = "r"
@@ -117,9 +133,9 @@ class MediaProcess(ProcessProtocol):
             reason = f"it could not be started: {error}"
             kind = FailureKind.REFUSED if is_shortage(error) else FailureKind.OURS
             self._finish(CommandFailed(self.command, reason, kind=kind))
-            return
+            return False
         self.pid = process.pid
-        self._check_later()
+        return True
 
     def stop(self) -> None:
         """Stop the process group: SIGTERM, then SIGKILL after a while, and finally give up on
@@ -127,7 +143,7 @@ class MediaProcess(ProcessProtocol):
         if self._over or self._stopping:
             return
         self._stopping = True
-        if self.pid is None:  # it is waiting for memory
+        if self.pid is None and self._forked is None:  # it is waiting for memory
             self._finish(CommandStopped("stopped on request"))
             return
         self._signal(signal.SIGTERM)
@@ -146,6 +162,8 @@ class MediaProcess(ProcessProtocol):
 
     def _give_up(self) -> None:
         self._timer = None
+        if self._forked is not None:
+            self._forked.give_up()
         self.log.error(
             "process {pid} does not end after SIGKILL; gave it up",
             pid=self.pid,
@@ -156,6 +174,9 @@ class MediaProcess(ProcessProtocol):
         )
 
     def _signal(self, number: int) -> None:
+        if self._forked is not None:
+            self._forked.signal(number)  # it has no group: it could start no process
+            return
         if self.pid is None:
             return
         try:
@@ -190,7 +211,8 @@ class MediaProcess(ProcessProtocol):
         """Stop the process if it has stalled."""
         now = self._now()
         try:
-            self._watchdog.sampled(_cpu_time(psutil.Process(self.pid)), now)
+            if self.pid is not None:
+                self._watchdog.sampled(_cpu_time(psutil.Process(self.pid)), now)
         except psutil.Error:
             pass  # it has ended; processEnded is on its way
         if self._watchdog.stalled(now) and not self._stopping:
@@ -215,6 +237,27 @@ class MediaProcess(ProcessProtocol):
             for progress in self._progress.feed(data):
                 self._watchdog.reported(progress, self._now())
                 self._on_progress(progress)
+
+    def childForked(self, pid: int) -> None:
+        self.pid = pid
+
+    def childReady(self, word: bytes) -> None:
+        self._ready += word
+
+    def childEnding(self) -> float:
+        self.measure()
+        return self.cpu_time
+
+    def childLost(self) -> None:
+        """Do it as if there were no fork server: the probe has changed nothing."""
+        self._forked = self.pid = None
+        self._ready = b""
+        self._stdout.clear()
+        self._stderr.clear()
+        if self._stopping:
+            self._finish(self._stopped_for or CommandStopped("stopped on request"))
+        elif not self._over:
+            self._execute()
 
     def processExited(self, reason: Failure) -> None:
         # Grandchildren would keep the pipes open, and so delay processEnded, for as long as they

@@ -24,6 +24,7 @@ from vidproc.ffmpeg.program_files import find_program_files
 from vidproc.ffmpeg.sandbox import Sandbox
 from vidproc.runners.admission import Admission, Place, memory_budget
 from vidproc.runners.ffmpeg_process import PROGRESS_FD, READY_FD, MediaProcess
+from vidproc.runners.forking import ForkServer
 
 _ADDRESSES = 1 << 30
 _ADDRESSES_PER_CORE = 576 << 20
@@ -46,7 +47,10 @@ _FFMPEG_FLAGS = (
 
 
 class LocalRunner:
-    """Runs commands as child processes of this server, each in a sandbox."""
+    """Runs commands as child processes of this server, each in a sandbox.
+
+    With a `fork_server`, probes are its children.
+    """
 
     def __init__(
         self,
@@ -57,6 +61,7 @@ class LocalRunner:
         stall_timeout: float = 300.0,
         now: Callable[[], float] = time.monotonic,
         budget: int | None = None,
+        fork_server: ForkServer | None = None,
     ) -> None:
         self._reactor = reactor
         self._admission = Admission(memory_budget() if budget is None else budget)
@@ -66,6 +71,7 @@ class LocalRunner:
         self._sandbox = sandbox
         self._path_of_key = path_of_key
         self._stall_timeout = stall_timeout
+        self._fork_server = fork_server
         self.running: set[MediaProcess] = set()
 
     def with_limits(self, file_size: int, cpu_time: int) -> LocalRunner:
@@ -111,7 +117,8 @@ class LocalRunner:
             ready=READY_FD,
         )
         launch = self._launch(sandbox, command, argv, reads, cwd, [*writes.values()])
-        place = Place(command.memory, lambda: running.spawn(launch, cwd))
+        fork_server = self._fork_server if command.program == "probe" else None
+        place = Place(command.memory, lambda: running.spawn(launch, cwd, fork_server))
         self.running.add(running)
 
         def ended() -> None:
