@@ -115,7 +115,10 @@ class ServerProcess:
                 waits = process.ppid() == self.pid and "fork_server.py" in "".join(
                     process.cmdline()
                 )
-                return not waits and process.status() != psutil.STATUS_ZOMBIE
+                return not waits and process.status() not in (
+                    psutil.STATUS_ZOMBIE,
+                    psutil.STATUS_DEAD,  # about to be forgotten
+                )
             except psutil.NoSuchProcess:
                 return False
 
