@@ -23,7 +23,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from support.http_server import HTTPServerProcess
 from support.programs import need_program
-from support.server_process import PlainClient
+from support.server_process import PlainClient, wait_for
 
 MEDIA = Path(__file__).parent / "media"
 CLIP = MEDIA / "screencast-480p-vp9-opus.webm"
@@ -248,6 +248,40 @@ class KillTests(ClientTestCase):
         self.assertEqual(kills, 4)
         self.assert_completes(task_id)
 
+    def test_kill_9_within_a_part_with_a_checksum(self) -> None:
+        """Bytes that nobody could verify any more do not count as received."""
+        film, part = CLIP.read_bytes() + bytes(4 << 20), 1 << 20
+        created = self.session.post(
+            f"{self.url}/api/v1/uploads",
+            headers={
+                "Tus-Resumable": "1.0.0",
+                "Upload-Length": str(len(film)),
+                "Upload-Metadata": encode_metadata(GIF_METADATA),
+            },
+            timeout=60,
+        )
+        path = "/api/v1/uploads/" + created.headers["Location"].rpartition("/")[2]
+
+        def damaged() -> Iterator[bytes]:
+            yield bytes(part)
+            wait_for(lambda: self.bytes_on_disk() >= 2 * part)
+            self.server.kill()
+            yield bytes(part)
+
+        self.assertEqual(self.patch(path, 0, film[:part], check=film[:part]).status_code, 204)
+        with self.assertRaises(requests.ConnectionError):
+            self.patch(path, part, damaged(), check=film[part:])
+        self.server.start()
+        self.url = f"http://127.0.0.1:{self.server.http_port}"
+        self.assertEqual(int(self.head(path)["Upload-Offset"]), part)
+        answer = self.patch(path, part, film[part:], check=film[part:])
+        self.assert_completes(answer.headers["Vidproc-Task"])
+
+    def bytes_on_disk(self) -> int:
+        """Return the size of the server's files of uploads."""
+        uploads = self.server.data_dir.rglob("uploads/*")
+        return sum(file.stat().st_size for file in uploads if file.is_file())
+
     def killing(self, part: bytes) -> Iterator[bytes]:
         """Send a part, in the middle of which the server is killed."""
         half = len(part) // 2
@@ -261,12 +295,18 @@ class KillTests(ClientTestCase):
         self.assertEqual(answer.status_code, 200)
         return answer.headers
 
-    def patch(self, path: str, offset: int, body: Any) -> requests.Response:
+    def patch(
+        self, path: str, offset: int, body: Any, check: bytes | None = None
+    ) -> requests.Response:
+        """Send `body`; with `check`, promise the checksum of those bytes."""
         headers = {
             "Tus-Resumable": "1.0.0",
             "Upload-Offset": str(offset),
             "Content-Type": "application/offset+octet-stream",
         }
+        if check is not None:
+            digest = base64.b64encode(hashlib.sha256(check).digest()).decode()
+            headers["Upload-Checksum"] = f"sha256 {digest}"
         return self.session.patch(self.url + path, data=body, headers=headers, timeout=60)
 
 

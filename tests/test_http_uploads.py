@@ -364,6 +364,16 @@ class ChecksumTests(TusTestCase):
         broken.lose()
         self.assertEqual(self.offset(path), 3)
 
+    def test_a_part_that_a_shutdown_breaks_is_not_kept(self) -> None:
+        """Its client sends it again to the next server."""
+        path = self.create(9)
+        self.append(path, 0, b"abc")
+        sender = self.rig.http_client()
+        checksum = self.checksums(b"defghi")[1]
+        sender.send(self.patch_request(path, 3, b"defghi", Upload_Checksum=checksum)[:-1])
+        self.successResultOf(ensureDeferred(self.rig.tasks.uploads.abort_all()))
+        self.assertEqual(self.offset(path), 3)
+
     def test_bytes_are_not_acknowledged_before_their_checksum_is(self) -> None:
         """Else an offset that a client was told could go back."""
         path = self.create(9)

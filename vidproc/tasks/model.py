@@ -71,14 +71,15 @@ class Task(msgspec.Struct, kw_only=True):
     """One task's record, as it is in the store. Times are seconds since the epoch, sizes bytes.
 
     `parked_at` is when a resumable upload broke off, with `received` bytes, `synced` of which
-    outlive a power cut; `announced_at` is when one was created before its first byte, and
-    `upload_metadata` what its client wants to be told again. An upload
-    whose length nobody has said yet has an `input_size` of 0.
-    Keys name files relative to the data folder. `owner` is the server that works on it until
-    `lease_until`; `attempt` counts how often work began (last at `attempt_at`), `failures` how
-    often it ended by itself, `crashes` how often the server crashed meanwhile, and
-    `crashes_alone` how often nothing else ran then. No attempt begins before `not_before`.
-    `request_id` is the id of the request that completed its upload, for the logs.
+    survive a power cut. While bytes arrive that still have to fit a checksum, only the first
+    `verified` ones count as received. `announced_at` is when an upload was created before its first
+    byte, `upload_metadata` what its client sent to have it returned later. The `input_size` of an
+    upload is 0 until its length is known.
+    Keys name files relative to the data folder. `owner` is the server that works on the task until
+    `lease_until`. `attempt` counts the attempts, the last of which began at `attempt_at`;
+    `failures` counts those that ended in an error, `crashes` those during which the server crashed,
+    and `crashes_alone` those of them during which nothing else ran. No attempt begins before
+    `not_before`. `request_id` is the id of the request that completed the upload, for the logs.
     """
 
     task_id: str
@@ -101,6 +102,7 @@ class Task(msgspec.Struct, kw_only=True):
     upload_metadata: str | None = None
     received: int = 0
     synced: int | None = None
+    verified: int | None = None
     upload_sha256: str | None = None
     output_key: str | None = None
     output_type: str | None = None

@@ -44,9 +44,10 @@ def recover(store: TaskStore, data_folder: DataFolder, now: float) -> None:
 
 
 def recover_partial_uploads(store: TaskStore, data_folder: DataFolder, boot: str) -> None:
-    """Sync each partial upload.
+    """Sync each partial upload, after dropping bytes that do not count as received.
 
-    If the machine was rebooted since the last run, first truncate it to what was synced then.
+    These are bytes that had not been verified yet, and, if the machine was rebooted since the last
+    run, those that had not been synced.
     """
     last = store.recovery.last_boot()
     for task in store.in_states([State.PARTIAL]):
@@ -60,8 +61,17 @@ def recover_partial_uploads(store: TaskStore, data_folder: DataFolder, boot: str
                     task_id=task.task_id,
                     lost=lost,
                 )
+        if task.verified is not None:
+            lost = data_folder.cut(key, task.verified)
+            if lost:
+                _log.info(
+                    "upload of task {task_id}: the last {lost} bytes were not verified when the"
+                    " server ended; dropped",
+                    task_id=task.task_id,
+                    lost=lost,
+                )
         size = data_folder.sync(key)
-        if (task.synced, task.received) != (size, size):
-            store.update(task.task_id, synced=size, received=size)
+        if (task.synced, task.received, task.verified) != (size, size, None):
+            store.update(task.task_id, synced=size, received=size, verified=None)
     if last != boot:
         store.recovery.note_boot(boot)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import PurePath
 from typing import Any, Protocol
 
@@ -93,7 +92,6 @@ class UploadFeed:
         self.receiving = Receiving(session, transport, self._held, self.fail)
         # Bytes that have to be seen can't go past us.
         self.receiving.direct = check is None
-        session.provisional = check is not None
 
     def receive(self, data: bytes) -> None:
         """Some of the body has come."""
@@ -131,10 +129,7 @@ class UploadFeed:
         self._failed = True
         self._request.receiving = None
         self.receiving.payload_ended()
-        end: Callable[[], Deferred[None]] = self._session.abort
-        if self._check is not None:
-            end = self._session.revert
-        ended = end()
+        ended = self._session.abort()
         self._request.connection.hold("upload", False)
         # The slot is free, and the offset stands, before the client is told.
         ended.addBoth(lambda _: self.whole.errback(error))

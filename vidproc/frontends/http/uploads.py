@@ -214,6 +214,7 @@ async def _take(
         size=view.length,
         offset=offset,
         length_follows=view.length is None,
+        provisional=checksum is not None,
     )
     admitted = await request.backend.tasks.admit(submission, request.caller)
     if not isinstance(admitted, AcceptedTask):

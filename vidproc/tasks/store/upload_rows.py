@@ -55,10 +55,13 @@ class UploadRows:
         tasks_per_peer: int,
         queue_size: int,
         sha256: str | None = None,
+        verified: int | None = None,
         *,
         tasks_per_token: int | None = None,
     ) -> Task:
         """Move an interrupted upload back to `UPLOADING`, and note the file's `sha256` if given.
+
+        With `verified`, what arrives now counts as received only once the upload is parked.
 
         Raises as `admit` does, `KeyError` if it was deleted meanwhile, `InvalidTransition` if it
         is not interrupted any more.
@@ -69,7 +72,7 @@ class UploadRows:
                 raise KeyError(task_id)
             require_slot(db, task, tasks_per_peer, tasks_per_token, queue_size)
             promised = {} if sha256 is None else {"upload_sha256": sha256}
-            return records.move(db, task, State.UPLOADING, promised)
+            return records.move(db, task, State.UPLOADING, {**promised, "verified": verified})
 
     def by_upload_id(self, upload_id: str) -> Task | None:
         """Return the task of a resumable upload, or None."""
@@ -99,7 +102,7 @@ class UploadRows:
             task = records.get(db, task_id)
             if task is None or task.state is not State.UPLOADING:
                 return []
-            kept_of_it = {"received": received, "synced": received}
+            kept_of_it = {"received": received, "synced": received, "verified": None}
             records.move(db, task, State.PARTIAL, {"parked_at": now, **kept_of_it})
             others = db.execute(
                 "SELECT coalesce(sum(received), 0) FROM tasks"
@@ -128,7 +131,8 @@ class UploadRows:
         with self._database.transaction() as db:
             now = records.get(db, task.task_id)
             if now is not None and now.state is State.UPLOADING:
-                records.move(db, now, State.PARTIAL, {"parked_at": task.parked_at})
+                former = {"parked_at": task.parked_at, "verified": None}
+                records.move(db, now, State.PARTIAL, former)
 
     def delete_parked(self, before: float, announced_before: float = 0.0) -> list[str]:
         """Delete uploads that were interrupted before that time; return their ids.

@@ -59,10 +59,13 @@ class Admission:
             task, order, 0, self._broken.forget, self._store.uploads.admit, task
         )
 
-    async def resume(self, known: Task, task: Task, order: Order, offset: int | None) -> Admitted:
+    async def resume(
+        self, known: Task, task: Task, order: Order, offset: int | None, *, provisional: bool
+    ) -> Admitted:
         """Admit an upload that continues from `offset`: `known` in the store, `task` as requested.
 
-        Without an offset it starts again, and replaces what was received. Raises `ServiceError` as
+        Without an offset it starts again, and replaces what was received. If `provisional`, what
+        arrives does not count as received until the session is finished. Raises `ServiceError` as
         `admit` does, and 409 for a wrong offset.
         """
         if known.state is State.UPLOADING:
@@ -76,7 +79,11 @@ class Admission:
             await self._store_thread.call(
                 self._store.update, known.task_id, input_size=known.input_size
             )
-        resume = partial(self._store.uploads.resume, sha256=task.upload_sha256)
+        resume = partial(
+            self._store.uploads.resume,
+            sha256=task.upload_sha256,
+            verified=arrived if provisional else None,
+        )
         try:
             return await self._take_slot(
                 known, order, arrived, self._broken.restore, resume, known.task_id

@@ -48,8 +48,8 @@ class UploadSession:
 
     Whoever feeds it registers as its producer, which is paused while the disk lags or space has to
     be made. `on_broken` is called when the session can't go on (a disk error, no space, or a newer
-    connection took over). `finishing`, `aborting` and `reverting` are what its end does with what
-    has arrived; one of them is called, once.
+    connection took over). One of `finishing`, `aborting` and `reverting` is called once, at its
+    end: to store what was received, to keep it for later, or to drop it.
     """
 
     log = TopicLogger(Topic.UPLOADS)
@@ -62,6 +62,7 @@ class UploadSession:
         space: UploadSpace,
         *,
         max_upload: int,
+        provisional: bool = False,
         finishing: Callable[[UploadSession], Coroutine[Any, Any, Ended]],
         aborting: Callable[[UploadSession], Coroutine[Any, Any, None]],
         reverting: Callable[[UploadSession], Coroutine[Any, Any, None]],
@@ -72,8 +73,9 @@ class UploadSession:
         self.length_follows = task.input_size == 0
         """Whether `size` is only an upper limit."""
         self.began_at = self.received = writer.written
-        self.provisional = False
-        """Whether what arrives may turn out to be wrong, and be reverted."""
+        self.provisional = provisional
+        """Whether what arrives still has to fit a checksum. It counts as received only once the
+        session is finished; `abort` drops it."""
         self.space = space
         self.writer = writer
         self.on_broken: Callable[[ServiceError], None] = lambda _: None
@@ -205,15 +207,13 @@ class UploadSession:
         return result
 
     def abort(self) -> Deferred[None]:
-        """End the session: the connection was lost, or the client gave up. Frees the slot."""
-        if self._over is None:
-            self._over = ensureDeferred(self._aborting(self))
-        return when_fired(self._over)
+        """End the session: the connection was lost, the client gave up, or its bytes are wrong.
 
-    def revert(self) -> Deferred[None]:
-        """End the session: its bytes are wrong. Drops them and frees the slot."""
+        Frees the slot. A `provisional` session drops what it received.
+        """
         if self._over is None:
-            self._over = ensureDeferred(self._reverting(self))
+            end = self._reverting if self.provisional else self._aborting
+            self._over = ensureDeferred(end(self))
         return when_fired(self._over)
 
     def take_over(self) -> Deferred[None]:

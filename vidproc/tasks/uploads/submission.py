@@ -34,6 +34,8 @@ class Submission:
     sha256: str | None = None
     length_follows: bool = False
     """Whether the size of the whole file is not known yet; then `payload_size` means nothing."""
+    provisional: bool = False
+    """Whether the payload still has to fit a checksum, and counts as received only then."""
     restart: bool = False
     """Whether the upload starts at byte 0 again, whatever was received under its `upload_id`."""
     metadata: str | None = None
@@ -73,6 +75,7 @@ def check_submission(
         upload_id=submission.upload_id,
         upload_sha256=submission.sha256.lower() if submission.sha256 else None,
         upload_metadata=submission.metadata,
+        verified=0 if submission.provisional else None,
         warnings=warnings,
         request_id=current_request_id(),
     )

@@ -118,9 +118,8 @@ class Uploads:
         if task.upload_id is None:
             return self._begin(await self._admission.admit(task, order))
         # Two connections with one upload_id must not interleave here.
-        offset = None if submission.restart else submission.offset
         return await self._locked(
-            task.upload_id, lambda: self._admit_resumable(task, order, offset, caller)
+            task.upload_id, lambda: self._admit_resumable(task, order, submission, caller)
         )
 
     async def create(self, submission: Submission, caller: Caller) -> UploadView:
@@ -140,24 +139,27 @@ class Uploads:
         )
 
     async def _admit_resumable(
-        self, task: Task, order: Order, offset: int | None, caller: Caller
+        self, task: Task, order: Order, submission: Submission, caller: Caller
     ) -> UploadSession | AcceptedTask:
         assert task.upload_id is not None
+        offset = None if submission.restart else submission.offset
+        provisional = submission.provisional
         older = self._by_upload_id.get(task.upload_id)
         if older is not None and caller.owns(older.task, self.settings.owner_only):
             await older.take_over()
         known = await self._store_thread.call(self._store.uploads.by_upload_id, task.upload_id)
         if known is None:
             require_offset(offset or 0, 0)
-            return self._begin(await self._admission.admit(task, order))
+            return self._begin(await self._admission.admit(task, order), provisional=provisional)
         require_owner(known, caller, self.settings.owner_only)
         require_same(known, task)
         require_same_checksum(known, task)
         if known.state not in (State.UPLOADING, State.PARTIAL):
             return AcceptedTask(known.task_id)
-        return self._begin(await self._admission.resume(known, task, order, offset))
+        admitted = await self._admission.resume(known, task, order, offset, provisional=provisional)
+        return self._begin(admitted, provisional=provisional)
 
-    def _begin(self, admitted: Admitted) -> UploadSession:
+    def _begin(self, admitted: Admitted, *, provisional: bool = False) -> UploadSession:
         task, offset = admitted.task, admitted.offset
         writer = FileWriter(
             self._disk,
@@ -175,6 +177,7 @@ class Uploads:
             writer,
             admitted.space,
             max_upload=self.settings.max_upload,
+            provisional=provisional,
             finishing=self._finish,
             aborting=self._abort,
             reverting=self._revert,
@@ -294,6 +297,7 @@ class Uploads:
             input_key=key,
             input_size=size,
             queued_at=self._reactor.seconds(),
+            verified=None,
             request_id=current_request_id() or task.request_id,
         )
 
