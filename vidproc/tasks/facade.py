@@ -13,6 +13,7 @@ from vidproc.errors import ErrorCode, ServiceError
 from vidproc.files.data_folder import DataFolder
 from vidproc.files.threads import WorkerThreads
 from vidproc.runners.interface import Runner
+from vidproc.tasks.ended_tasks import EndedTasks
 from vidproc.tasks.model import State, Task
 from vidproc.tasks.orders import Order
 from vidproc.tasks.queue import Queue
@@ -57,7 +58,10 @@ class Tasks:
         self._store = store
         self._store_thread = store_thread
         self._lookup_thread = lookup_thread
-        self.results = Results(reactor, settings, data_folder, disk, store, store_thread)
+        self._ended = EndedTasks()
+        self.results = Results(
+            reactor, settings, data_folder, disk, store, store_thread, self._ended
+        )
         self.queue = Queue(
             reactor,
             settings,
@@ -207,13 +211,17 @@ class Tasks:
         now = self._reactor.seconds()
         await self.uploads.broken.prune(now - self.settings.upload_retention)
         await self.results.prune()
-        await self._store_thread.call(self._store.results.delete_ended, now - ROW_RETENTION)
+        if await self._store_thread.call(self._store.results.delete_ended, now - ROW_RETENTION):
+            self._ended.forget_all()
 
     async def _find(self, task_id: str, caller: Caller | None) -> Task:
         """Return a task that is known to `caller`, None for anybody; raises `ServiceError` 404."""
-        task = self.queue.get(task_id)
+        task = self.queue.get(task_id) or self._ended.get(task_id)
         if task is None:
+            changes = self._ended.changes
             task = await self._lookup_thread.call(self._store.look_up, task_id)
+            if task is not None:
+                self._ended.keep(task, changes)
             if task is not None and task.state in (State.QUEUED, State.PROCESSING):
                 # It is changing its state. After the store thread's answer the queue knows it, too.
                 task = await self._store_thread.call(self._store.get, task_id)

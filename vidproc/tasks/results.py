@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from vidproc.errors import ErrorCode, ServiceError
 from vidproc.files.data_folder import DataFolder
 from vidproc.files.threads import WorkerThreads
+from vidproc.tasks.ended_tasks import EndedTasks
 from vidproc.tasks.model import State, Task
 from vidproc.tasks.settings import Settings
 from vidproc.tasks.store.store import TaskStore
@@ -60,6 +61,7 @@ class Results:
         disk: WorkerThreads,
         store: TaskStore,
         store_thread: WorkerThreads,
+        ended: EndedTasks,
     ) -> None:
         self._reactor = reactor
         self._settings = settings
@@ -67,6 +69,7 @@ class Results:
         self._disk = disk
         self._store = store
         self._store_thread = store_thread
+        self._ended = ended
         self._downloads: dict[str, int] = {}
         self._removed_early: dict[str, int] = {}
         self._sent: dict[str, int] = {}
@@ -122,6 +125,7 @@ class Results:
         noting = self._store_thread.call(
             self._store.update, task_id, downloaded_at=self._reactor.seconds()
         )
+        noting.addCallback(lambda _: self._ended.forget([task_id]))
         noting.addErrback(lambda failure: self.log.failure("a download can't be noted", failure))
 
     async def remove(self, task: Task) -> None:
@@ -130,6 +134,7 @@ class Results:
             await self._remove_files([task])
             self._sent.pop(task.task_id, None)
             await self._store_thread.call(self._store.update, task.task_id, output_key=None)
+            self._ended.forget([task.task_id])
 
     async def prune(self) -> list[str]:
         """Remove results past their retention, oldest first; return the ids of their tasks.
@@ -228,6 +233,7 @@ class Results:
             # answers 410 as well, and is put right the next time.
             self.log.warn("{count} tasks: {error}", count=len(tasks), error=str(error))
             moved = {task.task_id for task in tasks}
+        self._ended.forget(moved)
         gone = [task for task in tasks if task.task_id in moved]
         await self._remove_files(gone)
         for task in gone:
