@@ -125,7 +125,7 @@ test-cluster: $(CLUSTER_STAMP)
 
 # In one process. Processes that tests start (twistd, the client, the sandbox) are not measured:
 # measuring makes a process import more, and some tests check imports.
-COVERAGE_FLOOR ?= 70
+COVERAGE_FLOOR ?= 87
 
 coverage: $(STAMP)
 	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; status=0; \
