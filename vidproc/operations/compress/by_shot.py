@@ -101,13 +101,14 @@ async def _compress(work: Work) -> Product | None:
     command = shots.cuts_command(media, packets=source_rate.FILE, weight=work.weight(0.04))
     found = await work.job.run(command)
     work.search_time += found.elapsed
-    film = shots.divide(shots.parse_cuts(found.stdout, media), video.duration or work.duration)
+    cuts = shots.parse_cuts(found.stdout, media)
+    film = shots.divide(cuts, video.duration or work.duration, shots.lead(media))
     if len(film) < _FEWEST:
         return None
     quality = work.job.parameters.quality
     aim = quality + AIM_ABOVE
     rate = await work.job.examine(source_rate.FILE, source_rate.parse_packets)
-    curves = await _sample(work, film, rate, work.video_encoder.start_crf(aim))
+    curves = await _sample(work, film, rate, work.video_encoder.curve.typical_crf(aim))
     if curves is None:
         return None
     same = work.video_encoder.rounded(one_crf(curves, aim))
@@ -266,7 +267,7 @@ def _score(work: Work, take: _Take, per_second: float) -> Command:
         take.file or "",
         stage="encoding",
         weight=per_second * take.shot.length * 0.3,
-        every=work.sparse,
+        every=work.sparse(work.job.parameters.quality)[0],
     )
 
 
@@ -368,6 +369,7 @@ def _details(
         "target_score": round(work.job.parameters.quality, 2),
         "predicted_score": round(predicted, 2),
         "measured_score": round(score, 2),
+        "measured_error": round(work.sparse(work.job.parameters.quality)[1], 2),
         "target_lowered": False,
         "probes": work.probes,
         "search_time": round(work.search_time, 2),

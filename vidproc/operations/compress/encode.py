@@ -6,7 +6,6 @@ Nothing here decides how good or how small a file shall be;
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -40,8 +39,7 @@ Options = dict[str, Any]
 class VideoEncoder:
     """A video encoder with its settings but for the rate.
 
-    `first_guess` maps VMAF scores, rising, to the CRF that gives them on a middling film (medians
-    of measured runs). `scoring_cost` is what scoring takes against encoding, about, in time.
+    `scoring_cost` is what scoring takes against encoding, about, in time.
     `passes` says how the encoder is told of its passes: FFmpeg's own way, by parameters, or
     not at all. `joinable` are the options of segments that can be joined without loss, None
     where the headers of two segments differ.
@@ -51,7 +49,6 @@ class VideoEncoder:
     encoder: str
     options: Mapping[str, Any]
     curve: Curve
-    first_guess: Sequence[tuple[float, float]]
     scoring_cost: float
     memory_factor: float
     passes: Literal["ffmpeg", "x265", "none"]
@@ -72,17 +69,21 @@ class VideoEncoder:
         # FFmpeg's own option is an integer; SVT-AV1 knows quarters, and before 4 ignores them.
         return {"crf": whole, "svtav1-params": f"crf={crf:g}"}
 
-    def start_crf(self, quality: float) -> float:
-        """Return the CRF to look at first for a VMAF score, between the points of `first_guess`."""
-        points = self.first_guess
-        if quality <= points[0][0]:
-            return points[0][1]
-        for (low, crf_low), (high, crf_high) in itertools.pairwise(points):
-            if quality <= high:
-                return crf_low + (crf_high - crf_low) * (quality - low) / (high - low)
-        return points[-1][1]
 
-
+# CRFs that reach a VMAF score on a typical video: medians over eight clips and the shots of six
+# films (H.264), over the clips (the others).
+_TYPICAL_H264 = (
+    *((70, 36.3), (75, 35.0), (80, 33.3), (85, 31.1)),
+    *((90, 28.3), (92, 26.7), (95, 22.8), (97, 18.5), (99, 12.5)),
+)
+_TYPICAL_HEVC = (
+    *((70, 37.3), (75, 35.9), (80, 34.2), (85, 32.0)),
+    *((90, 28.9), (92, 27.1), (95, 23.0), (97, 18.0), (99, 12.0)),
+)
+_TYPICAL_AV1 = (
+    *((70, 62.5), (75, 60.0), (80, 57.2), (85, 53.0)),
+    *((90, 45.5), (92, 41.5), (95, 34.0), (97, 23.0), (99, 12.0)),
+)
 _X264: dict[Preset, tuple[Options, float]] = {
     "fast": ({"preset": "veryfast"}, 1.5),
     "balanced": ({"preset": "medium"}, 0.7),
@@ -115,8 +116,7 @@ def video_encoder_for(
             codec=codec,
             encoder=require_encoder(capabilities, "libx264"),
             options={"profile:v": "high", "g": KEY_INTERVAL, **options},
-            curve=Curve((10.0, 45.0), 0.1, score_slope=0.14, size_slope=-0.12),
-            first_guess=((70, 35.5), (80, 32.0), (90, 27.0), (95, 23.0), (97, 20.5), (99, 16.5)),
+            curve=Curve((10.0, 45.0), 0.1, 0.14, -0.12, _TYPICAL_H264),
             scoring_cost=cost,
             memory_factor=1.0,
             passes="ffmpeg",
@@ -128,8 +128,7 @@ def video_encoder_for(
             codec=codec,
             encoder=require_encoder(capabilities, "libx265"),
             options={"g": KEY_INTERVAL, **options, "tag:v": "hvc1"},
-            curve=Curve((10.0, 45.0), 0.1, score_slope=0.14, size_slope=-0.12),
-            first_guess=((70, 36.5), (80, 33.0), (90, 28.0), (95, 23.5), (97, 21.0), (99, 16.5)),
+            curve=Curve((10.0, 45.0), 0.1, 0.14, -0.12, _TYPICAL_HEVC),
             scoring_cost=cost,
             memory_factor=1.5,
             passes="x265",
@@ -141,8 +140,7 @@ def video_encoder_for(
         codec=codec,
         encoder=require_encoder(capabilities, "libsvtav1"),
         options={"g": KEY_INTERVAL, **options},
-        curve=Curve((8.0, 63.0), 0.25, score_slope=0.07, size_slope=-0.055),
-        first_guess=((70, 60.0), (80, 54.0), (90, 42.0), (95, 31.0), (97, 24.0), (99, 14.0)),
+        curve=Curve((8.0, 63.0), 0.25, 0.07, -0.055, _TYPICAL_AV1),
         scoring_cost=cost,
         memory_factor=2.5,
         passes="none",

@@ -84,7 +84,7 @@ async def compress_at_one_crf(work: Work) -> Product:
             aim=quality + AIM_ABOVE,
             floor=min(quality, GIVES_WAY_TO),
             size_limit=work.video_limit,
-            start=video_encoder.start_crf(quality + AIM_ABOVE),
+            start=video_encoder.curve.typical_crf(quality + AIM_ABOVE),
         )
         if not samples.starts and work.duration < SHORT:
             start = search.next_crf()
@@ -173,6 +173,7 @@ async def _encode(work: Work, search: Search, choice: Choice, direct: bool = Fal
     A `direct` one was not sampled before: its first encode is the first trial.
     """
     tried: list[_Film] = []
+    every, error = work.sparse(search.aim)
     while True:
         name, command = work.film(work.video_encoder.rate(choice.crf), weight=0.65)
         encoded = await work.job.run(command)
@@ -181,7 +182,7 @@ async def _encode(work: Work, search: Search, choice: Choice, direct: bool = Fal
             whole_film(work.duration),
             stage="scoring",
             weight=0.8,
-            every=work.sparse,
+            every=every,
             search=search if direct and not tried else None,
         )
         if not direct and measured is not None and measured < choice.score - _UNPAIRED:
@@ -206,7 +207,7 @@ async def _encode(work: Work, search: Search, choice: Choice, direct: bool = Fal
             f"The quality {work.job.parameters.quality:g} takes about as many bytes as the source "
             "has; a lower one was chosen that makes the film smaller."
         )
-    return work.product(best.name, _details(work, search, best))
+    return work.product(best.name, _details(work, search, best, error))
 
 
 def _best(work: Work, search: Search, tried: list[_Film]) -> _Film | None:
@@ -255,7 +256,7 @@ def _wasteful(measured: float | None, choice: Choice, search: Search, size: floa
     return measured < search.target - _TOO_LOW and size < search.size_limit * 0.93
 
 
-def _details(work: Work, search: Search, film: _Film) -> dict[str, Any]:
+def _details(work: Work, search: Search, film: _Film, error: float) -> dict[str, Any]:
     details: dict[str, Any] = {
         "crf": film.choice.crf,
         "metric": work.metric,
@@ -263,7 +264,7 @@ def _details(work: Work, search: Search, film: _Film) -> dict[str, Any]:
         "predicted_score": round(film.choice.score, 2),
     }
     if film.score is not None:
-        details["measured_score"] = round(film.score, 2)
+        details.update(measured_score=round(film.score, 2), measured_error=round(error, 2))
     details.update(
         target_lowered=film.choice.gave_way,
         probes=work.probes,
@@ -275,7 +276,7 @@ def _details(work: Work, search: Search, film: _Film) -> dict[str, Any]:
 
 async def _without_search(work: Work) -> Product:
     """Encode at the usual CRF of the quality, once more at a higher one if that was too large."""
-    crf = work.video_encoder.start_crf(work.job.parameters.quality)
+    crf = work.video_encoder.curve.typical_crf(work.job.parameters.quality)
     for more in (0.0, 5.0):
         wanted = min(crf + more, work.video_encoder.curve.crf_range[1])
         crf_now = work.video_encoder.rounded(wanted)

@@ -1,32 +1,42 @@
-"""The search for the CRF that gives a wanted quality: arithmetic only, it runs nothing.
+"""The search for the CRF that reaches a target quality: arithmetic only, no commands.
 
-`Search` is asked which CRF to look at next, is told what was measured there, and in the end says
-what to encode with. Scores are VMAF (0 to 100), sizes bytes of the whole film's video.
+`Search` says which CRF to try next, takes in what the trial measured, and finally says what to
+encode with. Scores are VMAF (0 to 100); sizes are the bytes of the whole video stream.
 
 Between measured points it interpolates on two curves that are nearly straight lines over the
-CRF: the logarithm of what lacks to a perfect score, and the logarithm of the size (rate halves
-about every six steps of x264's quantizer, which is logarithmic itself).
+CRF: the logarithm of the points missing to a perfect score, and the logarithm of the size (x264's
+bit rate halves about every six steps of its quantizer, which is itself logarithmic). From a single
+point it follows the typical curve of the encoder, moved to go through that point.
 """
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 _ABOVE_BEST = 0.6
-"""What a score lacks is counted from this far above the best one, which so has a logarithm."""
+"""Missing points are counted from this far above the best score, so that even the best score has a
+logarithm."""
 MAX_PROBES = 5
 GIVES_WAY_TO = 90.0
-"""The score down to which the target may give way for the file to become smaller at all."""
+"""The lowest score that the target may be lowered to so that the file becomes smaller at all."""
 
-_CLOSE = 0.45
-"""Score points between aim and a single measured point within which no other is looked at."""
+_CLOSE = 2.5
+"""The largest distance in score points from a single measured point to the aim. Over 105 stretches
+of six films, predictions from any one point were within -0.6 and +0.7 four times in five; and a
+miss of the whole video is corrected."""
 _NEAR = 1.5
-"""The same for the nearest of several points, from which a line leads to the aim."""
+"""The same from the nearest of several measured points."""
 _BRACKET = 5.0
-"""Score points between two measured points around the aim that a line may bridge."""
+"""The largest distance in score points between two measured points with the aim between them."""
+_CONVERGENCE, _FASTEST, _LEAST_DISTANCE = 0.55, 0.6, 0.1
+"""How fast videos' curves approach the typical one as the CRF rises: at a CRF where the typical
+ln(missing points) is higher by x, a video's distance from it is multiplied by 1 - 0.55 x, at least
+by 0.1. (At VMAF 97, the CRFs of the six films' shots have a standard deviation of 4.4, at 80 of
+1.5.) For a video far off, the factor is limited so that its curve keeps rising."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +50,36 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """How an encoder usually answers to its CRF.
+    """How an encoder usually responds to its CRF.
 
-    `crf_range` is (best, worst), `step` the finest that it knows; `score_slope` and `size_slope`
-    are the changes per CRF step of ln(what the score lacks) and of ln(size).
+    `crf_range` is (best, worst), `step` the finest step it supports. `score_slope` and
+    `size_slope` are the changes per CRF step of ln(missing points) and of ln(size). `typical` holds
+    (VMAF score, CRF that reaches it on a typical video), with rising scores.
     """
 
     crf_range: tuple[float, float]
     step: float
     score_slope: float
     size_slope: float
+    typical: Sequence[tuple[float, float]] = ()
+
+    def typical_crf(self, score: float) -> float:
+        """Return the CRF that reaches a score on a typical video."""
+        points = self.typical
+        if score <= points[0][0]:
+            return points[0][1]
+        for (low, crf_low), (high, crf_high) in itertools.pairwise(points):
+            if score <= high:
+                return crf_low + (crf_high - crf_low) * (score - low) / (high - low)
+        return points[-1][1]
+
+    def typical_lack(self, crf: float) -> float:
+        """Return ln(missing points) of a typical video at a CRF."""
+        points = [(at, math.log(100.0 + _ABOVE_BEST - score)) for score, at in self.typical]
+        points.reverse()
+        inner = bisect.bisect_left([at for at, _ in points], crf, 1, len(points) - 1)
+        left, right = points[inner - 1], points[inner]
+        return left[1] + (right[1] - left[1]) * (crf - left[0]) / (right[0] - left[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +131,10 @@ class Search:
     def calibrate(self, measured: Point) -> None:
         """Take in what the whole film really gave.
 
-        The first time the samples' points are moved so that the curves go through it; from the
-        second time on the whole film tells enough without them.
+        The first time the samples' points are moved so that the curves go through it; a single one
+        would only repeat it. From the second time on, the whole film tells enough without them.
         """
-        if self.whole:
+        if self.whole or len(self.points) == 1:
             self.points = list(self.whole)
         elif self.points:
             by_score = self._lack(measured.score) - self._lack(self.score_at(measured.crf))
@@ -152,6 +182,8 @@ class Search:
 
     def score_at(self, crf: float) -> float:
         """Return the score expected at a CRF."""
+        if len(self.points) == 1 and self.curve.typical:
+            return self._score(self._lack_by_one(crf))
         return self._score(self._value(crf, lambda p: self._lack(p.score), self.curve.score_slope))
 
     def size_at(self, crf: float) -> float:
@@ -160,9 +192,15 @@ class Search:
 
     def _goal(self) -> float:
         """Return the CRF that meets the aim, or the better of those that meet the size limit."""
-        wanted = self._crf_where(
-            self._lack(self.aim), lambda p: self._lack(p.score), self.curve.score_slope, rising=True
-        )
+        if len(self.points) == 1 and self.curve.typical:
+            wanted = self._crf_by_one(self._lack(self.aim))
+        else:
+            wanted = self._crf_where(
+                self._lack(self.aim),
+                lambda p: self._lack(p.score),
+                self.curve.score_slope,
+                rising=True,
+            )
         small = self._crf_where(
             math.log(max(self.size_limit, 1.0)),
             lambda p: math.log(max(p.size, 1)),
@@ -177,18 +215,35 @@ class Search:
         return self.score_at(goal) < self.aim - 0.3 and goal > self.curve.crf_range[0]
 
     def _known(self, expected: float) -> bool:
-        """Whether the measured points tell enough of where `expected` is."""
+        """Return whether the measured points are close enough to `expected` to interpolate."""
         scores = [point.score for point in self.points]
-        nearest = min(abs(score - expected) for score in scores)
-        if nearest <= _CLOSE:
-            return True
         if len(scores) == 1:
-            return False
+            return abs(scores[0] - expected) <= _CLOSE
         above = [score for score in scores if score >= expected]
         below = [score for score in scores if score <= expected]
-        if above and below:
-            return min(above) - max(below) <= _BRACKET
-        return nearest <= _NEAR
+        if above and below and min(above) - max(below) <= _BRACKET:
+            return True
+        return min(abs(score - expected) for score in scores) <= _NEAR
+
+    def _lack_by_one(self, crf: float) -> float:
+        """Return ln(missing points) expected at a CRF when only one point was measured."""
+        point = self.points[0]
+        typical, there = self.curve.typical_lack(crf), self.curve.typical_lack(point.crf)
+        distance = self._lack(point.score) - there
+        convergence = min(_CONVERGENCE, _FASTEST / max(abs(distance), 0.01))
+        return typical + distance * max(1 - convergence * (typical - there), _LEAST_DISTANCE)
+
+    def _crf_by_one(self, lack: float) -> float:
+        """Return the CRF at which `_lack_by_one` gives `lack`, or the end of the CRF range that is
+        nearest to it."""
+        low, high = self.curve.crf_range
+        while high - low > self.curve.step / 20:
+            middle = (low + high) / 2
+            if self._lack_by_one(middle) <= lack:
+                low = middle
+            else:
+                high = middle
+        return low
 
     def _value(self, crf: float, of: Callable[[Point], float], usual: float) -> float:
         left, right = self._neighbours(crf, lambda p: p.crf)

@@ -30,7 +30,7 @@ MOST = 8
 _MOST_PIXELS = 16_000_000
 """Pixels of the frames of all segments at once, for the same reason; two are always allowed."""
 _SEEKABLE = ("mp4", "matroska")  # demuxers that never land behind the moment asked for
-_LEAD = 0.5  # seconds read before a segment, so that a deinterlacer knows the frames before it
+_LEAD = 0.5  # seconds read before a segment, for a deinterlacer needs the frames before it
 _LEAST_RATE = 5.0  # frames/s below which a segment might have none
 _LIST = "shots.ffconcat"
 
@@ -149,10 +149,14 @@ def _video(work: Work, shot: Shot) -> Any:
     """Return the clean video of a shot, its times counted from the shot's start."""
     media = work.job.media
     place: dict[str, Any] = {}
-    at = round(max(0.0, shot.start - _LEAD), 6)
+    at = shot.start + shot.lead
+    if require_video(media).interlaced:
+        at = shot.start - _LEAD
+    at = round(max(0.0, at), 6)
     if at:
-        # Together they shift all inputs' times by the same, to the microsecond.
-        place = {"ss": seconds(at), "itsoffset": seconds(at)}
+        # Together they shift all inputs' times by the same, to the microsecond. Reading begins at
+        # the keyframe before; `trim` finds the first frame, more exactly than a seek does.
+        place = {"ss": seconds(at), "itsoffset": seconds(at), "noaccurate_seek": None}
     node = ffmpeg.input(input_file(SOURCE), **SAFE_INPUT, threads=1, **place)
 
     def exactly(stream: Any) -> Any:

@@ -42,13 +42,15 @@ _CUT = re.compile(rb"lavfi\.scd\.time=([0-9.]+)")
 class Shot:
     """A stretch of the film from `start` to `end`, in seconds from its first frame.
 
-    `last` says that it reaches to the film's end, wherever that is.
+    `last` says that it extends to the video's end, wherever that is. Its first frame is at most
+    `lead` seconds after `start`, and no other is; 0 where that is not known.
     """
 
     number: int
     start: float
     end: float
     last: bool = False
+    lead: float = 0.0
 
     @property
     def length(self) -> float:
@@ -99,6 +101,11 @@ def cuts_command(media: MediaInfo, *, packets: str, weight: float) -> Command:
     )
 
 
+def lead(media: MediaInfo) -> float:
+    """Return the lead of a shot after a cut of `parse_cuts`: just over half a frame."""
+    return 0.55 / (require_video(media).frame_rate or 25.0)
+
+
 def parse_cuts(printed: bytes, media: MediaInfo) -> list[float]:
     """Return the times of the cuts, in seconds from the first frame, half a frame before each
     shot's first one: whichever way a time is rounded, the frame stays on its side."""
@@ -108,17 +115,23 @@ def parse_cuts(printed: bytes, media: MediaInfo) -> list[float]:
     return [float(time) - begin - half for time in _CUT.findall(printed)]
 
 
-def divide(cuts: Iterable[float], duration: float) -> list[Shot]:
-    """Return the segments of a film of `duration` seconds with cuts at these times."""
+def divide(cuts: Iterable[float], duration: float, lead: float = 0.0) -> list[Shot]:
+    """Return the segments of a video of `duration` seconds with cuts at these times.
+
+    `lead` is that of the shots that begin at a cut.
+    """
     edges = [0.0]
     for cut in sorted(cuts):
         if cut - edges[-1] >= SHORTEST and duration - cut >= SHORTEST:
             edges.append(cut)
     edges.append(duration)
-    fine = [0.0]
+    fine = [(0.0, 0.0)]
     for start, end in itertools.pairwise(edges):
         count = max(1, math.ceil((end - start) / LONGEST))
-        fine += [start + (end - start) * (n + 1) / count for n in range(count)]
-    fine = [ticks(edge) for edge in fine]
+        fine += [(ticks(start + (end - start) * n / count), 0.0) for n in range(1, count)]
+        fine.append((ticks(end), lead))
     count = len(fine) - 1
-    return [Shot(n, fine[n], fine[n + 1], last=n == count - 1) for n in range(count)]
+    return [
+        Shot(n, start, end, last=n == count - 1, lead=lead)
+        for n, ((start, lead), (end, _)) in enumerate(itertools.pairwise(fine))
+    ]

@@ -39,6 +39,7 @@ _AIM = 0.98
 _SOUND_PART = 0.2
 """The part of the bytes that the sound may have before its rate is lowered."""
 _BEARABLE_QUALITY = 72.0
+_LIKELY_QUALITY = 90.0
 _PIXELS_TO_BYTES = 0.75
 """Bytes at one CRF go with pixels to this power: smaller frames hold more detail a pixel."""
 _SMALLEST_SIDE = 96
@@ -93,11 +94,16 @@ async def compress_to_size(work: Work, target: int) -> Product:
         )
     details: dict[str, Any] = {"target_size": target, "bit_rate": rate}
     if work.metric is not None:
+        every, error = work.sparse(_LIKELY_QUALITY)
         score, _ = await work.score(
-            name, whole_film(work.duration), stage="scoring", weight=0.9, every=work.sparse
+            name, whole_film(work.duration), stage="scoring", weight=0.9, every=every
         )
         if score is not None:
-            details.update(metric=work.metric, measured_score=round(score, 2))
+            details.update(
+                metric=work.metric,
+                measured_score=round(score, 2),
+                measured_error=round(error * (101 - score) / (101 - _LIKELY_QUALITY), 2),
+            )
     details.update(
         probes=work.probes,
         search_time=round(work.search_time, 2),
@@ -177,7 +183,7 @@ async def _bearable_bytes(work: Work) -> float:
         if work.duration < 4
         else spread(work.duration, min(0.3, 60 / work.duration), 2.0, 8)
     )
-    crf = work.video_encoder.start_crf(_BEARABLE_QUALITY)
+    crf = work.video_encoder.curve.typical_crf(_BEARABLE_QUALITY)
     done = await work.job.run(
         sample_command(
             work.job.media,
@@ -213,7 +219,7 @@ def _smallest_factor(size: Size) -> float:
 def _least_bytes(work: Work, needed: float, smallest: float) -> int:
     """Return the size that the film surely fits into: smallest frame, coarsest quality."""
     curve = work.video_encoder.curve
-    steps = curve.crf_range[1] - work.video_encoder.start_crf(_BEARABLE_QUALITY)
+    steps = curve.crf_range[1] - work.video_encoder.curve.typical_crf(_BEARABLE_QUALITY)
     coarsest = max(math.exp(curve.size_slope * steps), 0.3)
     video_bytes = needed * smallest ** (2 * _PIXELS_TO_BYTES) * coarsest
     media = work.job.media
