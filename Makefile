@@ -30,7 +30,7 @@ ifneq ($(shell cat '$(STAMP)' 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup venv demo serve test test-api test-cluster test-page page-pictures coverage bench lint format soak constraints clean
+.PHONY: help setup venv demo serve dist sbom test test-api test-cluster test-page page-pictures coverage bench lint format soak constraints clean
 
 help:
 	@echo 'make demo     run all six operations on a real clip; results in demo-output/'
@@ -43,6 +43,7 @@ help:
 	@echo 'make coverage run all tests and print line and branch coverage'
 	@echo 'make lint     check style and types'
 	@echo 'make format   format the code'
+	@echo 'make dist     build wheel, sdist and SBOM into dist/, and check them in a new environment'
 	@echo 'make soak     break things at random for SOAK_MINUTES (15) and check that nothing is lost'
 	@echo 'make setup    create the environment ($(VENV)) that the others use'
 	@echo 'make constraints  update constraints.txt to the newest versions that setup.cfg allows'
@@ -90,6 +91,26 @@ test: $(STAMP)
 test-api: $(STAMP)
 	@'$(BIN)/python' -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
 	'$(BIN)/python' -m twisted.trial --temp-directory='$(VENV)/trial' tests.api.fuzz_openapi
+
+# Wheel and sdist, checked; the SBOM; the deployment files, linted. Needs the network.
+DIST_STAMP = $(VENV)/.dist
+
+$(DIST_STAMP): $(STAMP)
+	@'$(BIN)/python' -m pip install --quiet --disable-pip-version-check \
+	    --constraint '$(CONSTRAINTS)' -e '.[dev,dist]'
+	@touch '$(DIST_STAMP)'
+
+dist: $(DIST_STAMP)
+	rm -rf build share dist vidproc.egg-info/SOURCES.txt
+	'$(BIN)/python' -m support.shell_files share
+	'$(BIN)/python' -m build --outdir dist . >dist.log 2>&1 || { tail -n 40 dist.log >&2; exit 1; }
+	'$(BIN)/python' -m twine check --strict dist/*.whl dist/*.tar.gz
+	'$(BIN)/python' -m support.check_dist dist
+	'$(BIN)/hadolint' deploy/container/Containerfile
+
+# What the wheel brings, as CycloneDX: `make dist` writes it.
+sbom: dist
+	@ls dist/*.cdx.json
 
 # Chromium is the system's; the rest goes into the environment, where only these tests need it.
 PAGE_TESTS ?= tests_page
@@ -168,6 +189,6 @@ constraints:
 	cp "$$folder/constraints" constraints.txt
 
 clean:
-	rm -rf '$(VENV)' demo-output build dist vidproc.egg-info _trial_temp* twisted/plugins/dropin.cache
+	rm -rf '$(VENV)' demo-output build dist share dist.log vidproc.egg-info _trial_temp* twisted/plugins/dropin.cache
 	rm -rf .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

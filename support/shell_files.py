@@ -1,6 +1,6 @@
 """Writes man pages and the completion of bash, zsh and fish, made from the commands' parsers.
 
-    python -m support.shell_files build/share
+    python -m support.shell_files share
 
 The folder is laid out as below /usr/share; `make dist` puts it into the wheel.
 """
