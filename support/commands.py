@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from twisted.python import usage
 from twisted.scripts.twistd import ServerOptions  # type: ignore[attr-defined]
 
+from vidproc.app.worker_command import parser as worker_parser
 from vidproc.client.parser import build_parser
 from vidproc.frontends.registry import FRONTENDS
 from vidproc.tap import Options
@@ -36,6 +37,12 @@ def commands() -> list[Command]:
             "twistd-vidproc",
             "the vidproc server",
             parser_of(Options(), "twistd vidproc"),
+        ),
+        Command(
+            "vidproc-worker",
+            "vidproc-worker",
+            "run FFmpeg for vidproc servers on this machine",
+            worker_parser(),
         ),
     ]
 

@@ -94,9 +94,9 @@ def completion(parser: argparse.ArgumentParser, shell: str) -> str:
     """Return the script that completes a command in `shell`."""
     for each in _with_subparsers(parser):
         for action in each._actions:
-            if action.metavar in ("FILE", "INPUT"):
+            if action.metavar in ("FILE", "INPUT") or action.dest == "ffmpeg":
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
-            elif action.metavar == "DIR":
+            elif action.metavar == "DIR" or action.dest == "scratch":
                 action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
     script = shtab.complete(parser, shell)
     assert isinstance(script, str)

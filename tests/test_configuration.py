@@ -15,6 +15,8 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from vidproc.app.service import TOLD
+from vidproc.app.worker_command import main as worker
+from vidproc.app.worker_command import parser as worker_parser
 from vidproc.client.command_line import parse_command_line
 from vidproc.client.options import Options as ClientOptions
 from vidproc.client.options import UsageError
@@ -158,9 +160,18 @@ class RefusalTests(ConfigurationCase):
         parser = build_parser()
         server = [Setting(one.name) for one in self.server().held]
         client = [Setting(name) for name in settings_of(parser)]
-        for own, others in ((server, client), (client, server)):
-            for other in others:
+        worker = [Setting(name) for name in settings_of(worker_parser())]
+        programs = (server, client, worker)
+        for own in programs:
+            for other in (one for others in programs for one in others):
                 gather("client", own, {other.variable: "1"})
+
+    def test_the_worker_refuses_them_too(self) -> None:
+        errors = io.StringIO()
+        self.patch(sys, "stderr", errors)
+        path = self.file("[worker]\nobject_store = 'x'\n")
+        self.assertEqual(worker(["tcp://127.0.0.1:1", "--config", path]), 1)
+        self.assertIn("Did you mean object-store?", errors.getvalue())
 
     def test_a_value_that_is_wrong_names_its_place(self) -> None:
         path = self.file('retention = "3x"')

@@ -52,7 +52,7 @@ class ShellFileTests(SynchronousTestCase):
                 for option in action.option_strings
                 if option.startswith("--") and option not in ("--help", "--version")
             ]
-            self.assertGreater(len(options), 20)
+            self.assertGreater(len(options), 10)
             for option in options:
                 self.assertIn(option, page)
                 self.assertIn(option, bash)

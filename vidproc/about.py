@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
@@ -47,3 +48,20 @@ def _layers() -> str:
     except ImportError:
         return "is not available: it needs Linux"
     return ", ".join(sorted(find_layers("auto") - {"memory"})) or "has no layer on this machine"
+
+
+class ShowVersion(argparse.Action):
+    """The option `--version` of an argparse program.
+
+    Finds out what to print only when asked: that takes a moment.
+    """
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        print(version_text())
+        parser.exit()

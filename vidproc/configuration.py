@@ -23,7 +23,7 @@ DEFAULT = "default"
 COMMAND_LINE = "command line"
 _YES = frozenset(("1", "true", "yes", "on"))
 _NO = frozenset(("0", "false", "no", "off", ""))
-_MISSPELT = 0.8
+_MISSPELT = 0.85
 """How similar an unknown variable must be to one of ours to be refused as a misspelling. Others
 may belong to another program."""
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")

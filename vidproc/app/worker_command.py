@@ -15,8 +15,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from vidproc import __version__
+from vidproc.about import ShowVersion
 from vidproc.cluster.security import ClusterOptions, checked
+from vidproc.configuration import ConfigurationError
+from vidproc.program_options import add_configuration, parse
 from vidproc.topics import Topic, TopicLogger
 from vidproc.units import parse_duration, parse_size
 
@@ -53,8 +55,10 @@ def parser() -> argparse.ArgumentParser:
     add("--cluster-key", metavar="FILE", help="its key")
     add("--cluster-insecure", action="store_true", help="no TLS beyond the loopback")
     add("--grace", type=_duration, default="30s", help="how long commands may go on at a stop")
-    add("--log-dir", default="logs", help="folder for worker.log (logs)")
-    add("--version", action="version", version=f"vidproc-worker {__version__}")
+    add("--log-dir", default="logs", help="folder for worker.log (logs); - for standard output")
+    add("--log-format", choices=["text", "json"], default="text", help="of the log (text)")
+    add_configuration(found)
+    add("--version", action=ShowVersion, nargs=0, help="show the versions and exit")
     return found
 
 
@@ -75,8 +79,8 @@ def _converted(convert: Callable[[str], R], text: str) -> R:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    options = parser().parse_args(argv)
     try:
+        options, _ = parse(parser(), argv, "worker")
         cluster = checked(
             options.scheduler,
             options.object_store,
@@ -89,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except _CannotStart as error:
         sys.stderr.write(f"vidproc-worker: {error}\n")
         return 1
-    except ValueError as error:
+    except (ConfigurationError, ValueError) as error:
         sys.stderr.write(f"vidproc-worker: {error}\n")
         return 1
 
@@ -133,7 +137,7 @@ def _build(
     reactor: Any,
     stack: contextlib.ExitStack,
 ) -> Any:
-    from vidproc.app.log_format import text_line
+    from vidproc.app.log_format import FORMATS
     from vidproc.app.logs import bounded_file, line_observer
     from vidproc.app.measuring import usable_cores
     from vidproc.app.private_files import keep_private
@@ -151,11 +155,13 @@ def _build(
     if cores < 1:
         raise _CannotStart("--cores: at least 1 is needed")
     memory = options.memory or memory_budget()
-    log_dir = Path(options.log_dir).absolute()
-    log_dir.mkdir(parents=True, exist_ok=True)
-    file = bounded_file(log_dir / "worker.log")
-    _log_to(line_observer(file, _worth_a_line, text_line), stack)
-    stack.callback(file.close)
+    output: Any = sys.__stdout__
+    if options.log_dir != "-":
+        log_dir = Path(options.log_dir).absolute()
+        log_dir.mkdir(parents=True, exist_ok=True)
+        output = bounded_file(log_dir / "worker.log")
+        stack.callback(output.close)
+    _log_to(line_observer(output, _worth_a_line, FORMATS[options.log_format]), stack)
     root = _scratch_folder(options.scratch, stack)
     scratch = Scratch(root, options.scratch_limit)
     scratch.open()

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import NoReturn
 
-from vidproc.about import version_text
+from vidproc.about import ShowVersion
 from vidproc.client.options import DEFAULT_HOST, DEFAULT_PORT
 from vidproc.client.parameters import OPTION_TYPES, TYPES, option_of
 from vidproc.program_options import add_configuration
@@ -45,20 +45,6 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
         self.exit(2, f"{self.prog}: {message}\nFor help and examples: vidproc --help\n")
-
-
-class _ShowVersion(argparse.Action):
-    """Finds out what to print only when asked: that takes a moment."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: object,
-        option_string: str | None = None,
-    ) -> None:
-        print(version_text())
-        parser.exit()
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -103,7 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--version",
-        action=_ShowVersion,
+        action=ShowVersion,
         nargs=0,
         help="show the versions of this vidproc and its FFmpeg, and exit",
     )

@@ -40,6 +40,7 @@ from vidproc.ffmpeg.command import (
     Workspace,
 )
 from vidproc.files.threads import WorkerThreads
+from vidproc.request_id import within
 from vidproc.runners.interface import RunningCommand
 from vidproc.runners.local import LocalRunner
 from vidproc.topics import Topic, TopicLogger
@@ -208,6 +209,10 @@ class WorkerService:
         order = messages.decode_order(data)
         if not self._taking:
             return messages.encode(Outcome("unable", "the worker is stopping"))
+        with within(order.request_id):
+            return await self._obey(order)
+
+    async def _obey(self, order: Order) -> bytes:
         job = self._jobs[order.key] = _Job(order)
         started_at = self._now()
         try:
