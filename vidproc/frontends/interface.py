@@ -30,31 +30,31 @@ class Backend:
     figures: Callable[[], ServerFigures] = lambda: ServerFigures(interval=10, uptime=0, points=[])
     """The figures of the last ten minutes."""
     metrics: Callable[[], bytes] = lambda: b""
-    """Everything that is counted, in Prometheus' text format."""
+    """The metrics, in Prometheus' text format."""
     secret: Callable[[str], bytes] = lambda _: secrets.token_bytes(KEY_SIZE)
-    """Returns a key that the data folder keeps under a name. Blocks; for the start."""
+    """Returns a secret key that the data folder keeps under a name. Blocks; for startup."""
 
 
 class Frontend(Protocol):
-    """One protocol that clients speak. Made at the start by the function that
-    `vidproc.frontends.registry` names.
+    """One protocol that clients speak. The function that `vidproc.frontends.registry` names
+    makes it at startup.
 
-    It passes each connection through the gate (`Gate.connected`, `met`, `disconnected`), which
-    drains and aborts them at a stop; so a frontend has to end by itself only what is no connection.
+    Each connection passes the gate, which drains and aborts them at a shutdown. So a frontend
+    itself has to end only what is not a connection.
     """
 
     factory: IProtocolFactory
     """Serves the frontend's ports."""
 
     def start(self) -> None:
-        """Begin; called before the first connection."""
+        """Start; called before the first connection."""
         ...
 
     def reload(self) -> None:
-        """Read again what may have changed on the disk. Raises `OSError` or `ValueError` with a
-        sentence that says what is wrong; everything stays as it was then."""
+        """Read files again that may have changed. Raises `OSError` or `ValueError` with a sentence
+        that says what is wrong; then nothing changes."""
         ...
 
     def stop(self) -> Deferred[None] | None:
-        """End what is no connection; called when the last connection has ended."""
+        """End what is not a connection; called when the last connection has ended."""
         ...

@@ -1,4 +1,4 @@
-"""An upload's payload on its way from the connection to its session."""
+"""Feeds an upload's payload from the connection to its session."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from vidproc.files.splice import Spliced, can_splice
 from vidproc.tasks.uploads.session import UploadSession
 
 MAX_READ_AHEAD = 64 << 10
-"""Bytes that are read at a time when no upload is under way."""
+"""Bytes that are read at a time when no upload is in progress."""
 DIRECT_FROM = 64 << 10
 """The size of a read from which more bytes are expected to be waiting in the socket."""
 DIRECT_SHARE = 0.02
-"""How much of the limit on uploads one of them may take at a time, in seconds."""
+"""The most that one upload may take at a time, in seconds at the limit on uploads."""
 
 
 @implementer(IPushProducer)
@@ -40,7 +40,7 @@ class Receiving:
         self.held = False
         """Whether the session waits for the disk or for space."""
         self.direct = True
-        """Whether bytes may go past whoever holds this; not if they have to be seen."""
+        """Whether bytes may bypass the connection; not if it has to see them."""
         self._transport = transport
         self._on_hold = on_hold
         session.on_broken = on_broken
@@ -65,7 +65,7 @@ class Receiving:
         )
 
     def take_directly(self, size: int, rate: float | None) -> Deferred[Spliced]:
-        """Let a thread move up to `size` bytes; `rate` is the limit on uploads, if there is one.
+        """Let a thread move up to `size` bytes. `rate` is the limit on uploads, if there is one.
 
         Nobody else may read the transport until the Deferred fires, whatever becomes of the upload.
         """
@@ -97,9 +97,9 @@ class Receiving:
         """Do nothing: the connection itself discards further bytes."""
 
     def _read_at_a_time(self, size: int) -> None:
-        """Set the size of reads. As many bytes may wait to be written, so it is large only here."""
+        """Set the size of reads. It is large only during uploads, because it costs memory."""
         transport: Any = self._transport
         while isinstance(transport, ProtocolWrapper):
-            transport = transport.transport  # a wrapper such as TLS; it is the socket that reads
+            transport = transport.transport  # a wrapper such as TLS; the socket reads
         if hasattr(transport, "bufferSize"):
             transport.bufferSize = size

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FrontendOption:
-    """An option that only one frontend has, besides its endpoints. May be given more than once.
+    """An option of one frontend, besides its endpoints. May be given more than once.
 
-    `convert` is the full name of what makes a value of the option's text; it raises `ValueError`.
-    The frontend gets all values as the keyword argument `argument`.
+    `convert` is the full name of a function that turns the option's text into a value, or raises
+    `ValueError`. The frontend gets all values as the keyword argument `argument`.
     """
 
     option: str
@@ -29,7 +29,7 @@ class FrontendOption:
     help: str
 
     def values(self, texts: Sequence[str]) -> tuple[Any, ...]:
-        """Return the values of what was given; imports the frontend only if anything was."""
+        """Return the values of what was given. Imports the frontend only if anything was."""
         return tuple(namedAny(self.convert)(text) for text in texts)
 
 
@@ -38,8 +38,8 @@ class ListedFrontend:
     """A frontend that the server can have.
 
     `option` is the option that names its endpoints, `short` its one-letter form if it has one.
-    Without the option it listens at `default`, or is off if that is empty. `make` is the full name
-    of what makes the frontend from a `Backend` and the values of its `options`.
+    Without the option, it listens at `default`, or is off if that is empty. `make` is the full name
+    of a function that makes the frontend from a `Backend` and the values of its `options`.
     """
 
     name: str
@@ -51,7 +51,7 @@ class ListedFrontend:
     options: tuple[FrontendOption, ...] = ()
 
     def load(self, backend: Backend, options: Mapping[str, Sequence[Any]]) -> Frontend:
-        """Import the frontend and make it; `options` are the values by their `argument`."""
+        """Import the frontend and make it. `options` are the values by their `argument`."""
         frontend: Frontend = namedAny(self.make)(backend, **options)
         return frontend
 

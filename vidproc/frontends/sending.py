@@ -39,7 +39,7 @@ class Sending:
         return self._sender.blocked
 
     async def run(self) -> None:
-        """Send it; returns when the last byte was handed over.
+        """Send it. Returns when the last byte has been handed over.
 
         Raises `OSError` if the file can't be read, `TransferStopped` if the connection is lost.
         """
@@ -47,7 +47,7 @@ class Sending:
         await self._sender.result
 
     def sent(self, size: int) -> None:
-        """Note bytes that have left."""
+        """Note bytes that were sent."""
         self._result.sent += size
         self._on_sent(size)
 

@@ -11,15 +11,16 @@ from twisted.internet.interfaces import IReactorTime
 from vidproc.frontends.timer import Timer
 
 MINIMUM_RATE = 1024
-"""Bytes a second that an upload must bring, on average over an idle timeout, and that a download
-must take, over two."""
+"""The lowest average rate of an upload over the idle timeout, and of a download over twice that, in
+bytes per second."""
 STALL_FACTOR = 2
-"""A client that reads nothing of its answer for so many idle timeouts is disconnected."""
+"""A client that does not read its answer for this many idle timeouts is disconnected."""
 HEAD_TIME = 20.0
 """Seconds within which the head of a request must arrive. Byte by byte it would hold its connection
 for hours."""
 CLOCK_JUMP = 5.0
-"""Seconds by which a timer may be late on a machine that is merely busy."""
+"""A timer that is later than this, in seconds, means that the clock jumped, not that the machine is
+busy."""
 
 
 class Waiting(Enum):

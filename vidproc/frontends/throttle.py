@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.interfaces import IReactorTime
 
 PACKET = 1400
-"""Bytes of a packet in the promise below."""
+"""Bytes of a packet, for `LEAST_PACKETS`."""
 LEAST_PACKETS = 5000
 """Packets per second that uploads may always send, whatever video processing needs."""
 LEAST_RATE = 1.2 * LEAST_PACKETS * PACKET

@@ -1,4 +1,4 @@
-"""A timer that can be started and stopped again and again."""
+"""A timer that can be started and stopped repeatedly."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 
 class Timer:
-    """Calls `call` once, some seconds after each start, unless it is stopped before."""
+    """Calls `call` once after each start, unless it is stopped before."""
 
     def __init__(self, clock: IReactorTime, call: Callable[[], None]) -> None:
         self._clock = clock
@@ -26,7 +26,7 @@ class Timer:
             self._delayed = self._clock.callLater(seconds, self._call)
 
     def restart(self, seconds: float) -> None:
-        """Start it, from the beginning if it is running."""
+        """Start it again from the beginning, even if it is running."""
         self.stop()
         self.start(seconds)
 

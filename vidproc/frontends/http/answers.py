@@ -1,4 +1,4 @@
-"""What a handler gives back: a whole answer in memory."""
+"""Answers that are complete in memory, as handlers return them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 
 @dataclass(slots=True)
 class Answer:
-    """A status, headers and a body. With `close` the connection ends after it."""
+    """A status, headers and a body. With `close`, the connection ends after it."""
 
     status: int = 200
     body: bytes = b""
@@ -24,7 +24,7 @@ def json_answer(
     status: int = 200,
     headers: Mapping[str, str] | None = None,
 ) -> Answer:
-    """Return a message as JSON. Nobody may keep it, for it is true only now."""
+    """Return a message as JSON. Nobody may cache it, because it soon changes."""
     return Answer(
         status,
         msgspec.json.encode(message),

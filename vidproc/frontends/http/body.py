@@ -1,4 +1,4 @@
-"""A request's body, on its way to whoever takes it. Nothing holds a whole one in memory."""
+"""A request's body, which is passed on as it arrives. It is never complete in memory."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from vidproc.frontends.http.problems import HTTPError
 
 
 class BodyBroken(Exception):
-    """The connection was lost, or ended, within the body: nobody waits for an answer."""
+    """The connection was lost or ended within the body, so nobody waits for an answer."""
 
 
 class Sink(Protocol):
-    """Takes a body. `receive` is called for each piece; then `end`, or `lose` if it breaks off."""
+    """Takes a body. `receive` is called with its bytes, then `end`, or `lose` if it breaks off."""
 
     def receive(self, data: bytes) -> None: ...
     def end(self) -> None: ...
@@ -25,22 +25,22 @@ class Sink(Protocol):
 class Body:
     """What follows a request's head.
 
-    It is held back, the client's sending with it, until somebody takes it (`feed`, `read`) or it
-    is thrown away. `hold` tells the connection to wait or to go on reading; `send_continue` asks a
-    client for the body that waits to be asked.
+    The client is paused until somebody takes the body (`feed`, `read`) or it is discarded. `hold`
+    makes the connection pause or resume reading. `send_continue` asks for the body if the client
+    waits for that.
     """
 
     def __init__(self, hold: Callable[[bool], None], send_continue: Callable[[], None]) -> None:
         self.length: int | None = 0
-        """Bytes, None if only the end of the body tells."""
+        """Its length in bytes, None if it is known only at the end."""
         self.received = 0
         self.ended = False
-        """Whether all of it has come."""
+        """Whether all of it has arrived."""
         self.broken = False
         self.awaits_continue = False
         """Whether the client waits for `100 Continue` before it sends the body."""
         self.on_end: Callable[[], None] = lambda: None
-        """Called when the last byte has come, whoever took it."""
+        """Called when the last byte has arrived."""
         self._hold = hold
         self._send_continue = send_continue
         self._early: list[bytes] = []
@@ -49,20 +49,20 @@ class Body:
 
     @property
     def remaining(self) -> int | None:
-        """Bytes that are still to come, None if that is not known."""
+        """Bytes that are still to arrive, None if unknown."""
         if self.ended:
             return 0
         return None if self.length is None else self.length - self.received
 
     def begin(self, length: int | None, *, awaits_continue: bool) -> None:
-        """Note how long it will be; `length` is None if it comes in chunks."""
+        """Note its length, None if it comes in chunks."""
         self.length = length
         self.awaits_continue = awaits_continue and length != 0
         if length != 0:
             self._hold(True)
 
     def feed(self, sink: Sink) -> None:
-        """Let `sink` take the body; what has come already at once. Raises `BodyBroken`."""
+        """Pass the body to `sink`, beginning with what has arrived. Raises `BodyBroken`."""
         if self.broken:
             raise BodyBroken
         self._sink = sink
@@ -77,14 +77,14 @@ class Body:
             self._hold(False)
 
     def discard(self) -> None:
-        """Throw away what still comes."""
+        """Discard what still arrives."""
         self._sink = None
         self._taken = True
         self._early.clear()
         self._hold(False)
 
     async def read(self, most: int) -> bytes:
-        """Return the whole of a small body; raises `HTTPError` 413 beyond `most` bytes."""
+        """Return a small body. Raises `HTTPError` 413 if it has more than `most` bytes."""
         if self.length is not None and self.length > most:
             raise _too_long(most)
         reader = _Reader(most)
@@ -99,7 +99,7 @@ class Body:
     # From the connection:
 
     def receive(self, data: bytes) -> None:
-        """Some of it has come."""
+        """Take bytes that have arrived."""
         self.awaits_continue = False
         self.received += len(data)
         if self._sink is not None:
@@ -108,11 +108,11 @@ class Body:
             self._early.append(data)
 
     def count(self, size: int) -> None:
-        """Bytes of it went past the connection to whoever takes it."""
+        """Count bytes that bypassed the connection."""
         self.received += size
 
     def end(self) -> None:
-        """All of it has come."""
+        """Note that all of it has arrived."""
         self.ended = True
         self._hold(False)  # what follows is the next request's
         sink, self._sink = self._sink, None
@@ -121,7 +121,7 @@ class Body:
         self.on_end()
 
     def lose(self) -> None:
-        """No more will come."""
+        """Note that the rest will never arrive."""
         if not self.ended and not self.broken:
             self.broken = True
             sink, self._sink = self._sink, None
@@ -130,7 +130,7 @@ class Body:
 
 
 class _Reader:
-    """Gathers a small body."""
+    """Collects a small body."""
 
     def __init__(self, most: int) -> None:
         self.whole: Deferred[bytes] = Deferred()

@@ -1,4 +1,4 @@
-"""What keeps pages elsewhere from using this server: checks of Host and Origin, CORS, headers."""
+"""Keeps other sites' pages from using this server: checks of Host and Origin, CORS, headers."""
 
 from __future__ import annotations
 
@@ -31,22 +31,23 @@ ALLOWED = (
 )
 """Headers of requests that such a page may send."""
 PREFLIGHT_AGE = 7200
-"""Seconds for which a browser may remember a preflight's answer."""
+"""Seconds for which a browser may cache the answer to a preflight."""
 
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
 class Hosts:
-    """The hosts that are served: addresses, ``localhost`` and the `names` of an operator.
+    """The hosts that are served: addresses, ``localhost`` and the `names` that the operator gave.
 
-    A page whose name an attacker lets point to this machine (DNS rebinding) sends its own name.
+    If an attacker makes a page's name point to this machine (DNS rebinding), its requests carry
+    that name.
     """
 
     def __init__(self, names: Sequence[str] = ()) -> None:
         self._names = frozenset(names) | {"localhost"}
 
     def require(self, host: str) -> None:
-        """Raise `HTTPError` 400 when a ``Host`` is malformed, 421 when it is not served."""
+        """Raise `HTTPError` 400 if a ``Host`` is malformed, 421 if it is not served."""
         name = host_name(host)
         if name is None:
             raise HTTPError(
@@ -82,21 +83,22 @@ def _is_address(name: str) -> bool:
 
 
 class Origins:
-    """The pages that may use this server: its own, and those of the operator's `origins`."""
+    """The pages that may use this server: its own, and those of the `origins` that the operator
+    gave."""
 
     def __init__(self, origins: Sequence[str] = ()) -> None:
         self._origins = frozenset(origins)
 
     def require(self, origin: str, host: str, *, secure: bool = False) -> bool:
-        """Return whether a request's ``Origin`` is one of another host that may use this one.
+        """Return whether a request's ``Origin`` is another site, one that may use this server.
 
-        `secure` says that the request came by TLS, here or at a trusted proxy.
-        Raises `HTTPError` 403 when a page of this origin may not.
+        `secure` is whether the request came by TLS, here or to a trusted proxy. Raises `HTTPError`
+        403 if pages of this origin may not use the server.
         """
         if origin.lower() in self._origins:
             return True
         scheme, _, rest = origin.partition("://")
-        # Without `secure` a proxy that nobody trusts may still speak TLS with the page.
+        # Even without `secure`, the page may use TLS, to a proxy that is not trusted.
         possible = ("https",) if secure else _DEFAULT_PORTS
         if scheme in possible and _with_port(rest, scheme) == _with_port(host, scheme):
             return False
@@ -104,7 +106,7 @@ class Origins:
 
 
 def foreign_page() -> HTTPError:
-    """Return what is said to a page that may not use this server."""
+    """Return the error for a page that may not use this server."""
     return HTTPError(
         403,
         "A page of this origin may not use this server.",
@@ -120,7 +122,7 @@ def _with_port(host: str, scheme: str) -> str:
 
 
 def cross_origin_headers(origin: str) -> dict[str, str]:
-    """Return the headers that let a page of `origin` read an answer."""
+    """Return the headers that allow a page of `origin` to read an answer."""
     return {
         "Access-Control-Allow-Origin": origin,
         "Access-Control-Expose-Headers": EXPOSED,
@@ -130,7 +132,7 @@ def cross_origin_headers(origin: str) -> dict[str, str]:
 
 
 def preflight_headers(methods: Sequence[str], *, private_network: bool) -> dict[str, str]:
-    """Return what a preflight is answered besides `cross_origin_headers`."""
+    """Return the headers of an answer to a preflight, besides `cross_origin_headers`."""
     headers = {
         "Access-Control-Allow-Methods": ", ".join(methods),
         "Access-Control-Allow-Headers": ALLOWED,

@@ -1,6 +1,6 @@
-"""Which answer a request for a file gets: conditions and ranges by RFC 9110, sections 13 and 14.
+"""Conditional requests and ranges: what to answer to a request for a file (RFC 9110, 13 and 14).
 
-Pure: from a request's headers and what is known of the file to a `Selection`.
+No input or output: it turns headers and facts about the file into a `Selection`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 from twisted.web.http import datetimeToString, stringToDatetime
 
 _LONGEST_NUMBER = 18
-"""Digits of a position that are read; no file is longer than what they can say."""
+"""The most digits of a position; no file needs more."""
 _RANGE = re.compile(r"(\d*)-(\d*)", re.ASCII)
 _ENTITY_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
 
@@ -48,10 +48,10 @@ class Selection(NamedTuple):
 
 
 def select(file: Representation, method: str, header: Callable[[str], str | None]) -> Selection:
-    """Return what `method` (GET or HEAD) gets. `header` returns a header's value, or None.
+    """Return what to answer to `method`, GET or HEAD. `header` returns a header's value, or None.
 
-    In the order of RFC 9110, section 13.2.2. Several ranges get the whole file; a range that can't
-    be read is ignored, and so is any range of a HEAD request.
+    In the order of RFC 9110, section 13.2.2. The answer to several ranges is the whole file. A
+    malformed range is ignored, and so is any range of a HEAD request.
     """
     if not _preconditions_hold(file, header):
         return Selection(412)
@@ -67,7 +67,7 @@ def select(file: Representation, method: str, header: Callable[[str], str | None
 def select_range(value: str, size: int) -> Selection | None:
     """Return the selection that a Range header asks for in a file of `size` bytes.
 
-    206 or 416; None when the header is to be ignored: another unit, malformed, several ranges.
+    206 or 416; None if the header must be ignored: another unit, malformed, several ranges.
     """
     unit, equals, ranges = value.partition("=")
     parts = [part.strip(" \t") for part in ranges.split(",")]
@@ -81,7 +81,7 @@ def select_range(value: str, size: int) -> Selection | None:
     if not first:
         length = min(_number(last), size)
         if size == 0 and _number(last):
-            return None  # the whole of nothing, which no Content-Range can name
+            return None  # an empty file: no Content-Range can describe it
         return Selection(206, size - length, size) if length else Selection(416)
     start = _number(first)
     end = _number(last) + 1 if last else size
@@ -115,7 +115,7 @@ def _not_modified(file: Representation, header: Callable[[str], str | None]) -> 
 
 
 def _range_applies(file: Representation, condition: str | None) -> bool:
-    """Whether If-Range names this very file: its strong tag, or exactly its date."""
+    """Whether If-Range names exactly this file: by its strong tag or its date."""
     if condition is None:
         return True
     tag = _ENTITY_TAG.fullmatch(condition.strip())
@@ -125,12 +125,12 @@ def _range_applies(file: Representation, condition: str | None) -> bool:
 
 
 def _entity_tags(value: str) -> list[tuple[bool, str]]:
-    """Return a list header's entity tags: whether each is weak, and what its quotes hold."""
+    """Return the entity tags in a list header: whether each is weak, and the text in its quotes."""
     return [(match[1] is not None, match[2]) for match in _ENTITY_TAG.finditer(value)]
 
 
 def _date(value: str | None) -> int | None:
-    """Return an HTTP date in seconds since the epoch; None for none and for a malformed one."""
+    """Return an HTTP date in seconds since the epoch; None if there is none or it is malformed."""
     if value is None:
         return None
     try:

@@ -1,6 +1,7 @@
 """One HTTP connection: the gate, flow control, slow clients, and how it ends.
 
-Requests are served one after another: a client that sends ahead is paused in its own buffers.
+Requests are served one after another. A client that sends ahead is paused, so its requests wait in
+its own buffers.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from vidproc.topics import Topic, TopicLogger
 from vidproc.transport import half_closes
 
 DISCARD_TIME = 30.0
-"""Seconds for which the body of a refused request is read and thrown away."""
+"""Seconds for which the body of a refused request is read and discarded."""
 LINGER_TIME = 5.0
-"""Seconds for which a connection that is done for is read, so that its last answer arrives."""
+"""Seconds for which an ending connection is still read, so that its last answer arrives."""
 REQUESTS_PER_TURN = 16
-"""Requests of one connection that are served before other connections have their turn."""
+"""Requests of one connection that are served before it is the others' turn."""
 
 
 @implementer(IHalfCloseableProtocol)
@@ -140,7 +141,7 @@ class HTTPConnection(StreamingChannel):
             self._end_if_dry()
 
     def writeConnectionLost(self) -> None:
-        """Our own sending side is closed, by `_end`, which bounds what is left."""
+        """Do nothing: `_end` closed our sending side, and limits what follows."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._life = Life.LOST
@@ -163,16 +164,16 @@ class HTTPConnection(StreamingChannel):
         return self._life is Life.OPEN
 
     def on_head(self) -> None:
-        """A head is whole."""
+        """Note that a head is complete."""
         self._slow_client.time_head(False)
 
     def on_body_end(self) -> None:
-        """A body is whole, or there was none."""
+        """Note that a body is complete, or that there was none."""
         self._discarding.stop()
         self._gate.traffic.sample(self.transport)
 
     def serve(self, request: Request) -> None:
-        """Begin to answer a request whose head is whole."""
+        """Start answering a request whose head is complete."""
         dispatch.serve(self._site, request)
 
     def _time_head(self) -> None:
@@ -185,18 +186,18 @@ class HTTPConnection(StreamingChannel):
     # --- bodies --------------------------------------------------------------------------------
 
     def hold(self, reason: str, held: bool) -> None:
-        """Pause the client for one more reason, or for one fewer; it is no fault of the client."""
+        """Set or clear a reason to pause the client. The pause is not the client's fault."""
         if self._life is not Life.LOST:
             self._holds.hold(reason, held and self._life is Life.OPEN)
             self._slow_client.forgive()
 
     def release(self) -> None:
-        """Read the client again, whatever a request's body was held back for."""
+        """Resume reading, for whatever reason a request's body had paused it."""
         for reason in ("body", "form", "upload"):
             self.hold(reason, False)
 
     def send_continue(self) -> None:
-        """Ask for the body of a client that waits to be asked."""
+        """Ask for the body, if the client waits for that."""
         if self._life is Life.OPEN:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -204,7 +205,7 @@ class HTTPConnection(StreamingChannel):
         return self.requests[-1].receiving if self.in_body else None
 
     def _take_directly(self) -> None:
-        """Let a thread move the body from the socket to the file, while it comes fast."""
+        """Let a thread move the body from the socket to the file, as long as it is fast."""
         receiving = self._receiving()
         if receiving is None or self._life is not Life.OPEN or self._taking or self._pacing.paused:
             return
@@ -232,12 +233,12 @@ class HTTPConnection(StreamingChannel):
     # --- answers -------------------------------------------------------------------------------
 
     def close_after(self, request: Request) -> None:
-        """Serve no further request once this one is answered."""
+        """Serve no further request after this one."""
         self.persistent = False
         request.responseHeaders.setRawHeaders("Connection", ["close"])
 
     def answered_early(self, request: Request) -> None:
-        """A request was answered before its body had come: what follows is thrown away."""
+        """Discard the rest of a body whose request was answered before it arrived."""
         if self.persistent:
             self._discarding.start(DISCARD_TIME)
         else:
@@ -245,23 +246,23 @@ class HTTPConnection(StreamingChannel):
 
     def write(self, data: bytes) -> None:
         if self._life is not Life.OPEN:
-            return  # its last answer was written
+            return  # its last answer has been written
         self._gate.traffic.sent += len(data)
         self.transport.write(data)
 
     def sent(self, size: int) -> None:
-        """Note bytes of a file that the client's side has taken."""
+        """Note bytes of a file that have been sent."""
         self._slow_client.sent(size)
         self._gate.traffic.sent += size
 
     def file_begins(self) -> None:
-        """A file is sent from now on: how fast the client takes it counts from here."""
+        """Note that a file is sent from now on: start measuring how fast the client reads."""
         self._slow_client.forgive()
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         super().registerProducer(producer, streaming)
         if self._write_blocked:
-            producer.pauseProducing()  # the transport will not tell it: it has told us
+            producer.pauseProducing()  # the transport told only us, earlier
 
     def pauseProducing(self) -> None:
         """The client does not read: write nothing more."""
@@ -275,7 +276,7 @@ class HTTPConnection(StreamingChannel):
         super().resumeProducing()
 
     def requestDone(self, request: http.Request) -> None:
-        """A request is answered: serve the next one, in its turn."""
+        """Serve the next request, when it is this connection's turn."""
         self._turns -= 1
         if self._turns > 0:
             self._go_on(request)
@@ -303,7 +304,7 @@ class HTTPConnection(StreamingChannel):
     # --- the end -------------------------------------------------------------------------------
 
     def refuse(self, error: ServiceError | HTTPError) -> None:
-        """Tell a client that its connection ends, and why. Nothing is said within an answer."""
+        """Tell a client why its connection ends, unless an answer has begun."""
         if self._life is not Life.OPEN:
             return
         if not (self.requests and self.requests[-1].startedWriting):
@@ -314,7 +315,7 @@ class HTTPConnection(StreamingChannel):
         self._end()
 
     def _cut_off(self, why: str) -> None:
-        """The client is too slow: say so, and end the connection."""
+        """The client is too slow: tell it, and end the connection."""
         self.refuse(
             HTTPError(
                 408,
@@ -325,11 +326,11 @@ class HTTPConnection(StreamingChannel):
         )
 
     def loseConnection(self) -> None:
-        """End the connection in good order: twisted.web calls it after the last answer."""
+        """End the connection gracefully. twisted.web calls this after the last answer."""
         self._end()
 
     def close(self) -> None:
-        """End the connection in good order, for a stop of the server."""
+        """End the connection gracefully, for a shutdown; after the answer to a current request."""
         if self._life is not Life.OPEN:
             return
         request = self.requests[0] if self.requests else None
@@ -339,24 +340,24 @@ class HTTPConnection(StreamingChannel):
             self.persistent = False
             request.on_drain()
         else:
-            self.persistent = False  # it is answered first
+            self.persistent = False  # the answer comes first
 
     @property
     def transferring(self) -> bool:
-        """Whether a file is on its way, in or out."""
+        """Whether a file is being transferred, in or out."""
         request = self.requests[0] if self.requests else None
         if self._life is not Life.OPEN or request is None:
             return False
         return request.sending is not None or request.receiving is not None
 
     def abort(self) -> None:
-        """Cut the connection off."""
+        """Close the connection at once."""
         if self._life is not Life.LOST:
             self.transport.abortConnection()
 
     def _end(self) -> None:
-        """End the connection; what was written still leaves, and what still comes is thrown away
-        for a bounded time: a client that writes all before it reads would see a reset else."""
+        """Send what was written, then close. Until then discard what still arrives, for a limited
+        time: a client that writes everything before it reads would see a reset otherwise."""
         if self._life is not Life.OPEN:
             return
         in_body = self.in_body
@@ -375,7 +376,8 @@ class HTTPConnection(StreamingChannel):
         self._lingering.restart(DISCARD_TIME if in_body else LINGER_TIME)
 
     def _end_if_dry(self) -> None:
-        """End a connection whose client sends no more, once everything is answered."""
+        """End a connection whose client has closed its sending side, once everything is
+        answered."""
         between_requests = not self.requests or self.line_mode
         if self._input_ended and between_requests and not self.parsing:
             self._end()

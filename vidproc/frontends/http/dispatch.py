@@ -1,4 +1,4 @@
-"""From a request's head to its handler: what is checked on the way, and what errors become."""
+"""From a request's head to its handler: the checks before it, and the answers to errors."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from vidproc.tasks.settings import Caller
 REQUEST_ID = "X-Request-Id"
 """The header with a request's id: of each answer, and of what a trusted proxy passes on."""
 MOST_METHOD = 20
-"""Letters of a method that stands in a header."""
+"""The longest method that is put into a header, in characters."""
 MOST_QUERY_FIELDS = 200
-"""Names and values that a query may have."""
+"""The most names and values in a query."""
 
 _ABSOLUTE = re.compile(r"https?://([^/?#]*)([/?].*)?", re.ASCII | re.IGNORECASE)
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
 
 def serve(site: Site, request: Request) -> None:
-    """Answer a request whose head is whole."""
+    """Answer a request whose head has arrived."""
     request_id = None
     if request.connection.from_proxy:
         request_id = accepted_request_id(request.header(REQUEST_ID))
@@ -58,7 +58,7 @@ def serve(site: Site, request: Request) -> None:
         else:
             error = fault(failure)
         if request.startedWriting:
-            # No error can follow within an answer: only the end of the connection says so.
+            # The answer has begun, so only closing the connection can tell the client.
             request.connection.abort()
         else:
             request.answer(problem_answer(error))
@@ -95,9 +95,9 @@ async def _serve(site: Site, request: Request) -> None:
 
 
 def _check_head(site: Site, request: Request) -> Match | None:
-    """Find the route; None for an OPTIONS that no handler serves.
+    """Return the route; None for an OPTIONS request that no handler serves.
 
-    Raises `HTTPError` for what can be refused from the head alone.
+    Raises `HTTPError` for everything that can be refused by the head alone.
     """
     _read_target(request)
     _meet_client(site, request)
@@ -108,7 +108,7 @@ def _check_head(site: Site, request: Request) -> Match | None:
         request.foreign_origin = True
     elsewhere = request.header("Sec-Fetch-Site") == "cross-site"
     if elsewhere and not origins and request.verb not in _SAFE:
-        raise foreign_page()  # a browser that names no origin
+        raise foreign_page()  # a browser that sent no Origin
     override = request.header("X-HTTP-Method-Override")
     if override is not None and request.verb not in _SAFE:
         request.method = override.strip().upper()[:MOST_METHOD].encode("ascii", "replace")
@@ -126,7 +126,7 @@ def _check_head(site: Site, request: Request) -> Match | None:
 
 
 def _require_plain_body(request: Request) -> None:
-    """Raise `HTTPError` 415 for a body that is compressed on the way."""
+    """Raise `HTTPError` 415 if the body has a content coding."""
     coding = request.header("Content-Encoding")
     if coding is not None and coding.strip().lower() not in ("", "identity"):
         raise HTTPError(
@@ -180,7 +180,7 @@ def _read_target(request: Request) -> None:
 
 
 def _meet_client(site: Site, request: Request) -> None:
-    """Learn who is asking, from the connection or from the proxies before it."""
+    """Find out who the client is, from the connection or from trusted proxies."""
     request.peer = request.connection.peer or ""
     request.secure = bool(request.isSecure())
     if request.connection.from_proxy:

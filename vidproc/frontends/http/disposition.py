@@ -1,4 +1,4 @@
-"""Content-Disposition: the name under which a browser saves a result (RFC 6266, RFC 8187)."""
+"""Content-Disposition: the file name that a browser gives to a result (RFC 6266, RFC 8187)."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from pathlib import PurePosixPath
 from urllib.parse import quote
 
 _LONGEST = 120
-"""Bytes of a name, in UTF-8, without its ending; file systems take 255."""
+"""The most bytes of a name in UTF-8, without its extension; file systems allow 255."""
 _ATTRIBUTE_CHARACTERS = "!#$&+-.^_`|~"
-"""What RFC 8187 lets stand unescaped besides letters and digits."""
+"""Characters that RFC 8187 allows unescaped, besides letters and digits."""
 _FORBIDDEN = set('<>:"/\\|?*%;')
-"""What some file system, shell or header takes amiss."""
+"""Characters that some file system, shell or header parser cannot handle."""
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10))}
-"""Names that are devices on Windows, whatever their ending."""
+"""Names of devices on Windows, whatever the extension."""
 
 
 def result_name(label: str | None, kind: str) -> str:
     """Return the file name of a result of `kind` (``mp4``) whose upload was called `label`.
 
-    `label` is a client's text: what comes out is one path component that no file system takes
-    amiss, without control and direction characters, and ends in `kind`.
+    `label` is a text from a client. The result is one path component that every file system
+    accepts, without control or direction characters, and its extension is `kind`.
     """
     name = (label or "").replace("\\", "/").rsplit("/", 1)[-1]
     name = "".join(
@@ -38,10 +38,10 @@ def result_name(label: str | None, kind: str) -> str:
 
 
 def attachment(name: str) -> str:
-    """Return the header's value that has a browser save the body under `name`.
+    """Return the header's value that makes a browser save the body as `name`.
 
-    `name` is one of `result_name`. A name beyond ASCII is given twice: for old clients with `_` for
-    what they can't show, and encoded.
+    `name` comes from `result_name`. If it is not ASCII, it is given twice: encoded, and with `_` in
+    place of other characters for old clients.
     """
     plain = "".join(c if c.isascii() and c.isprintable() and c not in '"\\' else "_" for c in name)
     header = f'attachment; filename="{plain}"'

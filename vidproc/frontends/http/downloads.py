@@ -29,13 +29,13 @@ MEDIA_TYPES = {
     "gif": "image/gif",
     "mp3": "audio/mpeg",
 }
-"""Kind of a result -> its media type; any other is application/octet-stream."""
+"""Media types by the kind of a result; any other kind is application/octet-stream."""
 
 log = TopicLogger(Topic.CONNECTIONS, __name__)
 
 
 class Link(msgspec.Struct, kw_only=True):
-    """A link to a result: `url` is relative to the URL of the request; until when it is good."""
+    """A link to a result: its `url`, relative to the URL of the request, and when it expires."""
 
     url: str
     expires_at: str
@@ -91,7 +91,7 @@ async def _answer(request: Request, found: Result) -> Answer | None:
 
 
 def _headers(found: Result, file: Representation) -> dict[str, str]:
-    """Return what even a 304 has."""
+    """Return the headers that even a 304 has."""
     digest = base64.b64encode(bytes.fromhex(found.sha256)).decode()
     return {
         "ETag": file.quoted_etag,
@@ -112,12 +112,12 @@ def _description(found: Result) -> dict[str, str]:
 
 
 async def _send(request: Request, found: Result, selection: Selection) -> None:
-    """Send the bytes selected. Only a whole file that was sent whole counts as fetched."""
+    """Send the selected bytes. The result counts as fetched only if all of it was sent."""
     sender = _Sender(request, found, selection)
     try:
         await sender.run()
     except OSError as error:
-        # The head has promised bytes that can't come: only the end of the connection says so.
+        # The head announced bytes that will not follow, so only closing can tell the client.
         log.error(
             "result of task {task_id} can't be read: {error}",
             task_id=found.task.task_id,
@@ -133,11 +133,11 @@ async def _send(request: Request, found: Result, selection: Selection) -> None:
 
 @implementer(IPushProducer)
 class _Sender:
-    """Moves a result's bytes to a request's connection, as fast as the client takes them."""
+    """Sends a result's bytes as fast as the client reads them."""
 
     def __init__(self, request: Request, found: Result, selection: Selection) -> None:
         self._request = request
-        request.write(b"")  # the head leaves before the file's bytes
+        request.write(b"")  # the head is sent before the file
         assert request.transport is not None
         self._sending = Sending(
             request.backend.disk,
@@ -179,7 +179,7 @@ class _Sender:
 
 
 async def link(request: Request) -> Answer:
-    """Make a link to a task's result, which needs no token."""
+    """Make a link to a task's result that works without a token."""
     task_id = request.arguments["task_id"]
     found = await request.backend.tasks.result(task_id, request.caller)
     found.close()

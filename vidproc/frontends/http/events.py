@@ -1,4 +1,4 @@
-"""Server-sent events: the status of one or several tasks, as it changes."""
+"""Server-sent events: the status of one task or several, whenever it changes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from vidproc.frontends.http.request import Request
 from vidproc.frontends.http.routing import Route
 
 COMMENT_INTERVAL = 15.0
-"""Seconds between two comments, which keep proxies from closing a quiet stream."""
+"""Seconds between comments, which keep proxies from closing a quiet stream."""
 MOST_TASKS = 100
-"""Tasks that one stream may follow."""
+"""The most tasks in one stream."""
 RETRY = 2000
-"""Milliseconds after which a client connects again."""
+"""Milliseconds after which a client reconnects."""
 
 _HEADERS = {
     "Content-Type": "text/event-stream",
@@ -33,12 +33,12 @@ _ID = re.compile(r"([0-9a-f]{8}-[0-9a-f]{8})-(\d{1,15})(-end)?", re.ASCII)
 
 @implementer(IPushProducer)
 class EventStream:
-    """One client's stream. It keeps no event: to a client that was not reading, it sends what is
-    true when it reads again.
+    """One client's stream. Events are not queued: a client that was not reading gets the newest
+    status when it reads again.
 
-    The id of an event names the server's run, the tasks of the stream and the event's number; the
-    last one says so, too, so that a reconnect after it is known to want nothing more. An id of
-    another run, or of other tasks, says nothing of what the client has seen.
+    The ID of an event names the server's run, the tasks of the stream and the event's number. The
+    ID of the last event is marked, so that a client which reconnects after it gets no more. An ID
+    of another run, or for other tasks, does not tell what the client has seen.
     """
 
     def __init__(self, request: Request, feeds: Feeds, task_ids: Sequence[str]) -> None:
@@ -57,7 +57,7 @@ class EventStream:
         self._comment: IDelayedCall | None = None
 
     async def run(self) -> None:
-        """Send events until the last task has ended or the client has gone.
+        """Send events until the last task has ended or the connection is lost.
 
         Raises `ServiceError` 404 before the first one.
         """
@@ -89,21 +89,21 @@ class EventStream:
         self._catch_up()
 
     def _seen(self, last_event_id: str | None) -> tuple[int, bool]:
-        """Return the number of the last event that the client has seen, 0 if that is not known,
-        and whether it was the last one of this very stream."""
+        """Return the number of the last event that the client has seen, 0 if unknown, and
+        whether it was the last one of this stream."""
         match = _ID.fullmatch((last_event_id or "").strip())
         if match is None or match[1] != self._name:
             return 0, False
         return int(match[2]), match[3] is not None
 
     def deliver(self, feed: TaskFeed) -> None:
-        """A task has changed."""
+        """Note that a task has changed."""
         self._owed[feed] = None
         if self._open and not self._blocked:
             self._catch_up()
 
     def _catch_up(self) -> None:
-        """Send the newest event of each task that has changed, in their order."""
+        """Send the newest event of each task that has changed, in order."""
         while self._owed and not self._blocked and not self._over:
             feed = min(self._owed, key=lambda feed: feed.number)
             del self._owed[feed]
@@ -127,7 +127,7 @@ class EventStream:
         self._say_comment_later()
 
     def _end(self) -> None:
-        """End the stream in good order."""
+        """End the stream gracefully."""
         if not self._over:
             self._stop()
             self._request.unregisterProducer()

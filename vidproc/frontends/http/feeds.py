@@ -1,4 +1,4 @@
-"""The events of tasks, encoded once for all who follow them, and at most so many a second."""
+"""The events of tasks, encoded once for all followers, and limited in rate."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from vidproc.tasks.views import TaskView
 from vidproc.tasks.watches import Subscription
 
 SHORTEST_INTERVAL = 0.1
-"""Seconds between two events of a task: what changes meanwhile is in the second one."""
+"""Seconds between events of a task; changes in between are combined."""
 
 
 class Follower(Protocol):
-    """Who is told of a feed's events."""
+    """Someone who is told of a feed's events."""
 
     def deliver(self, feed: TaskFeed) -> None:
-        """Take note of the feed's newest event. Must not raise."""
+        """Note that the feed has a new event. Must not raise."""
         ...
 
 
 class TaskFeed:
     """One task's events, for all of its followers.
 
-    `number` is that of the newest event, in the order of all events of this server's run; `body` is
-    its text without the id.
+    `number` is the number of the newest event, counted over all events of this run of the server;
+    `body` is its text without the ID.
     """
 
     def __init__(self, task_id: str, clock: IReactorTime, next_number: Callable[[], int]) -> None:
@@ -49,7 +49,7 @@ class TaskFeed:
         self._timer: IDelayedCall | None = None
 
     def begin(self, view: TaskView, subscription: Subscription | None) -> None:
-        """Take the task as it is now, and the subscription whose listener is `changed`."""
+        """Set the current status, and the subscription whose listener is `changed`."""
         if subscription is not None:
             if self._subscription is None:
                 self._subscription = subscription
@@ -59,7 +59,7 @@ class TaskFeed:
             self.changed(view)
 
     def changed(self, view: TaskView) -> None:
-        """The task has changed: tell the followers, now or when their interval is over."""
+        """Tell the followers of a change, now or at the end of the interval."""
         if self.ended:
             return
         self._latest = view
@@ -71,7 +71,7 @@ class TaskFeed:
                 self._tell()
 
     def stop(self) -> None:
-        """Nobody follows any more."""
+        """Stop: there are no followers left."""
         if self._subscription is not None:
             self._subscription.stop()
             self._subscription = None
@@ -95,11 +95,11 @@ class TaskFeed:
 
 
 class Feeds:
-    """The feeds of all tasks that somebody follows."""
+    """The feeds of all tasks that have followers."""
 
     def __init__(self, clock: IReactorTime, tasks: Tasks) -> None:
         self.run = secrets.token_hex(4)
-        """Tells this run of the server from others: numbers begin again with each."""
+        """Identifies this run of the server; each run counts from 1 again."""
         self._clock = clock
         self._tasks = tasks
         self._feeds: dict[str, TaskFeed] = {}
@@ -109,10 +109,10 @@ class Feeds:
         return len(self._feeds)
 
     async def follow(self, task_id: str, caller: Caller, follower: Follower) -> TaskFeed:
-        """Have `follower` told of a task's events from now on; return the feed, which has the
-        task's present status.
+        """Tell `follower` of a task's events from now on. Return the feed, which has the current
+        status.
 
-        Raises `ServiceError` 404. `leave` must follow otherwise.
+        Raises `ServiceError` 404. Otherwise call `leave` at the end.
         """
         feed = self._feeds.get(task_id)
         if feed is None:
@@ -126,12 +126,12 @@ class Feeds:
             self.leave(feed, follower)
             raise
         feed.begin(view, subscription)
-        if not feed.followers:  # the last one has left meanwhile
+        if not feed.followers:  # the last follower left meanwhile
             feed.stop()
         return feed
 
     def leave(self, feed: TaskFeed, follower: Follower) -> None:
-        """Tell `follower` of no further event. May be called twice."""
+        """Stop telling `follower` of events. May be called twice."""
         feed.followers.pop(follower, None)
         if not feed.followers and self._feeds.get(feed.task_id) is feed:
             del self._feeds[feed.task_id]

@@ -1,4 +1,4 @@
-"""The server's figures: those of the last ten minutes, and all of them for Prometheus."""
+"""The server's figures: those of the last ten minutes, and metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 
 
 async def server(request: Request) -> Answer:
-    """Answer the figures of the last ten minutes; figures alone."""
+    """Answer the figures of the last ten minutes."""
     return json_answer(request.backend.figures())
 
 
 async def metrics(request: Request) -> Answer:
-    """Answer what is counted, in Prometheus' text format."""
+    """Answer the metrics, in Prometheus' text format."""
     headers = {"Content-Type": METRICS_TYPE, "Cache-Control": "no-store"}
     return Answer(200, request.backend.metrics(), headers)
 
 
 ROUTES = (
     Route("GET", "/api/v1/server", server, "The server's figures of the last ten minutes."),
-    Route("GET", "/metrics", metrics, "The server's counters and histograms, for Prometheus."),
+    Route("GET", "/metrics", metrics, "Metrics for Prometheus."),
 )

@@ -1,4 +1,5 @@
-"""An HTML form whose last field is the video: its fields first, then the video as it comes."""
+"""HTML forms whose last field is the video: first the other fields, then the video as it
+arrives."""
 
 from __future__ import annotations
 
@@ -15,15 +16,15 @@ from vidproc.frontends.http.request import Request
 from vidproc.tasks.uploads.session import AcceptedTask, PartialUpload, UploadSession
 
 MOST_FIELDS = 100
-"""Fields that a form may have before its file."""
+"""The most fields before the file."""
 MOST_VALUES = 64 << 10
-"""Bytes that these may have together."""
+"""The most bytes of all these fields together."""
 MOST_BESIDE = 1 << 20
-"""Bytes of a form that are not its file's."""
+"""The most bytes of a form besides its file."""
 
 
 class FileSink(Protocol):
-    """Takes the file of a form. `receive` is called for each piece; then `end`, or `fail`."""
+    """Takes the file of a form. `receive` is called with its bytes, then `end` or `fail`."""
 
     def receive(self, data: bytes) -> None: ...
     def end(self) -> None: ...
@@ -31,10 +32,10 @@ class FileSink(Protocol):
 
 
 class Form:
-    """One form on its way; takes a request's body. First `fields`, then `take` or `measure`."""
+    """One form, which takes a request's body. Call `fields` first, then `take` or `measure`."""
 
     def __init__(self, request: Request, content_type: str) -> None:
-        """Raises `HTTPError` 400 when the boundary is missing or malformed."""
+        """Raises `HTTPError` 400 if the boundary is missing or malformed."""
         _, options = parse_options_header(content_type)
         try:
             self._parser = PushMultipartParser(
@@ -43,12 +44,12 @@ class Form:
         except MultipartError as error:
             raise _malformed(error) from None
         self.filename = ""
-        """The file's name, as the form says it."""
+        """The file's name, according to the form."""
         self._request = request
         self._fields: list[tuple[str, str]] = []
         self._values_size = 0
         self._name: str | None = None
-        """The field that is being read."""
+        """The field being read."""
         self._value = bytearray()
         self._received = 0
         self._file_size = 0
@@ -56,13 +57,13 @@ class Form:
         self._file_ended = False
         self._before_file: Deferred[None] = Deferred()
         self._feed: FileSink | None = None
-        # What has come while the upload waits to be admitted:
+        # What has arrived while the upload waits to be admitted:
         self._early: list[bytes] = []
         self._error: Exception | None = None
         self._ended = False
 
     async def fields(self) -> list[tuple[str, str]]:
-        """Return the names and values before the file, which is held back then.
+        """Return the names and values before the file. The client is paused there.
 
         Raises `HTTPError` 400 or 413, or `BodyBroken`.
         """
@@ -71,15 +72,15 @@ class Form:
         return self._fields
 
     async def take(self, session: UploadSession) -> AcceptedTask | PartialUpload:
-        """Feed the file to `session` and finish that; raises as `upload_body.receive` does."""
+        """Feed the file to `session` and finish it. Raises as `upload_body.receive` does."""
         feed = upload_body.begin(self._request, session)
-        feed.receiving.direct = False  # boundaries have to be found
+        feed.receiving.direct = False  # the boundary must be found
         self._go_on(feed)
         await feed.whole
         return await upload_body.finish(self._request, session, whole=True)
 
     async def measure(self, most: int) -> int:
-        """Throw the file away and return its size, or a size beyond `most`.
+        """Discard the file and return its size, or some size beyond `most`.
 
         Raises `HTTPError` 400 or 413, or `BodyBroken`.
         """
@@ -88,7 +89,7 @@ class Form:
         return await counter.whole
 
     def _go_on(self, feed: FileSink) -> None:
-        """Give the file to `feed`: what has arrived, then the rest as it does."""
+        """Pass the file to `feed`: what has arrived, then the rest as it arrives."""
         self._feed = feed
         for data in self._early:
             feed.receive(data)
@@ -99,10 +100,10 @@ class Form:
             feed.end()
         self._request.connection.hold("form", False)
 
-    # The body is fed to us:
+    # As a sink of the body:
 
     def receive(self, data: bytes) -> None:
-        """Parse some of the body."""
+        """Parse bytes of the body."""
         if self._error is not None:
             return
         self._received += len(data)
@@ -121,7 +122,7 @@ class Form:
             self._fail(error)
 
     def end(self) -> None:
-        """All of the body has come."""
+        """The body is complete."""
         if self._error is not None:
             return
         self._ended = True

@@ -15,7 +15,7 @@ from vidproc.frontends.interface import Backend
 
 
 class HTTPFactory(Factory):
-    """Makes the connections of one or more ports."""
+    """Makes the protocols of one or more ports."""
 
     noisy = False
 

@@ -1,4 +1,4 @@
-"""Whether the server lives, and whether it takes uploads."""
+"""Health checks: whether the server is alive, and whether it takes uploads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vidproc.frontends.http.routing import Access, Route
 
 
 async def healthz(request: Request) -> Answer:
-    """The server answers, so it lives."""
+    """Answer 200: the server is alive."""
     return json_answer({"status": "ok"})
 
 
@@ -29,6 +29,6 @@ async def readyz(request: Request) -> Answer:
 
 
 ROUTES = (
-    Route("GET", "/healthz", healthz, "Whether the server lives.", Access.ANYBODY),
+    Route("GET", "/healthz", healthz, "Whether the server is alive.", Access.ANYBODY),
     Route("GET", "/readyz", readyz, "Whether the server takes uploads.", Access.ANYBODY),
 )

@@ -1,4 +1,4 @@
-"""How far a connection has come, and why it is not read just now."""
+"""The states of an HTTP connection, and the reasons for which it is not read."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Any
 
 
 class Life(Enum):
-    """How far a connection has come."""
+    """The state of a connection."""
 
     OPEN = auto()
     """It serves requests."""
     ENDING = auto()
-    """Its last answer was written; what still comes in is read and thrown away."""
+    """Its last answer was written; what still arrives is read and discarded."""
     LOST = auto()
-    """It is gone."""
+    """It is lost."""
 
 
 class ReadingHolds:
-    """Pauses a transport while there is a reason for it.
+    """Pauses a transport as long as there is a reason.
 
-    It stands between the transport and twisted.web, which pauses for a reason of its own: a client
-    that sends ahead of its answers.
+    It stands between the transport and twisted.web, which has its own reason: a client that sends
+    further requests before it got its answers.
     """
 
     def __init__(self, transport: Any) -> None:
@@ -34,13 +34,13 @@ class ReadingHolds:
         return bool(self._reasons)
 
     def hold(self, reason: str, held: bool) -> None:
-        """Pause for one more reason, or for one fewer."""
+        """Set or clear a reason."""
         before = bool(self._reasons)
         (self._reasons.add if held else self._reasons.discard)(reason)
         self._adjust(before)
 
     def only(self, reason: str) -> None:
-        """Drop all reasons but one, and take no new one."""
+        """Clear all reasons but one."""
         before = bool(self._reasons)
         self._reasons &= {reason}
         self._adjust(before)

@@ -1,7 +1,7 @@
-"""Signed links: who has one may fetch that one result, for a while, without a token.
+"""Signed links: whoever has one may download that result for a while, without a token.
 
-A link's signature is an HMAC over the task and the time at which the link ends, with a key that is
-kept in the data folder. `TOKEN` is the expiry in hexadecimal, a dot, and the signature.
+A link's signature is an HMAC of the task and the link's expiry, with a key from the data folder.
+`TOKEN` is the expiry in hexadecimal, a dot, and the signature.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 
 LIFETIME = 3600
-"""Seconds for which a link is good."""
+"""Seconds for which a link is valid."""
 _TOKEN = re.compile(r"([0-9a-f]{1,12})\.([0-9a-f]{64})", re.ASCII)
 
 
@@ -25,12 +25,12 @@ class Links:
         self._lifetime = lifetime
 
     def token_for(self, task_id: str) -> tuple[str, float]:
-        """Return a new link's token, and the time at which it ends."""
+        """Return a new link's token, and the time at which it expires."""
         ends = int(self._now() + self._lifetime)
         return f"{ends:x}.{self._sign(task_id, ends)}", float(ends)
 
     def opens(self, task_id: str, token: str) -> bool:
-        """Return whether `token` is of a link to this task's result that has not ended."""
+        """Return whether `token` is that of an unexpired link to this task's result."""
         match = _TOKEN.fullmatch(token)
         if match is None:
             return False

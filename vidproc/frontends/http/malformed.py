@@ -1,4 +1,4 @@
-"""What is said of requests that cannot be understood, or are too long; each ends its connection."""
+"""Errors for requests that are malformed or too long. Each ends its connection."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from vidproc.frontends.http.answers import Answer
 from vidproc.frontends.http.problems import HTTPError, title_of
 
 MOST_URL = 8 << 10
-"""Bytes of a request line."""
+"""The longest request line, in bytes."""
 MOST_LINE = 16 << 10
-"""Bytes of a header's line."""
+"""The longest header line, in bytes."""
 MOST_HEAD = 32 << 10
-"""Bytes of a request's head."""
+"""The longest head of a request, in bytes."""
 MOST_HEADERS = 100
-"""Headers of a request."""
+"""The most headers of a request."""
 
 
 def bad_request() -> HTTPError:
-    """What has arrived is no request."""
+    """What arrived is not a request."""
     return HTTPError(
         400,
         "This is not an HTTP/1.1 request.",
@@ -28,7 +28,7 @@ def bad_request() -> HTTPError:
 
 
 def bad_framing() -> HTTPError:
-    """Where the body ends cannot be known."""
+    """It is unclear where the body ends."""
     return HTTPError(
         400,
         "The length of the request's body is not clear.",
@@ -48,7 +48,7 @@ def long_url() -> HTTPError:
 
 
 def long_head() -> HTTPError:
-    """A header, or all of them, are too long, or there are too many."""
+    """A header is too long, or all of them together, or there are too many."""
     return HTTPError(
         431,
         f"The head has more than {MOST_HEADERS} headers, {MOST_LINE} bytes in one of them or"
@@ -59,7 +59,7 @@ def long_head() -> HTTPError:
 
 
 def wasteful_chunks() -> HTTPError:
-    """The chunks of a body are hardly more than their sizes and extensions."""
+    """The chunks of a body consist mostly of their sizes and extensions."""
     return HTTPError(
         400,
         "The chunks of the body carry less than they cost.",
@@ -69,12 +69,12 @@ def wasteful_chunks() -> HTTPError:
 
 
 def other_version() -> HTTPError:
-    """The request is of another version of HTTP."""
+    """The request has another version of HTTP."""
     return HTTPError(505, "This server speaks HTTP/1.1.", "Use that.", close=True)
 
 
 def raw_answer(answer: Answer) -> bytes:
-    """Return the bytes of an answer that ends its connection, without a request."""
+    """Return the bytes of an answer that belongs to no request and ends the connection."""
     reason = title_of(answer.status)
     headers = answer.headers | {
         "Content-Length": str(len(answer.body)),

@@ -1,4 +1,4 @@
-"""The API's description in OpenAPI 3.1, made from the routes and from the messages' own types."""
+"""The API's description in OpenAPI 3.1, made from the routes and the types of the messages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from vidproc.frontends.http.routing import Access, Route
 from vidproc.operations.parameters import PARAMETERS, describe_parameters
 
 _BINARY: dict[str, Any] = {}
-"""The schema of bytes, which in OpenAPI 3.1 say by their media type alone what they are."""
+"""The schema of bytes: in OpenAPI 3.1, only their media type describes them."""
 _TEXT = {"type": "string"}
 _NUMBER = {"type": "integer", "minimum": 0}
 
@@ -39,7 +39,7 @@ class Health(msgspec.Struct, kw_only=True):
 
 
 class Document(msgspec.Struct, kw_only=True):
-    """A document of OpenAPI 3.1."""
+    """An OpenAPI 3.1 document."""
 
     openapi: str
     info: dict[str, Any]
@@ -48,7 +48,7 @@ class Document(msgspec.Struct, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A header of a request, or of an answer."""
+    """A header of a request or an answer."""
 
     name: str
     description: str
@@ -58,7 +58,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer that is no error: the type of its JSON, or its media types; and its headers."""
+    """A successful answer: the type of its JSON, or its media types, and its headers."""
 
     description: str
     kind: type[msgspec.Struct] | None = None
@@ -68,7 +68,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What the routing table does not say of a method of a resource."""
+    """What the routing table does not say about a method of a resource."""
 
     replies: Mapping[int, Reply]
     query: Sequence[Mapping[str, Any]] = ()
@@ -78,7 +78,8 @@ class Description:
 
 
 def document(routes: Sequence[Route]) -> dict[str, Any]:
-    """Return the description of these routes. Those that `DESCRIPTIONS` lacks are left out."""
+    """Return the description of these routes. Routes without an entry in `DESCRIPTIONS` are
+    omitted."""
     kinds: list[Any] = [Problem]
     for description in descriptions().values():
         kinds += [reply.kind for reply in description.replies.values() if reply.kind is not None]
@@ -126,7 +127,7 @@ def _operation(route: Route, description: Description) -> dict[str, Any]:
                 "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
             },
         },
-        # A server without tokens asks for none.
+        # A server without tokens needs none.
         "security": [] if route.access is Access.ANYBODY else [{"token": []}, {}],
     }
     if description.body:
@@ -286,7 +287,7 @@ def descriptions() -> Mapping[tuple[str, str], Description]:
 
 
 def _submit_query() -> list[Mapping[str, Any]]:
-    """Return the query of an upload: the type, a label, and the parameters of all operations."""
+    """Return the query of an upload: type, label, and the parameters of all operations."""
     query: list[Mapping[str, Any]] = [
         {
             "name": "type",
@@ -326,7 +327,7 @@ def _without_texts(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def routes_for(others: Sequence[Route]) -> tuple[Route, ...]:
-    """Return the route of the document that describes `others` and itself."""
+    """Return the route of the document, which describes `others` and itself."""
 
     @cache
     def rendered() -> bytes:

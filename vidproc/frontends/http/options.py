@@ -15,7 +15,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 def origin(text: str) -> str:
     """Return an origin as browsers write it, such as ``https://video.example``.
 
-    Raises `ValueError` when it is not one.
+    Raises `ValueError` if it is not one.
     """
     wrong = ValueError(
         f"{text!r} is not an origin; write scheme and host as in https://video.example"
@@ -41,7 +41,7 @@ def origin(text: str) -> str:
 
 
 def network(text: str) -> Network:
-    """Return the addresses that `text` names; raises `ValueError` when it names none."""
+    """Return the network that `text` names. Raises `ValueError` if it names none."""
     try:
         return ip_network(text.strip(), strict=False)
     except ValueError:

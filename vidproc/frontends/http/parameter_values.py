@@ -1,4 +1,4 @@
-"""Parameters as text, from a query or a form, as the values that an operation's types ask for."""
+"""Converts parameters from a query or a form to the types that an operation expects."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _WORDS = {"true": True, "false": False, "null": None}
 
 
 def read_parameters(operation: str, pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    """Return the parameters that names and texts say; a list repeats its name.
+    """Return the parameters that pairs of name and text give. A list has its name repeated.
 
-    A text becomes the first of number, truth value and text that the parameter's type takes. What
-    fits no type, and what the operation does not know, stays text: it is refused, or warned of,
-    where parameters are checked.
+    A text becomes a number, a truth value or a text, whichever the parameter's type allows first.
+    What fits no type, and what the operation does not know, stays text; the check of parameters
+    refuses it or warns about it.
     """
     texts: dict[str, list[str]] = {}
     for name, text in pairs:
@@ -49,7 +49,7 @@ def _value(texts: Sequence[str], kind: Any) -> Any:
             except msgspec.ValidationError:
                 continue
             return candidate
-    # Refused in the clearest words as a number that is out of range, say, and not as a text.
+    # As a number it gets the clearest error, such as "out of range".
     return candidates[0] if kind is not None or len(texts) > 1 else texts[0]
 
 

@@ -1,8 +1,8 @@
-"""twisted.web's parser of HTTP/1.1, with bodies that stream, and limits of its own.
+"""twisted.web's parser of HTTP/1.1, with streaming bodies and limits of our own.
 
-twisted.web as it comes gathers a whole body before anybody sees the request. Here the request sees
-its head at once and its body as it arrives. `tests/test_http_twisted.py` holds what is used of
-twisted.web that it does not promise.
+By itself, twisted.web collects the whole body before anybody sees the request. Here a request gets
+its head at once and its body as it arrives. `tests/test_http_twisted.py` checks the parts of
+twisted.web that we use although it does not document them.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from vidproc.frontends.http.problems import HTTPError
 from vidproc.frontends.http.request import Request
 
 MOST_DIGITS = 18
-"""Digits of a Content-Length."""
+"""The most digits of a Content-Length."""
 MOST_CHUNK_WASTE = 64 << 10
-"""Bytes that chunks may cost beside what they carry, before they must carry more than they cost."""
+"""Bytes of overhead that chunks may have before they must carry more data than overhead."""
 
 _VERSION = re.compile(rb"HTTP/\d\.\d", re.ASCII)
 
 
 class StreamingChannel(http.HTTPChannel):
-    """Parses what a client sends. What inherits it says when it is `open`, and how to `refuse`."""
+    """Parses what a client sends. Subclasses define `open` and `refuse`."""
 
     requestFactory = Request  # type: ignore[assignment]  # a callable; a type by accident
     MAX_LENGTH = MOST_LINE
-    # Ours come first:
+    # Our own limits are stricter:
     maxHeaders = 1 << 20
     totalHeadersSize = 1 << 30
     timeOut = None
@@ -57,7 +57,7 @@ class StreamingChannel(http.HTTPChannel):
         self._head_lines = 0
         self._header = b""
         self._body_due = False
-        """Whether the last request's head has come, and its body not yet."""
+        """Whether the last request's head has arrived, but its body has not."""
         self._chunked_received = 0
 
     # --- what a connection adds ----------------------------------------------------------------
@@ -72,45 +72,45 @@ class StreamingChannel(http.HTTPChannel):
         raise NotImplementedError
 
     def on_head(self) -> None:
-        """A head is whole."""
+        """A head is complete."""
 
     def on_body_end(self) -> None:
-        """A body is whole, or there was none."""
+        """A body is complete, or there was none."""
 
     # --- what it is at -------------------------------------------------------------------------
 
     @property
     def parsing(self) -> bool:
-        """Whether what has arrived is being parsed; more may be found in it."""
+        """Whether received bytes are being parsed, which may contain more."""
         return bool(self._busyReceiving)
 
     @property
     def body_left(self) -> int | None:
-        """Bytes of the present body that are still to come, None if that is not known."""
+        """Bytes of the current body that are still to arrive, None if unknown."""
         if not self.in_body or self.length is None:
             return None
         return int(self._transferDecoder.contentLength)
 
     def body_taken(self, size: int) -> None:
-        """Note bytes of the present body that went past the parser."""
+        """Count bytes of the current body that bypassed the parser."""
         self._transferDecoder.contentLength -= size
         self.requests[-1].body.count(size)
         if not self._transferDecoder.contentLength:
             self.rawDataReceived(b"")
 
     def pause_by(self, pauses: Any) -> None:
-        """Let `pauses` pause the client when it sends ahead of its answers."""
+        """Let `pauses` pause a client that sends further requests before it got its answers."""
         self._networkProducer: Any = pauses
 
     @property
     def in_head(self) -> bool:
-        """Whether a head has begun to arrive and is not whole."""
+        """Whether a head has arrived in part."""
         between_or_within = self.line_mode and not self._body_due
         return bool(between_or_within and (self._buffer or self.requests))
 
     @property
     def in_body(self) -> bool:
-        """Whether a request's body is on its way."""
+        """Whether a request's body is arriving."""
         return self._body_due and bool(self.requests) and not self.requests[-1].body.ended
 
     # --- parsing -------------------------------------------------------------------------------
@@ -141,14 +141,14 @@ class StreamingChannel(http.HTTPChannel):
         name, _, value = line.partition(b":")
         self._header = name.strip().lower()
         if self._header == b"content-length" and len(value.strip()) > MOST_DIGITS:
-            self._respondToBadRequestAndDisconnect()  # Python would not read such a number
+            self._respondToBadRequestAndDisconnect()  # Python refuses to parse such a number
         return self.open and bool(super().headerReceived(line))
 
     def lineLengthExceeded(self, line: bytes) -> None:
         self.refuse(long_head() if self.requests else long_url())
 
     def allHeadersReceived(self) -> None:
-        """A head is whole: let the request see it now, not only when its body is there."""
+        """Pass a complete head to the request now, not only once the body is there."""
         request = self.requests[-1]
         if not self.open:
             return
@@ -180,14 +180,14 @@ class StreamingChannel(http.HTTPChannel):
         super().rawDataReceived(data)
 
     def _count_chunks(self, size: int) -> None:
-        """Refuse chunks whose sizes and extensions cost more than what they carry."""
+        """Refuse chunks whose sizes and extensions are longer than their data."""
         self._chunked_received += size
         waste = self._chunked_received - size - self.requests[-1].body.received
         if waste > MOST_CHUNK_WASTE + self.requests[-1].body.received:
             self.refuse(wasteful_chunks())
 
     def checkPersistence(self, request: Request, version: bytes) -> bool:
-        """Return whether the connection may serve another request after this one."""
+        """Return whether another request may follow on the connection."""
         tokens = [
             token.strip().lower()
             for value in request.headers("Connection")
@@ -199,7 +199,7 @@ class StreamingChannel(http.HTTPChannel):
         return keeps
 
     def setLineMode(self, extra: bytes = b"") -> None:
-        """Parse what came while the last request was answered. It was counted when it came."""
+        """Parse what arrived while the last request was answered. It was counted then."""
         self.line_mode = 1
         if extra:
             super().dataReceived(extra)

@@ -1,4 +1,4 @@
-"""What is wrong with a request, as HTTP tells it: ``application/problem+json`` (RFC 9457)."""
+"""Errors in HTTP: ``application/problem+json`` (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _RETRY_AFTER = {429: 10, 503: 30}
 
 
 class HTTPError(Exception):
-    """A request can't be served, for a reason that only HTTP has.
+    """A request can't be served, for a reason that is specific to HTTP.
 
     `description` says what is wrong and `solution` what to do next, as in `ServiceError`. With
-    `close` the connection ends after the answer: what follows can't be understood.
+    `close`, the connection ends after the answer, because what follows can't be parsed.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class HTTPError(Exception):
 
 
 class Problem(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What is wrong and what to do next. `offset` is where an upload stands."""
+    """What is wrong and what to do next. `offset` is how much of an upload was received."""
 
     type: str
     title: str
@@ -62,7 +62,7 @@ class Problem(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 def title_of(status: int) -> str:
-    """Return the words for a status."""
+    """Return the phrase for a status."""
     return _TITLES.get(status) or RESPONSES.get(status, b"Unknown").decode()
 
 

@@ -1,4 +1,4 @@
-"""Who is asking, when proxies stand between: only those that an operator trusts are believed."""
+"""Who the client is behind proxies. Only proxies that the operator trusts are believed."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class TrustedProxies:
     def client(self, forwarded: Sequence[str]) -> str | None:
         """Return the client that trusted proxies name in their ``X-Forwarded-For`` headers.
 
-        That is the rightmost entry that is not a trusted proxy itself; the leftmost one if all are.
-        None if there is no entry, or one that is not an address stands before it.
+        That is the rightmost entry that is not a trusted proxy, or the leftmost one if all are.
+        None if there is no entry, or if one that is not an address comes first.
         """
         entries = [entry for line in forwarded for entry in line.split(",")]
         client = None
@@ -51,7 +51,7 @@ class TrustedProxies:
 
 
 def key_of(host: str) -> str:
-    """Return what one client's requests have in common, as `peer_key` does."""
+    """Return the key of a client's address, as `peer_key` does."""
     return peer_key(TwistedAddress("TCP", host, 0))
 
 

@@ -19,13 +19,13 @@ from vidproc.frontends.sending import Sending
 from vidproc.tasks.settings import Caller
 
 DRAINABLE = 64 << 10
-"""Bytes of a refused body up to which the connection is kept for the next request."""
+"""The longest refused body, in bytes, after which the connection is kept."""
 
 _NO_BODY = (204, 304)
 
 
 class Connection(Protocol):
-    """What a request needs of its connection."""
+    """A connection, as requests see it."""
 
     backend: Backend
     shared: Shared
@@ -33,15 +33,15 @@ class Connection(Protocol):
     from_proxy: bool
 
     def serve(self, request: Request) -> None:
-        """Begin to answer a request whose head is whole."""
+        """Start answering a request whose head is complete."""
         ...
 
     def hold(self, reason: str, held: bool) -> None:
-        """Stop reading the client for one more reason, or for one fewer."""
+        """Set or clear a reason to pause the client."""
         ...
 
     def release(self) -> None:
-        """Read the client again, whatever a request's body was held back for."""
+        """Resume reading, for whatever reason a request's body had paused it."""
         ...
 
     def send_continue(self) -> None: ...
@@ -53,7 +53,7 @@ class Connection(Protocol):
 
 
 class Request(http.Request):
-    """A request, from its head on. Handlers use what is public here and nothing of the connection.
+    """A request, from its head on. Handlers use only this, not the connection.
 
     A handler finds the path's `arguments`, the `query`, headers by `header`, the `caller` and the
     `body`. It returns an `Answer`, or writes one by `begin`, `write` and `finish`.
@@ -65,37 +65,37 @@ class Request(http.Request):
         self.backend = self.connection.backend
         """The gate, the tasks and threads for files."""
         self.shared = self.connection.shared
-        """What all handlers share: the feeds of events, the links to results."""
+        """What all handlers share: the feeds of events and the links to results."""
         self.foreign_origin = False
-        """Whether a page of another, permitted, origin sent it."""
+        """Whether a page of another origin sent it, one that is allowed."""
         self.host_name = ""
         """The Host header."""
         self.url_path = ""
-        """The path, not decoded; `arguments` are."""
+        """The path, still encoded; `arguments` are decoded."""
         self.query: Sequence[tuple[str, str]] = ()
         """Names and values of the query, in order."""
         self.arguments: dict[str, str] = {}
-        """The words in braces of the route's path, decoded."""
+        """The values of the words in braces in the route's path, decoded."""
         self.peer = ""
-        """The client as slots count it; behind a trusted proxy the client that it names."""
+        """The client for which slots are counted; behind a trusted proxy, the one that it names."""
         self.request_id = ""
         """Its id in the logs; the client is told it."""
         self.caller = Caller("")
         """Who is asking."""
         self.secure = False
-        """Whether it came by TLS, here or at a trusted proxy."""
+        """Whether it came by TLS, here or to a trusted proxy."""
         self.body = Body(lambda held: channel.hold("body", held), channel.send_continue)
         self.receiving: Receiving | None = None
-        """The upload that the body feeds; the connection may move the bytes past itself then."""
+        """The upload that gets the body, whose bytes may then bypass the connection."""
         self.sending: Sending | None = None
-        """The file that is being sent; a client that takes it too slowly is cut off."""
+        """The file being sent. A client that reads it too slowly is disconnected."""
         self.on_drain: Callable[[], None] | None = None
-        """Called when the server stops; set by a handler whose answer would not end by itself.
-        Other requests are answered first."""
+        """Called at a shutdown; set by handlers whose answer would not end by itself. Other
+        requests are answered first."""
         self.lost = False
-        """Whether the connection has gone; what is written goes nowhere. `notifyFinish` tells."""
+        """Whether the connection is lost; then writes do nothing. `notifyFinish` reports it."""
         self.common_headers: dict[str, str] = {}
-        """Headers of the answer, whatever it is; its own ones go before."""
+        """Headers of every answer; its own headers take precedence."""
         self._begun = False
 
     # --- what handlers ask ---------------------------------------------------------------------
@@ -106,27 +106,27 @@ class Request(http.Request):
         return self.method.decode("ascii")
 
     def header(self, name: str) -> str | None:
-        """Return a header's value; the last one if it came more than once."""
+        """Return a header's value, the last one if there are several."""
         values = self.headers(name)
         return values[-1] if values else None
 
     def headers(self, name: str) -> list[str]:
-        """Return all values of a header, in order. A character stands for a byte, as RFC 9110 has
-        it: there is nothing that can't be read."""
+        """Return all values of a header, in order. Each byte becomes one character, as in RFC
+        9110, so any value can be decoded."""
         values = self.requestHeaders.getRawHeaders(name.encode("ascii")) or ()
         return [value.decode("latin-1") for value in values]
 
     def parameter(self, name: str) -> str | None:
-        """Return the last value that the query has for `name`."""
+        """Return the last value of `name` in the query."""
         return next((value for key, value in reversed(self.query) if key == name), None)
 
     def reference(self, path: str) -> str:
-        """Return a path of this server as a URL relative to the request's: a proxy may have put
-        something before it that only the client knows."""
+        """Return a path of this server as a URL relative to the request's. A proxy may serve it
+        below a prefix that only the client knows."""
         return "../" * (self.url_path.count("/") - 1) + path.removeprefix("/")
 
     def authenticate(self) -> None:
-        """Set `caller` by the token that the request shows. Raises `ServiceError` 401."""
+        """Set `caller` from the request's token. Raises `ServiceError` 401."""
         try:
             self.caller = self.backend.gate.caller(self.peer, self._token())
         except ServiceError as error:
@@ -140,12 +140,12 @@ class Request(http.Request):
         scheme, _, token = (self.header("Authorization") or "").strip().partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             return None
-        return token.strip().encode("latin-1").decode(errors="replace")  # the file is UTF-8
+        return token.strip().encode("latin-1").decode(errors="replace")  # the token file is UTF-8
 
     # --- how handlers answer -------------------------------------------------------------------
 
     def answer(self, answer: Answer) -> None:
-        """Send a whole answer. Handlers return it instead."""
+        """Send a complete answer. Handlers return theirs instead."""
         if self.startedWriting or self.lost or self.finished:
             return
         if answer.status >= 400:
@@ -159,8 +159,8 @@ class Request(http.Request):
         self.finish()
 
     def begin(self, status: int, headers: Mapping[str, str] | None = None) -> None:
-        """Set an answer's head; it leaves with the first `write`. Without a Content-Length the body
-        goes in chunks."""
+        """Set an answer's head, which is sent with the first `write`. Without a Content-Length, the
+        body is sent in chunks."""
         self.setResponseCode(status, title_of(status).encode())
         date = http.datetimeToString(self.backend.reactor.seconds()).decode()
         if self.backend.gate.draining:
@@ -169,7 +169,7 @@ class Request(http.Request):
             self.setHeader(name, value)
 
     def write(self, data: bytes) -> None:
-        """Send some of the answer's body, which `begin` has begun."""
+        """Send bytes of the answer's body, after `begin`."""
         if not self.lost:
             super().write(data)
 
@@ -181,7 +181,7 @@ class Request(http.Request):
         if self.body.ended:
             super().finish()
             return
-        # The answer came before the body had. What follows of it is thrown away.
+        # The answer came before the body; the rest of the body is discarded.
         if not self.startedWriting:
             self.write(b"")
         self.body.on_end = super().finish
@@ -189,17 +189,17 @@ class Request(http.Request):
         self.connection.answered_early(self)
 
     def send(self, sending: Sending | None) -> None:
-        """Note the file that is being sent from now on, None when it has been."""
+        """Note which file is being sent from now on; None when it is done."""
         self.sending = sending
         if sending is not None:
             self.connection.file_begins()
 
     def sent(self, size: int) -> None:
-        """Note bytes of a file that have left past `write`."""
+        """Count bytes of a file that were sent without `write`."""
         self.connection.sent(size)
 
     def _keeps_connection(self) -> bool:
-        """Whether the next request on the connection can be found once this one is answered."""
+        """Whether the next request on the connection can be found after this one."""
         remaining = self.body.remaining
         if remaining == 0:
             return True
@@ -208,25 +208,25 @@ class Request(http.Request):
     # --- from the connection -------------------------------------------------------------------
 
     def head_received(self, method: bytes, target: bytes) -> None:
-        """The head is whole; `gotLength` was called."""
+        """The head is complete; `gotLength` was called."""
         self.method, self.uri = method, target
         if not self.body.ended:
             self._begun = True
             self.connection.serve(self)
 
     def gotLength(self, length: int | None) -> None:
-        """The length of the body, None if it comes in chunks."""
+        """Note the length of the body, None if it comes in chunks."""
         expects = (self.header("Expect") or "").lower() == "100-continue"
         expects = expects and self.clientproto == b"HTTP/1.1"
         self.body.begin(length, awaits_continue=expects)
         self.body.ended = length == 0
 
     def handleContentChunk(self, data: bytes) -> None:
-        """Some of the body has come."""
+        """Take bytes of the body."""
         self.body.receive(data)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        """All of the request has come."""
+        """The request is complete."""
         if self._begun:
             self.body.end()
         else:
@@ -234,7 +234,7 @@ class Request(http.Request):
             self.connection.serve(self)
 
     def connectionLost(self, reason: Failure) -> None:
-        """The client has gone."""
+        """The connection is lost."""
         self.lost = True
         self.body.lose()
         super().connectionLost(reason)

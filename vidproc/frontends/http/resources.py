@@ -1,4 +1,4 @@
-"""The resources that there are: the one place that lists them."""
+"""All resources. This is the only list of them."""
 
 from __future__ import annotations
 

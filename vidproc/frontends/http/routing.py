@@ -12,15 +12,15 @@ from vidproc.frontends.http.problems import HTTPError
 from vidproc.frontends.http.request import Request
 
 Handler = Callable[[Request], Awaitable[Answer | None]]
-"""Serves a request. Returns its answer, or None when it has written one itself; raises
-`ServiceError` or `HTTPError` for what can't be served."""
+"""Serves a request. Returns the answer, or None if it has written one itself. Raises `ServiceError`
+or `HTTPError` if the request can't be served."""
 
 
 class Access(Enum):
-    """Who may use a resource of a server that has tokens."""
+    """Who may use a resource if the server has tokens."""
 
     TOKEN = auto()
-    """Who shows a token."""
+    """Whoever sends a token."""
     ANYBODY = auto()
     """Anybody; `Request.caller` has no principal then."""
 
@@ -29,11 +29,11 @@ class Access(Enum):
 class Route:
     """One method of one resource.
 
-    `path` is a template such as ``/api/v1/tasks/{task_id}``: a word in braces is one segment that
-    the handler finds in `Request.arguments`. A slash at a path's end makes no difference. A GET
-    serves HEAD, too, unless HEAD has a route of its own. A handler that takes a body from the
-    request sets `takes_body`; it is called before the body has come. Of other requests the body is
-    thrown away. `summary` is a sentence for people. All answers, errors too, have `headers`.
+    `path` is a template such as ``/api/v1/tasks/{task_id}``; each word in braces stands for one
+    segment, which the handler finds in `Request.arguments`. A slash at the end of a path makes no
+    difference. GET routes serve HEAD as well, unless HEAD has its own route. Handlers that take the
+    body have `takes_body` and are called before it arrives; otherwise the body is discarded.
+    `summary` is a sentence for people. All answers have `headers`, even errors.
     """
 
     method: str
@@ -47,7 +47,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The route of a request, and its path's arguments."""
+    """The route of a request, and the arguments in its path."""
 
     route: Route
     arguments: dict[str, str]
@@ -74,12 +74,12 @@ class Router:
             table[route.method] = route
 
     def methods(self, path: str) -> list[str]:
-        """Return the methods that a path has, none if there is no such path."""
+        """Return the methods of a path; none if there is no such path."""
         found = self._find(path)
         return [] if found is None else _allowed(found[0])
 
     def serves_options(self, path: str) -> bool:
-        """Return whether a path has an OPTIONS of its own."""
+        """Return whether a path has its own OPTIONS route."""
         found = self._find(path)
         return found is not None and "OPTIONS" in found[0]
 

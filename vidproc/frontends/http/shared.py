@@ -8,7 +8,7 @@ from vidproc.frontends.interface import Backend
 
 
 class Shared:
-    """The feeds of events, and the links to results, of one server."""
+    """The feeds of events and the links to results."""
 
     def __init__(self, backend: Backend) -> None:
         self.feeds = Feeds(backend.reactor, backend.tasks)

@@ -1,4 +1,4 @@
-"""What all connections of the HTTP frontend share: the routes, and whom it serves."""
+"""What all HTTP connections share: the routes, and which clients are served."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vidproc.frontends.interface import Backend
 
 
 class Site:
-    """The resources of a server, and the names, pages and proxies that it believes."""
+    """The resources of a server, and the host names, origins and proxies that it accepts."""
 
     def __init__(
         self,
@@ -31,4 +31,4 @@ class Site:
         self.origins = Origins(origins)
         self.proxies = TrustedProxies(trusted_proxies)
         self.varies = bool(origins)
-        """Whether answers depend on the Origin."""
+        """Whether answers depend on the Origin header."""

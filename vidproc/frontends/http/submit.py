@@ -1,4 +1,4 @@
-"""Plain uploads: a POST or PUT whose body is the video, or an HTML form that holds it."""
+"""Plain uploads: a POST or PUT whose body is the video, or an HTML form that contains it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RESERVED = ("type", "filename")
 
 
 async def submit(request: Request) -> Answer:
-    """Take a video and start a task on it."""
+    """Take a video and create its task."""
     if request.body.ended and request.header("Content-Length") is None:
         raise HTTPError(
             411,
@@ -58,7 +58,7 @@ async def _submit_form(request: Request, content_type: str) -> Answer:
 
 
 def too_large(most: int) -> ServiceError:
-    """Return what is said to a body that no upload could have."""
+    """Return the error for a body that is too large for any upload."""
     return ServiceError(
         ErrorCode.TOO_LARGE,
         f"The body is longer than the {most} bytes of an upload that this server takes.",
@@ -72,7 +72,7 @@ def _submission(
     length: int | None,
     filename: str | None = None,
 ) -> Submission:
-    """Return what a query or form asks for; `length` is None where only the end tells."""
+    """Return what a query or a form asks for. `length` is None if it is known only at the end."""
     operation = _last(pairs, "type")
     if operation is None:
         raise ServiceError(
@@ -101,14 +101,14 @@ def _last(pairs: list[tuple[str, str]], name: str) -> str | None:
 
 
 async def _known_length(request: Request, submission: Submission) -> int:
-    """Return the bytes of the upload that a repeated request names."""
+    """Return the size of the upload that a repeated request names, in bytes."""
     assert submission.upload_id is not None
     view = await request.backend.tasks.describe_upload(submission.upload_id, request.caller)
     return view.length or 0
 
 
 def _require_same(size: int, known: int) -> None:
-    """Raise `ServiceError` 422 when a repeated request's video is not the one that was accepted."""
+    """Raise `ServiceError` 422 if a repeated request's video is not the accepted one."""
     if size != known:
         raise _another_length(size, known)
 
@@ -117,7 +117,7 @@ def _finished(
     request: Request, session: UploadSession, result: AcceptedTask | PartialUpload
 ) -> Answer:
     if isinstance(result, PartialUpload):
-        # A whole body, but not the one that this key was begun with.
+        # Complete, but another video than the first one with this key.
         raise _another_length(result.offset, session.size)
     return _accepted(request, result)
 
@@ -136,6 +136,6 @@ def _accepted(request: Request, task: AcceptedTask) -> Answer:
 
 
 ROUTES = (
-    Route("POST", PATH, submit, "Send a video and start a task on it.", takes_body=True),
+    Route("POST", PATH, submit, "Upload a video and create its task.", takes_body=True),
     Route("PUT", PATH, submit, "The same, for curl -T.", takes_body=True),
 )

@@ -1,4 +1,4 @@
-"""Tasks: their list, their status, their end."""
+"""Tasks: listing them, their status, cancelling them."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ async def status(request: Request) -> Answer:
 
 
 async def cancel(request: Request) -> Answer:
-    """End a task and remove its files."""
+    """Cancel a task and remove its files."""
     state = await request.backend.tasks.cancel(request.arguments["task_id"], request.caller)
     return json_answer(cancelled(state))
 
 
 ROUTES = (
     Route("GET", "/api/v1/tasks", list_tasks, "The token's own tasks, newest first, at most 100."),
-    Route("GET", "/api/v1/tasks/{task_id}", status, "How a task stands."),
-    Route("DELETE", "/api/v1/tasks/{task_id}", cancel, "End a task and remove its files."),
+    Route("GET", "/api/v1/tasks/{task_id}", status, "The status of a task."),
+    Route("DELETE", "/api/v1/tasks/{task_id}", cancel, "Cancel a task and remove its files."),
 )

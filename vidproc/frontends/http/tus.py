@@ -1,4 +1,4 @@
-"""The headers of tus 1.0.0 (https://tus.io/protocols/resumable-upload): read and written."""
+"""Reads and writes the headers of tus 1.0.0 (https://tus.io/protocols/resumable-upload)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _KEY = re.compile(r"[!-+\--~]{1,200}", re.ASCII)  # no space, no comma
 
 
 def require_version(version: str | None) -> None:
-    """Raise `HTTPError` 412 when a request is not of our version of tus."""
+    """Raise `HTTPError` 412 if a request is not of our version of tus."""
     if version != VERSION:
         raise HTTPError(
             412,
@@ -43,7 +43,7 @@ def require_version(version: str | None) -> None:
 
 
 def read_size(name: str, text: str | None) -> int | None:
-    """Return a header's number of bytes, None without the header; raises `HTTPError` 400."""
+    """Return the bytes in a header, None without the header. Raises `HTTPError` 400."""
     if text is None:
         return None
     if _SIZE.fullmatch(text) is None:
@@ -54,7 +54,7 @@ def read_size(name: str, text: str | None) -> int | None:
 
 
 def read_metadata(text: str | None) -> dict[str, str]:
-    """Return what ``Upload-Metadata`` holds; raises `HTTPError` 400."""
+    """Return the pairs in ``Upload-Metadata``. Raises `HTTPError` 400."""
     found: dict[str, str] = {}
     for pair in (text or "").split(","):
         if not pair.strip():
@@ -79,7 +79,7 @@ def _bad_metadata(why: str) -> HTTPError:
 
 
 def http_date(seconds: float) -> str:
-    """Return a time as HTTP writes it."""
+    """Return a time as an HTTP date."""
     return str(datetimeToString(seconds), "ascii")
 
 
@@ -94,7 +94,7 @@ def read_key(text: str) -> str:
 
 
 class Checksum:
-    """What ``Upload-Checksum`` promises, reckoned as bytes come."""
+    """The checksum in ``Upload-Checksum``, and that of the bytes as they arrive."""
 
     def __init__(self, algorithm: str, promised: bytes) -> None:
         self._promised = promised
@@ -103,7 +103,7 @@ class Checksum:
 
     @classmethod
     def read(cls, text: str) -> Checksum:
-        """Return what the header says; raises `HTTPError` 400."""
+        """Parse the header. Raises `HTTPError` 400."""
         algorithm, _, value = text.strip().partition(" ")
         try:
             promised = base64.b64decode(value.strip(), validate=True)
@@ -118,7 +118,7 @@ class Checksum:
         return cls(algorithm, promised)
 
     def update(self, data: bytes) -> None:
-        """Some bytes have come."""
+        """Add bytes that have arrived."""
         if self._hash is None:
             self._crc = zlib.crc32(data, self._crc)
         else:
@@ -126,7 +126,7 @@ class Checksum:
 
     @property
     def right(self) -> bool:
-        """Whether all bytes that have come give what was promised."""
+        """Whether the bytes that have arrived have the right checksum."""
         if self._hash is None:
             return self._promised in (self._crc.to_bytes(4, "big"), b"%08x" % self._crc)
         return hmac.compare_digest(self._hash.digest(), self._promised)

@@ -1,4 +1,4 @@
-"""A request's body on its way to an upload."""
+"""Feeds a request's body to an upload."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _EXTENSION = re.compile(r"[A-Za-z0-9]{1,10}", re.ASCII)
 
 
 def media_type_of(filename: str | None, content_type: str | None = None) -> str:
-    """Return the kind of a file as MMP names it: an extension, or "" if nothing tells."""
+    """Return the kind of a file as MMP names it: an extension, or "" if unknown."""
     extension = PurePath(filename or "").suffix[1:]
     if _EXTENSION.fullmatch(extension):
         return extension.lower()
@@ -29,7 +29,7 @@ def media_type_of(filename: str | None, content_type: str | None = None) -> str:
 
 
 class Check(Protocol):
-    """A checksum that is reckoned as bytes come."""
+    """A checksum that is computed as bytes arrive."""
 
     def update(self, data: bytes) -> None: ...
 
@@ -40,11 +40,11 @@ class Check(Protocol):
 async def receive(
     request: Request, session: UploadSession, check: Check | None = None, *, whole: bool = False
 ) -> AcceptedTask | PartialUpload:
-    """Feed a request's body to `session` and finish that.
+    """Feed a request's body to `session` and finish the session.
 
-    `whole` says that the body is all of the file, so that its end tells the length.
-    With a `check` nothing is kept of a body that it does not fit, or that breaks off before it can
-    be told. Raises `ServiceError`, `HTTPError` 460, and `BodyBroken` when the client has gone.
+    `whole` is whether the body is the whole file, so that its end gives the length. With a `check`,
+    nothing is kept of a body with another checksum, or of one that breaks off. Raises
+    `ServiceError`, `HTTPError` 460, and `BodyBroken` if the connection is lost.
     """
     feed = begin(request, session, check)
     try:
@@ -56,7 +56,7 @@ async def receive(
 
 
 def begin(request: Request, session: UploadSession, check: Check | None = None) -> UploadFeed:
-    """Return what feeds `session`. Raises `ServiceError` if a newer connection was quicker."""
+    """Return a feed for `session`. Raises `ServiceError` if a newer connection has taken over."""
     if session.over:
         raise taken_over()
     feed = UploadFeed(request, session, check)
@@ -67,7 +67,7 @@ def begin(request: Request, session: UploadSession, check: Check | None = None) 
 async def finish(
     request: Request, session: UploadSession, *, whole: bool
 ) -> AcceptedTask | PartialUpload:
-    """Finish a session whose bytes have all come. Raises `ServiceError`."""
+    """Finish a session whose bytes have all arrived. Raises `ServiceError`."""
     try:
         if whole and session.length_follows:
             session.set_size(session.received)
@@ -80,7 +80,7 @@ async def finish(
 
 
 class UploadFeed:
-    """Takes a body and gives it to a session; `whole` fires when all of it was given."""
+    """Feeds a body to a session. `whole` fires once all of it has arrived."""
 
     def __init__(self, request: Request, session: UploadSession, check: Check | None) -> None:
         self.whole: Deferred[None] = Deferred()
@@ -90,17 +90,17 @@ class UploadFeed:
         self._failed = False
         transport: Any = request.transport
         self.receiving = Receiving(session, transport, self._held, self.fail)
-        # Bytes that have to be seen can't go past us.
+        # Bytes that must be checked cannot bypass this.
         self.receiving.direct = check is None
 
     def receive(self, data: bytes) -> None:
-        """Some of the body has come."""
+        """Take bytes of the body."""
         if self._check is not None:
             self._check.update(data)
         self.receiving.write(data)
 
     def end(self) -> None:
-        """All of the body has come."""
+        """The body is complete."""
         self.receiving.payload_ended()
         if self._failed:
             return
@@ -123,7 +123,7 @@ class UploadFeed:
         self._request.connection.hold("upload", self.receiving.held)
 
     def fail(self, error: Exception) -> None:
-        """The upload can't go on: end it, then let `whole` fail."""
+        """End an upload that can't continue, then let `whole` fail."""
         if self._failed or self.whole.called:
             return
         self._failed = True
@@ -131,12 +131,12 @@ class UploadFeed:
         self.receiving.payload_ended()
         ended = self._session.abort()
         self._request.connection.hold("upload", False)
-        # The slot is free, and the offset stands, before the client is told.
+        # Tell the client only once the slot is free and the offset is final.
         ended.addBoth(lambda _: self.whole.errback(error))
 
 
 class Counter:
-    """Takes a body and keeps only its size, which `whole` fires with; at once beyond `most`."""
+    """Counts the bytes of a body. `whole` fires with their number, at once if it exceeds `most`."""
 
     def __init__(self, most: int) -> None:
         self.whole: Deferred[int] = Deferred()

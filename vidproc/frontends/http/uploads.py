@@ -1,6 +1,6 @@
-"""Resumable uploads by tus: created, continued, described, ended.
+"""Resumable uploads by tus: creating, describing, continuing and deleting them.
 
-They are the uploads that MMP has: one store, one rule of who takes over from whom.
+They are the same as MMP's resumable uploads: the same store, the same rule for taking over.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from vidproc.tasks.uploads.submission import Submission
 
 PATH = "/api/v1/uploads"
 SETTLE_STEP = 0.05
-"""Seconds between two looks at an upload that another connection may still be sending."""
+"""Seconds between checks of an upload that another connection may still be sending."""
 SETTLE_STEPS = 10
-"""Looks after which the offset is told as it is."""
+"""Checks after which the offset is reported as it is."""
 
 
 async def options(request: Request) -> Answer:
-    """Tell what of tus there is."""
+    """Answer which parts of tus are supported."""
     return empty_answer(
         204,
         {
@@ -46,7 +46,7 @@ async def options(request: Request) -> Answer:
 
 
 async def create(request: Request) -> Answer:
-    """Create an upload, and take what comes with that."""
+    """Create an upload, and take the bytes that come with the request."""
     tus.require_version(request.header("Tus-Resumable"))
     if request.header("Upload-Concat") is not None:
         raise HTTPError(
@@ -73,7 +73,7 @@ async def create(request: Request) -> Answer:
 
 
 async def describe(request: Request) -> Answer:
-    """Tell how much of an upload has arrived."""
+    """Answer how much of an upload has been received."""
     tus.require_version(request.header("Tus-Resumable"))
     view = await _settled(request)
     headers = {"Upload-Offset": str(view.offset)}
@@ -87,7 +87,7 @@ async def describe(request: Request) -> Answer:
 
 
 async def append(request: Request) -> Answer:
-    """Take more of an upload."""
+    """Take further bytes of an upload."""
     tus.require_version(request.header("Tus-Resumable"))
     if _content_type(request) != tus.CONTENT_TYPE:
         raise HTTPError(
@@ -109,7 +109,7 @@ async def append(request: Request) -> Answer:
     if length is not None:
         view = await tasks.set_upload_length(upload_id, length, request.caller)
     if not view.arriving or offset > (view.length or offset):
-        # Else it is known only once the connection that sends it just now has been taken over from.
+        # Otherwise the offset is known only once this connection has taken over.
         require_offset(offset, view.offset)
     _require_fit(request, offset, view.length)
     result = await _take(request, view, offset, checksum)
@@ -117,14 +117,14 @@ async def append(request: Request) -> Answer:
 
 
 async def terminate(request: Request) -> Answer:
-    """Forget an upload and what has arrived of it."""
+    """Delete an upload and what was received of it."""
     tus.require_version(request.header("Tus-Resumable"))
     await request.backend.tasks.abandon_upload(request.arguments["upload_id"], request.caller)
     return empty_answer(204)
 
 
 def _submission(request: Request) -> Submission:
-    """Return what the headers of a creation ask for."""
+    """Return what the headers of a creation request ask for."""
     length = tus.read_size("Upload-Length", request.header("Upload-Length"))
     deferred = request.header("Upload-Defer-Length")
     if (length is None) == (deferred is None) or deferred not in (None, "1"):
@@ -163,7 +163,7 @@ def _submission(request: Request) -> Submission:
 
 
 def _parameters(text: str) -> dict[str, Any]:
-    """Return the JSON object in `text`, which may be empty; raises `HTTPError` 400."""
+    """Return the JSON object in `text`, which may be empty. Raises `HTTPError` 400."""
     if not text:
         return {}
     try:
@@ -190,7 +190,7 @@ def _checksum(request: Request) -> tus.Checksum | None:
 
 
 def _require_fit(request: Request, offset: int, length: int | None) -> None:
-    """Raise `HTTPError` 413 when a body reaches past the end of its upload, or of any upload."""
+    """Raise `HTTPError` 413 if a body goes beyond the end of its upload or the size limit."""
     most = request.backend.tasks.settings.max_upload if length is None else length
     if offset + (request.body.length or 0) > most:
         raise HTTPError(
@@ -203,7 +203,7 @@ def _require_fit(request: Request, offset: int, length: int | None) -> None:
 async def _take(
     request: Request, view: UploadView, offset: int, checksum: tus.Checksum | None
 ) -> AcceptedTask | PartialUpload:
-    """Take the request's body as what follows byte `offset` of an upload."""
+    """Take the request's body as the bytes of an upload from `offset` on."""
     submission = Submission(
         type=view.type,
         parameters=view.parameters,
@@ -237,7 +237,7 @@ async def _moved(
     result: AcceptedTask | PartialUpload,
     headers: dict[str, str],
 ) -> Answer:
-    """Return the answer to a body that was taken."""
+    """Return the answer after a body was taken."""
     now = await request.backend.tasks.describe_upload(view.upload_id, request.caller)
     if isinstance(result, PartialUpload):
         headers["Upload-Offset"] = str(result.offset)
@@ -247,7 +247,7 @@ async def _moved(
 
 
 def _told(status: int, view: UploadView, headers: dict[str, str]) -> Answer:
-    """Return an answer that tells of an upload."""
+    """Return an answer that describes an upload."""
     if view.expires_at is not None:
         headers["Upload-Expires"] = tus.http_date(view.expires_at)
     if view.task_id is not None:
@@ -259,10 +259,10 @@ def _told(status: int, view: UploadView, headers: dict[str, str]) -> Answer:
 
 
 async def _settled(request: Request) -> UploadView:
-    """Return an upload as it is when a connection that has just gone has put its bytes away.
+    """Return an upload once the bytes of a connection that was just lost are stored.
 
-    A client that goes on from the offset that it is told must find it so. One that another
-    connection goes on sending is told as it is, after a moment.
+    Otherwise the offset could still grow after a client was told it. If another connection keeps
+    sending, return the upload as it is after a moment.
     """
     tasks, upload_id = request.backend.tasks, request.arguments["upload_id"]
     view: UploadView = await tasks.describe_upload(upload_id, request.caller)
@@ -275,21 +275,35 @@ async def _settled(request: Request) -> UploadView:
 
 
 async def _abandon_quietly(request: Request, view: UploadView) -> None:
-    """Forget an upload whose client will never learn its Location."""
+    """Delete an upload whose client will never learn its Location."""
     try:
         await request.backend.tasks.abandon_upload(view.upload_id, request.caller)
     except ServiceError:
-        pass  # it is forgotten already, or somebody else goes on with it
+        pass  # it is gone already, or someone else continues it
 
 
 _TUS = {"Tus-Resumable": tus.VERSION}
 _ONE = f"{PATH}/{{upload_id}}"
 
 ROUTES = (
-    Route("OPTIONS", PATH, options, "What of tus there is.", Access.ANYBODY, headers=_TUS),
-    Route("OPTIONS", _ONE, options, "What of tus there is.", Access.ANYBODY, headers=_TUS),
+    Route(
+        "OPTIONS",
+        PATH,
+        options,
+        "The supported version and extensions of tus.",
+        Access.ANYBODY,
+        headers=_TUS,
+    ),
+    Route(
+        "OPTIONS",
+        _ONE,
+        options,
+        "The supported version and extensions of tus.",
+        Access.ANYBODY,
+        headers=_TUS,
+    ),
     Route("POST", PATH, create, "Create a resumable upload.", takes_body=True, headers=_TUS),
-    Route("HEAD", _ONE, describe, "How much of an upload has arrived.", headers=_TUS),
-    Route("PATCH", _ONE, append, "Send more of an upload.", takes_body=True, headers=_TUS),
-    Route("DELETE", _ONE, terminate, "Forget an upload.", headers=_TUS),
+    Route("HEAD", _ONE, describe, "How much of an upload was received.", headers=_TUS),
+    Route("PATCH", _ONE, append, "Send further bytes of an upload.", takes_body=True, headers=_TUS),
+    Route("DELETE", _ONE, terminate, "Delete an upload.", headers=_TUS),
 )

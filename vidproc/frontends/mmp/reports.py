@@ -1,4 +1,5 @@
-"""The answers of `vidproc.frontends.reports` as MMP gives them: with the request's id, and cut."""
+"""The answers of `vidproc.frontends.reports` as MMP sends them: with the request's ID, and
+shortened."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ _LISTED_ERROR = 50
 
 
 def list_report(views: Sequence[TaskView], request: messages.List) -> TaskList:
-    """Return the answer to `list`; each task's status has the whole of its texts."""
+    """Return the answer to `list`, with shortened texts."""
     tasks = [_listed(view) for view in views]
     return TaskList(id=request.id, status="ok", tasks=tasks)
 

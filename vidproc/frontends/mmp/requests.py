@@ -1,4 +1,4 @@
-"""Answers requests that need no transfer and no watch, and prepares the others."""
+"""Answers requests that need no transfer or watch, and prepares the others."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def answer_request(
         case messages.UploadStatus():
             return upload_answer(await tasks.upload_status(str(request.upload_id), caller)), False
         case messages.List():
-            # A hundred tasks take some 50 KB.
+            # A hundred tasks take about 50 KB.
             return list_report(await tasks.list(caller), request), True
         case messages.Info():
             return describe_server(backend.server_info(), request), request.detail
@@ -40,14 +40,14 @@ async def answer_request(
 
 
 def upload_answer(upload: AcceptedTask | PartialUpload) -> Answer:
-    """Return the answer that tells how far an upload is."""
+    """Return the answer that says how much of an upload was received."""
     if isinstance(upload, AcceptedTask):
         return accepted(upload.task_id)
     return messages.Partial(status="partial", offset=upload.offset)
 
 
 def submission_of(request: messages.Upload, head: MessageStarted) -> Submission:
-    """Return what an upload request submits."""
+    """Return the submission in an upload request."""
     return Submission(
         type=request.type,
         parameters=request.parameters,

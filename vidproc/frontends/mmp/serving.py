@@ -1,4 +1,4 @@
-"""Serves the requests of one connection: answers each, and says what state follows.
+"""Serves the requests of one connection: answers each and determines the next state.
 
 It knows requests and tasks; `protocol.py` knows bytes, flow control and the connection's end.
 """
@@ -60,7 +60,7 @@ class ServedConnection(Protocol):
         """Send an answer; the payload follows it."""
 
     def adjust_reading(self) -> None:
-        """Pause or resume reading, as the state wants it."""
+        """Pause or resume reading, depending on the state."""
 
     def end(self) -> None:
         """End the connection gracefully."""
@@ -110,7 +110,7 @@ class RequestServer:
         if isinstance(admitted, AcceptedTask):
             self._answer(upload_answer(admitted))
             return states.Ready()
-        if admitted.over:  # a newer connection was quicker
+        if admitted.over:  # a newer connection has taken over
             raise taken_over()
         if self._connection.state.over:
             admitted.abort()
@@ -164,7 +164,7 @@ class RequestServer:
         try:
             await sending.run()
         except OSError as error:
-            # The header has announced bytes that will not follow: only closing tells the client.
+            # The header announced bytes that will not follow, so only closing can tell the client.
             self.log.error(
                 "result of task {task_id} can't be read: {error}",
                 task_id=request.task_id,

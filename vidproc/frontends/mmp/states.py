@@ -94,7 +94,7 @@ class Uploading(Ready):
         self.upload.write(data)
 
     def leave(self) -> None:
-        # Of no effect once the session is being finished.
+        # Has no effect once the session is being finished.
         self.upload.abort()
 
 

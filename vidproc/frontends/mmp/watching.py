@@ -14,9 +14,9 @@ from vidproc.tasks.watches import Subscription
 class Watching:
     """Tells a client of a task at once, on every change and every `interval` seconds.
 
-    `send` sends a view, and returns False when the client does not read: then it gets the newest
-    one later. `on_end` is called when the last view was sent, `on_fault`, within the handling of
-    the exception, when one can't be sent.
+    `send` sends a view and returns whether the client is reading; if not, it gets the newest view
+    later. `on_end` is called when the last view was sent. `on_fault` is called, while the exception
+    is handled, if a view can't be sent.
     """
 
     def __init__(
@@ -38,15 +38,15 @@ class Watching:
         """Whether the watch has ended."""
 
     def begin(self, subscription: Subscription) -> None:
-        """Note the subscription that `show` is the listener of."""
+        """Set the subscription whose listener is `show`."""
         self._subscription = subscription
 
     def show(self, view: TaskView) -> None:
-        """Send the task as it is now, and again after the interval."""
+        """Send a view of the task, and another one after the interval."""
         try:
             self._missed = None if self._send(view) else view
         except Exception:
-            # The task service calls this: what can't be said here is this connection's end alone.
+            # The task service calls this, so an error must not affect anyone but this connection.
             self._on_fault(self)
             return
         if self._missed is not None:
@@ -63,7 +63,7 @@ class Watching:
             self.show(self._missed)
 
     def end(self) -> None:
-        """Watch no longer. May be called twice."""
+        """End the watch. May be called twice."""
         self.over = True
         self._timer.stop()
         if self._subscription is not None:
