@@ -17,7 +17,7 @@ from tests.test_segments import film, packets, worst_psnr
 from vidproc.ffmpeg.command import Command, OnProgress, Part, Workspace
 from vidproc.ffmpeg.media import VideoStream
 from vidproc.ffmpeg.survey import Stretch
-from vidproc.operations import spread
+from vidproc.operations import segments, spread
 from vidproc.runners.ffmpeg_process import MediaProcess
 from vidproc.runners.interface import RunningCommand
 
@@ -106,8 +106,9 @@ class CutFilmTests(TestCase):
         **fields: Any,
     ) -> tuple[media.Result, media.Result]:
         """Check the film that is cut into three segments against the one that is not cut."""
-        cut = self.process(clip, "cut", TravellingRunner(cores=3), operation, **fields)
-        whole = self.process(clip, "whole", TravellingRunner(), operation, **fields)
+        name = f"{operation}-{len(list(self.folder.iterdir()))}"
+        cut = self.process(clip, f"{name}-cut", TravellingRunner(cores=3), operation, **fields)
+        whole = self.process(clip, f"{name}-whole", TravellingRunner(), operation, **fields)
         stages = [command.stage for command in cut.commands]
         self.assertEqual(stages.count("encoding"), encodes)
         self.assertEqual(cut.product.details, {"chunks": 3})
@@ -183,6 +184,20 @@ class CutFilmTests(TestCase):
             seconds=5,
         )
         self.assert_same(clip)
+
+    def test_webm_from_the_middle(self) -> None:
+        """Neither the clip nor the file begins at 0, and no frame is at a round number."""
+        clip = media.synthesise(
+            self.folder / "ntsc.mkv",
+            *("-f", "lavfi", "-t", "4", "-i", "sine=r=44100", *_X264, "-bf", "3", "-g", "40"),
+            *("-c:a", "aac", "-output_ts_offset", "5"),
+            lavfi="testsrc2=s=192x108:r=30000/1001",
+            seconds=4,
+        )
+        self.patch(segments, "MOST", 1)
+        for codec in ("vp9", "av1"):
+            fields: dict[str, Any] = {"start_time": 0.517, "duration": 2.2, "width": 128}
+            self.assert_same(clip, "webm", tolerance=0.00101, codec=codec, **fields)
 
     def test_a_lost_worker_costs_its_segment_alone(self) -> None:
         """A killed process is started again while the others go on."""

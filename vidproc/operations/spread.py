@@ -64,9 +64,11 @@ SURVEYING, JOINING = 0.01, 0.03
 _SNAP = 0.2  # of a segment's length: how far a cut may move to a keyframe
 _LEAD = 0.5  # seconds that a deinterlacer has before a segment
 _CAREFUL_LEAD = 10.0  # the same for a segment that is encoded again
-_TICKS = 90_000
 _LEAST_TIMESCALE = 10_000  # as FFmpeg's: less is too coarse for some players
 _GRID_RATE = 23.0  # frames/s from which times are put on the grid of a constant rate
+
+FINE = Fraction(1, 90_000)
+"""Ticks in seconds, for times that follow no grid."""
 
 log = TopicLogger(Topic.TASKS)
 
@@ -170,7 +172,7 @@ def tick_for(media: MediaInfo) -> Fraction:
         exact = Fraction(rate).limit_denominator(1001)
         if exact.denominator in (1, 1001) and abs(exact - Fraction(rate)) < 1e-4:
             return 1 / exact
-    return Fraction(1, _TICKS)
+    return FINE
 
 
 def segment_count(media: MediaInfo, length: float | None, cores: int) -> int:

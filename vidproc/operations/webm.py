@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
+
+import ffmpeg
 
 from vidproc.ffmpeg.capabilities import Capabilities
 from vidproc.ffmpeg.command import Command, ffmpeg_command
 from vidproc.ffmpeg.media import MediaInfo
-from vidproc.operations import audio, clips, delivery, frames, reading, segments, sizes
+from vidproc.operations import audio, clips, delivery, frames, reading, segments, sizes, spread
 from vidproc.operations.base import (
     SHORT_CLIP,
     Expectation,
@@ -47,74 +50,40 @@ class WebMOperation(Operation[WebM]):
 
         Raises `ServiceError` 415 if there is no video, 422 past its end.
         """
-        video = frames.require_video(media)
-        shown = video.displayed_size
-        clip = clips.clip(media, parameters.start, parameters.length, with_audio=True)
-        warnings = list(clip.warnings)
-        wanted = parameters.width or shown[0]
-        size = sizes.limited(sizes.scaled(shown, wanted / shown[0]))
-        if parameters.width is not None and size[0] != parameters.width:
-            warnings.append(f"The width was changed from {parameters.width} to {size[0]}.")
-        options = encoder(parameters, size, capabilities)
-
-        chosen_audio = _clip_audio(media, clip)
-        tracks = Tracks(
-            audio=(chosen_audio,) if chosen_audio is not None else (),
-            subtitles=kept_subtitles(media),
-            chapters=kept_chapters(media),
-        )
-        node = reading.source(media, start=clip.start, duration=clip.length)
-        memory = delivery.encoding_memory(size, size, shown)
+        work = _Making(media, parameters, capabilities)
         # SVT-AV1 uses all cores by itself.
         cores = threads if parameters.codec == "vp9" else 1
-        cut = segments.divide(media, clip, size, cores)
-
-        def scaled(source: Any, sample: Callable[[Any], Any]) -> Any:
-            return frames.normalised(source, media, capabilities, size, sample=sample)
-
-        def delivered(stream: Any, options: dict[str, Any], **rest: Any) -> Command:
-            extra = _exact_cut(clip, bool(tracks.subtitles))
-            graph = delivery.deliver(
-                node,
-                media,
-                stream,
-                delivery.Delivery(_RESULT, "webm", options, tracks, extra=extra),
-            )
-            return ffmpeg_command(graph, duration=clip.length, **rest)
-
+        cut = segments.divide(media, work.clip, work.size, cores)
         if len(cut) == 1:
-            options = encoder(parameters, size, capabilities)
+            options = encoder(parameters, work.size, capabilities)
             commands: list[Command | tuple[Command, ...]] = [
-                delivered(scaled(node, _from_zero), options, stage="encoding", memory=memory)
+                work.delivered(
+                    work.scaled(work.node, _from_zero),
+                    options,
+                    stage="encoding",
+                    memory=work.memory,
+                )
             ]
-        else:
-            options = encoder(parameters, size, capabilities, cores=cut[0].cores)
-            commands = [
-                segments.encode(media, clip, cut, scaled, options, memory, weight=_ENCODING),
-                delivered(
-                    segments.joined(),
-                    {"c:v": "copy"},
-                    stage="joining",
-                    weight=1 - _ENCODING,
-                    files=((segments.LIST, segments.listing(cut)),),
-                    reads=tuple(each.file for each in cut),
-                ),
-            ]
-        warnings.extend(sizes.upscale_warning(shown, size))
-        warnings.extend(frames.frame_warnings(media, capabilities))
-        warnings.extend(track_warnings(media, tracks))
-        expectation = Expectation(
-            video=True,
-            audio=chosen_audio is not None,
-            size=size,
-            duration=clip.length,
-            tolerance=delivery.tolerance(media),
-        )
-        details = {"chunks": len(cut)} if len(cut) > 1 else {}
-        return Plan(commands, Product(_RESULT, "webm", expectation, details), warnings)
+            return Plan(commands, work.product(1), work.warnings)
+        options = encoder(parameters, work.size, capabilities, cores=cut[0].cores)
+        commands = [
+            segments.encode(
+                media, work.clip, cut, work.scaled, options, work.memory, weight=_ENCODING
+            ),
+            work.joined(
+                segments.joined(),
+                weight=1 - _ENCODING,
+                files=((segments.LIST, segments.listing(cut)),),
+                reads=tuple(each.file for each in cut),
+            ),
+        ]
+        return Plan(commands, work.product(len(cut)), work.warnings)
 
     async def run(self, job: Job[WebM]) -> Product:
         """Make it, in segments if that is faster and the video can be divided."""
+        product = await self._spread(job)
+        if product is not None:
+            return product
         plan = self.plan(job.media, job.parameters, job.capabilities, job.threads)
         encoding, *joining = plan.commands
         if isinstance(encoding, Command):
@@ -122,6 +91,21 @@ class WebMOperation(Operation[WebM]):
         if await segments.make(job, encoding):
             return await follow(job, replace(plan, commands=joining))
         return await follow(job, self.plan(job.media, job.parameters, job.capabilities))
+
+    async def _spread(self, job: Job[WebM]) -> Product | None:
+        """Make it on a cluster, in segments; return None if it must be made in another way."""
+        work = _Making(job.media, job.parameters, job.capabilities)
+        count = spread.segment_count(job.media, work.shown, job.capabilities.spare_cores)
+        film = await spread.cut(
+            job, count, tick=spread.FINE, start=work.begin, length=work.clip.length
+        )
+        if film is None or not await spread.encode(job, film, partial(work.segment, film)):
+            return None
+        for sentence in work.warnings:
+            job.warn(sentence)
+        join = work.joined(film.joined(), weight=spread.JOINING)
+        await job.run(spread.with_join(join, film))
+        return work.product(len(film.segments))
 
     def estimate_output(self, media: MediaInfo, parameters: WebM) -> int:
         """Return the bytes of the segments and of the file that joins them."""
@@ -135,6 +119,99 @@ class WebMOperation(Operation[WebM]):
     def estimate_size(self, parameters: WebM, source_size: int) -> int:
         """Return an estimate of the output's bytes: 8 Mbit/s, at most twice the source."""
         return max(1 << 20, min(int(parameters.length * 1_000_000), 2 * source_size))
+
+
+class _Making:
+    """A clip on its way to WebM. `clip` is the stretch of the video, `size` its frame in pixels,
+    `warnings` what is changed or dropped."""
+
+    def __init__(self, media: MediaInfo, parameters: WebM, capabilities: Capabilities) -> None:
+        video = frames.require_video(media)
+        shown = video.displayed_size
+        self.clip = clips.clip(media, parameters.start, parameters.length, with_audio=True)
+        wanted = parameters.width or shown[0]
+        self.size = sizes.limited(sizes.scaled(shown, wanted / shown[0]))
+        self._media = media
+        self._parameters = parameters
+        self._capabilities = capabilities
+        self._audio = _clip_audio(media, self.clip)
+        self._tracks = Tracks(
+            audio=(self._audio,) if self._audio is not None else (),
+            subtitles=kept_subtitles(media),
+            chapters=kept_chapters(media),
+        )
+        self.node = reading.source(media, start=self.clip.start, duration=self.clip.length)
+        self.memory = delivery.encoding_memory(self.size, self.size, shown)
+        self.warnings = list(self.clip.warnings)
+        if parameters.width is not None and self.size[0] != parameters.width:
+            self.warnings.append(
+                f"The width was changed from {parameters.width} to {self.size[0]}."
+            )
+        self.warnings += sizes.upscale_warning(shown, self.size)
+        self.warnings += frames.frame_warnings(media, capabilities)
+        self.warnings += track_warnings(media, self._tracks)
+
+    @property
+    def begin(self) -> float:
+        """Where the clip begins, in seconds from the container's start."""
+        begin = self.clip.start + frames.require_video(self._media).start_time
+        return begin if begin > reading.NO_SEEK else 0.0
+
+    @property
+    def shown(self) -> float | None:
+        """The seconds of video in the clip, None if unknown; audio may be longer."""
+        duration = frames.require_video(self._media).duration
+        return None if duration is None else min(self.clip.length, duration - self.clip.start)
+
+    def scaled(self, source: Any, sample: Callable[[Any], Any]) -> Any:
+        """Return the scaled frames of an input that `sample` selects."""
+        return frames.normalised(source, self._media, self._capabilities, self.size, sample=sample)
+
+    def delivered(self, stream: Any, options: dict[str, Any], **rest: Any) -> Command:
+        """Return the command that writes the finished file with the video `stream`."""
+        return ffmpeg_command(self._graph(stream, options), duration=self.clip.length, **rest)
+
+    def joined(self, stream: Any, **rest: Any) -> Command:
+        """Return the command that writes the finished file with the joined video `stream`."""
+        graph = self._graph(stream, {"c:v": "copy"})
+        if self._audio is not None and not self._audio.copied:
+            # FFmpeg seeks in the streams that it uses. With the video it lands at a keyframe, and
+            # the audio decoder has what comes before the clip, as in a clip that is not joined.
+            video = self.node[str(frames.require_video(self._media).index)]
+            length = reading.seconds(self.clip.length)
+            sought = ffmpeg.output(video, "-", format="null", c="copy", t=length)
+            graph = ffmpeg.merge_outputs(graph, sought)
+        return ffmpeg_command(graph, duration=self.clip.length, stage="joining", **rest)
+
+    def _graph(self, stream: Any, options: dict[str, Any]) -> Any:
+        extra = _exact_cut(self.clip, bool(self._tracks.subtitles))
+        what = delivery.Delivery(_RESULT, "webm", options, self._tracks, extra=extra)
+        return delivery.deliver(self.node, self._media, stream, what)
+
+    def segment(self, film: spread.Film, segment: spread.Segment, careful: bool) -> Command:
+        """Return the command that encodes a segment of the clip for one core."""
+        weight = 1 - spread.SURVEYING - spread.JOINING
+        return spread.encode_command(
+            film,
+            segment,
+            self.scaled,
+            encoder(self._parameters, self.size, self._capabilities, cores=1),
+            memory=self.memory,
+            weight=weight * film.length(segment) / film.duration,
+            careful=careful,
+        )
+
+    def product(self, chunks: int) -> Product:
+        """Return the finished file, made of so many segments."""
+        expectation = Expectation(
+            video=True,
+            audio=self._audio is not None,
+            size=self.size,
+            duration=self.clip.length,
+            tolerance=delivery.tolerance(self._media),
+        )
+        details = {"chunks": chunks} if chunks > 1 else {}
+        return Product(_RESULT, "webm", expectation, details)
 
 
 def _clip_audio(media: MediaInfo, clip: clips.Clip) -> audio.ChosenAudio | None:
