@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import platform
-from importlib.metadata import PackageNotFoundError, version
 
 from vidproc import __version__
 
@@ -15,6 +13,8 @@ def version_text(ffmpeg: str | None = None) -> str:
     `ffmpeg` is the path of an FFmpeg to use instead of the bundled one. The first line is
     ``vidproc`` and its version, whatever else can be found out.
     """
+    import platform
+
     return "\n".join(
         [
             f"vidproc {__version__}",
@@ -26,6 +26,8 @@ def version_text(ffmpeg: str | None = None) -> str:
 
 
 def _version_of(distribution: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(distribution)
     except PackageNotFoundError:

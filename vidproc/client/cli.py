@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from vidproc.client.command_line import parse_command_line
 from vidproc.client.options import UsageError
+from vidproc.client.tls import do_without_tls
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None) -> int:
     try:
         options = parse_command_line(argv)
+        if not options.tls:
+            do_without_tls()
         from vidproc.client.run import run
 
         return run(options)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from twisted.internet import error as net_error
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
@@ -125,6 +125,8 @@ class Link:
             attemptDelay=0.05,
         )
         if self._tls is not None:
+            from twisted.internet.endpoints import wrapClientTLS
+
             endpoint = wrapClientTLS(self._tls, endpoint)
         factory = Factory.forProtocol(lambda: Connection(self.clock, self._stall_timeout))
         factory.noisy = False

@@ -6,10 +6,8 @@ import logging
 import signal
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vidproc.client.batch import Batch
-from vidproc.client.batch_display import make_batch_display
 from vidproc.client.client import Client
 from vidproc.client.display import make_display, write_line
 from vidproc.client.errors import ConnectFailed
@@ -18,8 +16,10 @@ from vidproc.client.link import Link, RetryPolicy
 from vidproc.client.log import open_log, route_twisted_log
 from vidproc.client.options import Options, UsageError
 from vidproc.client.session import Session
-from vidproc.client.tls import tls_options
 from vidproc.client.words import printable
+
+if TYPE_CHECKING:
+    from vidproc.client.batch import Batch
 
 
 def run(options: Options) -> int:
@@ -32,6 +32,8 @@ def run(options: Options) -> int:
     reactor: Any = installed  # several interfaces at once, as `Link` and `Session` need
     tls = None
     if options.tls:
+        from vidproc.client.tls import tls_options
+
         try:
             ca = options.ca.read_bytes() if options.ca is not None else None
             tls = tls_options(options.host, ca)
@@ -67,6 +69,9 @@ def run(options: Options) -> int:
 
 
 def _batch(options: Options, reactor: Any, log: logging.Logger, tls: Any) -> Batch:
+    from vidproc.client.batch import Batch
+    from vidproc.client.batch_display import make_batch_display
+
     display = make_batch_display(
         len(options.films), sys.stderr, options.check_interval, time.monotonic
     )
