@@ -19,6 +19,9 @@ FRIDAY = MEDIA / "friday-480p-aac.mp4"
 SCREENCAST = MEDIA / "screencast-480p-vp9-opus.webm"
 COCKATOO = MEDIA / "cockatoo-720p-noaudio.mp4"
 
+FULL_SPEED = -1
+"""What `throttle` takes for no limit."""
+
 PATIENCE = 180_000
 """Milliseconds for what takes a moment on an idle machine."""
 
@@ -78,6 +81,8 @@ class PageTestCase(SynchronousTestCase):
         """Open the page in a new tab."""
         page = (context or self.context).new_page()
         page.on("dialog", lambda dialog: dialog.accept())  # "leave the page?" in mid-upload
+        # From the start: a key can open a file dialog before `expect_file_chooser` is in force.
+        page.on("filechooser", lambda _chooser: None)
         page.goto(self.server.url)
         return page
 
@@ -138,6 +143,16 @@ class PageTestCase(SynchronousTestCase):
         expect(card).to_have_attribute("data-state", state)
         return card
 
+    def wait_until_says(self, name: str, pattern: str) -> None:
+        """Wait until a film's card has words that may be gone in a moment: with each frame that
+        is drawn it looks for them, `expect` only once a second."""
+        self.page.wait_for_function(
+            """([name, pattern]) => [...document.querySelectorAll(".film")].some((card) =>
+              card.querySelector(".name").textContent === name
+              && new RegExp(pattern).test(card.textContent))""",
+            arg=[name, pattern],
+        )
+
     def slow_down(self, bytes_a_second: int, page: Page | None = None) -> Any:
         """Let a tab send no faster than this; returns the session to be asked for more."""
         session = self.context.new_cdp_session(page or self.page)
@@ -147,7 +162,7 @@ class PageTestCase(SynchronousTestCase):
 
 
 def throttle(session: Any, bytes_a_second: int) -> None:
-    """Set how fast a tab may send, -1 for as fast as it can."""
+    """Set how fast a tab may send, or `FULL_SPEED`."""
     session.send(
         "Network.emulateNetworkConditions",
         {

@@ -3,32 +3,65 @@
 from __future__ import annotations
 
 import os
-import re
+import struct
 from pathlib import Path
+from typing import Any
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
-from tests_page.case import COCKATOO, FRIDAY, PageTestCase, throttle
+from tests_page.case import (
+    COCKATOO,
+    FLOWER,
+    FRIDAY,
+    FULL_SPEED,
+    SCREENCAST,
+    PageTestCase,
+    throttle,
+)
 
-SLOW = 150_000
-"""Bytes a second at which the test film takes over ten seconds."""
+SLOW = 200_000
+"""Bytes a second at which a long film takes minutes, however slow the machine is."""
+LONG = 40 << 20
+"""Bytes."""
+SOME = 0.02
+"""The share of a long film that is sent before something happens: over 64 KiB."""
 LONG_GIF = {"duration": "4"}
 """A task that takes a few seconds."""
-WORKING = re.compile("Choosing colours|Encoding")
+WORKING = "Choosing colours|Encoding"
+NOTE_STATES = """() => {
+  window.states = [];
+  new MutationObserver(() => {
+    for (const card of document.querySelectorAll(".film")) window.states.push(card.dataset.state);
+  }).observe(document.body, { subtree: true, childList: true, attributes: true });
+}"""
+"""Collects in `states` all states that cards go through, however short."""
 REFUSED = "net::ERR_(CONNECTION_REFUSED|CONNECTION_RESET|EMPTY_RESPONSE|INCOMPLETE_CHUNKED|ABORTED)"
 
 
 class LastingTests(PageTestCase):
-    def send_some(self, page: Page | None = None) -> None:
-        """Begin to send a film slowly, and wait until some of it is there."""
-        self.slow_down(SLOW)
-        self.start("resolution", COCKATOO, width="160", height="90")
+    def setUp(self) -> None:
+        super().setUp()
+        self.long = Path(self.mktemp()).absolute() / COCKATOO.name
+        self.long.parent.mkdir()
+        data = COCKATOO.read_bytes()
+        # A box that players skip.
+        filling = struct.pack(">I4s", LONG - len(data), b"free")
+        self.long.write_bytes(data + filling.ljust(LONG - len(data), b"\0"))
+
+    def send_some(self) -> Any:
+        """Begin to send a long film, so slowly that it does not end before `throttle` is called
+        with what is returned and `FULL_SPEED`."""
+        session = self.slow_down(SLOW)
+        self.start("resolution", self.long, width="160", height="90")
         self.wait_until(COCKATOO.name, "busy")
-        self.page.wait_for_function("() => document.querySelector('.film progress').value > 0.2")
+        self.page.wait_for_function(
+            "some => document.querySelector('.film progress').value > some", arg=SOME
+        )
+        return session
 
     def test_an_upload_goes_on_after_a_reload(self) -> None:
         """The page asks for the file once more, and sends only what is missing."""
-        self.send_some()
+        session = self.send_some()
         self.page.reload()
         card = self.wait_until(COCKATOO.name, "lost")
         expect(card).to_contain_text("Choose the file again to go on from there")
@@ -41,39 +74,41 @@ class LastingTests(PageTestCase):
                 else None
             ),
         )
-        throttle(self.context.new_cdp_session(self.page), -1)
+        throttle(session, FULL_SPEED)
         with self.page.expect_file_chooser() as chooser:
             card.get_by_role("button", name="Choose the file").click()
         chooser.value.set_files(FRIDAY)
         expect(self.page.locator("#connection")).to_contain_text("That is another file")
         with self.page.expect_file_chooser() as chooser:
             card.get_by_role("button", name="Choose the file").click()
-        chooser.value.set_files(COCKATOO)
+        chooser.value.set_files(self.long)
         self.wait_until(COCKATOO.name, "done")
         self.assertGreater(offsets[0], 64 << 10)
 
     def test_a_dropped_file_finds_its_film(self) -> None:
         """Whoever adds the file again, as if new, goes on with the film that waits for it."""
-        self.send_some()
+        session = self.send_some()
         self.page.reload()
         self.wait_until(COCKATOO.name, "lost")
-        self.add(COCKATOO)
+        throttle(session, FULL_SPEED)
+        self.add(self.long)
         self.wait_until(COCKATOO.name, "done")
         expect(self.page.locator(".film")).to_have_count(1)
 
     def test_a_task_goes_on_after_a_reload(self) -> None:
         """The page finds it again and follows it to its end, with its result."""
         self.start("gif", FRIDAY, **LONG_GIF)
-        expect(self.film(FRIDAY.name)).to_contain_text(WORKING)
+        self.wait_until_says(FRIDAY.name, WORKING)
         self.page.reload()
         self.wait_until(FRIDAY.name, "done")
 
     def test_a_restart_in_the_middle_of_an_upload(self) -> None:
         """The page waits for the server and goes on by itself, from what had arrived."""
         self.expected_errors.append(REFUSED)
-        self.send_some()
+        session = self.send_some()
         self.server.kill()
         expect(self.film(COCKATOO.name)).to_contain_text("No connection. Trying again")
+        throttle(session, FULL_SPEED)
         self.server.start()
         self.wait_until(COCKATOO.name, "done")
 
@@ -81,7 +116,7 @@ class LastingTests(PageTestCase):
         """The page says that it is not connected, and connects again."""
         self.expected_errors.append(REFUSED)
         self.start("gif", FRIDAY, **LONG_GIF)
-        expect(self.film(FRIDAY.name)).to_contain_text(WORKING)
+        self.wait_until_says(FRIDAY.name, WORKING)
         self.server.kill()
         expect(self.page.locator("#connection")).to_contain_text("Connection lost")
         self.server.start()
@@ -98,10 +133,31 @@ class LastingTests(PageTestCase):
         self.page.close()
         self.wait_until(COCKATOO.name, "lost", other)
         self.page = other
-        self.add(COCKATOO)
+        self.add(self.long)
         self.wait_until(COCKATOO.name, "done")
         third = self.open()
         self.wait_until(COCKATOO.name, "done", third)
+
+    def test_two_tabs_from_the_start(self) -> None:
+        """A tab that is open already takes no film from the one that was given it, and offers no
+        button for any, whether it is sent or waits for its turn."""
+        other = self.open()
+        other.wait_for_selector("body.ready")
+        for page in (self.page, other):
+            page.evaluate(NOTE_STATES)
+        session = self.slow_down(SLOW)
+        films = (FRIDAY, FLOWER, SCREENCAST)
+        self.start("extract_audio", self.long, *films)
+        for path in (self.long, *films):
+            card = self.film(path.name, other)
+            expect(card).to_contain_text("Another tab of this page sends this film")
+            expect(card.get_by_role("button")).to_have_count(0)
+        throttle(session, FULL_SPEED)
+        for path in films:
+            self.wait_until(path.name, "done")
+            self.wait_until(path.name, "done", other)
+        for page in (self.page, other):
+            self.assertNotIn("lost", page.evaluate("() => states"))
 
     def test_a_task_that_the_server_has_forgotten(self) -> None:
         """It says so, and the films behind it go on."""

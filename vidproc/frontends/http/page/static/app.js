@@ -312,11 +312,9 @@ async function start() {
       parameters,
       sent: 0,
     };
-    store.save(film);
     sources.set(film.id, file);
     return [film, file];
   });
-  if (store.broken) notice(text("problem.storage"));
   for (const [film, file] of films) {
     await uploads.add(film, file);
     pictureOf(file).then((picture) => {
@@ -326,6 +324,7 @@ async function start() {
       refresh(film);
     });
   }
+  if (store.broken) notice(text("problem.storage"));
   byId("films-title").focus({ preventScroll: true });
 }
 
@@ -361,9 +360,10 @@ function listen() {
     if ([...uploads.runs.values()].some((run) => run.sending)) event.preventDefault();
   });
   document.addEventListener("visibilitychange", flush);
-  store.onChange((id) => {
+  store.onChange(async (id) => {
     const film = store.get(id);
-    if (film && isWaitingForFile(film)) uploads.watch(film);
+    // First, so that the card does not ask for a file that another tab has.
+    if (film && isWaitingForFile(film)) await uploads.watch(film);
     refresh(film ?? { id });
     followTasks();
     uploads.slotFreed();

@@ -12,11 +12,23 @@ export function take(id) {
   return navigator.locks ? takeLock(id) : takeLease(id);
 }
 
+/** Return whether a tab has the film. Asking takes nothing from a tab that takes it just now. */
+export async function isHeld(id) {
+  if (!navigator.locks) return !isFree(id);
+  try {
+    const { held } = await navigator.locks.query();
+    return held.some((lock) => lock.name === HELD + id && lock.mode === "exclusive");
+  } catch {
+    return false; // where storage is blocked no tab knows of another
+  }
+}
+
 /** Call `then` once no other tab has the film. Returns a function that stops waiting. */
 export function whenFree(id, then) {
   const stop = new AbortController();
   if (navigator.locks) {
-    navigator.locks.request(HELD + id, { signal: stop.signal }, async () => then()).catch(() => {});
+    const options = { mode: "shared", signal: stop.signal };
+    navigator.locks.request(HELD + id, options, async () => then()).catch(() => {});
   } else {
     const timer = setInterval(() => {
       if (stop.signal.aborted || isFree(id)) {
@@ -28,7 +40,15 @@ export function whenFree(id, then) {
   return () => stop.abort();
 }
 
-function takeLock(id) {
+async function takeLock(id) {
+  for (;;) {
+    const release = await tryLock(id);
+    // A shared lock is only a tab that has waited for the end of another, and is gone in no time.
+    if (release !== null || (await isHeld(id))) return release;
+  }
+}
+
+function tryLock(id) {
   return new Promise((resolve) => {
     navigator.locks
       .request(HELD + id, { ifAvailable: true }, (lock) => {
@@ -38,7 +58,7 @@ function takeLock(id) {
         }
         return new Promise((release) => resolve(release));
       })
-      .catch(() => resolve(null));
+      .catch(() => resolve(() => {})); // as above
   });
 }
 

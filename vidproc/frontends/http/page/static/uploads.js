@@ -4,7 +4,7 @@
 import * as token from "./token.js";
 import * as store from "./store.js";
 import { address, networkProblem, problemOf, request } from "./api.js";
-import { take, whenFree } from "./holding.js";
+import { isHeld, take, whenFree } from "./holding.js";
 
 const KNOCK = 64 << 10; // bytes of the first request: a refusal costs no more
 const WAITS = [1, 2, 4, 8, 15, 30]; // seconds
@@ -90,6 +90,8 @@ export class Uploads {
     }
     this.unwatch(film.id);
     this.runs.set(film.id, new Run(film, file, release));
+    // Only now, so that tabs which learn of the film by this find it taken.
+    store.save(film);
     this.onChange(film);
     this.pump();
     return true;
@@ -97,12 +99,7 @@ export class Uploads {
 
   /** Learn whether another tab has the file of a film that is not sent. */
   async watch(film) {
-    if (this.runs.has(film.id) || this.elsewhere.has(film.id)) return;
-    const release = await take(film.id);
-    if (release !== null) {
-      release();
-      return;
-    }
+    if (!(await isHeld(film.id)) || this.runs.has(film.id) || this.elsewhere.has(film.id)) return;
     const stop = whenFree(film.id, () => {
       this.elsewhere.delete(film.id);
       const now = store.get(film.id);
