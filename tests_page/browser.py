@@ -1,6 +1,6 @@
 """Chromium, one for all tests of a process.
 
-    python -m tests_page.browser    say whether there is one; if not, what to install
+    python -m tests_page.browser    say whether it can be driven; if not, what to install
 
 The environment variable CHROMIUM names another program than those that are looked for.
 """
@@ -10,9 +10,11 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import subprocess
 import sys
 from functools import cache
 
+from playwright._impl._driver import compute_driver_executable
 from playwright.sync_api import Browser, sync_playwright
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -28,6 +30,10 @@ FLAGS = (
 MISSING = (
     "The tests of the page need Chromium. On Debian and Ubuntu: apt-get install chromium.\n"
     "If it has another name or place: make test-page CHROMIUM=/path/to/chrome"
+)
+NO_DRIVER = (
+    "Playwright's Node.js, which drives Chromium, does not run here:\n{}\n"
+    "If it lacks libatomic.so.1, on Debian and Ubuntu: apt-get install libatomic1"
 )
 
 
@@ -59,9 +65,19 @@ def chromium() -> Browser:
     return browser
 
 
+def driver_problem() -> str | None:
+    """Return what Playwright's driver prints if it does not run, or None."""
+    done = subprocess.run([*compute_driver_executable(), "--version"], capture_output=True)
+    return done.stderr.decode(errors="replace").strip() if done.returncode else None
+
+
 def main() -> int:
     if find_chromium() is None:
         print(MISSING, file=sys.stderr)
+        return 1
+    problem = driver_problem()
+    if problem is not None:
+        print(NO_DRIVER.format(problem), file=sys.stderr)
         return 1
     return 0
 
