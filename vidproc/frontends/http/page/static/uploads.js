@@ -3,10 +3,9 @@
 
 import * as token from "./token.js";
 import * as store from "./store.js";
-import { address, networkProblem, problemOf, request } from "./api.js";
+import { address, networkProblem, Problem, problemOf, request } from "./api.js";
 import { isHeld, take, whenFree } from "./holding.js";
 
-const KNOCK = 64 << 10; // bytes of the first request: a refusal costs no more
 const WAITS = [1, 2, 4, 8, 15, 30]; // seconds
 const REFUSALS_BEFORE_END = 5; // errors of the server in a row, without progress
 const SHOW_EVERY = 250; // ms between two looks at an upload's progress
@@ -209,25 +208,21 @@ export class Uploads {
           parameters: JSON.stringify(film.parameters),
           filename: film.name,
         },
-        chunkSize: KNOCK,
+        fileReader: { openFile: async (file) => new Source(file) },
         retryDelays: null,
         storeFingerprintForResuming: false,
         // The store knows the upload by its id; this is what tells films and settings apart.
         fingerprint: async () =>
           JSON.stringify([film.name, film.size, film.modified, film.type, film.parameters]),
-        onBeforeRequest: (sent) => {
+        onBeforeRequest: async (sent) => {
           for (const [name, value] of Object.entries(token.header())) sent.setHeader(name, value);
           // Creating it twice creates it once, should the first answer be lost.
           if (sent.getMethod() === "POST") sent.setHeader("Idempotency-Key", film.key);
+          if (sent.getHeader("Upload-Offset") === "0") await knock(sent.getURL());
         },
         onUploadUrlAvailable: () => {
           if (film.uploadUrl === upload.url) return;
           film.uploadUrl = upload.url;
-          store.save(film);
-        },
-        onChunkComplete: (_, accepted) => {
-          upload.options.chunkSize = Number.POSITIVE_INFINITY;
-          film.sent = accepted;
           store.save(film);
         },
         onProgress: (loaded) => {
@@ -308,6 +303,30 @@ export class Uploads {
   }
 }
 
+/** A file as tus-js-client reads it. */
+class Source {
+  constructor(file) {
+    this.file = file;
+    this.size = file.size;
+  }
+
+  /** All of it is the file itself, which Chromium's network process reads from disk. A slice would
+   * pass through another process first, at half the speed. */
+  async slice(start, end) {
+    const whole = start === 0 && end >= this.size;
+    return { value: whole ? this.file : this.file.slice(start, end), done: end >= this.size };
+  }
+
+  close() {}
+}
+
+/** Send no bytes: the server refuses that as it would refuse the file, before much of that is on
+ * its way. A browser may never see the answer to a large body that is refused. */
+async function knock(url) {
+  const headers = { ...TUS, "Upload-Offset": "0", "Content-Type": "application/offset+octet-stream" };
+  await request(url, { method: "PATCH", headers });
+}
+
 /** Ask the server how much it has of a film that is not wholly sent. */
 export async function askOffset(film) {
   if (!film.uploadUrl || film.taskId) return;
@@ -341,6 +360,7 @@ async function readable(file) {
 }
 
 function problemFrom(error) {
+  if (error.causingError instanceof Problem) return error.causingError;
   const response = error.originalResponse;
   if (!response || !response.getStatus()) return networkProblem();
   return problemOf(response.getStatus(), response.getBody(), response.getHeader("Retry-After"));
