@@ -1,4 +1,4 @@
-"""What every frontend answers, as types: a task's status, an accepted upload, the server itself.
+"""The types of all frontends' answers: a task's status, an accepted upload, the server itself.
 
 Times are ISO 8601 in UTC, durations seconds, sizes bytes. `vidproc.frontends.reports` fills the
 types in.
@@ -18,17 +18,17 @@ RequestId = (
 
 
 class Answer(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What every answer may carry: MMP repeats the request's `id`. It is left out elsewhere, and
-    when the request had none."""
+    """The base of all answers. MMP repeats the request's `id`; it is omitted elsewhere, and if the
+    request had none."""
 
     id: RequestId | msgspec.UnsetType = msgspec.UNSET
 
 
 class StatusReport(Answer, kw_only=True, omit_defaults=False):
-    """How a task stands. Times are ISO 8601 in UTC; `progress` is 0 to 1; `eta` is in seconds.
+    """A task's status. Times are ISO 8601 in UTC; `progress` is 0 to 1; `eta` is in seconds.
 
-    All keys are always there, null when there is nothing to tell; only `id` and `wait_reason` are
-    left out then.
+    All keys are always present, with null for no value, except that `id` and `wait_reason` are
+    omitted then.
     """
 
     status: str
@@ -50,7 +50,7 @@ class StatusReport(Answer, kw_only=True, omit_defaults=False):
 
 
 class StatusDetail(StatusReport, kw_only=True, omit_defaults=False):
-    """The long form: what came in, what went out, and what changed on the way."""
+    """The long form, with facts about input and output, and warnings."""
 
     parameters: dict[str, Any]
     input: dict[str, Any]
@@ -59,7 +59,7 @@ class StatusDetail(StatusReport, kw_only=True, omit_defaults=False):
 
 
 class Accepted(Answer, kw_only=True):
-    """The upload is on disk and the task in the store: whatever crashes now, it will be done."""
+    """The upload is on the disk and the task in the store, so it survives any crash."""
 
     status: str
     task_id: str
@@ -67,7 +67,7 @@ class Accepted(Answer, kw_only=True):
 
 
 class Cancelled(Answer, kw_only=True):
-    """What a cancel did: `status` is ``cancelled``, or the status that a finished task keeps."""
+    """The outcome of a cancel: `status` is ``cancelled``, or that of a task that had ended."""
 
     status: str
     message: str = ""
@@ -76,7 +76,7 @@ class Cancelled(Answer, kw_only=True):
 class TaskList(Answer, kw_only=True):
     """The token's own tasks, newest first, each in the short form of its status.
 
-    It is as long as they need: 100 of them fit MMP's JSON, but no single packet.
+    A hundred tasks fit MMP's JSON, but not a single packet.
     """
 
     status: str
@@ -94,7 +94,7 @@ class Limits(msgspec.Struct, kw_only=True):
 
 
 class Load(msgspec.Struct, kw_only=True):
-    """Tasks that wait, tasks that run, and how many may run at a time."""
+    """The numbers of waiting and running tasks, and how many may run at a time."""
 
     queued: int
     running: int
@@ -133,10 +133,10 @@ class ServerDescription(Answer, kw_only=True):
 
 
 class FigurePoint(msgspec.Struct, kw_only=True, frozen=True):
-    """The server at one moment, and since the moment before.
+    """The server's state at one moment, and what happened since the point before.
 
-    CPU as shares of all cores that the server may use, 0 to 1; memory and disk in bytes; packets
-    and bytes a second.
+    CPU use is a share of all usable cores, 0 to 1. Memory and disk are in bytes, packets and
+    traffic per second.
     """
 
     at: str
@@ -162,11 +162,11 @@ class FigurePoint(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class ServerFigures(msgspec.Struct, kw_only=True):
-    """The figures of the last ten minutes: a point each `interval` seconds, oldest first.
+    """The figures of the last ten minutes: a point every `interval` seconds, oldest first.
 
-    `uptime` is in seconds. `cpu_reserve` is the least share of the CPU that video gets while tasks
-    run, 0 to 1. `disk_limit` is how many bytes the data folder can hold: its limit, or less on a
-    smaller disk.
+    `uptime` is in seconds. `cpu_reserve` is the share of the CPU, 0 to 1, that video gets at least
+    while tasks run. `disk_limit` is how many bytes the data folder can hold: its limit, or less if
+    the disk is smaller.
     """
 
     interval: float

@@ -1,8 +1,8 @@
 """The id of the request that the code at hand works for. It stands in each log line.
 
-A frontend gives each request an id; the task that comes of it keeps it, and so do the task's
-commands, wherever they run. A coroutine started `within` an id keeps it, over each `await`.
-Callbacks of the reactor have none: they name it themselves.
+A frontend gives each request an ID. The task that results from it keeps the ID, and so do the
+task's commands, wherever they run. A coroutine started `within` an ID keeps it across each `await`.
+Callbacks of the reactor have none, so they name it themselves.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Making text from strangers safe to display."""
+"""Makes text from strangers safe to display."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\
 
 
 def escape(text: str) -> str:
-    """Return `text` as one line, its control characters as ``\\n``, ``\\x1b`` or ``\\u202e``."""
+    """Return `text` as one line, with control characters as ``\\n``, ``\\x1b`` or ``\\u202e``."""
     return _CONTROL.sub(lambda match: repr(match[0])[1:-1], text)

@@ -14,7 +14,7 @@ class Topic(StrEnum):
     """The topic of a log line."""
 
     SERVICE = "service"
-    """Starts, stops, and what an operator must know about the server as a whole."""
+    """Starts, stops, and other things that an operator must know about the server."""
     CONNECTIONS = "connections"
     """Refused, idle and broken connections. Strangers can cause these lines."""
     UPLOADS = "uploads"

@@ -1,7 +1,8 @@
-"""Accepting connections while descriptors are short.
+"""Accepting connections when file descriptors run out.
 
-A port whose `accept` fails stays readable: the reactor would call it again and again, and log each
-time. So the port rests; what waits in its queue is accepted when there are descriptors again.
+A port whose `accept` fails stays readable, so the reactor would call it again and again, and log
+each failure. Instead the port pauses. Connections that wait in its queue are accepted once there
+are descriptors again.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from twisted.internet.tcp import Port
 from vidproc.topics import Topic, TopicLogger
 
 REST = 0.2
-"""Seconds for which a port rests when there is no descriptor for a connection."""
+"""Seconds for which a port pauses if there is no descriptor for a connection."""
 QUIET = 60.0
-"""Seconds in which a shortage is logged once."""
+"""A shortage is logged once in this many seconds."""
 
 
 class PatientPort:
-    """Lets `port` (a listening port of Twisted's reactor) rest while there is no descriptor."""
+    """Pauses `port`, a listening port of Twisted's reactor, while there is no descriptor."""
 
     log = TopicLogger(Topic.SERVICE)
 
@@ -30,7 +31,7 @@ class PatientPort:
         self._reactor = reactor
         self._accept = port.doRead
         self._logged_at = float("-inf")
-        # Twisted has no hook for it.
+        # Twisted has no hook for this.
         port.doRead = self._accept_or_rest  # type: ignore[method-assign]
 
     def _accept_or_rest(self) -> object:

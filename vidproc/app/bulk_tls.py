@@ -1,9 +1,9 @@
 """TLS for large transfers: Twisted's transport, but records are decrypted and encrypted in bulk.
 
-Twisted hands each record of 16 KiB on by itself. What handing on costs, at either side, is about
-what decrypting a record costs. Here all records that have arrived are handed on as one piece, and
-all that a write makes leave as one. `tests/test_bulk_tls.py` holds what is used of Twisted's
-transport that it does not promise.
+Twisted passes each record of 16 KiB on separately, which costs about as much as decrypting it. Here
+all records that have arrived are passed on together, and all records of a write are sent together.
+`tests/test_bulk_tls.py` checks the parts of Twisted's transport that we use although it does not
+document them.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 RECORD = 1 << 14
-"""Bytes in a record at most."""
+"""The most bytes in a record."""
 MOST_AT_ONCE = 1 << 20
-"""Bytes that are handed on as one piece at most."""
-_READ = 1 << 18  # bytes of encrypted records that are taken at a time
-_FED = 64 << 10  # bytes that OpenSSL is given at a time
+"""The most bytes that are passed on together."""
+_READ = 1 << 18  # bytes of encrypted records taken at a time
+_FED = 64 << 10  # bytes given to OpenSSL at a time
 
 
 class _BulkConnection:
@@ -36,7 +36,8 @@ class _BulkConnection:
         return getattr(self._connection, name)
 
     def bio_write(self, data: bytes) -> int:
-        """Take what has arrived. OpenSSL gets it bit by bit: its buffer never shrinks again."""
+        """Take bytes that have arrived. OpenSSL gets them in small parts, because its buffer never
+        shrinks."""
         if self._established:
             self._input = memoryview(data)
             self._feed()
@@ -45,7 +46,7 @@ class _BulkConnection:
         return len(data)
 
     def _feed(self) -> bool:
-        """Let OpenSSL have more of what has arrived; return False if it has all."""
+        """Give OpenSSL more of what has arrived. Return False if it has everything."""
         if not self._input:
             return False
         self._connection.bio_write(self._input[:_FED])
@@ -67,7 +68,7 @@ class _BulkConnection:
                     continue
                 if not records:
                     raise
-                self._error = error  # the reader asks again until it is told
+                self._error = error  # the reader keeps asking until it gets this
                 break
             except Error as error:
                 if not records:
@@ -89,12 +90,12 @@ class BulkTLSTransport(BufferingTLSTransport):
     def makeConnection(self, transport: ITransport) -> None:
         super().makeConnection(transport)
         if hasattr(transport, "SEND_LIMIT"):
-            transport.SEND_LIMIT = MOST_AT_ONCE  # what a turn of the reactor sends
+            transport.SEND_LIMIT = MOST_AT_ONCE  # what the reactor sends at a time
         if self._tlsConnection is not None:
             self._tlsConnection = _BulkConnection(self._tlsConnection)
 
     def _write(self, bytes: Any) -> None:
-        """Encrypt what is written, and let its records leave together."""
+        """Encrypt what is written, and send its records together."""
         if self._lostTLSConnection:
             return
         view = memoryview(bytes)
@@ -120,6 +121,6 @@ class BulkTLSTransport(BufferingTLSTransport):
 
 
 def use_bulk_transport(factory: Any) -> None:
-    """Let the connections of a port's factory be bulk ones if they are TLS."""
+    """Make the TLS connections of a port's factory use `BulkTLSTransport`."""
     if isinstance(factory, TLSMemoryBIOFactory):
         factory.protocol = BulkTLSTransport

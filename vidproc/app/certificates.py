@@ -1,8 +1,8 @@
-"""TLS endpoints whose certificate can be read again while they serve.
+"""TLS endpoints whose certificate can be reloaded while they serve.
 
-A TLS endpoint reads its certificate once, when it is made. Here it listens with a `Certificate`
-instead, which hands each new connection what was read last; connections that are open keep theirs.
-Endpoints ask the reactor to listen, so a stand-in for the reactor is where to come between.
+A TLS endpoint reads its certificate only once, when it is made. Here it listens with a
+`Certificate` instead, which gives each new connection the one that was read last; open connections
+keep theirs. Endpoints ask the reactor to listen, so they get a stand-in for the reactor.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ from zope.interface import implementer
 
 @implementer(IOpenSSLServerConnectionCreator)
 class Certificate:
-    """The certificate of one TLS endpoint, as it was read last."""
+    """The certificate of one TLS endpoint, as last read."""
 
     def __init__(self, options: CertificateOptions) -> None:
         self.replace(options)
 
     def replace(self, options: CertificateOptions) -> None:
-        """Use another one for new connections. Raises what OpenSSL says if it is none."""
+        """Use another certificate for new connections. Raises OpenSSL's exception if it is not
+        one."""
         self._context = options.getContext()
 
     def serverConnectionForTLS(self, protocol: Any) -> Connection:
-        """Return what encrypts a new connection."""
+        """Return the TLS connection for a new connection."""
         return Connection(self._context, None)
 
 
 class CertificateReactor:
-    """A reactor that lets the endpoint of `description` listen with a `Certificate`."""
+    """A reactor that makes the endpoint of `description` listen with a `Certificate`."""
 
     def __init__(self, reactor: Any, description: str) -> None:
         self._reactor = reactor
@@ -55,7 +56,7 @@ class CertificateReactor:
     def reload(self) -> None:
         """Read the certificate again, if the endpoint has one.
 
-        Raises `ValueError` if what the files hold can't be used; all stays as it was then.
+        Raises `ValueError` if the files are not usable; then nothing changes.
         """
         if not self.certificates:
             return
@@ -64,13 +65,15 @@ class CertificateReactor:
             serverFromString(reader, self.description).listen(Factory())
             for certificate, options in zip(self.certificates, reader.options, strict=True):
                 certificate.replace(options)
-        except Exception as error:  # whatever OpenSSL, cryptography and the endpoint's parser raise
+        except (
+            Exception
+        ) as error:  # anything that OpenSSL, cryptography and the endpoint's parser raise
             what = f"{type(error).__name__}: {error}"
             raise ValueError(f"the certificate can't be used ({what})") from error
 
 
 class _Reader:
-    """A reactor on which endpoints listen in vain: they read their files, and that is all."""
+    """A reactor on which endpoints only seem to listen, so that they read their files."""
 
     def __init__(self) -> None:
         self.options: list[CertificateOptions] = []

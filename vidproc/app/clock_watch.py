@@ -1,4 +1,4 @@
-"""Notices when the clock is set, so that tasks keep their times across a restart."""
+"""Notices when the wall clock is set, so that tasks keep their times across a restart."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from vidproc.tasks.store.store import TaskStore
 from vidproc.topics import Topic, TopicLogger
 
 STEP = 2.0
-"""Seconds that count as a step of the clock."""
+"""The smallest change, in seconds, that counts as a step of the clock."""
 
 
 class ClockWatch:
     """Compares the wall clock with the steady one.
 
-    The dates in the store are those of the steady clock. The next start reads the wall clock again,
-    and moves the dates by what was noted here.
+    The dates in the store come from the steady clock. The next start reads the wall clock again,
+    and shifts the dates by the offset noted here.
     """
 
     log = TopicLogger(Topic.SERVICE)

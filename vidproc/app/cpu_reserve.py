@@ -8,15 +8,15 @@ from vidproc.tasks.queue import Queue
 from vidproc.topics import Topic, TopicLogger
 
 BUSY = 0.85
-"""Share of the machine's CPU time at which FFmpeg counts as using all that it can."""
+"""The share of the machine's CPU time from which FFmpeg counts as using all of it."""
 IDLE = 0.05
-"""Idle share of the machine's CPU time above which nothing is short of it."""
+"""The idle share of the machine's CPU time above which nothing lacks CPU time."""
 SLOWER, FASTER = 0.7, 1.25
-"""Factors by which the limit on uploads changes from one check to the next."""
+"""Factors by which the limit on uploads changes at each check."""
 
 
 class CpuReserve:
-    """Limits what all uploads together bring, while tasks run."""
+    """Limits the rate of all uploads together while tasks run."""
 
     log = TopicLogger(Topic.PERFORMANCE)
 
@@ -27,9 +27,10 @@ class CpuReserve:
         self._last: Counters | None = None
 
     async def check(self) -> None:
-        """Slow uploads down while they take CPU time that FFmpeg could use, else let them go.
+        """Slow uploads down while they take CPU time that FFmpeg could use; otherwise speed them
+        up.
 
-        Nobody is short of it while some is idle; and uploads that bring little are not the reason.
+        Nothing lacks CPU time while some is idle, and slow uploads are not the cause of a lack.
         """
         throttle = self._throttle
         if not self._queue.running:
@@ -49,7 +50,7 @@ class CpuReserve:
             self._set_limit(limit, f"FFmpeg has {share:.0%} of the CPU, uploads take the rest")
         elif throttle.rate is not None and not (busy and share < wanted):
             faster = throttle.rate * FASTER
-            # Far above what comes anyway: no limit is needed any more.
+            # Far above the current rate: no limit is needed any more.
             free = faster > 4 * max(figures.bytes_in, LEAST_RATE)
             self._set_limit(None if free else faster, f"FFmpeg has {share:.0%} of the CPU")
 

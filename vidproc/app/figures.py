@@ -1,4 +1,4 @@
-"""The figures of the last ten minutes, for whoever shows them."""
+"""The figures of the last ten minutes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from vidproc.tasks.facade import Tasks
 from vidproc.units import iso_utc
 
 KEPT = 600.0
-"""Seconds of figures that are kept."""
+"""Seconds for which figures are kept."""
 
 
 class RecentFigures:
-    """Remembers the server's figures, one point each `interval` seconds."""
+    """Keeps the server's figures, one point every `interval` seconds."""
 
     def __init__(
         self, clock: IReactorTime, tasks: Tasks, gate: Gate, space: Space, interval: float
@@ -34,7 +34,7 @@ class RecentFigures:
         self._points: deque[FigurePoint] = deque(maxlen=round(KEPT / interval))
 
     def note(self, figures: Figures) -> FigurePoint:
-        """Take what was measured since the last time; return it with what is true now."""
+        """Add a point: what was measured since the last one, and the current state. Return it."""
         queue, space = self._tasks.queue, self._space
         point = FigurePoint(
             at=iso_utc(self._clock.seconds()) or "",
@@ -63,7 +63,7 @@ class RecentFigures:
 
     @property
     def last(self) -> FigurePoint | None:
-        """The newest point; None before the first."""
+        """The newest point, None if there is none yet."""
         return self._points[-1] if self._points else None
 
     def answer(self) -> ServerFigures:
@@ -79,7 +79,7 @@ class RecentFigures:
 
 
 def in_mebibytes(point: FigurePoint) -> dict[str, Any]:
-    """Return a point's fields, those in bytes as MiB."""
+    """Return a point's fields, with bytes converted to MiB."""
     fields = msgspec.structs.asdict(point)
     for name in fields:
         if name.startswith(("memory_", "disk_")):

@@ -1,4 +1,4 @@
-"""Keeps Python's garbage collector from holding the loop."""
+"""Keeps Python's garbage collector from blocking the reactor."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import gc
 
 
 def keep_for_good() -> None:
-    """Leave all objects that there are now out of later collections.
+    """Exclude all existing objects from later collections.
 
-    A full collection looks at every module, class and function, which never go: 20 ms at a time,
-    in whichever thread makes the object too many. Call it once, when everything is imported.
+    A full collection visits every module, class and function although these never go away. That
+    takes 20 ms, in whichever thread triggers it. Call this once, when everything is imported.
     """
     gc.collect()
     gc.freeze()

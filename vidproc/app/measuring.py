@@ -1,4 +1,4 @@
-"""Measures the use of CPU, memory and network: running totals, and figures between two moments."""
+"""Measures the use of CPU, memory and network: running totals, and the differences between them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What happened between two moments. CPU as shares of all cores that we may use, 0 to 1.
+    """What happened between two moments. CPU use is a share of all usable cores, 0 to 1.
 
     CPU time stolen by a virtual machine's host counts as used by others, not as idle.
     """
@@ -71,7 +71,7 @@ class Meter:
         self._process = psutil.Process()
 
     def count(self) -> Counters:
-        """Return the running totals of this moment."""
+        """Return the current running totals."""
         for running in self._runner.running:
             running.measure()
             self.peak_memory = max(self.peak_memory, running.peak_memory)
@@ -91,7 +91,7 @@ class Meter:
         )
 
     def figures(self, before: Counters, now: Counters) -> Figures:
-        """Return what happened between two moments."""
+        """Return the difference between two counts."""
         elapsed = max(now.at - before.at, 1e-3)
         capacity = elapsed * self._cores
         ffmpeg = max(0.0, now.ffmpeg_cpu - before.ffmpeg_cpu) / capacity
@@ -116,11 +116,11 @@ class Meter:
 
 
 def _idle_cpu() -> float:
-    """Return the seconds for which the cores that we may use had nothing to do."""
+    """Return the idle time of the usable cores, in seconds."""
     cores = psutil.cpu_times(percpu=True)
     if hasattr(os, "sched_getaffinity"):
         cores = [cores[n] for n in os.sched_getaffinity(0) if n < len(cores)]
-    # Waiting for a disk is no work either.
+    # Waiting for a disk counts as idle, too.
     return float(sum(core.idle + getattr(core, "iowait", 0.0) for core in cores))
 
 

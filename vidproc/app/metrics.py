@@ -1,8 +1,8 @@
 """The server's figures for Prometheus.
 
-What happens once (a task ends, is accepted) is counted as it happens, by observers; what is true
-now is asked for at each scrape. The domain knows nothing of it. Labels are names of operations,
-states, frontends and codes: no ids, names or addresses, and no more of them than the code has.
+Events (a task is accepted, a task ends) are counted by observers when they happen; the current
+state is queried at each scrape. The domain knows nothing of this. Labels are names of operations,
+states, frontends and codes, so their number is limited; they are never IDs, names or addresses.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ _OUTCOMES = (State.COMPLETED, State.FAILED, State.CANCELLED)
 
 
 FRESH = 1.0
-"""Seconds for which a rendering is good: asking all sockets for their packets takes a while."""
+"""Seconds for which a rendering is reused, because asking all sockets for their packets takes
+time."""
 
 
 class Metrics:
-    """Counts what the server does. `render` returns it as Prometheus reads it.
+    """Counts what the server does. `render` returns it in Prometheus' format.
 
     `count` returns the running totals of CPU time and traffic, `last` the newest figures.
     """
@@ -77,7 +78,9 @@ class Metrics:
         self._output = self._histogram(
             "vidproc_task_output_bytes", "Size of a result.", _BYTES, "operation"
         )
-        for operation in PARAMETERS:  # a rate needs the 0 that comes before the first one
+        for (
+            operation
+        ) in PARAMETERS:  # to compute a rate, Prometheus needs the 0 before the first one
             self._accepted.labels(operation)
             for outcome in _OUTCOMES:
                 self._ended.labels(operation, outcome.value)
@@ -110,7 +113,7 @@ class Metrics:
             self._output.labels(task.type).observe(task.output_size)
 
     def render(self) -> bytes:
-        """Return everything in Prometheus' text format, not older than `FRESH` seconds."""
+        """Return everything in Prometheus' text format, at most `FRESH` seconds old."""
         now = self._clock.seconds()
         if now - self._rendered_at >= FRESH:
             self._rendered = generate_latest(self._registry)
@@ -119,7 +122,7 @@ class Metrics:
 
 
 class _Now:
-    """What is asked for at each scrape."""
+    """The metrics that are queried at each scrape."""
 
     def __init__(
         self,
@@ -136,11 +139,11 @@ class _Now:
         self._last = last
 
     def describe(self) -> list[Metric]:
-        """Nothing: the registry need not collect to register."""
+        """Return nothing, so that the registry does not collect when this is registered."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Return the metrics of this moment."""
+        """Return the current metrics."""
         yield from self._of_tasks()
         yield from self._of_connections()
         yield from self._of_the_machine()

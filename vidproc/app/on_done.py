@@ -1,8 +1,8 @@
 """`--on-done`: the operator's command, run once for each task that ends.
 
-The commit that ends a task notes that the command has still to be told; a second one takes the note
-away before the command runs. So it runs at most once a task, and a task that ended just before a
-stop or a crash is told at the next start.
+The commit that ends a task notes that the command must still be run for it; a second commit removes
+the note before the command runs. So it runs at most once per task, and for a task that ended just
+before a shutdown or a crash it runs at the next start.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ from vidproc.tasks.views import TaskView, view_of_ended
 from vidproc.topics import Topic, TopicLogger
 
 TIME_LIMIT = 60.0
-"""Seconds that the command may take for one task."""
+"""Seconds that the command may take for a task."""
 AT_A_TIME = 2
-"""Commands that run at a time."""
+"""The most commands that run at a time."""
 _KILL_DELAY = 10.0
-"""Seconds after which the command's supervisor is killed, too."""
+"""Seconds after that until the command's supervisor is killed as well."""
 _PIPES_DELAY = 2.0
-"""Seconds for which the command's pipes are read when it has ended."""
+"""Seconds for which the command's pipes are still read after its end."""
 _MOST_OUTPUT = 2000
 """Bytes of the command's output that are kept for the log."""
 _START = (sys.executable, "-I", "-S", "-B", str(Path(__file__).with_name("on_done_child.py")))
 
 
 class TaskDone(StatusDetail, kw_only=True, omit_defaults=False):
-    """What the command reads from its standard input: the long status and where the result is.
+    """What the command reads from standard input: the long status, and where the result is.
 
-    `result_path` is absolute, null when there is no result.
+    `result_path` is absolute, null if there is no result.
     """
 
     result_path: str | None
 
 
 class OnDone:
-    """Tells `command`, in words, of each task that has ended. `path_of` returns the path of a
-    storage key; `time_limit` is in seconds."""
+    """Runs `command`, a list of words, for each task that has ended. `path_of` returns the path of
+    a storage key. `time_limit` is in seconds."""
 
     log = TopicLogger(Topic.TASKS)
 
@@ -75,17 +75,18 @@ class OnDone:
         self._stopping = False
 
     def start(self) -> None:
-        """Tell of the tasks that an earlier run has not told of. Blocks; before the threads run."""
+        """Start with the tasks that an earlier run left. Blocks; call it before the threads run."""
         self._waiting.extend(self._untold.all())
         self._fill()
 
     def ended(self, view: TaskView) -> None:
-        """Note that a task has ended, and that the store knows."""
+        """Note that a task has ended, and that this is in the store."""
         self._waiting.append(view.task.task_id)
         self._fill()
 
     async def stop(self) -> None:
-        """Begin no further command and wait for those that run; the rest is for the next start."""
+        """Start no further command and wait for those that are running; the next start runs the
+        rest."""
         self._stopping = True
         for running in list(self._running):
             await when_fired(running)
@@ -100,7 +101,7 @@ class OnDone:
 
     def _told(self, _: object, telling: Deferred[None]) -> None:
         self._running.discard(telling)
-        # Not from here: a thousand tasks in a row would be a thousand calls within each other.
+        # Not directly: a thousand tasks in a row would be a thousand nested calls.
         self._reactor.callLater(0, self._fill)
 
     def _failed(self, failure: Failure, task_id: str) -> None:
@@ -165,7 +166,7 @@ class _Command(ProcessProtocol):
 
     def processExited(self, reason: Failure) -> None:
         self._timer.cancel()
-        # What it has said comes first, but somebody whom we can't kill may hold its pipes.
+        # Read its output first, but a process that we can't kill may hold its pipes.
         self._timer = self._reactor.callLater(_PIPES_DELAY, self.transport.loseConnection)
 
     def processEnded(self, reason: Failure) -> None:

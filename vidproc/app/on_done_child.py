@@ -1,9 +1,9 @@
 """Runs the operator's command for a task that has ended, and leaves nothing of it behind.
 
-Run as ``python -I -S -B on_done_child.py PARENT PROGRAM [ARGUMENT ...]``. Stands alone, for it is a
-process of its own: it must outlive the server by the moment that it takes to end the command, even
-when the server is killed. What the command has started ends with it: orphans come to us
-(PR_SET_CHILD_SUBREAPER), and we kill them.
+Run as ``python -I -S -B on_done_child.py PARENT PROGRAM [ARGUMENT ...]``. It imports nothing of
+vidproc, because it is a separate process: if the server is killed, it lives on until it has ended
+the command. Processes that the command has started end as well: if orphaned they become our
+children (PR_SET_CHILD_SUBREAPER), and we kill them.
 """
 
 import ctypes
@@ -17,11 +17,11 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 STOPPED = 124
-"""Exit status when the command was ended by SIGTERM to us, as of coreutils' timeout."""
+"""Exit status if we ended the command because of SIGTERM, as with coreutils' timeout."""
 CANNOT_RUN = 127
-"""Exit status when it can't be started, as of a shell."""
+"""Exit status if it can't be started, as with a shell."""
 _PATIENCE = 5.0
-"""Seconds for which we try to kill what is left."""
+"""Seconds for which we try to kill remaining processes."""
 _AWAITED = (signal.SIGTERM, signal.SIGCHLD)
 
 
@@ -58,7 +58,7 @@ def _become(argv: list[str]) -> None:
 
 
 def _await(child: int) -> int:
-    """Return the command's exit status as a shell would say it; `STOPPED` if we are told to end."""
+    """Return the command's exit status as a shell would, `STOPPED` if we were told to end."""
     while signal.sigwait(_AWAITED) != signal.SIGTERM:
         while True:
             try:
@@ -74,7 +74,7 @@ def _await(child: int) -> int:
 
 
 def _kill_all(child: int) -> None:
-    """Kill the command's session and whatever else came out of it, until nothing is left."""
+    """Kill the command's session and all its other descendants, until none is left."""
     deadline = time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:
         try:

@@ -1,8 +1,8 @@
 """The LoopingCall service: it measures, rebalances and prunes.
 
-Every `INTERVAL` seconds it writes a line of figures to performance.log; each decision is a line
-with its reason. Every `TURN` seconds, while tasks run, it checks that uploads leave video its CPU
-time.
+Every `INTERVAL` seconds it writes a line of figures to performance.log. Each decision is a line,
+too, with its reason. Every `TURN` seconds, while tasks run, it checks that uploads leave enough CPU
+time for video.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from vidproc.tasks.facade import Tasks
 from vidproc.topics import Topic, TopicLogger
 
 TURN = 1.0
-"""Seconds between two rounds of the LoopingCall."""
+"""The interval of the LoopingCall, in seconds."""
 INTERVAL = 10.0
-"""Seconds between two lines of figures, and between two rounds of rebalancing and pruning."""
+"""Seconds between lines of figures, and between rounds of rebalancing and pruning."""
 
 COUNT_INTERVAL = 3600.0
-"""Seconds between two counts of everything in the data folder."""
+"""Seconds between complete counts of the data folder."""
 
 
 class PerformanceService(Service):
@@ -80,7 +80,8 @@ class PerformanceService(Service):
         return None if self._ticking is None else when_fired(self._ticking)
 
     async def _tick(self) -> None:
-        """One round. Each part catches its own faults: a LoopingCall whose call raises stops."""
+        """Do one round. Each part catches its own errors, because an exception would stop the
+        LoopingCall."""
         parts: list[Callable[[], Awaitable[None]]] = [
             self._reserve.check,
             self._rebalancer.let_short_tasks_by,
@@ -102,7 +103,7 @@ class PerformanceService(Service):
     async def _measure_disk(self) -> None:
         measure = self._data_folder.space.measure_growing
         if self._reactor.seconds() >= self._next_count:
-            # Now and then all of it, for whatever else may have changed the folder.
+            # From time to time everything, in case something else has changed the folder.
             self._next_count = self._reactor.seconds() + COUNT_INTERVAL
             measure = self._data_folder.space.verify
         await self._disk.call(measure)

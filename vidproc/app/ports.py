@@ -20,12 +20,12 @@ from vidproc.topics import Topic, TopicLogger
 
 
 class CannotListen(Exception):
-    """A port can't be opened. The text says which and why."""
+    """A port can't be opened. The text says which one, and why."""
 
 
 class _UntilServed(Factory):
-    """Stands at the ports of a frontend from before it exists, for ports may need privileges to
-    open. Connections are closed until then."""
+    """Serves the ports of a frontend until the frontend exists, because opening ports may need
+    privileges. Closes all connections."""
 
     noisy = False
     served_by: IProtocolFactory | None = None
@@ -37,8 +37,8 @@ class _UntilServed(Factory):
 
 
 class Ports:
-    """All ports of the server, by the names of their frontends. Each frontend that is named in
-    `endpoints` runs, with what `options` has for it."""
+    """All ports of the server, by the names of their frontends. The frontends named in `endpoints`
+    run, each with its `options`."""
 
     log = TopicLogger(Topic.SERVICE)
 
@@ -56,7 +56,7 @@ class Ports:
 
     @property
     def open(self) -> list[IListeningPort]:
-        """The ports that are open."""
+        """The open ports."""
         return list(self._open)
 
     def listen(self, reactor: Any) -> None:
@@ -79,7 +79,7 @@ class Ports:
                         PatientPort(port, reactor)
 
     def serve(self, backend: Backend) -> None:
-        """Make the frontends and let them have their ports' connections."""
+        """Make the frontends, which then get the connections of their ports."""
         for listed in registry.FRONTENDS:
             if listed.name in self._endpoints:
                 frontend = self._frontends[listed.name] = listed.load(
@@ -89,8 +89,7 @@ class Ports:
                 self._factories[listed.name].served_by = frontend.factory
 
     def reload(self) -> None:
-        """Read certificates again, and let the frontends read again what may have changed. What is
-        wrong is logged."""
+        """Reload certificates, and let the frontends reload their files. Errors are logged."""
         for tls in self._tls:
             if tls.certificates:
                 reload_or_log(self.log, f"the certificate of {tls.description}", tls.reload)
@@ -102,12 +101,12 @@ class Ports:
         return [maybeDeferred(port.stopListening) for port in self._open]
 
     def stop(self) -> list[Deferred[Any]]:
-        """End the frontends, when their connections have ended."""
+        """Stop the frontends, whose connections have ended."""
         return [maybeDeferred(frontend.stop) for frontend in self._frontends.values()]
 
 
 def reload_or_log(log: TopicLogger, what: str, reload: Callable[[], None]) -> None:
-    """Call `reload`; if it raises `OSError` or `ValueError`, log it: `what` stays as it was."""
+    """Call `reload`. If it raises `OSError` or `ValueError`, log that `what` stays as it was."""
     try:
         reload()
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Keeps the server's files private to its user, whatever the umask."""
+"""Makes the server's files accessible to its user alone, whatever the umask."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _OTHERS = 0o077
 
 
 def keep_private() -> None:
-    """Let every file and folder that this process makes be 0600 or 0700."""
+    """Give every file and folder that this process creates the mode 0600 or 0700."""
     os.umask(UMASK)
 
 
 def tighten(paths: Iterable[Path]) -> None:
-    """Take the rights of others from files and folders that an earlier run may have left open.
+    """Remove other users' permissions on files and folders of earlier runs.
 
-    Links are not followed, and what is not there is fine. A file that belongs to somebody else is
+    Links are not followed, and missing files are ignored. A file that belongs to someone else is
     left as it is, with a warning.
     """
     for path in paths:
@@ -42,7 +42,7 @@ def tighten(paths: Iterable[Path]) -> None:
 
 
 def everything_below(folder: Path) -> Iterator[Path]:
-    """Return `folder` and all that it holds, without following links."""
+    """Return `folder` and everything in it, without following links."""
     yield folder
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
@@ -50,5 +50,5 @@ def everything_below(folder: Path) -> Iterator[Path]:
 
 
 def rotated(path: Path) -> list[Path]:
-    """Return a log file's path and those of its rotated ones."""
+    """Return the paths of a log file and its rotated files."""
     return [path, *path.parent.glob(f"{path.name}.*")]

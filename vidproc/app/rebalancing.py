@@ -1,4 +1,4 @@
-"""How many jobs run at a time, as the machine and the queue change."""
+"""Adjusts how many jobs run at a time to the machine and the queue."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Rebalancer:
         self._base = queue.concurrency
 
     def rebalance(self, figures: Figures) -> None:
-        """Run more jobs at a time while tasks wait and the machine can take more, else fewer."""
+        """Run more jobs at a time if tasks wait and the machine can take more; otherwise fewer."""
         queue = self._queue
         current = queue.concurrency
         most = max(3, self._cores)
@@ -46,7 +46,7 @@ class Rebalancer:
             self._decide(self._base, "no task waits")
 
     async def let_short_tasks_by(self) -> None:
-        """Begin a short task that waits behind long films, whatever they use of the CPU."""
+        """Start a short task that waits behind long ones, however busy the CPU is."""
         task = self._queue.held_up()
         if task is None or self._queue.settings.max_concurrent is not None:
             return

@@ -59,11 +59,11 @@ if TYPE_CHECKING:
 
 DISK_THREADS = 10
 WRITER_THREADS = 2
-"""Threads that move uploads to the disk. A thread that the machine takes off its core while it
-holds Python's lock holds up the reactor: with ten of them ten uploads took the status' p99 from 53
-to 105 ms. Two keep up with the wire, and none of them waits for a disk's fsync."""
+"""Threads that write uploads to the disk. If the kernel preempts a thread that holds Python's lock,
+the reactor waits: with ten threads, ten uploads raised the p99 of a status from 53 to 105 ms. Two
+are as fast as the network, and none of them waits for an fsync."""
 FILES_BESIDE = 256
-"""Descriptors that the server may need beside those of its connections."""
+"""Descriptors that the server may need besides those of its connections."""
 FILES_PER_CONNECTION = 3
 """Descriptors of a connection with a transfer: its socket, a copy of it for a thread, the file."""
 
@@ -96,7 +96,7 @@ class CannotStart(Exception):
 
 
 def _show_in_one_line() -> None:
-    """Let a `CannotStart` that ends the process be one line on standard error, no traceback."""
+    """Print a `CannotStart` that ends the process as one line, without a traceback."""
     usual = sys.excepthook
 
     def show(kind: Any, error: Any, traceback: Any) -> None:
@@ -123,7 +123,7 @@ class VidprocService(Service):
         self._pid_file: Path | None = None
 
     def setServiceParent(self, parent: Any) -> None:
-        """Join the application that twistd runs, and keep twistd's log within bounds."""
+        """Join the application that twistd runs, and limit the size of twistd's log."""
         super().setServiceParent(parent)
         if self.config.twistd is not None:
             alone = self.config.log_dir is not None
@@ -349,13 +349,13 @@ class VidprocService(Service):
         )
 
     def _reload(self) -> None:
-        """SIGHUP: read again what an operator may have changed."""
+        """Handle SIGHUP: reload the files that the operator may have changed."""
         if self._gate.tokens.needed:
             reload_or_log(self.log, "the token file", self._gate.tokens.reload)
         self._ports.reload()
 
     def stopService(self) -> Deferred[None]:
-        """Stop in order; the Deferred fires when everything has really ended."""
+        """Stop everything in order. The Deferred fires when it has really ended."""
         super().stopService()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._second_signal)
@@ -368,7 +368,8 @@ class VidprocService(Service):
         self._reactor.callFromThread(self._hurry)
 
     def _hurry(self) -> None:
-        """A second signal: wait for nobody. What is cut off now goes on at the next start."""
+        """Handle a second signal: wait for nothing. Interrupted work continues at the next
+        start."""
         self.log.info("stopping at once")
         self._gate.abort_all()
         for running in list(self._runner.running):
@@ -377,7 +378,7 @@ class VidprocService(Service):
             self._patience.shorten(stopping.HURRIED_MARGIN)
 
     def _give_up(self) -> None:
-        """End the process as `kill -9` would, but for the pid file."""
+        """End the process as `kill -9` would, but remove the pid file."""
         for running in list(self._runner.running):
             running.kill()
         if self._pid_file is not None:
@@ -407,7 +408,7 @@ class VidprocService(Service):
             self._store.close()
             self._deadline.cancel()
         else:
-            # Python would wait for them, or for what they hold in SQLite, at its end.
+            # At its end, Python would wait for them, or for what they hold in SQLite.
             self._reactor.addSystemEventTrigger("after", "shutdown", self._give_up)
         self.log.info("stopped")
         self._logs.stop()
@@ -425,12 +426,12 @@ class VidprocService(Service):
 
 
 def most_connections(files: int) -> int:
-    """Return how many connections so many descriptors are enough for, all with a transfer."""
+    """Return for how many connections that many descriptors are enough, if all have a transfer."""
     return max(16, (files - FILES_BESIDE) // FILES_PER_CONNECTION)
 
 
 def raise_open_files() -> int:
-    """Raise the limit of open files as far as this process may; return what it is then."""
+    """Raise the limit on open files as far as possible, and return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = min(hard, 1 << 16) if hard != resource.RLIM_INFINITY else 1 << 16
     if soft != resource.RLIM_INFINITY and soft < wanted:

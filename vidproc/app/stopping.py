@@ -1,7 +1,7 @@
 """Limits how long a shutdown takes, whatever hangs.
 
-What was accepted is on the disk, so an end in the middle loses nothing, and waiting for a store or
-a disk that does not answer gains nothing.
+Whatever was accepted is on the disk, so ending at any moment loses nothing, and there is no point
+in waiting for a store or a disk that does not answer.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from vidproc.files.threads import when_fired
 from vidproc.topics import Topic, TopicLogger
 
 MARGIN = 2.0
-"""Seconds beyond the grace that a stop waits for its parts."""
+"""Seconds after the grace period for which a shutdown waits for its parts."""
 DEADLINE = 4.5
-"""Seconds beyond the grace after which the process ends, whatever its state is."""
+"""Seconds after the grace period until the process ends, whatever its state."""
 HURRIED_MARGIN = 0.2
-"""Seconds that a stop waits after a second signal."""
+"""Seconds for which a shutdown waits after a second signal."""
 HURRIED_DEADLINE = 0.8
-"""Seconds after a second signal until the process ends, whatever its state is."""
+"""Seconds after a second signal until the process ends, whatever its state."""
 THREADS_MARGIN = 1.5
-"""Seconds that threads have to end."""
+"""Seconds within which threads must end."""
 HURRIED_THREADS_MARGIN = 0.3
 
 
 class Patience:
-    """Waits for several things, `seconds` in all."""
+    """Waits for several things, for `seconds` in all."""
 
     log = TopicLogger(Topic.SERVICE)
 
@@ -47,7 +47,7 @@ class Patience:
             self._timer.reset(seconds)
 
     def cancel(self) -> None:
-        """Stop the timer: nothing more is waited for."""
+        """Stop the timer: there is nothing more to wait for."""
         if self._timer.active():
             self._timer.cancel()
 
@@ -57,7 +57,7 @@ class Patience:
             self._waiting.callback(None)
 
     async def wait_for(self, what: str, work: Deferred[Any]) -> bool:
-        """Wait for `work`; return whether it has ended. A failure of it is logged, not raised."""
+        """Wait for `work`; return whether it has ended. If it fails, that is logged."""
         work.addErrback(lambda failure: self.log.failure(f"{what}: a fault in the stop", failure))
         ended = when_fired(work)
         if not ended.called and not self._over:
@@ -72,9 +72,9 @@ class Patience:
 
 
 class Deadline:
-    """Calls `give_up` in a thread of its own when the time is over.
+    """Calls `give_up` in a thread when the time is over.
 
-    Needs no reactor, and its clock is monotonic.
+    Needs no reactor, and uses the monotonic clock.
     """
 
     def __init__(self, give_up: Callable[[], None]) -> None:
@@ -82,7 +82,7 @@ class Deadline:
         self._timer: threading.Timer | None = None
 
     def set(self, seconds: float) -> None:
-        """Give up in `seconds` from now; takes the place of an earlier time."""
+        """Give up in `seconds`; this replaces an earlier time."""
         self.cancel()
         self._timer = threading.Timer(seconds, self._give_up)
         self._timer.daemon = True

@@ -43,7 +43,7 @@ _WORDS = re.compile(rb"([PE])(\d+);|([.!])")
 
 
 class Parent(Protocol):
-    """What wants a forked child; most of it is a `ProcessProtocol`."""
+    """The owner of a forked child; mostly a `ProcessProtocol`."""
 
     def childForked(self, pid: int) -> None:
         """The child exists."""

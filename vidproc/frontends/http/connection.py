@@ -135,7 +135,7 @@ class HTTPConnection(StreamingChannel):
         elif self.in_body:
             self.requests[-1].body.lose()
             self.refuse(
-                HTTPError(400, "The request's body is not whole.", "Send all of it.", close=True)
+                HTTPError(400, "The request's body is incomplete.", "Send all of it.", close=True)
             )
         else:
             self._end_if_dry()
@@ -320,7 +320,7 @@ class HTTPConnection(StreamingChannel):
             HTTPError(
                 408,
                 why,
-                "Send it again on a better line; an upload by tus goes on where it stopped.",
+                "Send it again over a faster connection; a tus upload continues where it stopped.",
                 close=True,
             )
         )

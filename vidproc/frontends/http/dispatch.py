@@ -166,7 +166,7 @@ def _read_target(request: Request) -> None:
             target = f"/{target}"
     request.url_path, _, query = target.partition("?")
     if not request.url_path.startswith("/") and request.url_path != "*":
-        raise HTTPError(400, "The path is malformed.", "Begin it with a slash.")
+        raise HTTPError(400, "The path is malformed.", "Start it with a slash.")
     try:
         request.query = parse_qsl(
             query, keep_blank_values=True, errors="strict", max_num_fields=MOST_QUERY_FIELDS

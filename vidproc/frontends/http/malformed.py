@@ -62,7 +62,7 @@ def wasteful_chunks() -> HTTPError:
     """The chunks of a body consist mostly of their sizes and extensions."""
     return HTTPError(
         400,
-        "The chunks of the body carry less than they cost.",
+        "The chunks of the body consist mostly of their sizes and extensions.",
         "Send larger chunks, without extensions.",
         close=True,
     )
