@@ -73,19 +73,32 @@ def synthesise(path: Path, *arguments: str | Path, lavfi: str, seconds: float = 
 def set_clean_aperture(path: Path, crop: tuple[int, int, int, int]) -> None:
     """Crop the H.264 video of an MP4 file, whose index is at its end, by (left, top, right,
     bottom) pixels: add a clap box (ISO 14496-12, 12.1.4) to it, in place."""
-    data = bytearray(path.read_bytes())
+    entry, _ = _sample_entry(bytearray(path.read_bytes()), b"avc1")
+    width, height = struct.unpack_from(">HH", path.read_bytes(), entry[-1] + 32)
+    left, top, right, bottom = crop
+    shift = struct.pack(">iIiI", left - right, 2, top - bottom, 2)
+    size = struct.pack(">IIII", width - left - right, 1, height - top - bottom, 1)
+    add_to_sample_entry(path, b"avc1", b"clap", size + shift)
+
+
+def _sample_entry(data: bytearray, codec: bytes) -> tuple[list[int], int]:
+    """Return where the boxes down to the first track's sample entry start, and where it ends."""
     open_boxes, start, end = [], 0, len(data)
-    for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1"):
+    for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", codec):
         while bytes(data[start + 4 : start + 8]) != name:
             start += struct.unpack_from(">I", data, start)[0]
         open_boxes.append(start)
         end = start + struct.unpack_from(">I", data, start)[0]
         start += 16 if name == b"stsd" else 8
-    width, height = struct.unpack_from(">HH", data, start + 24)
-    left, top, right, bottom = crop
-    shift = struct.pack(">iIiI", left - right, 2, top - bottom, 2)
-    size = struct.pack(">IIII", width - left - right, 1, height - top - bottom, 1)
-    box = struct.pack(">I4s", 40, b"clap") + size + shift
+    return open_boxes, end
+
+
+def add_to_sample_entry(path: Path, codec: bytes, kind: bytes, content: bytes) -> None:
+    """Add a box to the sample entry of an MP4 file's first track, in place; its index must be at
+    its end."""
+    data = bytearray(path.read_bytes())
+    open_boxes, end = _sample_entry(data, codec)
+    box = struct.pack(">I4s", 8 + len(content), kind) + content
     for place in open_boxes:
         struct.pack_into(">I", data, place, struct.unpack_from(">I", data, place)[0] + len(box))
     data[end:end] = box

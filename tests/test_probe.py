@@ -235,6 +235,17 @@ class PixelCropTests(TestCase):
             self.assertIn(self.crop(whole[:end]), (None, [5, 0, 0, 0], [5, 0, 0, 2], [0, 0, 0, 0]))
 
 
+class TrimmedTests(TestCase):
+    def test_a_film_trimmed_without_encoding_has_its_keyframe_before_its_start(self) -> None:
+        """What phones make: the packets from there on are needed, but not shown."""
+        path = media.scratch(self) / "trimmed.mp4"
+        media.ffmpeg("-ss", "1.5", "-i", media.FLOWER, "-t", "1", "-c", "copy", path)
+        found = media.probe(path)
+        assert found.video is not None
+        self.assertApproximates(found.video.duration or 0.0, 1.0, 0.2)
+        self.assertEqual(found.video.displayed_size, (960, 540))
+
+
 class BeliefTests(TestCase):
     def found(self, **changes: Any) -> MediaInfo:
         """Parse a made-up answer of the probe, changed in its video stream."""

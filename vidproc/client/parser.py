@@ -167,6 +167,7 @@ def _add_parameters(group: argparse._ArgumentGroup) -> None:
         "target_size": ("BYTES", "fit into this size, such as 8M"),
         "preset": ("PRESET", "fast, balanced or small (balanced)"),
         "audio_tracks": ("WHICH", "all, or only the default one (all)"),
+        "hdr": ("WHAT", "keep HDR, or make sdr of it (keep; with h264 sdr)"),
         "bitrate": ("BITS", "per second, 32k to 320k (a high-quality variable bit rate)"),
         "track": ("TRACK", "which audio track: a number from 1, or a language such as eng"),
         "fps": ("N", "frames per second, 1 to 50 (12)"),

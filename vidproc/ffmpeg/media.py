@@ -9,14 +9,28 @@ import msgspec
 _WEBM_CODECS = frozenset({"vp8", "vp9", "av1", "vorbis", "opus", "webvtt"})
 
 
+class MasteringDisplay(msgspec.Struct, kw_only=True, frozen=True):
+    """The display on which an HDR film was graded (SMPTE ST 2086): chromaticities as (x, y), and
+    the luminances in cd/m2."""
+
+    red: tuple[float, float]
+    green: tuple[float, float]
+    blue: tuple[float, float]
+    white: tuple[float, float]
+    least: float
+    most: float
+
+
 class VideoStream(msgspec.Struct, kw_only=True, frozen=True):
     """The video stream. `width` and `height` are in pixels, before rotation and SAR.
 
     `crop` are the pixels (left, top, right, bottom) that the decoder outputs but the container
     crops (MP4's clean aperture, Matroska's PixelCrop). `rotation` is how a player rotates the
     video, clockwise: 0, 90, 180 or 270. `dolby_vision_only` means that only Dolby Vision's own
-    colours are available (profile 5). `frame_rate` is the mean in frames per second. Times are in
-    seconds, `start_time` relative to the container's start.
+    colours are available (profile 5). `content_light` are the light levels of the brightest pixel
+    and the brightest frame (MaxCLL, MaxFALL), in cd/m2. `dynamic_metadata` names what HDR metadata
+    of single frames there is: ``HDR10+``, ``Dolby Vision``. `frame_rate` is the mean in frames
+    per second. Times are in seconds, `start_time` relative to the container's start.
     """
 
     index: int
@@ -34,6 +48,9 @@ class VideoStream(msgspec.Struct, kw_only=True, frozen=True):
     color_transfer: str | None = None
     color_matrix: str | None = None
     full_range: bool = False
+    mastering_display: MasteringDisplay | None = None
+    content_light: tuple[int, int] | None = None
+    dynamic_metadata: tuple[str, ...] = ()
     dolby_vision_only: bool = False
     interlaced: bool = False
     frames: int | None = None
@@ -167,6 +184,8 @@ class MediaInfo(msgspec.Struct, kw_only=True, frozen=True):
         if self.video is not None:
             fields["video_codec"] = self.video.codec
             fields["width"], fields["height"] = self.video.displayed_size
+            if self.video.hdr:
+                fields["hdr"] = "pq" if self.video.color_transfer == "smpte2084" else "hlg"
             if self.video.frame_rate is not None:
                 fields["frame_rate"] = round(self.video.frame_rate, 3)
         audio = self.main_audio()

@@ -59,6 +59,9 @@ _TEXT_SUBTITLES = frozenset(
 _DOLBY_VISION = frozenset({"dvh1", "dvhe", "dva1", "dvav", "dav1"})
 
 
+_DYNAMIC = {"hdr10_plus": "HDR10+", "dolby_vision": "Dolby Vision"}
+
+
 class ProbeError(Exception):
     """The probe's answer is invalid: a bug, or a crash on a hostile file."""
 
@@ -311,8 +314,12 @@ def _video(found: dict[str, Any], origin: float, complete: bool) -> VideoStream:
         color_transfer=_tag(frame, found, "transfer"),
         color_matrix=_tag(frame, found, "matrix"),
         full_range=frame.get("full_range") is True or found.get("full_range") is True,
-        dolby_vision_only=found.get("tag") in _DOLBY_VISION
-        and _tag(frame, found, "transfer") is None,
+        mastering_display=values.mastering_display(frame.get("mastering")),
+        content_light=values.content_light(frame.get("light")),
+        dynamic_metadata=tuple(
+            name for key, name in _DYNAMIC.items() if frame.get("dynamic", {}).get(key) is True
+        ),
+        dolby_vision_only=_is_dolby_vision_only(found, frame),
         interlaced=frame.get("interlaced") is True,
         frames=frames or None,
         duration=duration,
@@ -320,6 +327,15 @@ def _video(found: dict[str, Any], origin: float, complete: bool) -> VideoStream:
         bit_rate=bit_rate,
         language=values.clean_language(found.get("language")),
     )
+
+
+def _is_dolby_vision_only(found: dict[str, Any], frame: dict[str, Any]) -> bool:
+    """Return whether the base layer has Dolby Vision's own colours (profile 5): it says nothing of
+    them, or that they are ICtCp, or full range, which no compatible one is."""
+    if found.get("tag") not in _DOLBY_VISION and not frame.get("dynamic", {}).get("dolby_vision"):
+        return False
+    alien = frame.get("full_range") is True or _tag(frame, found, "matrix") == "ictcp"
+    return alien or _tag(frame, found, "transfer") is None
 
 
 def _crop(value: object, width: int, height: int) -> tuple[int, int, int, int]:

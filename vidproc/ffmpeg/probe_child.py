@@ -307,10 +307,12 @@ def _read(
             index = packet.stream_index
             flush = packet.size == 0 and packet.pts is None and packet.dts is None
             # Streams may appear late in MPEG-TS.
-            if flush or packet.is_discard or index not in tallies:
+            if flush or index not in tallies:
                 continue
-            tallies[index].add(packet)
+            if not packet.is_discard:
+                tallies[index].add(packet)
             seen += packet.size
+            # A trimmed video may begin with packets that are not shown, the keyframe among them.
             if wanted and index == video.index:
                 try:
                     decoded = packet.decode()
@@ -333,13 +335,42 @@ def _read(
     return frames, tallies, True
 
 
+_DYNAMIC = {
+    "DYNAMIC_HDR_PLUS": "hdr10_plus",
+    "DOVI_METADATA": "dolby_vision",
+    "DOVI_RPU_BUFFER": "dolby_vision",
+}
+
+
+def _hdr_facts(frame: Any) -> dict[str, Any]:
+    """Return the HDR metadata of a frame: AVMasteringDisplayMetadata as red, green, blue, white and
+    luminances; AVContentLightMetadata; and which kinds of dynamic metadata there are."""
+    facts: dict[str, Any] = {"dynamic": {}}
+    for side_data in frame.side_data:
+        kind = side_data.type.name
+        if kind in _DYNAMIC:
+            facts["dynamic"][_DYNAMIC[kind]] = True
+        elif kind == "MASTERING_DISPLAY_METADATA":
+            numbers = struct.unpack_from("22i", bytes(side_data))
+            if all(numbers[20:]) and all(numbers[1:20:2]):
+                facts["mastering"] = [numbers[i] / numbers[i + 1] for i in range(0, 20, 2)]
+        elif kind == "CONTENT_LIGHT_LEVEL":
+            facts["light"] = list(struct.unpack_from("2I", bytes(side_data)))
+    return facts
+
+
 def _frame_facts(frames: list[Any]) -> dict[str, Any]:
     frame = frames[0]
+    try:
+        hdr = _hdr_facts(frame)
+    except (ValueError, struct.error):  # a kind that PyAV does not know
+        hdr = {}
     try:
         rotation = int(frame.rotation)
     except (ValueError, OverflowError):
         rotation = 0
     return {
+        **hdr,
         "width": frame.width,
         "height": frame.height,
         "rotation": rotation,

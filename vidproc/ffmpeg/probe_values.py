@@ -7,6 +7,8 @@ import re
 import unicodedata
 from typing import Any
 
+from vidproc.ffmpeg.media import MasteringDisplay
+
 MAX_SIDE = 16384
 """The longest accepted side in pixels."""
 MAX_DURATION = 10 * 86400.0
@@ -115,6 +117,28 @@ def clean_language(value: object) -> str | None:
     """Return a language's two or three letters, None if undetermined."""
     match = _LANGUAGE.fullmatch(value.strip().lower()) if isinstance(value, str) else None
     return match[1] if match is not None and match[1] not in ("und", "unk", "mis", "zxx") else None
+
+
+def mastering_display(value: object) -> MasteringDisplay | None:
+    """Return a mastering display from ten numbers, None unless all of them are possible."""
+    if not isinstance(value, list) or len(value) != 10:
+        return None
+    places = [number(each, 0.0, 1.0) for each in value[:8]]
+    least, most = number(value[8], 0.0, 10_000.0), number(value[9], 1e-4, 10_000.0)
+    points = [place for place in places if place is not None]
+    if len(points) != 8 or least is None or most is None or least >= most:
+        return None
+    red, green, blue, white = ((points[n], points[n + 1]) for n in (0, 2, 4, 6))
+    return MasteringDisplay(red=red, green=green, blue=blue, white=white, least=least, most=most)
+
+
+def content_light(value: object) -> tuple[int, int] | None:
+    """Return the light levels of the brightest pixel and frame in cd/m2, None if unknown."""
+    if not isinstance(value, list) or len(value) != 2:
+        return None
+    levels = [number(each, 0, 65535) for each in value]
+    brightest, frame = (None if level is None else int(level) for level in levels)
+    return (brightest, frame) if brightest is not None and frame is not None and brightest else None
 
 
 def roles(value: object) -> tuple[str, ...]:

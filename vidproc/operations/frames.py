@@ -8,7 +8,10 @@ probe's findings into ffmpeg-python nodes and sentences.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from vidproc.errors import ErrorCode, ServiceError
 from vidproc.ffmpeg.capabilities import Capabilities
@@ -27,6 +30,14 @@ _SCALER = "lanczos+accurate_rnd+full_chroma_int"
 
 
 _RGB_SCALER = "lanczos"  # full-resolution chroma makes a GIF of drawings 7 % larger
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """What frames become: a pixel format of FFmpeg's, and whether PQ and HLG stay as they are."""
+
+    format: str = "yuv420p"
+    hdr: bool = False
 
 
 def require_video(media: MediaInfo) -> VideoStream:
@@ -61,12 +72,12 @@ def normalised(
     capabilities: Capabilities,
     size: Size | None = None,
     *,
-    pixel_format: str = "yuv420p",
+    pixels: Pixels = Pixels(),
     sample: Callable[[Any], Any] | None = None,
 ) -> Any:
     """Return the normalised video at `size` (displayed pixels; default: the source's).
 
-    FFmpeg rotates it itself. Sizes must be even unless `pixel_format` is RGB or 4:4:4.
+    FFmpeg rotates it itself. Sizes must be even unless the `pixels` are RGB or 4:4:4.
     `sample` selects frames (a frame rate, a clip) where that is cheapest: before any scaling.
     """
     video = require_video(media)
@@ -82,8 +93,9 @@ def normalised(
     if sample is not None:
         stream = sample(stream)
     rgb = is_rgb(video.pixel_format)
-    converts = "zscale" in capabilities.filters and "tonemap" in capabilities.filters
-    if (video.hdr or wide_gamut(video)) and converts:
+    if video.hdr and pixels.hdr:
+        stream = _as_hdr(stream, video, (width, height))
+    elif (video.hdr or wide_gamut(video)) and maps_colours(capabilities):
         stream = stream.filter(
             "scale",
             width,
@@ -101,13 +113,69 @@ def normalised(
             options["in_range"] = "pc"
         if rgb:
             options["out_color_matrix"] = "bt709"
-        if is_rgb(pixel_format):
+        if is_rgb(pixels.format):
             options = {k: v for k, v in options.items() if k == "in_range"}
         if _one_off(video, (width, height)):
             stream = stream.filter("crop", width, height, 0, 0, exact=1)
-        flags = _RGB_SCALER if is_rgb(pixel_format) else _SCALER
+        flags = _RGB_SCALER if is_rgb(pixels.format) else _SCALER
         stream = stream.filter("scale", width, height, flags=flags, **options)
-    return stream.filter("format", pixel_format).filter("setsar", 1)
+    return stream.filter("format", pixels.format).filter("setsar", 1)
+
+
+def as_shown(stream: Any, video: VideoStream, capabilities: Capabilities, pixels: Pixels) -> Any:
+    """Return what a viewer sees of normalised frames on an SDR display: HDR is tone-mapped."""
+    if not (video.hdr and pixels.hdr and maps_colours(capabilities)):
+        return stream
+    video = msgspec.structs.replace(
+        video, full_range=False, color_matrix=_hdr_matrix(video), color_primaries=_primaries(video)
+    )
+    return _to_sdr(stream.filter("format", "yuv444p10le"), video, False).filter("format", "yuv420p")
+
+
+def maps_colours(capabilities: Capabilities) -> bool:
+    """Return whether this FFmpeg can map HDR and wide gamuts to BT.709."""
+    return "zscale" in capabilities.filters and "tonemap" in capabilities.filters
+
+
+def _as_hdr(stream: Any, video: VideoStream, size: Size) -> Any:
+    """Return HDR frames at `size`, limited range, without metadata that only the source had."""
+    stream = _without(stream, *(n for kind in video.dynamic_metadata for n in _SIDE_DATA[kind]))
+    rgb = is_rgb(video.pixel_format)
+    options: dict[str, Any] = {"out_range": "tv"}
+    if rgb:
+        options["out_color_matrix"] = "bt2020"
+    elif video.full_range:
+        options["in_range"] = "pc"
+    if _one_off(video, size):
+        stream = stream.filter("crop", *size, 0, 0, exact=1)
+    return stream.filter("scale", *size, flags=_SCALER, **options).filter(
+        "setparams",
+        range="tv",
+        color_primaries=_primaries(video),
+        color_trc=video.color_transfer,
+        colorspace=_hdr_matrix(video),
+    )
+
+
+def _without(stream: Any, *kinds: str) -> Any:
+    """Return frames without side data of some kinds, which would be written into the result."""
+    for kind in kinds:
+        stream = stream.filter("sidedata", mode="delete", type=kind)
+    return stream
+
+
+_SIDE_DATA = {
+    "HDR10+": ("DYNAMIC_HDR_PLUS",),
+    "Dolby Vision": ("DOVI_RPU_BUFFER", "DOVI_METADATA"),
+}
+
+
+def _hdr_matrix(video: VideoStream) -> str:
+    return video.color_matrix if video.color_matrix not in (None, "gbr") else "bt2020nc"
+
+
+def _primaries(video: VideoStream) -> str:
+    return video.color_primaries or "bt2020"
 
 
 def _one_off(video: VideoStream, size: Size) -> bool:
@@ -131,6 +199,11 @@ def _to_sdr(stream: Any, video: VideoStream, rgb: bool) -> Any:
     if given["min"] == "smpte2085":
         given["min"] = "bt2020nc"
     target = {"p": "bt709", "t": "bt709", "m": "bt709", "r": "limited"}
+    if video.mastering_display is not None:
+        stream = _without(stream, "MASTERING_DISPLAY_METADATA")
+    if video.content_light is not None:
+        stream = _without(stream, "CONTENT_LIGHT_LEVEL")
+    stream = _without(stream, *(n for kind in video.dynamic_metadata for n in _SIDE_DATA[kind]))
     if not video.hdr:
         return stream.filter("zscale", **given, **target)
     # Mobius does not change levels below half of the reference white, and rolls off highlights
@@ -196,13 +269,24 @@ def fitted(
     return normalised(node, media, capabilities, target, sample=sample)
 
 
-def frame_warnings(media: MediaInfo, capabilities: Capabilities) -> list[str]:
+def frame_warnings(
+    media: MediaInfo,
+    capabilities: Capabilities,
+    pixels: Pixels = Pixels(),
+) -> list[str]:
     """Return a sentence for everything that `normalised` changes or drops."""
     video = require_video(media)
     sentences = []
-    converts = "zscale" in capabilities.filters and "tonemap" in capabilities.filters
-    if video.hdr:
-        name = "PQ" if video.color_transfer == "smpte2084" else "HLG"
+    converts = maps_colours(capabilities)
+    name = "PQ" if video.color_transfer == "smpte2084" else "HLG"
+    if video.hdr and pixels.hdr:
+        if video.dynamic_metadata:
+            kept = "HDR10" if name == "PQ" else name
+            sentences.append(
+                f"The {' and '.join(video.dynamic_metadata)} metadata was left out; the video is "
+                f"{kept}."
+            )
+    elif video.hdr:
         sentences.append(
             f"The HDR video ({name}) was mapped to standard dynamic range."
             if converts

@@ -25,7 +25,9 @@ PARAMETER_TEXTS: dict[str, dict[str, ParameterText]] = {
         "plays": ParameterText("The codecs that you can play; codec auto chooses from these."),
         "target_size": ParameterText("The maximum size of the result.", "bytes"),
         "preset": ParameterText("Trades encoding time for size."),
-        "hdr": ParameterText("Whether HDR video is kept or converted to SDR."),
+        "hdr": ParameterText(
+            "Whether HDR video is kept or converted to SDR; without it, kept unless H.264."
+        ),
         "audio_tracks": _AUDIO_TRACKS,
         "grain": ParameterText(
             "Whether film grain is removed and synthesised during playback (AV1)."

@@ -17,6 +17,7 @@ from vidproc.ffmpeg.command import THREADS, Command, ffmpeg_command, output_file
 from vidproc.ffmpeg.media import AudioStream, MediaInfo, VideoStream
 from vidproc.operations.audio import ChosenAudio, aac_rate, choose_audio
 from vidproc.operations.base import require_encoder
+from vidproc.operations.compress.hdr import hdr_parameters
 from vidproc.operations.compress.scoring import KEY_INTERVAL, Samples, sampled_frames
 from vidproc.operations.compress.search import Curve
 from vidproc.operations.delivery import (
@@ -25,7 +26,7 @@ from vidproc.operations.delivery import (
     encoding_memory,
     rate_options,
 )
-from vidproc.operations.frames import normalised
+from vidproc.operations.frames import Pixels, normalised
 from vidproc.operations.reading import source
 from vidproc.operations.sizes import Size
 from vidproc.operations.tracks import Tracks, clean_metadata, copied_labels
@@ -52,7 +53,7 @@ class VideoEncoder:
     scoring_cost: float
     memory_factor: float
     passes: Literal["ffmpeg", "x265", "none"]
-    pixel_format: str = "yuv420p"
+    pixels: Pixels = Pixels()  # noqa: RUF009 - it is immutable
     joinable: Mapping[str, Any] | None = None
 
     def rounded(self, crf: float) -> float:
@@ -69,6 +70,25 @@ class VideoEncoder:
         # FFmpeg's own option is an integer; SVT-AV1 knows quarters, and before 4 ignores them.
         return {"crf": whole, "svtav1-params": f"crf={crf:g}"}
 
+    def output_options(self, rate: Options) -> Options:
+        """Return all options of the video in an output, `rate` among them."""
+        return {
+            "c:v": self.encoder,
+            **joined_parameters(self.options, rate),
+            "pix_fmt": self.pixels.format,
+        }
+
+
+def joined_parameters(*options: Mapping[str, Any]) -> Options:
+    """Return all the options; the words of an encoder's own parameters (``x265-params``) that
+    stand in several are put together."""
+    joined: Options = {}
+    for each in options:
+        for name, value in each.items():
+            both = name.endswith("-params") and name in joined
+            joined[name] = f"{joined[name]}:{value}" if both else value
+    return joined
+
 
 # CRFs that reach a VMAF score on a typical video: medians over eight clips and the shots of six
 # films (H.264), over the clips (the others).
@@ -84,6 +104,8 @@ _TYPICAL_AV1 = (
     *((70, 62.5), (75, 60.0), (80, 57.2), (85, 53.0)),
     *((90, 45.5), (92, 41.5), (95, 34.0), (97, 23.0), (99, 12.0)),
 )
+
+
 _X264: dict[Preset, tuple[Options, float]] = {
     "fast": ({"preset": "veryfast"}, 1.5),
     "balanced": ({"preset": "medium"}, 0.7),
@@ -102,14 +124,21 @@ _SVTAV1: dict[Preset, tuple[Options, float]] = {
 
 
 def video_encoder_for(
-    codec: Codec, preset: Preset, capabilities: Capabilities, video: VideoStream
+    codec: Codec,
+    preset: Preset,
+    capabilities: Capabilities,
+    video: VideoStream,
+    *,
+    keep_hdr: bool = False,
 ) -> VideoEncoder:
     """Return the encoder for a codec and a preset; raises `ServiceError` 500 without one.
 
-    H.264 is always 8-bit, to play everywhere; the others keep the 10 bits of an SDR source.
+    H.264 is always 8-bit SDR, to play everywhere; the others keep the 10 bits of an SDR source,
+    and HDR with `keep_hdr`.
     """
-    deep = codec != "h264" and video.bit_depth > 8 and not video.hdr
-    pixel_format = "yuv420p10le" if deep else "yuv420p"
+    hdr = keep_hdr and codec != "h264" and video.hdr
+    deep = hdr or (codec != "h264" and video.bit_depth > 8 and not video.hdr)
+    pixels = Pixels("yuv420p10le" if deep else "yuv420p", hdr)
     if codec == "h264":
         options, cost = _X264[preset]
         return VideoEncoder(
@@ -127,24 +156,33 @@ def video_encoder_for(
         return VideoEncoder(
             codec=codec,
             encoder=require_encoder(capabilities, "libx265"),
-            options={"g": KEY_INTERVAL, **options, "tag:v": "hvc1"},
+            options={
+                "g": KEY_INTERVAL,
+                **options,
+                "tag:v": "hvc1",
+                **(hdr_parameters("libx265", video) if hdr else {}),
+            },
             curve=Curve((10.0, 45.0), 0.1, 0.14, -0.12, _TYPICAL_HEVC),
             scoring_cost=cost,
             memory_factor=1.5,
             passes="x265",
-            pixel_format=pixel_format,
+            pixels=pixels,
             joinable={},
         )
     options, cost = _SVTAV1[preset]
     return VideoEncoder(
         codec=codec,
         encoder=require_encoder(capabilities, "libsvtav1"),
-        options={"g": KEY_INTERVAL, **options},
+        options={
+            "g": KEY_INTERVAL,
+            **options,
+            **(hdr_parameters("libsvtav1", video) if hdr else {}),
+        },
         curve=Curve((8.0, 63.0), 0.25, 0.07, -0.055, _TYPICAL_AV1),
         scoring_cost=cost,
         memory_factor=2.5,
         passes="none",
-        pixel_format=pixel_format,
+        pixels=pixels,
     )
 
 
@@ -217,12 +255,9 @@ def sample_command(
     weight: float,
 ) -> Command:
     """Return the command that encodes samples of the video alone into the Matroska `name`."""
-    stream = sampled_frames(media, capabilities, size, video_encoder.pixel_format, samples)
+    stream = sampled_frames(media, capabilities, size, video_encoder.pixels, samples)
     options: Options = {
-        "c:v": video_encoder.encoder,
-        **video_encoder.options,
-        "pix_fmt": video_encoder.pixel_format,
-        **rate,
+        **video_encoder.output_options(rate),
         "fps_mode": "vfr",
         "enc_time_base": "1:90000",
         "threads": THREADS,
@@ -258,16 +293,11 @@ def film_command(
     are the files of a pass log.
     """
     node = source(media)
-    stream = normalised(node, media, capabilities, size, pixel_format=video_encoder.pixel_format)
+    stream = normalised(node, media, capabilities, size, pixels=video_encoder.pixels)
     delivery = Delivery(
         file=name,
         container="mp4",
-        video={
-            "c:v": video_encoder.encoder,
-            **video_encoder.options,
-            "pix_fmt": video_encoder.pixel_format,
-            **rate,
-        },
+        video=video_encoder.output_options(rate),
         tracks=tracks,
     )
     return ffmpeg_command(
@@ -291,14 +321,9 @@ def analysis_command(
     writes: tuple[str, ...],
 ) -> Command:
     """Return the first of two passes: it writes no film, only the pass log's files `writes`."""
-    stream = normalised(
-        source(media), media, capabilities, size, pixel_format=video_encoder.pixel_format
-    )
+    stream = normalised(source(media), media, capabilities, size, pixels=video_encoder.pixels)
     options: Options = {
-        "c:v": video_encoder.encoder,
-        **video_encoder.options,
-        "pix_fmt": video_encoder.pixel_format,
-        **rate,
+        **video_encoder.output_options(rate),
         **rate_options(media),  # as in the second pass: x264 compares the time bases
         "threads": THREADS,
         "filter_complex_threads": THREADS,

@@ -1,7 +1,8 @@
 """How the compressor looks at a film: samples of it, and scores of what was made of them.
 
 A score is the mean of VMAF (model vmaf_v0.6.1) over the frames, at the delivered size, with
-the encoder's own input as the reference: HDR is scored as the SDR that it was mapped to. Frames
+the encoder's own input as the reference: HDR is scored as the SDR that it was mapped to or, where
+it is kept, as the SDR that both would be mapped to. Frames
 are paired by number, never by time, for containers round times differently.
 """
 
@@ -17,9 +18,9 @@ import ffmpeg
 
 from vidproc.ffmpeg.capabilities import Capabilities
 from vidproc.ffmpeg.command import THREADS, Command, Completed, ffmpeg_command, input_file
-from vidproc.ffmpeg.media import MediaInfo
+from vidproc.ffmpeg.media import MediaInfo, VideoStream
 from vidproc.operations.delivery import encoding_memory
-from vidproc.operations.frames import normalised
+from vidproc.operations.frames import Pixels, as_shown, normalised, require_video
 from vidproc.operations.reading import source
 from vidproc.operations.sizes import Size
 
@@ -99,19 +100,19 @@ def sampled_frames(
     media: MediaInfo,
     capabilities: Capabilities,
     size: Size,
-    pixel_format: str,
+    pixels: Pixels,
     samples: Samples,
 ) -> Any:
     """Return the normalised video of the samples, one after another."""
     if not samples.starts:
-        return normalised(source(media), media, capabilities, size, pixel_format=pixel_format)
+        return normalised(source(media), media, capabilities, size, pixels=pixels)
     parts = [
         normalised(
             source(media, start=start, duration=samples.length),
             media,
             capabilities,
             size,
-            pixel_format=pixel_format,
+            pixels=pixels,
         )
         for start in samples.starts
     ]
@@ -125,7 +126,7 @@ def score_command(
     *,
     metric: Metric,
     size: Size,
-    pixel_format: str,
+    pixels: Pixels,
     samples: Samples,
     stage: str,
     weight: float,
@@ -137,9 +138,11 @@ def score_command(
     `every` looks at every nth frame only (VMAF alone can). With `best` the source is
     scored against itself besides, which costs less than another command.
     """
-    reference = sampled_frames(media, capabilities, size, pixel_format, samples)
+    video = require_video(media)
+    reference = sampled_frames(media, capabilities, size, pixels, samples)
+    reference = as_shown(reference, video, capabilities, pixels)
     encoded = ffmpeg.input(input_file(name), threads=THREADS)["v:0"]
-    encoded = encoded.filter("format", pixel_format)
+    encoded = as_shown(encoded.filter("format", pixels.format), video, capabilities, pixels)
     if best and metric == "vmaf":
         thrice = reference.filter_multi_output("split", 3)
         pairs = [
@@ -177,7 +180,9 @@ def score_command(
         stage=stage,
         duration=samples.seconds * (rate or PAIRING_RATE) / PAIRING_RATE,
         weight=weight,
-        memory=_memory(media, size, best) + len(samples.starts) * 24 * size[0] * size[1],
+        memory=_memory(media, size, best)
+        + mapping_memory(video, size, pixels)
+        + len(samples.starts) * 24 * size[0] * size[1],
     )
 
 
@@ -185,6 +190,13 @@ def _memory(media: MediaInfo, size: Size, best: bool) -> int:
     video = media.video
     decoded = (video.width, video.height) if video is not None else size
     return encoding_memory(size, decoded, *((size,) if best else ()))
+
+
+def mapping_memory(video: VideoStream, size: Size, pixels: Pixels) -> int:
+    """Return the bytes that it takes to make SDR of what is scored, in floating point: of the
+    reference and, where HDR is kept, of the result."""
+    mapped = 0 if not video.hdr else 2 if pixels.hdr else 1
+    return mapped * 60 * size[0] * size[1]
 
 
 def numbered(stream: Any) -> Any:

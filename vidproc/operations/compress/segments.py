@@ -14,7 +14,8 @@ import ffmpeg
 
 from vidproc.ffmpeg.command import SOURCE, Command, ffmpeg_command, input_file, output_file
 from vidproc.ffmpeg.media import MediaInfo
-from vidproc.operations.compress.scoring import PAIRING_RATE, numbered
+from vidproc.operations.compress.encode import joined_parameters
+from vidproc.operations.compress.scoring import PAIRING_RATE, mapping_memory, numbered
 from vidproc.operations.compress.shots import TICKS, Shot
 from vidproc.operations.compress.work import Work
 from vidproc.operations.delivery import (
@@ -22,7 +23,7 @@ from vidproc.operations.delivery import (
     deliver,
     encoding_memory,
 )
-from vidproc.operations.frames import normalised, require_video
+from vidproc.operations.frames import as_shown, normalised, require_video
 from vidproc.operations.reading import NO_SEEK, SAFE_INPUT, seconds, source
 
 MOST = 8
@@ -60,11 +61,9 @@ def encode_command(
     joined, or Matroska, whose frames' sizes can be read, as its ending says."""
     video_encoder = work.video_encoder
     options = {
-        "c:v": video_encoder.encoder,
-        **video_encoder.options,
-        **(video_encoder.joinable or {}),
-        "pix_fmt": video_encoder.pixel_format,
-        **video_encoder.rate(crf),
+        **video_encoder.output_options(
+            joined_parameters(video_encoder.joinable or {}, video_encoder.rate(crf))
+        ),
         "fps_mode": "vfr",
         "enc_time_base": f"1:{TICKS}",
         "threads": 1,
@@ -87,10 +86,12 @@ def score_command(
     work: Work, shot: Shot, name: str, *, stage: str, weight: float, every: int
 ) -> Command:
     """Return the command that scores the segment `name` of a shot."""
+    pixels, capabilities = work.video_encoder.pixels, work.job.capabilities
+    video = require_video(work.job.media)
     encoded = ffmpeg.input(input_file(name), threads=1)["v:0"]
-    pair = [encoded.filter("format", work.video_encoder.pixel_format), _video(work, shot)]
+    pair = [encoded.filter("format", pixels.format), _video(work, shot)]
     result = ffmpeg.filter(
-        [numbered(stream) for stream in pair],
+        [numbered(as_shown(stream, video, capabilities, pixels)) for stream in pair],
         "libvmaf",
         shortest=1,
         n_threads=1,
@@ -104,14 +105,14 @@ def score_command(
         enc_time_base=f"1:{PAIRING_RATE}",
         filter_complex_threads=1,
     )
-    rate = require_video(work.job.media).frame_rate or PAIRING_RATE
+    rate = video.frame_rate or PAIRING_RATE
     return ffmpeg_command(
         graph,
         stage=stage,
         duration=shot.length * rate / PAIRING_RATE,
         weight=weight,
         cpus=1.0,
-        memory=encoding_memory(work.size),
+        memory=encoding_memory(work.size) + mapping_memory(video, work.size, pixels),
     )
 
 
@@ -174,7 +175,7 @@ def _video(work: Work, shot: Shot) -> Any:
         media,
         work.job.capabilities,
         work.size,
-        pixel_format=work.video_encoder.pixel_format,
+        pixels=work.video_encoder.pixels,
         sample=exactly,
     )
 

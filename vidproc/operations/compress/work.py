@@ -79,8 +79,16 @@ class Work:
         tracks = choose_tracks(
             media, "mp4", job.parameters.audio_tracks, lambda track: sound_for(media, track)
         )
+        parameters = job.parameters
+        video_encoder = video_encoder_for(
+            parameters.codec,
+            parameters.preset,
+            capabilities,
+            video,
+            keep_hdr=parameters.hdr != "sdr",
+        )
         notes = [
-            *frame_warnings(media, capabilities),
+            *frame_warnings(media, capabilities, video_encoder.pixels),
             *track_warnings(media, tracks),
         ]
         if size != shown:
@@ -95,9 +103,6 @@ class Work:
                 "This server's FFmpeg can't measure VMAF; "
                 + ("the quality was estimated from SSIM." if metric else "the quality is a guess.")
             )
-        video_encoder = video_encoder_for(
-            job.parameters.codec, job.parameters.preset, capabilities, video
-        )
         return cls(job, video_encoder, size, tracks, metric, notes)
 
     @property
@@ -193,7 +198,7 @@ class Work:
             name,
             metric=self.metric,
             size=self.size,
-            pixel_format=self.video_encoder.pixel_format,
+            pixels=self.video_encoder.pixels,
             samples=samples,
             stage=stage,
             weight=self.weight(weight),

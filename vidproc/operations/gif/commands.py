@@ -131,7 +131,7 @@ def _frames(
     start = max(0.0, clip.start - before)
     node = reading.source(media, start=start, duration=clip.length + before)
     return frames.normalised(
-        node, media, capabilities, rendition.size, pixel_format="bgra", sample=sample
+        node, media, capabilities, rendition.size, pixels=frames.Pixels("bgra"), sample=sample
     )
 
 
