@@ -1,9 +1,9 @@
-"""A folder of short videos by one command, of which client and server are killed in the middle.
+"""A folder of short videos with one command; client and server are killed in the middle.
 
 Makes 200 clips of different lengths, starts ``vidproc FOLDER --type extract_audio``, and at a
-quarter, a half and three quarters of the results ends client and server by SIGKILL, starts the
-server again and gives the command again. Then each result must be there once, of its own clip, and
-each clip must have been one task. Exit status 1 if not. Run it from a checkout:
+quarter, a half and three quarters of the results kills client and server with SIGKILL, and restarts
+both. In the end each result must exist once, made from its own clip, and each clip must have been
+one task. Exit status 1 if not. Run it from a checkout:
 ``python -m benchmarks.batch``; with ``--quick``, 20 clips and one kill.
 """
 
@@ -20,7 +20,7 @@ from support.batch_job import BatchJob
 
 
 def main() -> int:
-    """Run it and return the exit status."""
+    """Run the benchmark and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=200, help="clips (200)")
     parser.add_argument("--kills", type=int, default=3, help="of client and server (3)")

@@ -1,4 +1,4 @@
-"""What a short task pays for starting: audio, GIF and resolution of an 8 s clip.
+"""The overhead of short tasks: audio, GIF and resolution of an 8 s clip.
 
 The bare FFmpeg commands of each operation, with the same arguments and threads but neither server
 nor sandbox, alternate with the command-line client and a running server, from the client's start to

@@ -1,7 +1,7 @@
-"""How fast bytes move over HTTP, against nginx on the same machine, plain and over TLS.
+"""The speed of HTTP transfers, plain and over TLS, compared with nginx on the same machine.
 
-One and eight streams, PUT and GET, on tmpfs; over TLS MMP as well. nginx and vidproc take turns;
-printed are the medians and the median of the ratios of neighbouring runs. Run it from a checkout:
+One stream and eight, PUT and GET, on tmpfs; over TLS also MMP. nginx and vidproc take turns. The
+medians are printed, and the median of the ratios of neighbouring runs. Run it from a checkout:
 ``python -m benchmarks.http_transfer``. Linux only.
 """
 
@@ -103,7 +103,7 @@ def put(port: int, target: str, path: Path, size: int, *, address: str, tls: boo
 
 
 def get(port: int, target: str, *, address: str, tls: bool) -> None:
-    """GET a file and throw it away."""
+    """GET a file and discard it."""
     with open_stream(port, address, tls) as connection:
         connection.sendall(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         head = read_head(connection)
@@ -152,13 +152,13 @@ class Bench:
         self.server.start()
         stack.callback(self.server.stop)
         result = self.server.data_dir / result_key(self.task_id, "webm")
-        # The same pages: how they lie in memory makes more of a difference than the server.
+        # The same pages: their layout in memory makes more of a difference than the server.
         os.link(result, root / "nginx" / "files" / "result")
 
     def _run(self, streams: int, work: Callable[[str], Any]) -> float:
         seconds, outcomes = run_streams(streams, lambda index: work(f"127.0.0.{10 + index}"))
         for task_id in filter(None, outcomes):
-            PlainClient(self.server.port).wait(task_id)  # the next run shall have the machine
+            PlainClient(self.server.port).wait(task_id)  # so that it does not disturb the next run
         return seconds
 
     def vidproc_up(self, streams: int, each: int, tls: bool) -> float:

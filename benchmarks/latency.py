@@ -1,4 +1,4 @@
-"""How long a status takes while ten uploads keep the disk busy.
+"""The latency of a status while ten uploads keep the disk busy.
 
 Sends fifty status requests a second, each on its own connection, as plain clients do: first with
 nothing else going on, then while ten clients upload as fast as they can to the folder's disk. It
@@ -26,7 +26,7 @@ from vidproc.units import format_size, parse_size
 
 UPLOADS = 10
 PERIOD = 0.02
-"""Seconds between two status requests."""
+"""Seconds between status requests."""
 LIMIT = 0.05
 
 
@@ -61,7 +61,7 @@ def keep_uploading(port: int, source: Path, size: int, address: str, seconds: fl
 
 
 def percentile(values: list[float], part: float) -> float:
-    """Return the value below which that part (0 to 1) of the values lies."""
+    """Return the value below which this part (0 to 1) of the values lies."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
 
@@ -84,7 +84,7 @@ def under_load(
     found: dict[str, list[float]] = {}
 
     def asking() -> None:
-        time.sleep(1.0)  # until the uploads are under way
+        time.sleep(1.0)  # until the uploads are in progress
         found.update(ask(server.port, tasks, seconds))
 
     asker = threading.Thread(target=asking)
@@ -133,7 +133,7 @@ def main() -> None:
             idle = ask(server.port, [finished], seconds)
             show("a finished task, nothing going on", idle[finished])
             server.stop()
-            # It holds the one place, so that the uploads' tasks wait and take no CPU time.
+            # It occupies the only place, so the uploads' tasks wait and use no CPU time.
             running = place_film(server, film)
             server.start()
             alone = ask(server.port, [running, finished], seconds)

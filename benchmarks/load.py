@@ -120,7 +120,7 @@ def send_file(connection: socket.socket, path: Path, size: int, send_size: int =
 
 
 def send_small(connection: socket.socket, packet: bytes, size: int) -> None:
-    """Send `packet` again and again until `size` bytes have left, each in a separate send."""
+    """Send `packet` repeatedly, each time in a separate send, until `size` bytes were sent."""
     libc = ctypes.CDLL(None, use_errno=True)
     data = ctypes.create_string_buffer(packet, len(packet))
     one = _Slice(ctypes.addressof(data), len(packet))
@@ -189,7 +189,7 @@ def mmp_download(port: int, task_id: str, *, address: str = "127.0.0.1") -> int:
 
 
 def raise_file_limit(wanted: int) -> None:
-    """Let this process and its children open that many files."""
+    """Allow this process and its children to open that many files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < wanted:
         limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
@@ -197,7 +197,7 @@ def raise_file_limit(wanted: int) -> None:
 
 
 def long_film(path: Path, seconds: int = 600) -> Path:
-    """Make a film that takes minutes to encode and is made in a second; return its path."""
+    """Make, within a second, a film that takes minutes to encode; return its path."""
     part = path.with_suffix(".part.mp4")
     source = ("-f", "lavfi", "-i", "mandelbrot=size=640x360:rate=25", "-t", "5")
     _ffmpeg(*source, "-c:v", "libx264", "-crf", "40", part)

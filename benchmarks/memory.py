@@ -1,8 +1,8 @@
-"""How much memory the server needs: the peak (VmHWM) of its process in several cases.
+"""The server's memory: the peak (VmHWM) of its process in several cases.
 
-Eight uploads of 2 GB to a disk that an injected writer slows down, past the reactor and through it
-(with a checksum); as many bytes in 100 uploads; 1,000 idle connections; 100 watchers. With
-`--single SIZE` one upload and one download of that size, with their speeds, instead. Run it from a
+Eight uploads of 2 GB to a simulated slow disk, both bypassing the reactor and through it (with a
+checksum); as many bytes in 100 uploads; 1,000 idle connections; 100 watchers. With `--single SIZE`
+instead one upload and one download of that size, with their speeds. Run it from a
 checkout: ``python -m benchmarks.memory``. Linux only.
 """
 
@@ -53,9 +53,9 @@ class SlowDiskServer(ServerProcess):
 
 
 def place_result(server: ServerProcess, size: int, *, fill: bool = False) -> str:
-    """Put a finished task with a result of `size` zero bytes into a stopped server's folder.
+    """Add a finished task with a result of `size` zero bytes to a stopped server's folder.
 
-    Without `fill` the file is a hole; with it the bytes are really there.
+    Without `fill` the file is sparse.
     """
     store = TaskStore(server.data_dir / "tasks.sqlite")
     store.open()
@@ -90,7 +90,7 @@ def place_result(server: ServerProcess, size: int, *, fill: bool = False) -> str
 
 
 def place_film(server: ServerProcess, film: Path) -> str:
-    """Put a queued task that encodes `film` for minutes into a stopped server's folder."""
+    """Add a queued task that encodes `film` for minutes to a stopped server's folder."""
     store = TaskStore(server.data_dir / "tasks.sqlite")
     store.open()
     task = Task(
@@ -184,12 +184,12 @@ def uploads(folder: Path, count: int, size: int, *, checksum: bool) -> int:
 
 
 def idle_connections(folder: Path, count: int) -> int:
-    """`count` connections that say nothing; returns the peak."""
+    """`count` idle connections; returns the peak."""
     with running(ServerProcess(folder)) as server, contextlib.ExitStack() as open_ones:
         for number in range(count):
             client = PlainClient(server.port, f"127.0.1.{1 + number // PER_ADDRESS}")
             open_ones.enter_context(client.connect())
-        PlainClient(server.port).request({"action": "info"})  # they have all been taken
+        PlainClient(server.port).request({"action": "info"})  # all have been accepted
         return peak_memory(server.pid)
 
 

@@ -44,7 +44,7 @@ OPERATIONS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One task: what is to be done to which film."""
+    """One task: an operation and its film."""
 
     operation: str
     fields: dict[str, Any]
@@ -52,7 +52,7 @@ class Work:
 
 
 def tasks() -> list[Work]:
-    """Return the twenty tasks, in the order in which they are sent."""
+    """Return the twenty tasks in order."""
     return [
         Work(operation, fields, MEDIA / film)
         for film in FILMS
@@ -61,7 +61,7 @@ def tasks() -> list[Work]:
 
 
 def bare(works: list[Work]) -> float:
-    """Run the commands of each task, one after another; return their seconds together."""
+    """Run the commands of all tasks one after another; return the seconds in all."""
     films = {work.film: probe(work.film) for work in works}
     total = 0.0
     for work in works:
@@ -81,7 +81,7 @@ def bare(works: list[Work]) -> float:
 
 
 def through_server(port: int, works: list[Work]) -> float:
-    """Send all tasks at once, each from a different address; return seconds to the last end."""
+    """Send all tasks at once, each from its own address; return the seconds until all are done."""
 
     def one(pair: tuple[int, Work]) -> None:
         number, work = pair
@@ -107,7 +107,7 @@ def through_server(port: int, works: list[Work]) -> float:
 
 
 def main() -> None:
-    """Run the benchmark; exit status 1 when the server is not sooner."""
+    """Run the benchmark; exit status 1 if the server is not faster."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repeat", type=int, help="turns (3; quick: 1)")
     parser.add_argument("--quick", action="store_true", help="one turn")

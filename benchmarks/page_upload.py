@@ -1,9 +1,9 @@
-"""How fast the page sends a large film, against curl, and how much memory the page takes.
+"""The speed of the page's upload of a large film compared with curl's, and the page's memory.
 
-The film is sparse, so that reading it costs nothing, and no video: the server takes it and refuses
-its task at once. curl and the page take turns, on loopback and tmpfs. The page's memory is the
-unique set size of its renderer process, the largest seen. Run it from a checkout, with Chromium:
-``python -m benchmarks.page_upload``.
+The film is sparse, so that reading it costs nothing, and not a video, so that its task fails at
+once. curl and the page take turns, on loopback and tmpfs. The page's memory is the unique set size
+of its renderer process, the largest seen. Run it from a checkout, with Chromium: ``python -m
+benchmarks.page_upload``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests_page.browser import chromium
 from vidproc.units import format_size, parse_size
 
 LIMIT_MEMORY = 300e6
-"""Bytes that the page may take."""
+"""The most memory that the page may use, in bytes."""
 ENDED = ("completed", "failed")
 START = "() => { document.querySelector('.start').click(); return performance.now(); }"
 """Starts the film; returns when, in milliseconds."""
@@ -61,7 +61,7 @@ def renderer_memory() -> int:
 
 
 def by_curl(url: str, film: Path, page: Page) -> float:
-    """Send by curl; return the seconds."""
+    """Upload with curl; return the seconds."""
     began = time.monotonic()
     done = subprocess.run(
         ["curl", "-sS", "--fail-with-body", "-T", film, f"{url}api/v1/tasks?type=compress"],
@@ -74,7 +74,7 @@ def by_curl(url: str, film: Path, page: Page) -> float:
 
 
 def by_page(url: str, film: Path, page: Page) -> tuple[float, int]:
-    """Send by the page; return the seconds and the bytes of memory that the page had at most."""
+    """Upload with the page; return the seconds and the page's peak memory in bytes."""
     page.evaluate("() => localStorage.clear()")
     page.goto(url)
     page.wait_for_selector("body.ready")

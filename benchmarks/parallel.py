@@ -36,7 +36,8 @@ FILM = Path(__file__).parent.parent / "tests" / "media" / "cockatoo-720p-noaudio
 SECONDS = 10
 WIDTH, HEIGHT = 1280, 720
 FASTER, LARGER, WORSE = 2.0, 1.05, 0.5
-"""What is promised of webm: times as fast, times the bytes, points of VMAF lost at most."""
+"""The promises for webm: how many times as fast, at most how many times the bytes and points of
+VMAF."""
 PLAIN_WEBM = ("-c:v", "libvpx-vp9", "-crf", "30", "-b:v", "0")
 PLAIN_GIF = (
     "fps=12,scale=480:-1:flags=lanczos,split[a][b];[a]palettegen=stats_mode=diff[p];"
@@ -44,7 +45,7 @@ PLAIN_GIF = (
 )
 
 Work = Callable[[Path], list[Path]]
-"""Makes files in an empty folder; returns them in order."""
+"""Creates files in an empty folder and returns them in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Medians of one way: wall and CPU time in seconds; bytes; VMAF, None where not asked."""
+    """Medians of one way: wall and CPU time in seconds, bytes, VMAF or None."""
 
     elapsed: float
     cpu: float
@@ -67,14 +68,14 @@ class Measured:
 
 
 def ffmpeg(*arguments: str | Path) -> str:
-    """Run FFmpeg; return what it said."""
+    """Run FFmpeg and return its output."""
     argv = (find_ffmpeg().path, "-nostdin", "-hide_banner", "-nostats", "-y", *map(str, arguments))
     done = subprocess.run(argv, capture_output=True, check=True)
     return done.stderr.decode(errors="replace")
 
 
 def prepare(film: Path, start: float, length: float, folder: Path) -> Clip:
-    """Cut the clip out of a film, nearly without loss."""
+    """Cut the clip out of a film, almost losslessly."""
     path = folder / "clip.mp4"
     ffmpeg(
         *("-ss", str(start), "-t", str(length), "-i", film, "-map", "0:V:0"),
@@ -87,7 +88,7 @@ def prepare(film: Path, start: float, length: float, folder: Path) -> Clip:
 def vmaf(made: Sequence[Path], clip: Clip, every: int) -> float:
     """Return the mean VMAF of files that follow each other; frames are paired by number."""
     inputs = [part for path in (*made, clip.path) for part in ("-i", path)]
-    # Differing colour tags would make FFmpeg convert one of the two before they are compared.
+    # If colour tags differed, FFmpeg would convert one of the two before the comparison.
     label = "setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709"
     label += ",settb=1/25,setpts=N"
     parts = "".join(f"[{number}:v]" for number in range(len(made)))
@@ -128,7 +129,7 @@ def plain_gif(clip: Clip) -> Work:
 def ours(clip: Clip, name: str, *, cut: bool = True, **fields: Any) -> Work:
     """Return what the service runs for the clip; `fields` are further parameters.
 
-    Without `cut` as one that is too short for it.
+    Without `cut`, as if the clip were too short for segments.
     """
     wanted = {"start_time": 0, "duration": clip.seconds, **fields}
 
@@ -150,7 +151,7 @@ def ours(clip: Clip, name: str, *, cut: bool = True, **fields: Any) -> Work:
 
 
 def together(*works: Work, at_once: bool) -> Work:
-    """Return several works, all at once or one after another."""
+    """Return a work that does several, at once or one after another."""
 
     def work(folder: Path) -> list[Path]:
         folders = [folder / str(number) for number in range(len(works))]
@@ -203,7 +204,7 @@ def children_cpu() -> float:
 
 
 def show(title: str, results: dict[str, Measured]) -> None:
-    """Print a table; the first line is what the others are compared with."""
+    """Print a table; the others are compared with the first line."""
     first = next(iter(results.values()))
     print(
         f"\n{title}\n{'':28}{'seconds':>9}{'times':>7}{'CPU s':>8}{'bytes':>11}{'':>8}{'VMAF':>8}"
@@ -218,7 +219,7 @@ def show(title: str, results: dict[str, Measured]) -> None:
 
 
 def compare(clip: Clip, name: str, repeat: int, every: int, side_by_side: bool) -> bool:
-    """Measure one film; return whether what is promised of webm holds."""
+    """Measure one film; return whether the promises for webm hold."""
     webm = take_turns(
         {
             "plain": plain_webm(clip),
@@ -253,7 +254,7 @@ def compare(clip: Clip, name: str, repeat: int, every: int, side_by_side: bool) 
 
 
 def main() -> None:
-    """Run the benchmark; exit status 1 when a promise is broken."""
+    """Run the benchmark; exit status 1 if a promise is broken."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repeat", type=int, help="turns (3; quick: 1)")
     parser.add_argument("--quick", action="store_true", help="one turn of 8 s, VMAF in part")

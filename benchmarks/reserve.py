@@ -45,7 +45,7 @@ HTTP_HEAD = (
 
 
 def flood(port: int, address: str, head: bytes, sent: Any, stop: Any) -> None:
-    """Upload without end from `address`, in sends of 1,400 bytes after `head`."""
+    """Upload endlessly from `address`, in sends of 1,400 bytes after `head`."""
     packet = bytes(PACKET)
     while not stop.is_set():
         try:
@@ -67,7 +67,7 @@ def flood(port: int, address: str, head: bytes, sent: Any, stop: Any) -> None:
 
 
 def encode(port: int, address: str, film: bytes, stop: threading.Event, done: list[int]) -> None:
-    """Send `film` to be encoded again and again from `address`."""
+    """Have `film` encoded again and again, from `address`."""
     client = PlainClient(port, address)
     request = {
         "action": "upload",
@@ -83,7 +83,7 @@ def encode(port: int, address: str, film: bytes, stop: threading.Event, done: li
                 while receive(connection)[0]["status"] in ("queued", "processing"):
                     pass
         except OSError:
-            if not stop.is_set():  # else the server was stopped: that is the end
+            if not stop.is_set():  # otherwise the server was stopped
                 raise
             return
         done[0] += 1
@@ -121,7 +121,7 @@ def cpu_of(process: psutil.Process) -> float:
 def measure(
     server: ServerProcess, generators: list[psutil.Process], seconds: int, sent: Any
 ) -> list[Sample]:
-    """Take a sample each second."""
+    """Take a sample every second."""
     process = psutil.Process(server.pid)
     cores = usable_cores()
 
@@ -155,7 +155,7 @@ def windows(values: list[float]) -> list[float]:
 
 
 def plot(samples: list[Sample], path: Path) -> None:
-    """Draw both figures over time."""
+    """Plot both figures over time."""
     try:
         import matplotlib
 
@@ -183,7 +183,7 @@ def plot(samples: list[Sample], path: Path) -> None:
 
 
 def main() -> None:
-    """Run the benchmark; exit status 1 when a promise is broken."""
+    """Run the benchmark; exit status 1 if a promise is broken."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--quick", action="store_true", help="20 seconds")
@@ -220,7 +220,7 @@ def main() -> None:
                 thread.start()
             for process in flooders:
                 process.start()
-            time.sleep(5)  # until encodes are under way and the flood has begun
+            time.sleep(5)  # until encodes and the flood have begun
             generators = [psutil.Process(p.pid) for p in flooders]
             samples = measure(server, generators, seconds, sent)
             peak = peak_memory(server.pid)

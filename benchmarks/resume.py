@@ -1,10 +1,10 @@
-"""A large upload that is interrupted again and again, and a server that is killed meanwhile.
+"""A large upload that is interrupted again and again, while the server is killed now and then.
 
 An upload of 2 GB is interrupted at 20 random points: 18 times the connection breaks (closed or
 reset), twice the whole server is killed (SIGKILL) and restarted. Another connection asks for
 `upload_status` all the time. Acknowledged bytes must never be sent again, and the file must arrive
-intact. This is done twice: past the reactor, and through it with a checksum in the request. Exit
-status 1 if a promise is broken. Run it from a checkout: ``python -m benchmarks.resume``.
+intact. This is done twice: bypassing the reactor, and through it, with a checksum in the request.
+Exit status 1 if a promise is broken. Run it from a checkout: ``python -m benchmarks.resume``.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ CUTS = 20
 KILLS = 2
 BLOCK = 1 << 20
 ASK_EVERY = 0.05
-"""Seconds between two questions for the offset while bytes are under way."""
+"""Seconds between queries of the offset while bytes are being sent."""
 
 
 class Content:
-    """A file of `size` bytes that is nowhere: random blocks, each with its own number in front."""
+    """A virtual file of `size` bytes: random blocks, each of which begins with its number."""
 
     def __init__(self, size: int, seed: int) -> None:
         self.size = size
@@ -52,7 +52,7 @@ class Content:
         return block[inner : inner + min(end, self.size) - offset]
 
     def sha256(self) -> str:
-        """Return the checksum of all of it."""
+        """Return its checksum."""
         digest = hashlib.sha256()
         for offset in range(0, self.size, BLOCK):
             digest.update(self.part(offset, self.size))
@@ -82,7 +82,7 @@ class Acknowledged:
 
     def ask(self) -> dict[str, Any]:
         """Ask once; return the answer."""
-        with self._lock:  # so that answers are looked at in the order in which they were given
+        with self._lock:  # so that answers are checked in the order in which they were given
             answer = PlainClient(self._server.port).request(
                 {"action": "upload_status", "upload_id": self._upload_id}
             )[0]
@@ -93,7 +93,7 @@ class Acknowledged:
         return answer
 
     def check(self, offset: int) -> None:
-        """Note a violation when the server wants bytes again that it had acknowledged."""
+        """Note a violation if the server asks again for bytes that it had acknowledged."""
         if offset < self.most:
             self.violations.append(f"{self.most} bytes were acknowledged, then only {offset}")
 
@@ -104,10 +104,10 @@ class Acknowledged:
 
 
 class Upload:
-    """A client that goes on with one upload as docs/mmp.md says, and counts what it sends.
+    """A client that resumes one upload as docs/mmp.md says, and counts what it sends.
 
-    `sent` are all bytes of payloads, `needless` those that had been acknowledged to the other
-    connection when they left.
+    `sent` counts all bytes of payloads, `needless` those that had been acknowledged to the other
+    connection before they were sent.
     """
 
     def __init__(
@@ -121,11 +121,11 @@ class Upload:
         self._fields = fields
 
     def offset(self) -> int:
-        """Return where to go on.
+        """Return where to resume.
 
-        The last bytes of a broken connection may still be on their way when `upload_status`
-        answers. An empty part under the same `upload_id` takes over from that connection: what it
-        answers stands still.
+        The last bytes of a broken connection may still be arriving when `upload_status` answers.
+        An empty part with the same `upload_id` takes over from that connection, so its answer is
+        final.
         """
         while True:
             status = self._acknowledged.ask()
@@ -169,14 +169,14 @@ class Upload:
 
 
 def break_off(connection: socket.socket, hard: bool) -> None:
-    """End a connection: closed in good order, or reset, which throws away what is under way."""
+    """End a connection: close it, or reset it, which discards bytes in flight."""
     if hard:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
 
 
 def link_part(server: ServerProcess, target: Path) -> None:
-    """Give the upload's part file a second name, for its task will fail and remove it."""
+    """Give the upload's part file a second name, because its task will fail and remove it."""
     (name,) = (server.data_dir / upload_key("x")).parent.iterdir()
     os.link(name, target)
 
@@ -246,7 +246,7 @@ def run(folder: Path, content: Content, seed: int, cuts: int, checksum: str | No
 
 
 def main() -> None:
-    """Run the benchmark; exit status 1 when a promise is broken."""
+    """Run the benchmark; exit status 1 if a promise is broken."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--size", type=parse_size, default=SIZE, help="default: 2 GB")
     parser.add_argument("--cuts", type=int, default=CUTS)

@@ -2,8 +2,8 @@
 
     python benchmarks/slow_disk.py BYTES_PER_SECOND -n vidproc ...
 
-Each thread that writes an upload waits as long as such a disk would take, and then leaves a hole of
-that size in the file instead. So gigabytes use neither disk space nor the real disk's time.
+Each thread that writes an upload waits as long as such a disk would, and leaves a hole of that size
+in the file instead. So gigabytes take neither disk space nor time of the real disk.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vidproc.files import file_writer, splice
 
 
 def slow_down(rate: float) -> None:
-    """Let what writes uploads take `rate` bytes a second in each thread."""
+    """Limit the writing of uploads to `rate` bytes per second and thread."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     move: Callable[..., None] = splice._Pipe.empty
 

@@ -1,4 +1,5 @@
-"""Everything goes wrong at once, for a while: does each accepted task end, and is nothing left?
+"""Everything goes wrong at once, for a while: does each accepted task end, and is nothing left
+over?
 
 Clients from many addresses upload (at once, in resumable parts, slowly, cut off at any point),
 watch, download, cancel and send rubbish, while the server is killed (twice in a row, too), stopped
@@ -51,9 +52,9 @@ DISK_SIZE = "320M"
 MEMORY_LIMIT = 150 << 20
 DESCRIPTOR_TOLERANCE = 8
 LAST_LIFE = 30.0
-"""Seconds at the end in which the server lives on, so that leaks within one life can be seen."""
+"""Seconds at the end without a restart, so that leaks within one run can be seen."""
 END_TIMEOUT = 1800.0
-"""Seconds for what was accepted to end: a task pauses after crashes, longer each time."""
+"""Seconds within which accepted tasks must end. After crashes, tasks pause longer each time."""
 _INSIDE = "VIDPROC_SOAK_INSIDE"
 
 SHORT = {"start_time": 0, "duration": 0.3, "width": 96}
@@ -66,17 +67,17 @@ WORK: list[tuple[str, dict[str, Any]]] = [
     ("resolution", {"width": 96, "height": 64}),
 ]
 LOST = (OSError, ValueError, IndexError, KeyError)
-"""What a client sees when its server dies within an answer."""
+"""What a client sees if its server dies within an answer."""
 
 
 def is_error(answer: dict[str, Any]) -> bool:
-    """Return whether an answer refuses its request; a failed task's status has a text there."""
+    """Return whether an answer is an error. A failed task's status has a text in that field."""
     return isinstance(answer.get("error"), dict)
 
 
 @dataclass
 class Accepted:
-    """A task that the server promised to do."""
+    """A task that the server accepted."""
 
     address: str
     cancelled: bool = False
@@ -119,7 +120,7 @@ class SmallDiskServer(ServerProcess):
         self.disk.mkdir(exist_ok=True)
         self.data_dir = self.disk / "data"
         self.clock = self.root / "clock"
-        """Holds the seconds by which the server's clock is ahead."""
+        """Contains by how many seconds the server's clock is ahead."""
         self.clock.write_text("0")
 
     def command(self) -> list[str]:
@@ -128,7 +129,7 @@ class SmallDiskServer(ServerProcess):
 
 
 class Worker(threading.Thread):
-    """One client after another, at random."""
+    """Acts as one client after another, at random."""
 
     def __init__(
         self, server: ServerProcess, ledger: Ledger, seed: str, over: threading.Event
@@ -223,7 +224,7 @@ class Worker(threading.Thread):
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def upload_in_parts(self) -> None:
-        """As the client of the command line does: cut off, ask, go on, until it is accepted."""
+        """Do as the command-line client does: break off, ask, resume, until it is accepted."""
         film, request = self._work()
         digest = hashlib.sha256(film).hexdigest()
         request |= {"upload_id": str(uuid.UUID(int=self.chance.getrandbits(128), version=4))}
@@ -313,7 +314,7 @@ class Worker(threading.Thread):
             self.ledger.accepted[task_id].cancelled = True
         answer = self.client.request({"action": "cancel", "task_id": task_id})[0]
         self._note_error(answer)
-        # On a full disk nothing can be written down; 507 says so, and to try again.
+        # On a full disk nothing can be stored; 507 says so, and to try again.
         if is_error(answer) and answer["error"]["code"] != 507:
             self.ledger.violate(f"cancel of {task_id}: {answer}")
 
@@ -364,7 +365,7 @@ class Worker(threading.Thread):
 
 
 class Soak:
-    """The run: starts the server and the clients, does the server harm, and counts."""
+    """The run: starts the server and the clients, disturbs the server, and counts."""
 
     def __init__(self, root: Path, minutes: float, seed: int, kills: int = 0) -> None:
         self.root = root
@@ -391,7 +392,7 @@ class Soak:
         return done.returncode == 0
 
     def run(self) -> bool:
-        """Do it all; return whether nothing was lost or left."""
+        """Do everything; return whether nothing was lost or left over."""
         self._start()
         over = threading.Event()
         workers = [
@@ -439,7 +440,7 @@ class Soak:
             kind = "kill"
         self.ledger.count(f"harm: {kind}")
         if kind == "clock":
-            # Forward or back, by seconds or by a day; on top of what was done before.
+            # Forward or back, by seconds or a day, in addition to earlier steps.
             ahead = float(self.server.clock.read_text())
             ahead += self.chance.choice((-1, 1)) * 10 ** self.chance.uniform(0.5, 5)
             self.server.clock.write_text(f"{ahead:.1f}")
@@ -486,7 +487,7 @@ class Soak:
             store.close()
 
     def _use_up_descriptors(self) -> None:
-        """Let the server open nothing more for a while."""
+        """Use up the server's descriptors for a while."""
         process = psutil.Process(self.server.pid)
         before = process.rlimit(psutil.RLIMIT_NOFILE)
         process.rlimit(psutil.RLIMIT_NOFILE, (process.num_fds(), before[1]))
@@ -535,7 +536,7 @@ class Soak:
     # --- the end -------------------------------------------------------------------------------
 
     def _check(self) -> None:
-        """Wait until all has ended, and compare what there is with what there should be."""
+        """Wait until everything has ended, and compare the state with what it should be."""
         client = PlainClient(self.server.port)
 
         def idle() -> bool:

@@ -1,9 +1,9 @@
-"""twistd whose tasks go on for ever and report progress once a second: for the benchmarks.
+"""twistd whose tasks never end and report progress once a second, for the benchmarks.
 
     python benchmarks/steady_tasks.py PROBED [--flood] -n vidproc ...
 
-PROBED is a file with what the probe says of every input. FFmpeg is not run, so that all CPU time is
-the service's. With --flood uploads are not slowed down for the sake of FFmpeg.
+PROBED is a file with the output of the probe for every input. FFmpeg is not run, so that all CPU
+time is the service's. With --flood, uploads are not slowed down for FFmpeg.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ STEP = 0.01
 
 
 class SteadyCommand:
-    """A command that probes at once, or encodes for ever."""
+    """A command that probes at once, or encodes forever."""
 
     peak_memory = 0
     cpu_time = 0.0
@@ -49,7 +49,7 @@ class SteadyCommand:
         self._loop.clock = runner.reactor
 
     def begin(self) -> None:
-        """Probe, or begin to report."""
+        """Probe, or start reporting."""
         if self.command.program == "ffmpeg":
             self._loop.start(1.0, now=False)
         else:
@@ -76,11 +76,11 @@ class SteadyCommand:
     kill = stop
 
     def measure(self) -> None:
-        """It uses nothing."""
+        """Do nothing: it uses no CPU time."""
 
 
 class SteadyRunner:
-    """Keeps `Runner`'s promises and runs no process."""
+    """Implements `Runner` without running processes."""
 
     probed = b""
 
@@ -100,7 +100,7 @@ class SteadyRunner:
 
 
 async def leave_uploads_alone(_: cpu_reserve.CpuReserve) -> None:
-    """Stand in for what keeps CPU time for FFmpeg."""
+    """Replaces the check that reserves CPU time for FFmpeg."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What media processes access, as strace sees it.
+"""What media processes access, according to strace.
 
 Runs a probe and an encode in the sandbox under strace, as the server does, and prints each file
 opened outside the allowed set, each file written outside the task's folder and each socket call,
@@ -37,7 +37,7 @@ _PATH = re.compile(r'"([^"]*)"')
 
 @dataclass
 class Seen:
-    """What was tried when the layers were in force: (call, arguments, whether it worked)."""
+    """What was tried while the layers were active: (call, arguments, whether it worked)."""
 
     outside: list[tuple[str, str, bool]] = field(default_factory=list)
     sockets: list[tuple[str, str, bool]] = field(default_factory=list)
@@ -58,11 +58,11 @@ class Tracer:
         self._number = 0
 
     def run(self, argv: Sequence[str], reads: Sequence[str]) -> Seen:
-        """Run a program that may read `reads`, and return what it tried outside of that."""
+        """Run a program that may read `reads`; return what it tried outside of that."""
         self._number += 1
         log = self.folder.parent / f"strace-{self._number}.txt"
         confined = self._wrap(argv, reads)
-        # -D: the tracer is a grandchild, for the launcher wants to be the child of who started it.
+        # -D makes the tracer a grandchild, because the launcher must be our child.
         strace = ["strace", "-D", "-f", "-s", "4096", "-e", f"trace={CALLS}", "-o", str(log)]
         done = subprocess.run(
             [*strace, *confined],
@@ -82,7 +82,7 @@ class Tracer:
 
     @staticmethod
     def _whole(log: Path) -> list[str]:
-        """Return the log's lines when strace, which ends by itself, has written the last one."""
+        """Return the log's lines once strace has ended and written the last one."""
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             lines = log.read_text(errors="replace").splitlines()
@@ -93,7 +93,7 @@ class Tracer:
         raise SystemExit("strace did not end")
 
     def _program_paths(self, argv: Sequence[str]) -> list[str]:
-        """Return what the launcher lets the program read, from the settings it is given."""
+        """Return what the launcher allows the program to read, according to its settings."""
         settings = [item.partition("=") for item in self._wrap(argv, ())]
         return [path for key, _, path in settings if key in ("read", "write", "execute")]
 
@@ -124,7 +124,7 @@ class Tracer:
 
 
 def commands(tracer: Tracer, source: Path) -> list[tuple[str, list[str], list[str]]]:
-    """Return name, argv and readable files of what is run."""
+    """Return the name, argv and readable files of each command."""
     ffmpeg = find_ffmpeg().path
     workspace = Workspace("source", "work")
     probe: Command = probe_command()
@@ -144,7 +144,7 @@ def commands(tracer: Tracer, source: Path) -> list[tuple[str, list[str], list[st
 
 
 def lures(tracer: Tracer, port: int) -> list[tuple[str, list[str], list[str]]]:
-    """Return encodes that try to get out, without FFmpeg's own limits."""
+    """Return encodes that try to break out, without FFmpeg's own limits."""
     quiet = [find_ffmpeg().path, "-nostdin", "-v", "error", "-y"]
     return [
         ("read another file", [*quiet, "-i", "/etc/passwd", "-f", "null", "-"], []),
@@ -158,7 +158,7 @@ def lures(tracer: Tracer, port: int) -> list[tuple[str, list[str], list[str]]]:
 
 
 def report(seen: Seen) -> bool:
-    """Print what was seen; return whether nothing outside was reached."""
+    """Print what was tried; return whether nothing outside was accessed."""
     print(f"  {seen.opened} calls that name files while confined")
     for call, arguments, worked in seen.outside + seen.sockets:
         print(f"  {'SUCCEEDED' if worked else 'refused'}: {call}({arguments[:200]})")

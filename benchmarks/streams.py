@@ -1,10 +1,10 @@
-"""What 1,000 streams of events cost, and 100 uploads besides.
+"""The cost of 1,000 streams of events, alone and beside 100 uploads.
 
 A hundred tasks report progress once a second; a thousand clients follow them, ten a task, as
 server-sent events. Then a hundred more clients upload by HTTP at once, each from an address of its
-own, again and again, as fast as the CPU reserve lets them (with ``--flood``: as they can). Measured
-are the server's memory, the events that arrive, and how long a status takes: of a finished task and
-of a running one, on connections of their own. Run it from a checkout: ``python -m
+own, again and again, as fast as the CPU reserve allows (with ``--flood``: as fast as they can). It
+measures the server's memory, the events that arrive, and the latency of a status, both of a
+finished task and of a running one, each on a new connection. Run it from a checkout: ``python -m
 benchmarks.streams``. Linux only.
 """
 
@@ -45,7 +45,7 @@ _BLOCK = bytes(256 << 10)
 
 
 class SteadyServer(HTTPServerProcess):
-    """A server whose tasks go on for ever. With `flood` it takes uploads as fast as they come."""
+    """A server whose tasks never end. With `flood` it takes uploads as fast as they come."""
 
     flood = False
 

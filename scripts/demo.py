@@ -141,7 +141,7 @@ def check(step: Step, source: Media) -> Media:
 
 
 def free_port() -> int:
-    """Return a TCP port on which nobody listens now."""
+    """Return a TCP port that is free now."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
@@ -149,7 +149,7 @@ def free_port() -> int:
 
 
 def tail(path: Path, lines: int = 20) -> str:
-    """Return the last lines of a text file, empty when there is none."""
+    """Return the last lines of a text file; empty if there is none."""
     try:
         return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
     except OSError:
@@ -162,7 +162,7 @@ class ServerFailed(Exception):
 
 @contextlib.contextmanager
 def running_server(folder: Path) -> Iterator[int]:
-    """Run the service with its files in `folder`; gives its port. Stops it whatever happens."""
+    """Run the service with its files in `folder`; the value is its port. Always stops it."""
     twistd = Path(sys.executable).with_name("twistd")
     if not twistd.exists():
         print(f"There is no {twistd}; install vidproc first: make setup", file=sys.stderr)
@@ -200,7 +200,7 @@ def running_server(folder: Path) -> Iterator[int]:
 
 
 def wait_until_up(server: subprocess.Popen[bytes], port: int) -> None:
-    """Return when the service takes connections; raises `ServerFailed` when it won't."""
+    """Wait until the service takes connections. Raises `ServerFailed` if it never does."""
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline:
         if server.poll() is not None:
@@ -214,7 +214,7 @@ def wait_until_up(server: subprocess.Popen[bytes], port: int) -> None:
 
 
 def stop(server: subprocess.Popen[bytes]) -> None:
-    """End the service in good order, and by force when it does not want to."""
+    """Stop the service gracefully, or kill it if that takes too long."""
     if server.poll() is None:
         server.terminate()
         try:
@@ -227,7 +227,7 @@ def stop(server: subprocess.Popen[bytes]) -> None:
 
 
 def run_client(step: Step, port: int, logs: Path) -> None:
-    """Run the real client as a person would; raises `Invalid` when it fails."""
+    """Run the real client as a person would. Raises `Invalid` if it fails."""
     command = [
         *(sys.executable, "-m", "vidproc.client", str(CLIP), "--type", step.operation),
         *step.options,
@@ -243,7 +243,7 @@ def run_client(step: Step, port: int, logs: Path) -> None:
 
 
 def print_table(rows: list[tuple[str, ...]]) -> None:
-    """Print rows of cells, the first being the heading: names left, figures right."""
+    """Print rows of cells, with the heading first; names are on the left, figures on the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for number, row in enumerate(rows):
         cells = [row[0].ljust(widths[0])]

@@ -34,7 +34,7 @@ class Layer:
 
 
 def read_layers(page: Path = PAGE) -> list[Layer]:
-    """Return the rows of the table of layers, the topmost first."""
+    """Return the rows of the table of layers, from the top."""
     section = page.read_text().split("## Layers\n", 1)[1].split("\n## ", 1)[0]
     return [
         Layer(_names(row["layers"]), row["subject"].strip(), _names(row["imports"]))
@@ -47,7 +47,7 @@ def _names(cell: str) -> tuple[str, ...]:
 
 
 def read_imports(root: Path = ROOT) -> dict[str, set[str]]:
-    """Return which modules of vidproc each of them imports, wherever in it the import stands.
+    """Return which modules of vidproc each of them imports, including imports within functions.
 
     Modules are named without the package, such as ``tasks.store``; the package is ``vidproc``.
     """
@@ -82,12 +82,12 @@ def _short(name: str) -> str:
 
 
 def layer_of(module: str) -> str:
-    """Return the name of the package, or of the module at the top, that a module is in."""
+    """Return the name of a module's package, or of the module itself at the top level."""
     return module.split(".", 1)[0]
 
 
 def find_circles(imports: dict[str, set[str]]) -> list[list[str]]:
-    """Return the groups of modules that import each other, however long the way round is."""
+    """Return the groups of modules that import each other, directly or indirectly."""
 
     def reachable(start: str) -> set[str]:
         found: set[str] = set()
@@ -147,7 +147,7 @@ def _arrow(
     boxes: dict[str, tuple[float, int, float]],
     arrows: list[tuple[str, str]],
 ) -> str:
-    """Return one arrow; those of one box leave and arrive side by side."""
+    """Return one arrow. Several arrows at one box are drawn side by side."""
     leaving = [other for start, other in arrows if start == upper and other != upper]
     arriving = [other for other, end in arrows if end == lower and other != lower]
     left, top, width = boxes[upper]

@@ -1,10 +1,10 @@
-"""Fetch the library that the page ships, tus-js-client, pinned by checksum, with its licences.
+"""Fetch tus-js-client, the library that the page ships, pinned by checksum, with its licences.
 
     python scripts/vendor_page.py          write the files, from the npm registry
     python scripts/vendor_page.py --check  say whether the files are what the script would write
 
 The registry is npm's own, or the one that the environment variable NPM_CONFIG_REGISTRY names. The
-browser build has some small libraries within itself, whose licences come along.
+browser build includes some small libraries, whose licences are fetched as well.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ SOURCE_MAP = b"//# sourceMappingURL="
 
 
 def fetch(pin: Pin) -> bytes:
-    """Return a package's tarball; raises `ValueError` if it is another one than is pinned."""
+    """Return a package's tarball. Raises `ValueError` if it is not the pinned one."""
     registry = os.environ.get("NPM_CONFIG_REGISTRY", REGISTRY).rstrip("/")
     url = f"{registry}/{pin.name}/-/{pin.name}-{pin.version}.tgz"
     if not url.startswith("https://"):
@@ -123,7 +123,7 @@ def member(tarball: bytes, name: str) -> bytes:
 
 
 def vendored() -> dict[str, bytes]:
-    """Return the files as they are shipped, by name."""
+    """Return the shipped files by name."""
     tarballs = {pin: fetch(pin) for pin in PINS}
     build, _, _ = member(tarballs[PINS[0]], BUILD).partition(SOURCE_MAP)  # there is no map here
     notes = [b"tus.min.js is the browser build of tus-js-client. It holds these libraries.\n"]

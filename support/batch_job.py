@@ -1,4 +1,4 @@
-"""A batch by the real client on a real server, of which both are killed in the middle."""
+"""A batch with the real client and a real server, both of which are killed in the middle."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from support.clips import length_of, make_clips
 from support.server_process import ServerProcess, wait_for
 
 TOLERANCE = 0.09
-"""Seconds that an MP3 may be longer than its source: less than half of what two clips differ by."""
+"""Seconds by which an MP3 may be longer than its source: less than half the difference of two
+clips."""
 
 PATIENCE = 3600.0
 """Seconds for a part of a long batch on a busy machine; a test has its own limit."""
 
 
 class BatchJob:
-    """`count` clips in a folder, a server, and the command that extracts the audio of them all."""
+    """`count` clips in a folder, a server, and the command that extracts the audio of all clips."""
 
     def __init__(self, root: Path, count: int, *options: str) -> None:
         self.root = root.absolute()
@@ -47,7 +48,7 @@ class BatchJob:
             )
 
     def kill_both_at(self, client: subprocess.Popen[bytes], results: int) -> None:
-        """Kill client and server when so many results are there, and start the server again."""
+        """Kill client and server once that many results exist, and restart the server."""
         wait_for(
             lambda: self.count() >= results,
             timeout=PATIENCE,
@@ -58,7 +59,7 @@ class BatchJob:
         self.restart_server_at(results)
 
     def restart_server_at(self, results: int) -> None:
-        """Kill the server when so many results are there, and start it again on its port."""
+        """Kill the server once that many results exist, and restart it on the same port."""
         wait_for(lambda: self.count() >= results, timeout=PATIENCE)
         self.server.kill()
         address = f"--port=tcp:{self.port}:interface=127.0.0.1"
@@ -67,11 +68,11 @@ class BatchJob:
         self.server.start()
 
     def count(self) -> int:
-        """Return how many results are there."""
+        """Return how many results exist."""
         return len(list(self.results.glob("*.mp3")))
 
     def problems(self) -> list[str]:
-        """Return what is lost, wrong or there twice."""
+        """Return what is missing, wrong or duplicated."""
         found = []
         expected = {f"{Path(name).stem}_processed.mp3": name for name in self.lengths}
         there = {path.name: path for path in self.results.iterdir()}

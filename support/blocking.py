@@ -1,7 +1,7 @@
-"""Waits for a Deferred without the process' reactor, in the middle of ordinary code.
+"""Waits for a Deferred in ordinary blocking code, without the process's own reactor.
 
-Tests of the operations and the benchmarks read best as straight code, and what runs commands is
-asynchronous. A reactor of our own turns here, and only while somebody waits.
+Tests of operations, and benchmarks, are easiest to read as blocking code, but runners are
+asynchronous. So a private reactor runs here, only while something waits.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from twisted.python.failure import Failure
 
 T = TypeVar("T")
 _TURN = 0.02
-"""Seconds that a turn waits for something to happen."""
+"""Seconds for which one iteration waits for something to happen."""
 
 
 @cache
 def private_reactor() -> Any:
-    """Return the reactor that `wait_for` turns."""
+    """Return the reactor that `wait_for` runs."""
     return SelectReactor()
 
 

@@ -1,4 +1,4 @@
-"""A certificate of our own for tests and benchmarks over TLS."""
+"""A self-signed certificate for tests and benchmarks over TLS."""
 
 from __future__ import annotations
 

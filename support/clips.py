@@ -1,4 +1,5 @@
-"""Small videos of known and different lengths, so that a result tells which video it is of."""
+"""Small videos with different known lengths, so that a result shows which video it was made
+from."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import imageio_ffmpeg
 
 
 def make_clips(folder: Path, count: int) -> dict[str, float]:
-    """Write `count` videos into a folder; return each one's name and length in seconds."""
+    """Write `count` videos into a folder. Return their names and lengths in seconds."""
     folder.mkdir(parents=True, exist_ok=True)
     ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
     lengths = {f"clip{number:03d}.mp4": 0.4 + 0.2 * number for number in range(count)}
@@ -28,7 +29,7 @@ def make_clips(folder: Path, count: int) -> dict[str, float]:
 
 
 def length_of(path: Path) -> float:
-    """Return how long a media file is, in seconds."""
+    """Return the length of a media file in seconds."""
     with av.open(str(path)) as container:
         assert container.duration is not None
         return float(container.duration / av.time_base)

@@ -1,4 +1,4 @@
-"""A real twistd process that speaks HTTP, too."""
+"""A real twistd process with the HTTP frontend."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from support.server_process import ServerProcess
 
 
 class HTTPServerProcess(ServerProcess):
-    """A server that speaks HTTP at `http_port`."""
+    """A server with the HTTP frontend at `http_port`."""
 
     def command(self) -> list[str]:
         return [*super().command(), "--http=0"]

@@ -1,4 +1,4 @@
-"""A job on the real runner and sandbox, for code that waits for each command."""
+"""A job on the real runner and sandbox that waits for each command."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def key_of_path(path: Path) -> str:
 def local_runner(
     ffmpeg: FFmpeg | None = None, path_of: Callable[[str], Path] = path_of_key
 ) -> LocalRunner:
-    """Return a runner on the reactor that `wait_for` turns."""
+    """Return a runner on the reactor that `wait_for` runs."""
     return LocalRunner(private_reactor(), ffmpeg or bundled_ffmpeg(), sandbox(), path_of)
 
 
 def run_probe(path: Path, *, verify: bool = False, runner: Runner | None = None) -> bytes:
     """Return the output of the service's own probe for a file.
 
-    Without a `runner` of the caller's, a file that has not changed is probed once in this process.
+    Without a `runner`, each file is probed only once in this process, unless it changes.
     """
     if runner is not None:
         return _run_probe(path, verify, runner)
@@ -80,16 +80,16 @@ def _run_probe(path: Path, verify: bool, runner: Runner | None) -> bytes:
 
 
 def probe(path: Path, *, verify: bool = False, runner: Runner | None = None) -> MediaInfo:
-    """Return what the service's own probe finds in a file; raises what `parse_probe` raises."""
+    """Return what the service's own probe finds in a file. Raises as `parse_probe` does."""
     return parse_probe(run_probe(path, verify=verify, runner=runner), path.stat().st_size)
 
 
 class RealJob:
     """An operation's job: a file, a folder, and commands that really run.
 
-    `commands` are those that ran and `times` the seconds that each took; of commands that ran
-    together the first has the time of all. With `cpu_clock` a time is CPU time over the threads,
-    for a machine that is busy with other things.
+    `commands` are the commands that ran, and `times` how long each took, in seconds. If several
+    ran together, the first has the time of all. With `cpu_clock` this is CPU time divided by the
+    number of threads, for a machine that is busy with other things.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class RealJob:
         self._cpu_clock = cpu_clock
 
     async def run(self, command: Command) -> Completed:
-        """Run a command; raises `CommandFailed`. Nothing is awaited: it has ended on return."""
+        """Run a command and wait for its end. Raises `CommandFailed`."""
         return (await self.run_together([command]))[0]
 
     async def run_together(self, commands: Sequence[Command]) -> list[Completed]:
@@ -141,7 +141,7 @@ class RealJob:
         return (used.children_user + used.children_system) / self.threads
 
     def warn(self, sentence: str) -> None:
-        """Keep the sentence."""
+        """Store the sentence."""
         self.warnings.append(sentence)
 
     def path_of(self, name: str) -> Path:
@@ -149,16 +149,16 @@ class RealJob:
         return self._source if name == SOURCE else self._folder / name
 
     def size_of(self, name: str) -> int:
-        """Return a file's bytes."""
+        """Return the size of a file in bytes."""
         return self.path_of(name).stat().st_size
 
     async def examine(self, name: str, function: Callable[[bytes], R]) -> R:
-        """Return what `function` makes of a file's contents."""
+        """Return the result of `function` on a file."""
         return function(self.path_of(name).read_bytes())
 
 
 def run_operation(operation: Operation[Any], job: Any) -> Product:
-    """Drive an operation's coroutine to its end; every await in it must finish at once."""
+    """Run an operation's coroutine to its end. Each await in it must finish at once."""
     coroutine = operation.run(job)
     try:
         coroutine.send(None)

@@ -1,4 +1,4 @@
-"""nginx before a server of ours, as docs/deployment.md sets it up."""
+"""nginx as a proxy before our server, configured as in docs/deployment.md."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PAGE = Path(__file__).resolve().parents[1] / "docs" / "deployment.md"
 
 
 def location(prefix: str, upstream: int) -> str:
-    """Return the lines that docs/deployment.md has for nginx, for another prefix and port."""
+    """Return the lines for nginx in docs/deployment.md, with another prefix and port."""
     lines = _PAGE.read_text().partition("```nginx\n")[2].partition("```")[0]
     return lines.replace("/films/", f"{prefix}/").replace(":9980/", f":{upstream}/")
 
@@ -72,6 +72,6 @@ class Nginx:
         return True
 
     def stop(self) -> None:
-        """End it."""
+        """Stop it."""
         self._popen.terminate()
         self._popen.wait(30)

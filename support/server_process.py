@@ -41,7 +41,7 @@ class ServerProcess:
         self._popen: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
-        """Start it and wait until it serves."""
+        """Start it and wait until it is ready."""
         log = self.log_dir / "server.log"
         seen = len(log.read_text()) if log.exists() else 0
         with (self.root / "output.txt").open("ab") as output:
@@ -85,7 +85,7 @@ class ServerProcess:
 
     @property
     def ports(self) -> list[int]:
-        """The ports that it serves, in the order of the frontends and of their options."""
+        """Its ports, in the order of the frontends and of their options."""
         line = re.findall(r"vidproc \S+ serves (.*); FFmpeg", self.log())[-1]
         return [int(port) for port in re.findall(r" port (\d+)", line)]
 
@@ -102,13 +102,13 @@ class ServerProcess:
         self.pid_file.unlink(missing_ok=True)
 
     def stop(self) -> None:
-        """Stop it in good order, if it runs."""
+        """Stop it gracefully, if it is running."""
         if self.pid:
             self.kill(signal.SIGTERM)
             self.pid = 0
 
     def children(self) -> list[psutil.Process]:
-        """Return its media processes that work on something: not the fork server, nor the dead."""
+        """Return its media processes that are at work, without the fork server and ended ones."""
 
         def works(process: psutil.Process) -> bool:
             try:
@@ -125,7 +125,7 @@ class ServerProcess:
         return [process for process in self.descendants() if works(process)]
 
     def descendants(self) -> list[psutil.Process]:
-        """Return all processes that it, or one of them, has started."""
+        """Return all its descendants."""
         try:
             found: list[psutil.Process] = psutil.Process(self.pid).children(recursive=True)
         except psutil.NoSuchProcess:
@@ -133,7 +133,7 @@ class ServerProcess:
         return found
 
     def files(self) -> list[str]:
-        """Return the media files that it holds, relative to its data folder."""
+        """Return its media files, relative to the data folder."""
         return sorted(
             str(path.relative_to(self.data_dir))
             for path in self.data_dir.rglob("*")
@@ -141,7 +141,7 @@ class ServerProcess:
         )
 
     def log(self, name: str = "server.log") -> str:
-        """Return what a log file holds."""
+        """Return the contents of a log file."""
         return (self.log_dir / name).read_text()
 
 
@@ -150,7 +150,7 @@ def wait_for(
     timeout: float = START_TIMEOUT,
     alive: Callable[[], bool] = lambda: True,
 ) -> Found:
-    """Wait until `condition` returns something true; return that."""
+    """Wait until `condition` returns a true value, and return that."""
     deadline = time.monotonic() + timeout
     while True:
         found = condition()
@@ -162,7 +162,8 @@ def wait_for(
 
 
 class PlainClient:
-    """A client as the protocol's first users wrote it: sockets, no library of ours but the header.
+    """A client like those of the protocol's first users: a socket, and nothing of ours but the
+    header.
 
     Opens a connection for each request unless one is given; reads an answer by one recv(8), one
     recv(json_size), one recv(type_size) and then the payload.
@@ -194,13 +195,13 @@ class PlainClient:
     def wait(
         self, task_id: str, until: tuple[str, ...] = ("completed", "failed", "cancelled")
     ) -> dict[str, Any]:
-        """Ask the status until the task is in one of the states; return the status."""
+        """Poll the status until the task is in one of the states; return the status."""
         return wait_for(
             lambda: (status := self.status(task_id))["status"] in until and status, TASK_TIMEOUT
         )
 
     def wait_for_stage(self, task_id: str, stage: str) -> dict[str, Any]:
-        """Follow a task by a watch until it is at a stage."""
+        """Watch a task until it has reached a stage."""
         with self.connect() as connection:
             send(connection, {"action": "watch", "task_id": task_id, "interval": 0.1})
             while True:
@@ -217,7 +218,7 @@ class PlainClient:
 def send(
     connection: socket.socket, request: dict[str, Any], payload: bytes = b"", media_type: str = ""
 ) -> None:
-    """Send a whole request."""
+    """Send a complete request."""
     connection.sendall(
         encode_head(json.dumps(request).encode(), media_type, len(payload)) + payload
     )

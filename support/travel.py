@@ -1,5 +1,5 @@
-"""A runner like a cluster's: it knows of a command only what the command declares, and checks that
-the command uses no more than it declares."""
+"""A runner like a cluster's: it knows only what a command declares, and checks that the command
+uses no more than that."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from vidproc.ffmpeg.command import SOURCE, Command, Completed, OnProgress, Works
 from vidproc.runners.interface import RunningCommand
 
 MEASURE_EVERY = 0.05
-"""Seconds between two measurements of a command."""
+"""Seconds between measurements of a command."""
 
 
 class TravellingRunner:
     """Runs each command in an empty folder under another path, with another number of threads.
 
-    Exactly the declared inputs are copied there (of the source, no more than the bytes that the
-    command says it reads), and exactly the declared outputs back. A command fails with
+    Exactly the declared inputs are copied there (of the source, only the bytes that the command
+    says it reads), and exactly the declared outputs are copied back. A command fails with
     `AssertionError` if it used more memory or cores than it declares. `cores` are those that it
     says its cluster has.
     """
@@ -48,13 +48,13 @@ class TravellingRunner:
 
     @property
     def capabilities(self) -> FFmpeg:
-        """What its FFmpeg can do."""
+        """The capabilities of its FFmpeg."""
         return replace(self._local.capabilities, spare_cores=self._cores)
 
     def start(
         self, command: Command, workspace: Workspace, threads: int, on_progress: OnProgress
     ) -> RunningCommand:
-        """Take a command away, run it there and bring home what it made."""
+        """Run a command elsewhere and copy its outputs back."""
         self.journeys += 1
         away = Path(tempfile.mkdtemp(prefix=f"journey-{self.journeys}-")).resolve()
         there = Workspace(f"{away}/task-input".lstrip("/"), f"{away}/folder".lstrip("/"))
@@ -91,7 +91,7 @@ class TravellingRunner:
         return running
 
     def release(self, workspace: Workspace) -> None:
-        """Nothing is kept between journeys."""
+        """Do nothing: nothing is kept between commands."""
 
 
 def copy_ranges(
@@ -110,12 +110,12 @@ def copy_ranges(
 
 
 def check_declared(command: Command, running: RunningCommand, elapsed: float) -> None:
-    """Raise `AssertionError` if a command, as far as it was seen, used more than it declares."""
+    """Raise `AssertionError` if a command was seen to use more than it declares."""
     if running.peak_memory > command.memory:
         raise AssertionError(
             f"{command.stage}: {running.peak_memory >> 20} MiB, declared {command.memory >> 20}"
         )
-    # A little more, for both figures are of slightly different moments.
+    # With some tolerance, because the two figures are not of exactly the same moment.
     if running.cpu_time > 1.1 * elapsed * math.ceil(command.cpus) + 0.2:
         raise AssertionError(
             f"{command.stage}: {running.cpu_time:.1f} s of CPU time in {elapsed:.1f} s, declared"

@@ -1,5 +1,5 @@
-"""What a person sees of a batch while it runs: one bar for all and one for each video in work on a
-terminal, plain lines everywhere else."""
+"""Progress display of a batch: on a terminal, one bar for all videos and one for each video in
+progress; plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from vidproc.client.display import write_line
 from vidproc.client.words import describe_status, fraction_of, printable, stage_of, time_left
 
 _UPLOADED, _PROCESSED = 0.1, 0.95
-"""How far a video is when it has been uploaded, and when it has been processed."""
+"""The progress of a video that has been uploaded, and of one that has been processed."""
 
 
 class BatchDisplay:
-    """Counts what is done, and draws through `_draw` and `line`, which the two kinds have.
+    """Keeps count of the videos. Subclasses draw, by `_draw` and `line`.
 
-    Is a `Display` too, for what belongs to no single video. `clock` gives seconds.
+    It is also the `Display` for everything that belongs to no single video. `clock` is in seconds.
     """
 
     def __init__(self, total: int, clock: Callable[[], float]) -> None:
@@ -31,7 +31,7 @@ class BatchDisplay:
         self._skipped = 0
 
     def begin(self, number: int, name: str) -> FilmDisplay:
-        """Return the display of a video that is now in work."""
+        """Return the display of a video that starts now."""
         film = self.films[number] = FilmDisplay(self, number, printable(name))
         self._changed()
         return film
@@ -42,11 +42,11 @@ class BatchDisplay:
         film.show(film.fraction, f"waiting: {why}")
 
     def ended(self, number: int, outcome: Outcome) -> None:
-        """Take a video off the display, and say what became of it."""
+        """Remove a video from the display, and show its outcome."""
         film = self.films.pop(number, None)
         self.finished += 1
         self.troubles += not outcome.finished
-        # What took no time says nothing about how long the others take.
+        # Videos that took no time say nothing about how long the others will take.
         self._skipped += outcome.what in ("skipped", "done earlier")
         if film is not None:
             self._removed(film)
@@ -59,7 +59,7 @@ class BatchDisplay:
 
     @property
     def fraction(self) -> float:
-        """How much of the batch is done, 0 to 1."""
+        """The progress of the batch, 0 to 1."""
         parts = sum(film.fraction for film in self.films.values())
         return min(1.0, (self.finished + parts) / self.total) if self.total else 1.0
 
@@ -87,17 +87,17 @@ class BatchDisplay:
         """See `Display.download`."""
 
     def line(self, text: str) -> None:
-        """Write a line that stays."""
+        """Write a permanent line."""
         raise NotImplementedError
 
     def close(self) -> None:
         """End the display; `line` can still be used."""
 
     def _changed(self, film: FilmDisplay | None = None) -> None:
-        """Draw what has changed."""
+        """Redraw after a change."""
 
     def _removed(self, film: FilmDisplay) -> None:
-        """Take a video off."""
+        """Remove a video."""
 
 
 class FilmDisplay:
@@ -112,7 +112,7 @@ class FilmDisplay:
         self.handle: Any = None
 
     def show(self, fraction: float, note: str) -> None:
-        """Show how far it is, 0 to 1, and what happens."""
+        """Show the progress, 0 to 1, and what is being done."""
         self.fraction, self.note = fraction, note
         self._batch._changed(self)
 
@@ -143,7 +143,7 @@ class FilmDisplay:
 
 
 class PlainBatchDisplay(BatchDisplay):
-    """A line for each video that ends, and one about those in work each `interval` seconds."""
+    """A line for each video that ends, and every `interval` seconds one about those in progress."""
 
     def __init__(
         self, total: int, stream: TextIO, interval: float, clock: Callable[[], float]
@@ -166,7 +166,7 @@ class PlainBatchDisplay(BatchDisplay):
 
 
 class BarBatchDisplay(BatchDisplay):
-    """Bars, drawn anew as things change; needs a terminal."""
+    """Progress bars; needs a terminal."""
 
     def __init__(self, total: int, stream: TextIO, clock: Callable[[], float]) -> None:
         from rich.console import Console
@@ -202,7 +202,7 @@ class BarBatchDisplay(BatchDisplay):
         try:
             self._console.print(text, markup=False, emoji=False, soft_wrap=True)
         except (OSError, ValueError):
-            pass  # the terminal is gone; the work goes on
+            pass  # the terminal is gone; the run continues
 
     def close(self) -> None:
         """See `Display.close`."""
@@ -241,7 +241,7 @@ class BarBatchDisplay(BatchDisplay):
 def make_batch_display(
     total: int, stream: TextIO, interval: float, clock: Callable[[], float]
 ) -> BatchDisplay:
-    """Return bars if `stream` is a terminal that can draw them, else plain lines."""
+    """Return progress bars if `stream` is a suitable terminal, else plain lines."""
     try:
         terminal = stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
     except (AttributeError, ValueError):

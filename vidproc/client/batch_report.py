@@ -1,4 +1,4 @@
-"""What became of each video of a batch, as the table at its end."""
+"""The outcomes of a batch's videos, and the table of them at its end."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _FINISHED = {"done", "done earlier", "skipped", "accepted"}
 
 @dataclass
 class Outcome:
-    """What became of one video. Sizes are in bytes, 0 if not known.
+    """The outcome of one video. Sizes are in bytes, 0 if unknown.
 
-    `lasting` is whether another try would have the same end.
+    `lasting` is whether another try would have the same outcome.
     """
 
     name: str
@@ -67,7 +67,7 @@ def report_lines(outcomes: Sequence[Outcome], seconds: float) -> list[str]:
 
 
 def _first_sentence(text: str) -> str:
-    # All of it was said when the video ended; a table wants short lines.
+    # The whole text was shown when the video ended; the table has short lines.
     sentence = text.partition(". ")[0].rstrip(".")
     return sentence if len(sentence) <= 100 else f"{sentence[:99]}\N{HORIZONTAL ELLIPSIS}"
 

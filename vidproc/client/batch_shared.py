@@ -67,7 +67,7 @@ class Halt:
 
     def __init__(self, options: Options, log: logging.Logger, on_halt: Callable[[], None]) -> None:
         self.reason: list[str] = []
-        """Lines for the user; empty if the batch goes on."""
+        """Lines for the user; empty if the batch continues."""
         self._options = options
         self._log = log
         self._on_halt = on_halt

@@ -30,7 +30,7 @@ from vidproc.client.words import printable
 
 
 def resume_file_of(film: Film, source: Source, options: Options, log: logging.Logger) -> ResumeFile:
-    """Return the resume file of a batch's video. Other results of the same file have others."""
+    """Return the resume file of a batch's video: one for each result of the same input."""
     result = str(film.folder.absolute() / film.stem)
     return resume_file(options, source, log, result=result)
 
@@ -72,7 +72,7 @@ class Video:
         self._warnings: list[str] = []
 
     async def run(self) -> Outcome:
-        """Process the video. Whatever becomes of it, the others go on."""
+        """Process the video. Never fails, so that the others continue."""
         began = self._reactor.seconds()
         if self._film.problem:
             return self._outcome("unreadable", USAGE, note=printable(self._film.problem))

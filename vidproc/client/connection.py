@@ -35,14 +35,14 @@ _TLS_ALERT = b"\x15\x03"  # content type and major version (RFC 8446, 5.1)
 
 
 class Sink(Protocol):
-    """Where the payload of a download goes. Its exceptions end the download."""
+    """Takes the payload of a download. Its exceptions end the download."""
 
     @property
     def offset(self) -> int:
-        """Bytes that are there already: where the download goes on."""
+        """Bytes that are there already: where the download resumes."""
 
     def begin(self, answer: Answer) -> None:
-        """Take note of what the answer says about the bytes that follow."""
+        """Note what the answer says about the bytes that follow."""
 
     def write(self, data: bytes | memoryview) -> None:
         """Take the next bytes."""
@@ -50,7 +50,8 @@ class Sink(Protocol):
 
 @dataclass
 class _Exchange:
-    """One request in progress. `take` gets each whole answer; returns whether it was the last."""
+    """One request in progress. `take` gets each complete answer and returns whether it was the
+    last."""
 
     take: Callable[[Answer], bool]
     done: Deferred[Answer]
@@ -61,11 +62,11 @@ class _Exchange:
 
 
 class Connection(TwistedProtocol):
-    """One connection to the server. Requests go out one at a time, each waits for its answer.
+    """One connection to the server. Each request waits for the answer to the last one.
 
     Every request fails with `ConnectionBroken` when the connection ends or stalls, with
     `ConnectFailed` when the peer does not speak MMP, and with what a sink raised.
-    `stall_timeout` is the seconds without a byte in either direction that are a stall.
+    A connection stalls if there is no byte in either direction for `stall_timeout` seconds.
     """
 
     def __init__(self, clock: IReactorTime, stall_timeout: float) -> None:
@@ -80,7 +81,7 @@ class Connection(TwistedProtocol):
     # requests
 
     def request(self, fields: dict[str, Any]) -> Deferred[Answer]:
-        """Send a request without a payload; the result is its answer, an error answer too."""
+        """Send a request without a payload; the result is its answer, even an error."""
         return self._begin(fields, _Exchange(lambda answer: True, self._deferred()))
 
     def watch(
@@ -106,12 +107,12 @@ class Connection(TwistedProtocol):
         size: int,
         on_sent: Callable[[int], None],
     ) -> Deferred[Answer]:
-        """Send a request with `size` bytes of `file` from where it stands.
+        """Send a request with `size` bytes of `file` from its current position.
 
-        `on_sent` gets the bytes of each chunk. An answer that comes early ends the sending.
+        `on_sent` gets the size of each chunk. An early answer ends the sending.
         """
         exchange = _Exchange(lambda answer: True, self._deferred())
-        # After the last byte the server still has to sync the file.
+        # After the last byte, the server must still sync the file.
         done = self._begin(fields, exchange, 5 * self._stall_timeout, media_type, size)
         if size and self._exchange is exchange:
             exchange.body = FileBody(
@@ -130,7 +131,7 @@ class Connection(TwistedProtocol):
         return self._begin(fields, _Exchange(lambda answer: True, self._deferred(), sink))
 
     def close(self) -> None:
-        """Close the connection at once; a request under way fails."""
+        """Close the connection at once; a request in progress fails."""
         self.usable = False
         if self.transport is not None:
             self._transport.abortConnection()
@@ -145,7 +146,7 @@ class Connection(TwistedProtocol):
         return Deferred(self._cancelled)
 
     def _cancelled(self, deferred: Deferred[Answer]) -> None:
-        # Deferred.cancel itself raises CancelledError in whoever waits.
+        # Deferred.cancel itself raises CancelledError in the code that waits.
         self._end()
         self.close()
 
@@ -170,7 +171,7 @@ class Connection(TwistedProtocol):
         self._transport.write(data)
 
     def _fail(self, problem: Exception) -> None:
-        """End the request under way with `problem`, and the connection with it."""
+        """Let the request in progress fail with `problem`, and close the connection."""
         exchange = self._end()
         self.close()
         if exchange is not None:
@@ -186,7 +187,7 @@ class Connection(TwistedProtocol):
         transport.setTcpKeepAlive(True)
 
     def dataReceived(self, data: bytes) -> None:
-        """Hand bytes to the decoder and act on what comes out."""
+        """Pass bytes to the decoder and handle its events."""
         if not self.usable:
             return
         self._moved()
@@ -195,7 +196,7 @@ class Connection(TwistedProtocol):
             self._exchange.answered = True
         try:
             if first and data.startswith(_TLS_ALERT):
-                # Taken for a header of MMP it would announce more bytes, which never arrive.
+                # As an MMP header it would announce more bytes, which never arrive.
                 raise RemoteProtocolError("it answers with a TLS alert")
             self._decoder.receive_data(data)
             while True:
@@ -225,7 +226,7 @@ class Connection(TwistedProtocol):
             self._exchange.sink.write(event.data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Fail the request under way."""
+        """Let the request in progress fail."""
         self.usable = False
         exchange = self._end()
         if exchange is not None:
@@ -234,7 +235,7 @@ class Connection(TwistedProtocol):
     def _started(self, event: MessageStarted) -> None:
         exchange = self._exchange
         if exchange is None:
-            # An answer without a request must not become that of the next request.
+            # It must not become the answer to the next request.
             self.close()
             return
         try:

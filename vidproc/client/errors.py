@@ -64,7 +64,8 @@ class Refused(ClientError):
 
     @property
     def for_good(self) -> bool:
-        """Whether a retry would be refused too: the reason is not a token, a slot or space."""
+        """Whether a retry would be refused as well, because the reason is not a token, a slot or
+        space."""
         return self.code < 500 and self.code not in (401, 429)
 
 

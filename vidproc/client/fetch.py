@@ -1,4 +1,4 @@
-"""Downloads a result, checks it and gives it its name; goes on where an earlier run stopped."""
+"""Downloads a result, checks it and gives it its name; continues where an earlier run stopped."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
 class Fetch:
     """Downloads results into `folder`, or to the file `output` if given, replacing that.
 
-    With `force` a file of the default name is replaced, too. `in_thread` calls what blocks.
-    `before_name` is called in a thread, with each path that is about to become the result's, and
+    With `force`, a file with the default name is replaced, too. `in_thread` calls blocking
+    functions. `before_name` is called in a thread before the result gets a name, with the path and
     its SHA-256.
     """
 
@@ -67,7 +67,7 @@ class Fetch:
                 self._log.warning("download of %s: %s", task_id, problem)
                 part.close(discard=True)
                 if resumed and not fresh:
-                    # What an earlier run left may have been something else; once more from 0.
+                    # The bytes of an earlier run may have been something else: once more from 0.
                     continue
                 raise
             finally:

@@ -1,4 +1,4 @@
-"""Which videos a batch has, and what their results are called, so that no two names collide."""
+"""The videos of a batch, and names for their results that do not collide."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def find_films(inputs: Sequence[str], output: str | None) -> tuple[Film, ...]:
     """Return the videos that `inputs` name, each once, in order.
 
     A folder stands for the videos directly in it. `output` is the folder of the results, None if
-    each belongs next to its input. Raises `UsageError`.
+    each one goes next to its input. Raises `UsageError`.
     """
     found: dict[tuple[int, int], tuple[Path, str]] = {}
     for text in inputs:
@@ -42,7 +42,7 @@ def find_films(inputs: Sequence[str], output: str | None) -> tuple[Film, ...]:
                 check_input(str(film))
                 problem = ""
             except UsageError as error:
-                # Found in a folder, not named: the others need not wait for it.
+                # It was found in a folder, not named, so the others need not wait for it.
                 problem = error.lines[0]
             try:
                 status = film.stat()
@@ -85,10 +85,10 @@ def _films_in(folder: Path) -> list[Path]:
 
 
 def _with_targets(found: list[tuple[Path, str]], output: Path | None) -> tuple[Film, ...]:
-    """Name the results: ``film_processed``, or longer where that would be two films' name.
+    """Name the results: ``film_processed``, or longer if two videos would have the same name.
 
-    Which names are long depends on the films alone, not on what is on the disk: the same command
-    always means the same names.
+    The names depend only on the videos, not on what is on the disk: the same command always gives
+    the same names.
     """
     folders = [output if output is not None else path.parent for path, _ in found]
     names = [path.stem for path, _ in found]
@@ -97,7 +97,7 @@ def _with_targets(found: list[tuple[Path, str]], output: Path | None) -> tuple[F
     def clashes() -> list[list[int]]:
         groups: dict[tuple[str, str], list[int]] = defaultdict(list)
         for number, name in enumerate(names):
-            # Some file systems do not tell upper from lower case.
+            # Some file systems do not distinguish upper and lower case.
             groups[(str(folders[number].absolute()), name.casefold())].append(number)
         return [group for group in groups.values() if len(group) > 1]
 
@@ -113,7 +113,7 @@ def _with_targets(found: list[tuple[Path, str]], output: Path | None) -> tuple[F
                     "_".join(parents[len(Path(common).parts) - 1 :]) or resolved[number].parent.name
                 )
                 names[number] = f"{tail}_{names[number]}_{resolved[number].suffix[1:]}"[-200:]
-    # No result may have the name of an input either: `--force` would replace it.
+    # A result must not have the name of an input either, because `--force` would replace that.
     taken = {(str(path.parent), path.stem.casefold()) for path in resolved}
     for number, name in enumerate(names):
         unique, count = name, 1
@@ -130,7 +130,7 @@ def _with_targets(found: list[tuple[Path, str]], output: Path | None) -> tuple[F
 
 
 def prepare_folders(films: Sequence[Film], output: str | None) -> None:
-    """Make the folder of the results if need be, and check that all can be written to."""
+    """Create the folder of the results if necessary, and check that all folders are writable."""
     if output is not None:
         folder = Path(output)
         if folder.exists() and not folder.is_dir():
@@ -151,7 +151,7 @@ def prepare_folders(films: Sequence[Film], output: str | None) -> None:
 
 
 def existing_result(options: Options, film: Film | None = None) -> Path | None:
-    """Return the result of an earlier run that has the name of this one's; None without one."""
+    """Return the result of an earlier run with the name of this one, or None."""
     if film is None:
         path, output = options.input, options.output
         assert path is not None
@@ -160,7 +160,7 @@ def existing_result(options: Options, film: Film | None = None) -> Path | None:
         film = Film(path, output or path.parent, f"{path.stem}_processed")
     kinds = [_KINDS.get(options.type, "mp4")]
     if options.type == "compress":
-        kinds.append(film.path.suffix[1:])  # of a video that is returned unchanged
+        kinds.append(film.path.suffix[1:])  # if the video is returned unchanged
     for kind in kinds:
         path = film.folder / f"{film.stem}.{kind}"
         if path.exists():

@@ -16,7 +16,7 @@ _AUDIO = "aac ac3 aif aiff caf eac3 flac m4a m4b mka mp2 mp3 oga ogg opus wav we
 _IMAGE = "apng avif bmp gif jpeg jpg png tif tiff webp"
 
 VIDEO_KINDS = frozenset(_VIDEO.split())
-"""What a folder's videos are told by."""
+"""The extensions by which videos in a folder are recognised."""
 
 MEDIA_KINDS = frozenset(f"{_VIDEO} {_AUDIO} {_IMAGE}".split())
 UNKNOWN = "bin"

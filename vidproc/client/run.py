@@ -85,7 +85,7 @@ def _batch(options: Options, reactor: Any, log: logging.Logger, tls: Any) -> Bat
             notice=lambda text: display.line(printable(text)),
             tls=tls,
             token=options.token,
-            # About three minutes: nobody may be there to start a long batch again.
+            # About three minutes, because nobody may be there to restart a long batch.
             retry=RetryPolicy(tries=10),
             reached=reached,
         )

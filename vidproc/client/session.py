@@ -62,7 +62,7 @@ class Session:
         self._steps = Steps(options, reactor, client=client, display=display, log=log)
 
     def start(self) -> Deferred[int]:
-        """Begin; the result is the exit status. It never fails."""
+        """Start; the result is the exit status. It never fails."""
         self._running = Deferred.fromCoroutine(self._run())
         return self._running
 
@@ -205,7 +205,7 @@ class Session:
         return FAILED
 
     async def _download(self, task_id: str, stem: str) -> Path:
-        """Fetch a result and return where it is."""
+        """Download a result and return its path."""
         output, folder = self.options.output, self._state.folder
         if output is not None and output.is_dir():
             output = None

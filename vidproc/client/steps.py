@@ -1,4 +1,4 @@
-"""The steps of one video: upload, watch, details, download; for a run with one or with many."""
+"""The steps for one video: upload, watch, details, download; for runs with one video or many."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 def resume_file(options: Options, source: Source, log: Log, **more: str) -> ResumeFile:
-    """Return the resume file of this upload, and of no other; `more` tells it further apart."""
+    """Return the resume file for exactly this upload; `more` distinguishes it further."""
     # Without the token: it may change between two runs, and does not belong in this file.
     request = {"type": options.type, "parameters": options.parameters}
     server = {"host": options.host, "port": options.port}
@@ -33,7 +33,7 @@ def resume_file(options: Options, source: Source, log: Log, **more: str) -> Resu
 
 
 class Steps:
-    """What a run does with one video: each step is a coroutine that raises a `ClientError`."""
+    """The steps for one video: coroutines that raise `ClientError`."""
 
     def __init__(
         self, options: Options, reactor: Any, *, client: Client, display: Display, log: Log
@@ -45,7 +45,7 @@ class Steps:
         self._log = log
 
     async def upload(self, source: Source, resume: ResumeFile) -> str:
-        """Send the file, or what an earlier run of the same command did not; return the task."""
+        """Upload the file, or the rest of it after an earlier run; return the task's ID."""
         options = self._options
         try:
             return await self._client.upload(
@@ -80,13 +80,13 @@ class Steps:
                 last_seen = what
             self._display.status(fields)
 
-        # Once a second is what bars need, and what a poll of an old server costs at most.
+        # Bars need one a second; an old server is not polled more often than that.
         interval = min(1.0, max(0.1, self._options.check_interval))
         watching = Deferred.fromCoroutine(self._client.watch(task_id, interval, seen))
         return await watching.addTimeout(self._options.max_wait_time, self._reactor, _wait_over)
 
     async def details(self, task_id: str, last: dict[str, Any]) -> dict[str, Any]:
-        """Return the long form of a status; the short one where the server has no other."""
+        """Return the long form of a status, or the short one if the server has no other."""
         try:
             answer = await self._client.request("status", task_id=task_id, detail=True)
         except Refused as refusal:
@@ -101,7 +101,7 @@ class Steps:
         *,
         before_name: Callable[[Path, str], None] = lambda target, sha256: None,
     ) -> Fetch:
-        """Return what downloads results into `folder`, or to the file `output`."""
+        """Return a `Fetch` that downloads results into `folder`, or to the file `output`."""
         return Fetch(
             self._client,
             self._display,
@@ -114,14 +114,14 @@ class Steps:
         )
 
     async def in_thread(self, function: Callable[[], T]) -> T:
-        """Call a function that may block in a thread and return what it does."""
+        """Call a function that may block in a thread, and return its result."""
         pool = self._reactor.getThreadPool()
         result: T = await deferToThreadPool(self._reactor, pool, function)
         return result
 
 
 def _wait_over(result: dict[str, Any] | Failure, seconds: float) -> dict[str, Any]:
-    """Say what a cancelled watch means; one that ended just then has a result all the same."""
+    """Turn the cancellation into `WaitOver`, unless the watch ended just then."""
     if isinstance(result, Failure):
         raise WaitOver("--max-wait-time passed")
     return result

@@ -11,7 +11,7 @@ from vidproc.units import format_duration, format_size
 
 
 def warnings_of(fields: dict[str, Any]) -> list[str]:
-    """Return a status' warnings as printable sentences."""
+    """Return a status's warnings as printable sentences."""
     warnings = fields.get("warnings")
     return [printable(warning) for warning in warnings] if isinstance(warnings, list) else []
 

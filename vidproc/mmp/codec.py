@@ -9,7 +9,7 @@ A message on the wire, big-endian (docs/mmp.md has worked examples)::
 
 `Decoder` takes bytes split in any way and returns, for each message, `MessageStarted`, any number
 of `PayloadChunk`, and `MessageEnded`. It never collects a payload: chunks are passed on as they
-came, without being copied.
+arrived, without being copied.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class PayloadChunk:
 
 @dataclass(frozen=True, slots=True)
 class MessageEnded:
-    """The message is whole."""
+    """The message is complete."""
 
 
 class NeedData(Enum):
@@ -65,7 +65,7 @@ Event = MessageStarted | PayloadChunk | MessageEnded
 def encode_head(json: bytes, media_type: str = "", payload_size: int = 0) -> bytes:
     """Return header, JSON and media type of a message; the payload follows them.
 
-    Raises `LocalProtocolError` when a part is larger than its size field can say.
+    Raises `LocalProtocolError` if a part is too large for its size field.
     """
     kind = media_type.encode()
     if len(json) > MAX_JSON_SIZE:
@@ -162,7 +162,8 @@ class Decoder:
             self._state = _State.END
 
     def receive_eof(self) -> None:
-        """Note that the peer sends nothing more; call it when `next_event` returned `NEED_DATA`.
+        """Note that the peer has closed its side. Call it when `next_event` has returned
+        `NEED_DATA`.
 
         Raises `RemoteProtocolError` in the middle of a message.
         """

@@ -2,7 +2,7 @@
 
 `parse_request` turns the JSON of a message into one of the request types, or raises a
 `ServiceError` that says which field is wrong. `encode_answer` gives the bytes of an answer,
-kept short enough to leave in one packet unless the request asked for detail.
+kept short enough for one packet unless the request asked for detail.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Offset = Annotated[int, msgspec.Meta(ge=0, le=MAX_PAYLOAD_SIZE)]
 
 
 class Request(msgspec.Struct, kw_only=True, frozen=True):
-    """What every request may have: an `id` that its answers repeat, a `token`, and `detail`."""
+    """The base of all requests: an `id` that the answers repeat, a `token`, and `detail`."""
 
     id: RequestId = None
     token: str | None = None
@@ -115,7 +115,7 @@ _EXAMPLES = {
 
 
 def parse_request(json: bytes) -> Request:
-    """Return the typed request that `json` (UTF-8 of one object) holds.
+    """Return the request in `json`, the UTF-8 of one object.
 
     Raises `ServiceError` 400 for bad JSON, an unknown action, and a missing or malformed field;
     `request_id` finds the ``id`` for the answer to such a request.
@@ -140,7 +140,7 @@ def parse_request(json: bytes) -> Request:
 
 
 def decode_object(json: bytes) -> dict[str, Any]:
-    """Return the JSON object in `json`; raises `ServiceError` 400 when there is none."""
+    """Return the JSON object in `json`. Raises `ServiceError` 400 if it is not one."""
     example = f"Send one JSON object in UTF-8. Example: {_EXAMPLES['info']}"
     if not json:
         raise ServiceError(ErrorCode.BAD_REQUEST, "The request has no JSON.", example)
@@ -183,7 +183,7 @@ def _deeper_than(value: Any, most: int) -> bool:
 
 
 def request_id(json: bytes) -> RequestId:
-    """Return the ``id`` of a request that may be malformed otherwise; None when there is none."""
+    """Return the ``id`` of a request that may be malformed otherwise; None if it has none."""
     try:
         return msgspec.json.decode(json, type=_OnlyId).id
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -205,7 +205,7 @@ class Partial(Answer, kw_only=True):
 
 
 class DownloadStarts(Answer, kw_only=True):
-    """The result's bytes from `offset` on follow as the payload; `size` and `sha256` are whole."""
+    """The result from `offset` on follows as the payload. `size` and `sha256` are of all of it."""
 
     status: str
     size: int
@@ -293,7 +293,7 @@ def _shorten(fields: dict[str, Any], room: int) -> bytes:
 
 
 def clip(text: str, length: int) -> str:
-    """Return `text`, cut with an ellipsis when it takes more than `length` bytes of UTF-8."""
+    """Return `text`, cut with an ellipsis if it has more than `length` bytes of UTF-8."""
     raw = text.encode()
     if len(raw) <= length:
         return text
