@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -43,6 +44,8 @@ class Program:
         self.name = name
         self.argv = list(argv)
         self.cpus = set(cpus)
+        self.file_size: int | None = None
+        """The most bytes of a file that it can write; stands for a full disk."""
         self.output = self.root / f"{name}.out"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -70,6 +73,8 @@ class Program:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if self.cpus:
             os.sched_setaffinity(0, self.cpus)
+        if self.file_size is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.file_size, self.file_size))
 
     def said(self) -> str:
         """Return what it has written."""

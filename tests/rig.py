@@ -91,6 +91,7 @@ class StubCommand:
     def __init__(self, runner: StubRunner, command: Command, path_of: Callable[[str], Path]):
         self.command = command
         self.threads = 1
+        self.here = True
         self.workspace = Workspace("", "")
         self.result: Deferred[Completed] = Deferred()
         self.stops = 0

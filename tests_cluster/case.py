@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import ensureDeferred
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
 from support.blocking import private_reactor, wait_for
@@ -26,18 +27,21 @@ TERM = 3.0
 """The lease's term in tests."""
 
 
+def turn() -> None:
+    """Turn the private reactor for a moment."""
+    wait_for(deferLater(private_reactor(), 0.02, lambda: None))
+
+
 def turn_until(
     look: Callable[[], Any], timeout: float = TIMEOUT, what: Callable[[], str] = str
 ) -> Any:
     """Turn the private reactor until `look` returns something true; return that."""
-    from twisted.internet.task import deferLater
-
     reactor = private_reactor()
     give_up_at = reactor.seconds() + timeout
     while not (found := look()):
         if reactor.seconds() > give_up_at:
             raise AssertionError(f"not within {timeout:g} s: {look} {what()}")
-        wait_for(deferLater(reactor, 0.02, lambda: None))
+        turn()
     return found
 
 
@@ -94,6 +98,7 @@ class ClusterCase(SynchronousTestCase):
         shared = shared_cluster()
         self.scheduler, self.store = shared.scheduler, shared.store
         self.store_folder = shared.store_folder
+        self.workers = shared.workers
 
     def _remove_root(self) -> None:
         shutil.rmtree(self.root, ignore_errors=True)

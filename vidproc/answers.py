@@ -101,6 +101,25 @@ class Load(msgspec.Struct, kw_only=True):
     concurrency: int
 
 
+class WorkerReport(msgspec.Struct, kw_only=True, frozen=True):
+    """A worker of the server's cluster. Memory in bytes.
+
+    `running` has the stage of each command that runs there. `refused` says why it gets no commands,
+    null if it gets some.
+    """
+
+    name: str
+    host: str
+    cores: int
+    free_cores: int
+    memory: int
+    ffmpeg: str
+    sandbox: list[str]
+    running: list[str]
+    completed: int
+    refused: str | None
+
+
 class SettingReport(msgspec.Struct, kw_only=True):
     """A setting of the server as its operator would write it, null when it is not set.
 
@@ -129,6 +148,7 @@ class ServerDescription(Answer, kw_only=True):
     ffmpeg: str | msgspec.UnsetType = msgspec.UNSET
     sandbox: list[str] | msgspec.UnsetType = msgspec.UNSET
     load: Load | msgspec.UnsetType = msgspec.UNSET
+    workers: list[WorkerReport] | msgspec.UnsetType = msgspec.UNSET
     settings: dict[str, SettingReport] | msgspec.UnsetType = msgspec.UNSET
 
 

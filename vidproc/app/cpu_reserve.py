@@ -33,9 +33,9 @@ class CpuReserve:
         Nothing lacks CPU time while some is idle, and slow uploads are not the cause of a lack.
         """
         throttle = self._throttle
-        if not self._queue.running:
+        if not self._queue.running or self._meter.works_elsewhere:
             self._last = None
-            self._set_limit(None, "no task runs")
+            self._set_limit(None, "no task runs here")
             return
         now = self._meter.count()
         before, self._last = self._last, now

@@ -70,6 +70,12 @@ class Meter:
         self._forked_cpu = forked_cpu
         self._process = psutil.Process()
 
+    @property
+    def works_elsewhere(self) -> bool:
+        """Whether commands run, and all of them on other machines."""
+        running = self._runner.running
+        return bool(running) and not any(each.here for each in running)
+
     def count(self) -> Counters:
         """Return the current running totals."""
         for running in self._runner.running:

@@ -3,6 +3,7 @@
 Events (a task is accepted, a task ends) are counted by observers when they happen; the current
 state is queried at each scrape. The domain knows nothing of this. Labels are names of operations,
 states, frontends and codes, so their number is limited; they are never IDs, names or addresses.
+The workers of a cluster are the exception: their names and hosts are labels.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from vidproc import __version__
 from vidproc.answers import FigurePoint
+from vidproc.app.cluster_figures import ClusterFigures
 from vidproc.app.measuring import Counters
 from vidproc.files.space import Space
 from vidproc.frontends.gate import Gate
@@ -48,6 +50,7 @@ class Metrics:
         space: Space,
         count: Callable[[], Counters],
         last: Callable[[], FigurePoint | None],
+        cluster: ClusterFigures | None = None,
     ) -> None:
         self._clock = clock
         self._rendered = b""
@@ -85,6 +88,8 @@ class Metrics:
             for outcome in _OUTCOMES:
                 self._ended.labels(operation, outcome.value)
         self._registry.register(_Now(tasks, gate, space, count, last))
+        if cluster is not None and cluster.present:
+            self._registry.register(cluster)
         tasks.on_accepted.append(self.accepted)
         tasks.queue.watches.on_ended.append(self.ended)
 

@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
 from vidproc.app.clock_watch import ClockWatch
+from vidproc.app.cluster_figures import ClusterFigures
 from vidproc.app.cpu_reserve import CpuReserve
 from vidproc.app.figures import RecentFigures, in_mebibytes
 from vidproc.app.measuring import Counters, Figures, Meter
@@ -50,6 +51,7 @@ class PerformanceService(Service):
         disk: WorkerThreads,
         cores: int,
         clock_watch: ClockWatch | None = None,
+        cluster: ClusterFigures | None = None,
     ) -> None:
         self._reactor = reactor
         self._tasks = tasks
@@ -60,7 +62,8 @@ class PerformanceService(Service):
         self._disk = disk
         self._clock_watch = clock_watch
         self._reserve = CpuReserve(meter, tasks.queue, gate.throttle)
-        self._rebalancer = Rebalancer(meter, tasks.queue, cores)
+        self._cluster = cluster or ClusterFigures(None, tasks.queue)
+        self._rebalancer = Rebalancer(meter, tasks.queue, cores, self._cluster.cores)
         self.recent = RecentFigures(reactor, tasks, gate, data_folder.space, INTERVAL)
         self._last: Counters | None = None
         self._next_line = 0.0
@@ -113,6 +116,7 @@ class PerformanceService(Service):
         figures = self._meter.figures(self._last or now, now)
         self._last = now
         self._write(figures)
+        self._cluster.write()
         if self._queue.settings.max_concurrent is None:
             self._rebalancer.rebalance(figures)
 

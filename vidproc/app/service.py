@@ -24,6 +24,7 @@ from twisted.internet.interfaces import IListeningPort
 from vidproc import __version__
 from vidproc.app import garbage, stopping, twistd_log
 from vidproc.app.clock_watch import ClockWatch
+from vidproc.app.cluster_figures import ClusterFigures
 from vidproc.app.log_format import FORMATS
 from vidproc.app.logs import TopicLogs
 from vidproc.app.measuring import Meter, usable_cores
@@ -231,6 +232,7 @@ class VidprocService(Service):
             cores,
             lambda: self._fork_server.children_cpu if self._fork_server is not None else 0.0,
         )
+        self._cluster_figures = ClusterFigures(self._cluster, self._tasks.queue)
         self._performance = PerformanceService(
             self._reactor,
             self._tasks,
@@ -240,6 +242,7 @@ class VidprocService(Service):
             self._disk,
             cores,
             ClockWatch(self._clock, self._store, self._store_thread),
+            self._cluster_figures,
         )
         self._on_done = OnDone(
             self._reactor,
@@ -266,6 +269,7 @@ class VidprocService(Service):
             self._data_folder.space,
             meter.count,
             lambda: self._performance.recent.last,
+            self._cluster_figures,
         )
         self._ports.serve(
             Backend(
@@ -346,6 +350,7 @@ class VidprocService(Service):
             running=self._tasks.queue.running,
             concurrency=self._tasks.queue.concurrency,
             held=tuple(one for one in self.config.held if one.name in TOLD),
+            workers=self._cluster_figures.reports(),
         )
 
     def _reload(self) -> None:

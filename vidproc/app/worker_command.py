@@ -246,6 +246,9 @@ def _quiet_dask() -> None:
 
     import distributed  # noqa: F401 - it sets up its loggers when it is imported
 
+    for name in [name for name in logging.root.manager.loggerDict if "distributed." in name]:
+        logging.getLogger(name).handlers[:] = []
+        logging.getLogger(name).propagate = True
     for name in ("distributed", "tornado", "asyncio"):
         logger = logging.getLogger(name)
         logger.handlers[:] = [Forward()]

@@ -143,6 +143,7 @@ def info_block(host: str, port: int, fields: dict[str, Any]) -> list[tuple[str, 
     elif isinstance(operations, list):
         pairs.append(("Operations", ", ".join(printable(name) for name in operations)))
     known = {"id", "status", "version", "limits", "operations", "actions", "task_id", "settings"}
+    known.add("workers")
     for key, value in fields.items():
         if key in known or value in (None, "", [], {}):
             continue
@@ -154,6 +155,7 @@ def info_block(host: str, port: int, fields: dict[str, Any]) -> list[tuple[str, 
         else:
             text = printable(value)
         pairs.append((name, text))
+    pairs += _worker_pairs(fields.get("workers"))
     for key, setting in _media(fields, "settings").items():
         if isinstance(setting, dict):
             value = setting.get("value")
@@ -162,6 +164,37 @@ def info_block(host: str, port: int, fields: dict[str, Any]) -> list[tuple[str, 
                 (f"Server --{printable(key)}", f"{text} ({printable(setting.get('source'))})")
             )
     return pairs
+
+
+def _worker_pairs(workers: object) -> list[tuple[str, str]]:
+    """Return a pair for each worker of a server's cluster."""
+    if not isinstance(workers, list):
+        return []
+    if not workers:
+        return [("Workers", "none; commands run on the server's machine")]
+    pairs = []
+    for worker in workers:
+        if not isinstance(worker, dict):
+            continue
+        memory = number(worker.get("memory"))
+        running = worker.get("running")
+        layers = worker.get("sandbox")
+        words = [
+            f"{printable(worker.get('free_cores'))} of {printable(worker.get('cores'))} cores free",
+            *([format_size(memory)] if memory is not None else []),
+            f"FFmpeg {printable(worker.get('ffmpeg'))}",
+            "sandbox " + (_listed(layers) or "off"),
+            "running " + (_listed(running) or "nothing"),
+            f"{printable(worker.get('completed'))} completed",
+        ]
+        if worker.get("refused"):
+            words.append(f"gets no commands: {printable(worker['refused'])}")
+        pairs.append((f"Worker {printable(worker.get('name'))}", "; ".join(words)))
+    return pairs
+
+
+def _listed(value: object) -> str:
+    return ", ".join(printable(each) for each in value) if isinstance(value, list) else ""
 
 
 def held_block(held: Iterable[Held]) -> list[tuple[str, str]]:

@@ -269,7 +269,10 @@ class DaskLink:
 
 def _quiet() -> None:
     """Dask's own messages go nowhere: what matters of them is in ours."""
-    for name in ("distributed", "tornado.application", "asyncio"):
+    import distributed  # noqa: F401 - it sets up its loggers when it is imported
+
+    names = [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]
+    for name in (*names, "tornado.application", "asyncio"):
         logger = logging.getLogger(name)
         logger.handlers[:] = [logging.NullHandler()]
         logger.propagate = False

@@ -103,7 +103,7 @@ class ClusterRunner:
         self._remote: dict[RemoteRunning, None] = {}
         self._sweep_every = sweep_every
         self._next_sweep = 0.0
-        self._told = ""
+        self._told = "not yet known"
         self._upkeep = LoopingCall(self._keep_lease)
         self._upkeep.clock = reactor
         self._upkeep_every = term / 4
@@ -214,7 +214,9 @@ class ClusterRunner:
         self, command: Command, workspace: Workspace, threads: int, on_progress: OnProgress
     ) -> RunningCommand:
         """Start a command on a worker, or here."""
-        if self._stays(command, workspace) or not (self.up or self.expects_workers):
+        # One of many, such as a segment, waits for its turn here, too.
+        away = self.up or self.expects_workers or command.part is not None
+        if not away or self._stays(command, workspace):
             return self.local.start(command, workspace, threads, on_progress)
         running = RemoteRunning(self, command, workspace, threads, on_progress)
         self._remote[running] = None

@@ -101,6 +101,7 @@ class RemoteRunning:
         self.result: Deferred[Completed] = Deferred()
         self.key = ""
         self.request_id = workspace.request_id
+        self.here = False
         self.cpu_time = 0.0
         self.peak_memory = 0
         self._runner = runner
@@ -117,6 +118,11 @@ class RemoteRunning:
     def worker(self) -> Worker | None:
         """The worker that runs it now, if one does."""
         return self._worker
+
+    @property
+    def losses(self) -> int:
+        """How many workers were lost while they ran it."""
+        return len(self._lost_on)
 
     def measure(self) -> None:
         """Update `cpu_time` and `peak_memory`, if the command runs on this machine."""
@@ -362,6 +368,7 @@ class RemoteRunning:
                 self.command, self._workspace, self.threads, self._on_progress
             )
             self.threads = running.threads
+            self.here = True
             return await running.result
         finally:
             self._runner.here.leave(place)

@@ -132,7 +132,8 @@ class Workers:
             worker = self._workers.get(address)
             if worker is None:
                 facts = messages.decode_facts(said["vidproc"])
-                worker = Worker(address, facts, state, self._refusal(facts), now)
+                seen = float(said["last_seen"])
+                worker = Worker(address, facts, state, self._refusal(facts), now, seen)
                 self._workers[address] = worker
                 return [self._introduce(worker)]
         except (KeyError, TypeError, msgspec.MsgspecError):
@@ -149,6 +150,10 @@ class Workers:
             f" {facts.memory >> 20} MiB, FFmpeg {facts.ffmpeg}"
         )
         return f"{text}; it gets no work: {worker.refused}" if worker.refused else text
+
+    def objection(self, worker: Worker) -> str:
+        """Return why a worker gets no commands now, empty if it does."""
+        return worker.objection(self._now())
 
     def heard(self, worker: Worker) -> None:
         """Note a sign of life."""

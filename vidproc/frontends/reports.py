@@ -107,5 +107,7 @@ def describe_server(info: ServerInfo, *, detail: bool = True) -> ServerDescripti
             )
             for one in info.held
         }
+        if info.workers is not None:
+            answer.workers = list(info.workers)
         answer.load = Load(queued=info.queued, running=info.running, concurrency=info.concurrency)
     return answer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vidproc.answers import WorkerReport
 from vidproc.configuration import Held
 from vidproc.tasks.settings import Settings
 
@@ -20,3 +21,5 @@ class ServerInfo:
     concurrency: int
     held: tuple[Held, ...] = ()
     """The options that clients may know of: their values, and where these come from."""
+    workers: tuple[WorkerReport, ...] | None = None
+    """The workers of its cluster, None without a cluster."""

@@ -65,6 +65,7 @@ class MediaProcess(ProcessProtocol):
     ) -> None:
         self.command = command
         self.threads = threads
+        self.here = True
         self.result: Deferred[Completed] = Deferred()
         self.pid: int | None = None
         self.request_id: str | None = None

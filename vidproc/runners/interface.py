@@ -21,6 +21,8 @@ class RunningCommand(Protocol):
     command: Command
     threads: int
     """The number of threads that it was given."""
+    here: bool
+    """Whether it runs on this machine."""
     result: Deferred[Completed]
     """Fires with `Completed`, or fails with `CommandFailed` or `CommandStopped`."""
     cpu_time: float
