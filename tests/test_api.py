@@ -8,11 +8,16 @@ import hashlib
 import json
 import os
 import re
+import signal
+import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+import trio
 from twisted.trial.unittest import SynchronousTestCase
 
 from support.http_server import HTTPServerProcess
@@ -37,6 +42,7 @@ from vidproc.api import (
 from vidproc.api.drivers import BlockingDriver
 from vidproc.api.effects import Broken, Call, FilePart, InThread, Reply, Send, Sleep
 from vidproc.api.settings import Settings
+from vidproc.resume import REMEMBER_FROM
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[1]
@@ -214,6 +220,23 @@ class CallTests(SynchronousTestCase):
         offsets = [s.headers["Upload-Offset"] for s in server.sent if s.method == "PATCH"]
         self.assertEqual(offsets, ["0", "100", "100", "2100"])
 
+    def test_what_an_earlier_process_has_sent(self) -> None:
+        """It is asked for first. A refusal for good is forgotten, one that may pass is not."""
+        self.patch(uploads, "REMEMBER_FROM", 0)
+        self.patch(os, "environ", {**os.environ, "XDG_STATE_HOME": str(self.folder.absolute())})
+        first = Server(problem(401))
+        self.assertRaises(Refused, self.process, first)
+        upload_id = first.sent[0].headers["Idempotency-Key"]
+        second = Server(problem(422))
+        self.assertRaises(Refused, self.process, second)
+        asked = [(send.method, send.url) for send in second.sent]
+        self.assertEqual(asked, [("HEAD", f"http://x/root/api/v1/uploads/{upload_id}")])
+        third = Server()
+        self.process(third)
+        self.assertEqual(third.sent[0].method, "POST")
+        self.assertNotEqual(third.sent[0].headers["Idempotency-Key"], upload_id)
+        self.assertEqual(list(self.folder.glob("vidproc/uploads/*.json")), [])
+
     def test_an_upload_that_has_expired_begins_anew(self) -> None:
         server = Server()
         server.cut_body = [100]
@@ -349,6 +372,25 @@ class CallTests(SynchronousTestCase):
         self.assertIn("Check the URL", error.solution)
 
 
+SCRIPT = """
+import os, signal, sys
+from vidproc.api import Client
+
+url, film, kill_at = sys.argv[1], sys.argv[2], float(sys.argv[3])
+seen = []
+
+def progress(now):
+    if now.step == "uploading":
+        seen.append(now.fraction)
+        if now.fraction > kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+task_id = Client(url).upload(film, "extract_audio", on_progress=progress)
+print(seen[0], seen[-1], task_id)
+"""
+"""Uploads a film, and kills itself after a share of it."""
+
+
 class RealServerTests(SynchronousTestCase):
     def test_the_page_and_both_clients(self) -> None:
         """One server for all: every example of docs/api.md, and the two drivers alike."""
@@ -403,7 +445,42 @@ class RealServerTests(SynchronousTestCase):
                 return result.path.read_bytes()
 
         self.assertEqual(asyncio.run(other()), one.path.read_bytes())
+        self.assertEqual(trio.run(other), one.path.read_bytes())
         self.assertEqual(one.path.read_bytes()[:3], b"GIF")
+
+    def test_a_script_that_was_killed(self) -> None:
+        """Started again, it goes on at the byte that the server has; and nothing stays behind."""
+        folder = Path(self.mktemp()).absolute()
+        server = HTTPServerProcess(folder / "server").start()
+        self.addCleanup(server.stop)
+        film = folder / "film.mp4"
+        data = CLIP.read_bytes()
+        filling = REMEMBER_FROM - len(data) + (1 << 20)
+        film.write_bytes(data + struct.pack(">I4s", filling, b"free").ljust(filling, b"\0"))
+        state = folder / "state"
+        environment = {**os.environ, "XDG_STATE_HOME": str(state)}
+        url = f"http://127.0.0.1:{server.http_port}"
+
+        def run(kill_at: float) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [sys.executable, "-c", SCRIPT, url, str(film), str(kill_at)],
+                env=environment,
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
+
+        self.assertEqual(run(0.5).returncode, -signal.SIGKILL)
+        (kept,) = (state / "vidproc" / "uploads").glob("*.json")
+        done = run(2.0)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        first, last, task_id = done.stdout.split()
+        self.assertGreater(float(first), 0.2)
+        self.assertEqual(float(last), 1.0)
+        self.assertFalse(kept.exists())
+        with Client(url) as client:
+            self.assertEqual(client.wait(task_id).input["bytes"], film.stat().st_size)
 
     def test_nobody_listens(self) -> None:
         settings = Settings("http://127.0.0.1:1", tries=0)

@@ -35,11 +35,12 @@ from tests.client_harness import (
     refusal,
     status,
 )
-from vidproc.client import cli, resume
+from vidproc import resume
+from vidproc.client import cli
 from vidproc.client.log import Log
-from vidproc.client.resume import KEEP_SECONDS, REMEMBER_FROM, ResumeFile, state_folder
 from vidproc.ffmpeg.binary import find_ffmpeg
 from vidproc.mmp.codec import Decoder, MessageStarted, NeedData, PayloadChunk
+from vidproc.resume import KEEP_SECONDS, REMEMBER_FROM, ResumeFile, state_folder
 from vidproc.transport import IStreamTransport
 
 SIZE = REMEMBER_FROM + 4321
@@ -441,7 +442,7 @@ class ResumeFileTests(SynchronousTestCase):
         """The kernel gives it back; the id is there."""
         program = (
             "import logging, os, signal\n"
-            "from vidproc.client.resume import ResumeFile\n"
+            "from vidproc.resume import ResumeFile\n"
             "file = ResumeFile({'path': 'film\\udcff.mp4'}, logging.getLogger())\n"
             f"file.open()\nfile.remember('{self.upload_id}')\n"
             "os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -1,23 +1,30 @@
 """The call that uploads a file by tus. After a broken connection it continues at the byte that the
-server has."""
+server has, and so does a later process after this one was stopped."""
 
 from __future__ import annotations
 
 import base64
 import json
+import logging
 import os
+import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urljoin
 
-from vidproc.api.effects import Broken, Call, FilePart, Reply, Send
-from vidproc.api.errors import Unreachable, VidprocError
+from vidproc.api.effects import Broken, Call, FilePart, InThread, Reply, Send
+from vidproc.api.errors import Refused, Unreachable, VidprocError
 from vidproc.api.models import OnProgress, Progress
 from vidproc.api.persistence import Persistence
 from vidproc.api.settings import Settings
+from vidproc.resume import REMEMBER_FROM, ResumeFile
 
 _TUS = {"Tus-Resumable": "1.0.0"}
+_LATER = (401, 429)
+"""Refusals below 500 that may be over when the same upload is tried again."""
+_log = logging.getLogger("vidproc.api")
 
 
 def upload(
@@ -36,13 +43,17 @@ def upload(
             f"The video cannot be read: {path} ({error.strerror}).",
             solution="Name an existing video file that you may read.",
         ) from None
-    sending = _Sending(settings, file, os.fstat(file.fileno()).st_size, on_progress, resume)
+    memory = _memory(settings, path, os.fstat(file.fileno()), operation, parameters)
+    sending = _Sending(settings, file, on_progress, resume, memory)
     persistence = Persistence(settings, on_progress)
     try:
+        if memory is not None and resume is None:
+            yield from sending.recall(memory)
         while True:
             try:
                 task_id = yield from sending.attempt(path, operation, parameters)
                 if task_id is not None:
+                    yield from sending.forget()
                     return task_id
                 persistence.advance()
             except _Refused as refused:
@@ -52,8 +63,36 @@ def upload(
     except Unreachable as error:
         error.upload_url = sending.url
         raise
+    except Refused as refusal:
+        if refusal.code < 500 and refusal.code not in _LATER:
+            yield from sending.forget()
+        raise
     finally:
         file.close()
+        if memory is not None:
+            memory.close()
+
+
+def _memory(
+    settings: Settings,
+    path: Path,
+    stat: os.stat_result,
+    operation: str,
+    parameters: Mapping[str, Any],
+) -> ResumeFile | None:
+    """Return what tells a later process of this upload; None for a small file, soon sent again."""
+    if stat.st_size < REMEMBER_FROM:
+        return None
+    identity = {
+        "path": str(path.resolve()),
+        "size": stat.st_size,
+        "modified_ns": stat.st_mtime_ns,
+        "inode": stat.st_ino,
+        "type": operation,
+        "parameters": dict(parameters),
+        "url": settings.url,
+    }
+    return ResumeFile(identity, _log)
 
 
 class _Sending:
@@ -63,15 +102,27 @@ class _Sending:
         self,
         settings: Settings,
         file: BinaryIO,
-        size: int,
         on_progress: OnProgress,
         url: str | None,
+        memory: ResumeFile | None,
     ) -> None:
         self._settings = settings
         self._file = file
-        self._size = size
+        self._size = os.fstat(file.fileno()).st_size
         self._on_progress = on_progress
+        self._memory = memory
         self.url = url
+
+    def recall(self, memory: ResumeFile) -> Call[None]:
+        """Take the upload of an earlier process, if there is one."""
+        yield InThread(memory.open)
+        if memory.upload_id is not None:
+            self.url = self._settings.at(f"uploads/{memory.upload_id}")
+
+    def forget(self) -> Call[None]:
+        """Tell later processes nothing of this upload."""
+        if self._memory is not None:
+            yield InThread(self._memory.forget)
 
     def attempt(
         self, path: Path, operation: str, parameters: Mapping[str, Any]
@@ -92,7 +143,11 @@ class _Sending:
             else:
                 offset = int(head.headers.get("upload-offset", 0))
         if self.url is None:
-            self.url = yield from _create(self._settings, path, self._size, operation, parameters)
+            upload_id = str(uuid.uuid4())
+            if self._memory is not None:
+                yield InThread(partial(self._memory.remember, upload_id))
+            metadata = _metadata(path, operation, parameters)
+            self.url = yield from _create(self._settings, upload_id, self._size, metadata)
         sent = _sent(self._on_progress, offset, self._size)
         part = FilePart(self._file, offset, self._size - offset, sent)
         return (yield from _send(self._settings, self.url, part))
@@ -104,16 +159,23 @@ class _Refused(Exception):
         self.reply = reply
 
 
-def _create(
-    settings: Settings, path: Path, size: int, operation: str, parameters: Mapping[str, Any]
-) -> Call[str]:
+def _metadata(path: Path, operation: str, parameters: Mapping[str, Any]) -> str:
     metadata = {
         "type": operation,
         "parameters": json.dumps(dict(parameters)),
         "filename": path.name.encode("utf-8", "replace").decode()[:255],
     }
     pairs = (f"{key} {base64.b64encode(text.encode()).decode()}" for key, text in metadata.items())
-    headers = {"Upload-Length": str(size), "Upload-Metadata": ",".join(pairs)}
+    return ",".join(pairs)
+
+
+def _create(settings: Settings, upload_id: str, size: int, metadata: str) -> Call[str]:
+    """Create an upload and return its URL. Doing it twice creates it once."""
+    headers = {
+        "Upload-Length": str(size),
+        "Upload-Metadata": metadata,
+        "Idempotency-Key": upload_id,
+    }
     target = settings.at("uploads")
     reply: Reply = yield Send("POST", target, {**settings.headers, **_TUS, **headers}, b"")
     if reply.status != 201 or "location" not in reply.headers:

@@ -31,8 +31,8 @@ from vidproc.client.files import Source
 from vidproc.client.link import RetryPolicy
 from vidproc.client.next_steps import RunState
 from vidproc.client.options import Film, Options
-from vidproc.client.resume import ResumeFile
 from vidproc.client.words import printable
+from vidproc.resume import ResumeFile
 
 MAX_AT_ONCE = 8
 """The most videos to upload or process at a time, even if the server allows more."""

@@ -23,10 +23,10 @@ from vidproc.client.files import Source
 from vidproc.client.films import existing_result
 from vidproc.client.next_steps import RunState
 from vidproc.client.options import Film, Options
-from vidproc.client.resume import ResumeFile
 from vidproc.client.steps import Steps, resume_file
 from vidproc.client.texts import unfinished_lines, warnings_of
 from vidproc.client.words import printable
+from vidproc.resume import ResumeFile
 
 
 def resume_file_of(film: Film, source: Source, options: Options, log: logging.Logger) -> ResumeFile:

@@ -14,6 +14,7 @@ from vidproc.client.answer import Answer
 from vidproc.client.errors import ChecksumMismatch, ResultNotWritten
 from vidproc.client.kinds import MEDIA_TYPE, safe_kind
 from vidproc.mmp.errors import RemoteProtocolError
+from vidproc.resume import sync_folder
 
 _READ_SIZE = 1 << 20
 
@@ -242,22 +243,6 @@ def _replace_own(path: Path, placeholder: Path) -> None:
 
 def _not_written(error: OSError) -> ResultNotWritten:
     return ResultNotWritten(f"The result cannot be written: {error.strerror or error}.")
-
-
-def sync_folder(folder: Path) -> None:
-    """Sync `folder` itself, so that a new name in it is on disk, where supported."""
-    if os.name != "posix":
-        return
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass  # some network file systems cannot; the file itself is safe
-    finally:
-        os.close(descriptor)
 
 
 def safe_stem(task_id: str) -> str:

@@ -19,7 +19,6 @@ from vidproc.client.files import Source, safe_stem
 from vidproc.client.films import existing_result
 from vidproc.client.next_steps import RunState
 from vidproc.client.options import Options
-from vidproc.client.resume import REMEMBER_FROM
 from vidproc.client.steps import Steps, resume_file
 from vidproc.client.texts import (
     cancel_sentence,
@@ -32,6 +31,7 @@ from vidproc.client.texts import (
     warnings_of,
 )
 from vidproc.client.words import printable
+from vidproc.resume import REMEMBER_FROM
 
 
 class Session:

@@ -17,9 +17,9 @@ from vidproc.client.fetch import Fetch
 from vidproc.client.files import Source
 from vidproc.client.log import Log
 from vidproc.client.options import Options
-from vidproc.client.resume import ResumeFile
 from vidproc.client.upload import UploadRequest
 from vidproc.client.words import describe_status
+from vidproc.resume import ResumeFile
 
 T = TypeVar("T")
 

@@ -1,4 +1,7 @@
-"""Remembering the upload_id between runs, so that a restarted client can resume the upload."""
+"""Remembering the upload_id between runs, so that a client that was stopped can resume its upload.
+
+The command-line client and the Python API do so in the same folder.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from vidproc.client.files import sync_folder
-from vidproc.client.log import Log
+from typing import Any, Protocol
 
 REMEMBER_FROM = 8 << 20
 """Bytes: larger uploads are remembered. Smaller ones are quickly sent again, and not worth files,
@@ -40,6 +40,16 @@ def state_folder() -> Path:
         except RuntimeError as error:
             raise OSError(str(error)) from None
     return base / "vidproc" / "uploads"
+
+
+class Log(Protocol):
+    """The methods of `logging.Logger` that are used here."""
+
+    def info(self, message: str, *args: object) -> None:
+        """Log an event."""
+
+    def warning(self, message: str, *args: object) -> None:
+        """Log a problem."""
 
 
 class ResumeFile:
@@ -238,3 +248,19 @@ def _release(base: Path, lock: int) -> None:
         pass  # an empty file that the next run uses, or removes when it is old
     if os.name != "nt":
         os.close(lock)
+
+
+def sync_folder(folder: Path) -> None:
+    """Sync `folder` itself, so that a new name in it is on disk, where supported."""
+    if os.name != "posix":
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass  # some network file systems cannot; the file itself is safe
+    finally:
+        os.close(descriptor)
