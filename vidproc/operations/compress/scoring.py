@@ -9,9 +9,10 @@ are paired by number, never by time, for containers round times differently.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import ffmpeg
@@ -61,15 +62,17 @@ up; below that a continuation. Films differ by some 2 points either way."""
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """The parts of a film that are looked at: each `length` seconds long, from `starts`.
+    """The samples of a video that a trial encodes: each `length` seconds long, from `starts`.
 
-    No starts mean the whole film, `length` its duration. `fraction` is what they are of the film,
-    0 to 1.
+    Without starts the whole video is the sample, and `length` its duration. `fraction` is their
+    part of the video, 0 to 1. With `frames`, (first, end) of each sample, frames are counted from
+    the beginning of the video: for short videos, decoding once is quicker than seeking.
     """
 
     starts: tuple[float, ...]
     length: float
     fraction: float
+    frames: tuple[tuple[int, int], ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -96,6 +99,15 @@ def spread(duration: float, fraction: float, length: float, most: int) -> Sample
     return Samples(starts, round(length, 3), fraction)
 
 
+def by_number(samples: Samples, frame_rate: float) -> Samples:
+    """Return the same samples, counted in frames."""
+    frames = tuple(
+        (round(start * frame_rate), round((start + samples.length) * frame_rate))
+        for start in samples.starts
+    )
+    return replace(samples, frames=frames)
+
+
 def sampled_frames(
     media: MediaInfo,
     capabilities: Capabilities,
@@ -106,6 +118,15 @@ def sampled_frames(
     """Return the normalised video of the samples, one after another."""
     if not samples.starts:
         return normalised(source(media), media, capabilities, size, pixels=pixels)
+    if samples.frames:
+        rate = (media.video.frame_rate if media.video is not None else None) or PAIRING_RATE
+
+        def selected(stream: Any) -> Any:
+            stream = stream.filter("trim", end_frame=samples.frames[-1][1])
+            runs = "+".join(f"between(n,{first},{end - 1})" for first, end in samples.frames)
+            return stream.filter("select", runs).filter("setpts", f"N/({rate}*TB)")
+
+        return normalised(source(media), media, capabilities, size, pixels=pixels, sample=selected)
     parts = [
         normalised(
             source(media, start=start, duration=samples.length),
@@ -251,15 +272,41 @@ def film_bytes(head: bytes, size: int, samples: Samples, frames: int | None) -> 
     if not seen:
         return max(size, 1) / samples.fraction
     scale = max(size - 600 - 8 * len(sizes), seen) / seen if size > len(head) else 1.0
-    if not samples.starts or not others or len(keys) < len(samples.starts):
+    if not samples.starts or not others:
+        return seen * scale / samples.fraction
+    if len(keys) < len(samples.starts) and not samples.frames:
         return seen * scale / samples.fraction
     film = frames or len(sizes) * scale / samples.fraction
+    if samples.frames:
+        return _by_runs(sizes, samples, film) * scale
     inner = (len(keys) - len(samples.starts)) / samples.fraction
     film_keys = min(inner + 1 + film / KEY_INTERVAL, film)
     key_size = sum(keys) / len(keys)
     return film_keys * key_size + (film - film_keys) * sum(others) / len(others)
 
 
+def _by_runs(sizes: Sequence[tuple[int, bool]], samples: Samples, frames: float) -> float:
+    """Return the bytes of a video of `frames` frames by samples that were encoded as one stream.
+
+    A sample's first frame costs about as much as a keyframe, but is seldom one. The encoder writes
+    it a few frames early, before those that refer to it. Counting these frames gave 104 to 134 % of
+    the real bytes of eleven clips, leaving them out 55 to 105 %; the geometric mean of both, 76 to
+    116 %.
+    """
+    firsts, at = set(), 0
+    for first, end in samples.frames:
+        near = range(min(max(at - _REORDERED, 0), len(sizes) - 1), min(at + 1, len(sizes)))
+        firsts.add(max(near, key=lambda n: sizes[n][0]))
+        at += end - first
+    begun = [sizes[n][0] for n in firsts]
+    others = [size for n, (size, _) in enumerate(sizes) if n not in firsts]
+    keys = min(1 + frames / KEY_INTERVAL, frames)
+    mean = sum(others) / len(others) if others else 0.0
+    without = keys * sum(begun) / len(begun) + (frames - keys) * mean
+    return math.sqrt(without * sum(size for size, _ in sizes) / samples.fraction)
+
+
+_REORDERED = 4
 _SEGMENT, _CLUSTER, _GROUP = 0x18538067, 0x1F43B675, 0xA0
 _SIMPLE_BLOCK, _BLOCK, _REFERENCE = 0xA3, 0xA1, 0xFB
 _BLOCK_HEADER = 4
