@@ -62,6 +62,12 @@ class ParameterTests(CommandLineCase):
         """Numbers are numbers, sizes bytes, bit rates bits a second, times seconds."""
         for line, expected in {
             "--type compress": {},
+            "--type compress --codec auto --plays h264,AV1 --hdr sdr --audio-tracks default": {
+                "codec": "auto",
+                "plays": ["h264", "av1"],
+                "hdr": "sdr",
+                "audio_tracks": "default",
+            },
             "--type compress --quality 92.5 --codec hevc --preset small --target-size 8M": {
                 "quality": 92.5,
                 "codec": "hevc",

@@ -26,6 +26,7 @@ OPTION_TYPES: dict[str, tuple[str, ...]] = {
     "preset": ("compress",),
     "audio_tracks": ("compress", "resolution", "aspect_ratio"),
     "hdr": ("compress",),
+    "plays": ("compress",),
     "bitrate": ("extract_audio",),
     "track": ("extract_audio",),
     "fps": ("gif",),
@@ -128,6 +129,10 @@ def _time(text: str) -> int | float:
     return int(value) if value.is_integer() else value
 
 
+def _words(text: str) -> list[str]:
+    return [word.strip().lower() for word in text.split(",")]
+
+
 def _track(text: str) -> int | str:
     text = text.strip()
     return int(text) if re.fullmatch(r"\d{1,6}", text, re.ASCII) else text
@@ -143,6 +148,7 @@ _CONVERTERS: dict[str, Callable[[str], Any]] = {
     "bitrate": _bit_rate,
     "track": _track,
     "fps": _number,
+    "plays": _words,
     "max_size": _size,
 }
 
@@ -158,6 +164,7 @@ _PARAMETER_EXAMPLES = {
     "preset": "--preset fast",
     "audio_tracks": "--audio-tracks default",
     "hdr": "--hdr sdr",
+    "plays": "--codec auto --plays h264,hevc",
     "bitrate": "--bitrate 192k",
     "track": "--track 2",
     "fps": "--fps 12",

@@ -29,17 +29,25 @@ class Parameters(msgspec.Struct, kw_only=True, frozen=True):
 
 class Compress(Parameters, kw_only=True, frozen=True):
     """`quality` is a VMAF score; `target_size` is in bytes. Without `hdr` HDR is kept unless the
-    codec is h264."""
+    codec is h264. Codec auto is the one of `plays` whose result is the smallest."""
 
     quality: Annotated[float, msgspec.Meta(ge=70, le=99)] = 95.0
-    codec: Literal["h264", "hevc", "av1"] = "h264"
+    codec: Literal["h264", "hevc", "av1", "auto"] = "h264"
     target_size: Annotated[int, msgspec.Meta(ge=1, le=(1 << 40) - 1)] | None = None
     preset: Literal["fast", "balanced", "small"] = "balanced"
     audio_tracks: AudioTracks = "all"
     hdr: Literal["keep", "sdr"] | None = None
+    plays: (
+        Annotated[tuple[Literal["h264", "hevc", "av1"], ...], msgspec.Meta(min_length=1)] | None
+    ) = None
 
     def __post_init__(self) -> None:
-        if self.hdr == "keep" and self.codec == "h264":
+        if self.codec == "auto" and self.plays is None:
+            raise ValueError(
+                'plays: codec auto needs the codecs that you can play, ["h264","hevc"]'
+            )
+        codecs = set(self.plays or ()) if self.codec == "auto" else {self.codec}
+        if self.hdr == "keep" and codecs == {"h264"}:
             raise ValueError("hdr: keep needs the codec hevc or av1; H.264 becomes SDR")
 
 

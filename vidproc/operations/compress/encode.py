@@ -32,6 +32,7 @@ from vidproc.operations.sizes import Size
 from vidproc.operations.tracks import Tracks, clean_metadata, copied_labels
 
 Codec = Literal["h264", "hevc", "av1"]
+ENCODERS: dict[Codec, str] = {"h264": "libx264", "hevc": "libx265", "av1": "libsvtav1"}
 Preset = Literal["fast", "balanced", "small"]
 Options = dict[str, Any]
 
@@ -143,7 +144,7 @@ def video_encoder_for(
         options, cost = _X264[preset]
         return VideoEncoder(
             codec=codec,
-            encoder=require_encoder(capabilities, "libx264"),
+            encoder=require_encoder(capabilities, ENCODERS[codec]),
             options={"profile:v": "high", "g": KEY_INTERVAL, **options},
             curve=Curve((10.0, 45.0), 0.1, 0.14, -0.12, _TYPICAL_H264),
             scoring_cost=cost,
@@ -155,7 +156,7 @@ def video_encoder_for(
         options, cost = _X265[preset]
         return VideoEncoder(
             codec=codec,
-            encoder=require_encoder(capabilities, "libx265"),
+            encoder=require_encoder(capabilities, ENCODERS[codec]),
             options={
                 "g": KEY_INTERVAL,
                 **options,
@@ -172,7 +173,7 @@ def video_encoder_for(
     options, cost = _SVTAV1[preset]
     return VideoEncoder(
         codec=codec,
-        encoder=require_encoder(capabilities, "libsvtav1"),
+        encoder=require_encoder(capabilities, ENCODERS[codec]),
         options={
             "g": KEY_INTERVAL,
             **options,

@@ -80,6 +80,7 @@ class Work:
             media, "mp4", job.parameters.audio_tracks, lambda track: sound_for(media, track)
         )
         parameters = job.parameters
+        assert parameters.codec != "auto"
         video_encoder = video_encoder_for(
             parameters.codec,
             parameters.preset,
