@@ -30,7 +30,7 @@ ifneq ($(shell cat '$(STAMP)' 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup venv demo serve dist sbom test test-api test-cluster test-page page-pictures coverage bench lint format soak constraints clean
+.PHONY: help setup venv demo serve docs dist sbom test test-api test-cluster test-page page-pictures coverage bench lint format soak constraints clean
 
 help:
 	@echo 'make demo     run all six operations on a real clip; results in demo-output/'
@@ -43,6 +43,7 @@ help:
 	@echo 'make coverage run all tests and print line and branch coverage'
 	@echo 'make lint     check style and types'
 	@echo 'make format   format the code'
+	@echo 'make docs     build the documentation site in site/; checks its links'
 	@echo 'make dist     build wheel, sdist and SBOM into dist/, and check them in a new environment'
 	@echo 'make soak     break things at random for SOAK_MINUTES (15) and check that nothing is lost'
 	@echo 'make setup    create the environment ($(VENV)) that the others use'
@@ -107,6 +108,18 @@ dist: $(DIST_STAMP)
 	'$(BIN)/python' -m twine check --strict dist/*.whl dist/*.tar.gz
 	'$(BIN)/python' -m support.check_dist dist
 	'$(BIN)/hadolint' deploy/container/Containerfile
+
+# The documentation site, in site/. Warnings are errors: a link to nowhere, a page that no one finds.
+DOCS_STAMP = $(VENV)/.docs
+
+$(DOCS_STAMP): $(STAMP)
+	@'$(BIN)/python' -m pip install --quiet --disable-pip-version-check \
+	    --constraint '$(CONSTRAINTS)' -e '.[dev,docs]'
+	@touch '$(DOCS_STAMP)'
+
+docs: $(DOCS_STAMP)
+	NO_MKDOCS_2_WARNING=1 '$(BIN)/python' -m mkdocs build --strict --clean --quiet
+	@echo 'The documentation is in site/index.html'
 
 # What the wheel brings, as CycloneDX: `make dist` writes it.
 sbom: dist
@@ -189,6 +202,6 @@ constraints:
 	cp "$$folder/constraints" constraints.txt
 
 clean:
-	rm -rf '$(VENV)' demo-output build dist share dist.log vidproc.egg-info _trial_temp* twisted/plugins/dropin.cache
+	rm -rf '$(VENV)' demo-output build dist share site dist.log vidproc.egg-info _trial_temp* twisted/plugins/dropin.cache
 	rm -rf .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

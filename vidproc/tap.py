@@ -232,7 +232,8 @@ class Options(usage.Options):
             if (name, self[name]) != ("log-dir", "-"):
                 self[name] = Path(self[name]).expanduser().absolute()
         if self["log-dir"] == "-":
-            if self.parent is not None and not self.parent.get("nodaemon", True):
+            daemon = self.parent is not None and not self.parent.get("nodaemon", True)
+            if daemon and not self["show-config"]:
                 raise usage.UsageError("--log-dir: - needs twistd -n; a daemon has no output")
             self["log-dir"] = None
         try:
