@@ -1,4 +1,4 @@
-"""A scripted server, and the base cases of the client's tests."""
+"""A scripted server, and the base classes of the client's tests."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ COMMAND = [sys.executable, "-m", "vidproc.client"]
 
 
 class FakeTransport:
-    """As much of a transport as a connection touches."""
+    """The parts of a transport that a connection uses."""
 
     def __init__(self) -> None:
         self.written: list[bytes] = []
@@ -72,7 +72,7 @@ class FakeTransport:
 
 
 def refusal(code: int, **extra: Any) -> dict[str, Any]:
-    """Return an error answer as a server sends it."""
+    """Return an error answer as a server would send it."""
     return {
         "error": {
             "code": code,
@@ -138,9 +138,9 @@ class Peer(Protocol):
 
 
 class ScriptedServer(ServerFactory):
-    """A small MMP server that does as it is told; `requests` has what was asked.
+    """A small MMP server that follows a script. `requests` are the requests it received.
 
-    The `cut_...` settings work once each. `plan` lists what a watch or a poll sees, one by one.
+    The `cut_...` settings work once each. `plan` lists the statuses that watches and polls get.
     """
 
     def __init__(self) -> None:
@@ -172,7 +172,7 @@ class ScriptedServer(ServerFactory):
         return Peer(self)
 
     def actions(self) -> list[str]:
-        """The actions asked for, in order."""
+        """The requested actions, in order."""
         return [fields["action"] for fields in self.requests]
 
     def head(self, peer: Peer, payload_size: int) -> None:
@@ -225,7 +225,7 @@ class ScriptedServer(ServerFactory):
             if self.cut_watch:
                 self.cut_watch = False
                 peer.deaf = True
-                # After what was written: the client shall see it.
+                # Only after the client has got what was written.
                 peer.transport.loseConnection()
                 return
         peer.answer(self.plan[0])
@@ -269,9 +269,9 @@ class ScriptedServer(ServerFactory):
 
 
 class ServerCase(TestCase):
-    """A test with a scripted server on a loopback port of its own, and a folder.
+    """A test with a scripted server on its own loopback port, and a folder.
 
-    What clients remember goes to `state`, for those in processes of their own, too.
+    All clients, even those in other processes, store their resume files in `state`.
     """
 
     def setUp(self) -> None:
@@ -298,7 +298,7 @@ class ServerCase(TestCase):
         def stop() -> Deferred[None]:
             for peer in list(getattr(factory, "peers", ())):
                 peer.transport.abortConnection()
-            # Both ends need a turn of the reactor to see that they are closed.
+            # Both ends need an iteration of the reactor to notice that they are closed.
             done = Deferred.fromCoroutine(self.settle())
             return done.addCallback(lambda _: listening.stopListening())
 
@@ -351,12 +351,12 @@ class ServerCase(TestCase):
         return part
 
     async def fails(self, kind: type[BaseException], awaitable: Any) -> Any:
-        """Wait for something that must fail with `kind` and return the exception."""
+        """Wait for a failure with `kind`, and return the exception."""
         return await self.assertFailure(Deferred.fromCoroutine(awaitable), kind)
 
 
 class SessionCase(ServerCase):
-    """A whole run against the scripted server, in this process."""
+    """A complete run against the scripted server, in this process."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -397,7 +397,7 @@ class SessionCase(ServerCase):
 
 
 class Notices:
-    """Hands notices to a display, as `run` does."""
+    """Passes notices to a display, as `run` does."""
 
     def __init__(self, display: PlainDisplay) -> None:
         self.append = display.line

@@ -1,9 +1,9 @@
-"""twistd in a process that kills itself, as `kill -9` would, when it comes to a named step.
+"""twistd in a process that kills itself, as `kill -9` would, when it reaches a named step.
 
-``python crashing_server.py FILE twistd's arguments``. FILE holds the name of one of `POINTS` or
-nothing, and may change while the server runs. What is wrapped are the calls by which the server
-touches the outside (files, the database's commits, its children), so that the code under test
-needs no hooks and a point stays where it is when code is moved.
+``python crashing_server.py FILE twistd's arguments``. FILE contains the name of one of `POINTS` or
+nothing, and may change while the server runs. The calls by which the server affects the outside are
+wrapped (files, commits of the database, child processes), so the code under test needs no hooks,
+and a point keeps its place when code is moved.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 SAID = "crash point:"
-"""What stands before a point's name in the output of a server that got there."""
+"""Precedes a point's name in the output of a server that reached it."""
 
 Predicate = Callable[..., bool]
 
 
 class Point:
-    """One point: `check` dies there when the point is armed and `due` says so."""
+    """One point. `check` kills the process there if the point is armed and due."""
 
     file: Path
 
@@ -36,7 +36,7 @@ class Point:
         return self.file.read_text() == self.name
 
     def die(self) -> None:
-        """End this process at once, having said where."""
+        """Print the name of the point and kill this process."""
         sys.stderr.write(f"{SAID} {self.name}\n")
         sys.stderr.flush()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -49,7 +49,7 @@ class Point:
         before: Predicate | None = None,
         after: Predicate | None = None,
     ) -> None:
-        """Have calls of `owner.name` die before or after they are made, if a predicate says so."""
+        """Let calls of `owner.name` kill the process before or after, if a predicate says so."""
         inner = getattr(owner, name)
 
         def wrapper(*arguments: Any, **keywords: Any) -> Any:
@@ -75,7 +75,7 @@ def _folder_of_descriptor(fd: int) -> str:
 
 
 def within_a_write(point: Point) -> None:
-    """Some of an upload's payload is written, the rest is on its way."""
+    """A part of an upload's payload is written; the rest has not arrived."""
 
     def large(fd: int) -> bool:
         status = os.fstat(fd)
@@ -87,7 +87,7 @@ def within_a_write(point: Point) -> None:
 
 
 def before_fsync(point: Point, folder: str) -> None:
-    """All is written, nothing is certain yet."""
+    """Everything is written, but not synced."""
     point.wrap(os, "fsync", before=lambda fd: _folder_of_descriptor(fd) == folder)
 
 
@@ -97,22 +97,22 @@ def before_fsync_of_a_result(point: Point) -> None:
 
 
 def before_rename(point: Point, folder: str) -> None:
-    """All is on the disk, under its temporary name."""
+    """Everything is synced, under its temporary name."""
     point.wrap(os, "replace", before=lambda _, target: _folder(target) == folder)
 
 
 def after_rename(point: Point, folder: str) -> None:
-    """It has its final name, of which the store knows nothing."""
+    """The file has its final name, but the store does not know it."""
     point.wrap(os, "replace", after=lambda _, target: _folder(target) == folder)
 
 
 def before_removal(point: Point, folder: str) -> None:
-    """The store knows nothing of the file any more, but it is there."""
+    """The store no longer knows the file, but it still exists."""
     point.wrap(os, "unlink", before=lambda path, **_: _folder(path) == folder)
 
 
 def within_a_download(point: Point) -> None:
-    """A part of the result was sent."""
+    """A part of the result has been sent."""
     sent: list[bool] = []
 
     def second(*_: Any) -> bool:
@@ -127,7 +127,7 @@ def within_a_download(point: Point) -> None:
 
 
 class Connection(sqlite3.Connection):
-    """A connection whose commits may be points: (state that a task is moved to, when) to point."""
+    """A connection whose commits may be points, by (new state of the task, when)."""
 
     points: dict[tuple[str, str], list[Point]] = {}
     stopping = False
@@ -162,7 +162,7 @@ def commit(point: Point, state: str, when: str) -> None:
 
 
 def watch_commits() -> None:
-    """Make the store's connections ones that can die."""
+    """Make the store use such connections."""
     from vidproc.app.service import VidprocService
 
     connect, stop = sqlite3.connect, VidprocService.stopService
@@ -179,14 +179,14 @@ def watch_commits() -> None:
 
 
 def child_started(point: Point, stage: str) -> None:
-    """A media process was just started."""
+    """A media process has just started."""
     from vidproc.runners.ffmpeg_process import MediaProcess
 
     point.wrap(MediaProcess, "spawn", after=lambda self, *_: self.command.stage == stage)
 
 
 def child_reported(point: Point, stage: str) -> None:
-    """A media process has told of its progress."""
+    """A media process has reported progress."""
     from vidproc.runners.ffmpeg_process import MediaProcess
 
     point.wrap(
@@ -233,7 +233,7 @@ POINTS: dict[str, Callable[[Point], None]] = {
 
 def main() -> None:
     """Set the points and become twistd."""
-    del sys.path[0]  # this file's folder, which is no place for imports
+    del sys.path[0]  # this file's folder must not be searched for imports
     Point.file = Path(sys.argv[1]).absolute()
     try_again_soon()
     watch_commits()

@@ -1,9 +1,9 @@
-"""A decoder that was taken over: tries what it must not be able to do, and tells what answered.
+"""A decoder under an attacker's control: it tries what must be impossible, and reports the outcome.
 
-Run by `tests.test_hostile_decoder` inside the sandbox, in the place of FFmpeg or of the probe, with
-one argument, a JSON object: ``pid`` of a process of the same user, ``file`` that is not its own,
-``folder`` that holds it, ``input`` that it may read, ``own`` folder or null, and ``program``. It
-prints a JSON list for each attempt: its name, and the name of the error or "done".
+`tests.test_hostile_decoder` runs it inside the sandbox, in place of FFmpeg or the probe, with one
+argument, a JSON object: ``pid`` of a process of the same user, a ``file`` of someone else and its
+``folder``, an ``input`` that it may read, its ``own`` folder or null, and ``program``. It prints a
+JSON list for each attempt: its name, and the name of the error or "done".
 """
 
 import ctypes
@@ -68,13 +68,13 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def call(name: str, *arguments: "int | bytes | ctypes.Array[ctypes.c_char]") -> "str | None":
-    """Make a system call; return the error's name or "done", None where there is no such call."""
+    """Make a system call. Return the error's name or "done", None if there is no such call."""
     number = CALLS[name][os.uname().machine == "aarch64"]
     return None if number is None else raw(number, *arguments)
 
 
 def raw(number: int, *arguments: "int | bytes | ctypes.Array[ctypes.c_char]") -> str:
-    """Make the system call of a number."""
+    """Make the system call with a number."""
     words = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
     words += [ctypes.c_long(0)] * (6 - len(words))
     result = libc.syscall(ctypes.c_long(number), *words)
@@ -84,7 +84,7 @@ def raw(number: int, *arguments: "int | bytes | ctypes.Array[ctypes.c_char]") ->
 def attempts(
     pid: int, file: str, folder: str, input: str, own: "str | None", program: str
 ) -> "Iterator[tuple[str, Callable[[], str | None]]]":
-    """Yield the name of each attempt and what makes it."""
+    """Yield the name of each attempt and a function that makes it."""
     other, inside, mine = (os.fsencode(path) for path in (file, folder, input))
     buffer = ctypes.create_string_buffer(4096)
     reader = os.open(input, os.O_RDONLY)
@@ -137,7 +137,7 @@ def attempts(
     simple("mq_open", b"vidproc", 0o102, 0o600, 0)
     simple("mq_unlink", b"vidproc")
 
-    # More processes, more rights, another life.
+    # More processes, more rights, surviving the end.
     simple("fork")
     simple("vfork")
     simple("clone", _SIGCHLD)
@@ -207,7 +207,7 @@ def attempts(
         simple("mknodat:own", at, folder_of_mine + b"/fifo", 0o010600, 0)
         simple("linkat:own", at, other, at, folder_of_mine + b"/link", 0)
         simple("renameat2:own", at, other, at, folder_of_mine + b"/renamed", 0)
-        # Files that nobody counted on, and such as nobody can see: space beyond its share.
+        # Unexpected and invisible files: space beyond its share.
         given = folder_of_mine + b"/given"
         simple("openat:create-own", at, folder_of_mine + b"/new", os.O_WRONLY | os.O_CREAT, 0o600)
         simple("openat:tmpfile-own", at, folder_of_mine, os.O_WRONLY | os.O_TMPFILE, 0o600)
@@ -239,7 +239,7 @@ def compatibility_call() -> str:
 
 
 def main() -> None:
-    """Try everything, in an order in which the worst comes last."""
+    """Try everything, with the most destructive attempts last."""
     for name, attempt in attempts(**json.loads(sys.argv[1])):
         answer = attempt()
         if answer is not None:

@@ -1,4 +1,4 @@
-"""HTTP connections to a rig's server, in memory; and answers, parsed by http.client's rules."""
+"""In-memory HTTP connections to a rig's server, and answers parsed by the rules of http.client."""
 
 from __future__ import annotations
 
@@ -56,18 +56,18 @@ class Response:
 
     @property
     def closes(self) -> bool:
-        """Whether the server says that the connection ends."""
+        """Whether the server announces that the connection ends."""
         return self.headers["Connection"] == "close"
 
 
 @implementer(ITCPTransport)
 class TCPTransport(Transport):
-    """A transport that can be closed one way, as TCP can."""
+    """A transport that can be closed in one direction, as TCP can."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.arriving = b""
-        """What the client has sent and the server has not read."""
+        """Bytes that the client has sent and the server has not read."""
         self._delivering = False
 
     def resumeProducing(self) -> None:
@@ -75,7 +75,7 @@ class TCPTransport(Transport):
         self.deliver()
 
     def deliver(self) -> None:
-        """Let the server read what has been sent, as long as it wants to."""
+        """Let the server read what was sent, until it pauses."""
         if self._delivering:
             return
         self._delivering = True
@@ -143,21 +143,21 @@ class HTTPClient:
     def request(
         self, method: str, path: str, body: bytes | None = None, **headers: Any
     ) -> Response:
-        """Send a whole request and return its answer. ``_`` in a header's name stands for ``-``."""
+        """Send a complete request and return its answer. ``_`` in header names stands for ``-``."""
         self.send(request(method, path, body, **headers))
         return self.response(head_only=method == "HEAD")
 
     def half_close(self) -> None:
-        """Send nothing more."""
+        """Close the sending side."""
         self.connection.readConnectionLost()
 
     def lose(self) -> None:
-        """The connection is lost."""
+        """Lose the connection."""
         self.connection.connectionLost(Failure(ConnectionDone()))
 
 
 def request(method: str, path: str, body: bytes | None = None, **headers: Any) -> bytes:
-    """Return a request's bytes; ``Host: localhost`` unless said otherwise."""
+    """Return a request's bytes, with ``Host: localhost`` by default."""
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
     headers.setdefault("Host", "localhost")
     if body is not None:

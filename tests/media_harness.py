@@ -1,4 +1,4 @@
-"""Helpers for tests on real media: do an operation, make clips, look at results."""
+"""Helpers for tests on real media: run an operation, make clips, inspect results."""
 
 from __future__ import annotations
 
@@ -41,19 +41,20 @@ QUADRANTS = (
     "color=green:s={w}x{h}:r={r}[c];color=white:s={w}x{h}:r={r}[d];"
     "[a][b]hstack[top];[c][d]hstack[bottom];[top][bottom]vstack"
 )
-"""A lavfi source of twice `w` x `h` pixels: red, blue over green, white; `r` frames a second."""
+"""A lavfi source of 2`w` x 2`h` pixels at `r` frames a second: red and blue above green and
+white."""
 
 
 tools = bundled_ffmpeg
 
 
 def quadrants(width: int, height: int, rate: float = 25) -> str:
-    """Return a lavfi source: red, blue over green, white."""
+    """Return a lavfi source: red and blue above green and white."""
     return QUADRANTS.format(w=width // 2, h=height // 2, r=rate)
 
 
 def ffmpeg(*arguments: str | Path) -> None:
-    """Run FFmpeg to make or change a clip; raises with its own words when it fails."""
+    """Run FFmpeg to make or change a clip. If it fails, raises with its messages."""
     done = subprocess.run(
         [tools().path, "-nostdin", "-hide_banner", "-y", "-loglevel", "error"]
         + [str(argument) for argument in arguments],
@@ -107,7 +108,7 @@ def add_to_sample_entry(path: Path, codec: bytes, kind: bytes, content: bytes) -
 
 @dataclass
 class Result:
-    """A finished operation: the file, what the verifying probe says of it, and what was told."""
+    """The result of an operation: the file, its probe, and the warnings."""
 
     path: Path
     media: MediaInfo
@@ -124,10 +125,10 @@ def process(
     capabilities: Any = None,
     runner: Runner | None = None,
 ) -> Result:
-    """Do one operation as the server does: probe, run, verify against the expectation.
+    """Run an operation as the server does: probe, run, verify against the expectation.
 
-    Unless another runner is given, each command travels: it gets the files that it declares, in
-    another folder, and another number of threads.
+    Unless another runner is given, each command gets only the files that it declares, in another
+    folder, and another number of threads.
     """
     folder.mkdir(parents=True, exist_ok=True)
     parameters, warnings = parse_parameters(operation, fields)
@@ -143,9 +144,9 @@ def process(
 
 
 def mismatch(media: MediaInfo, product: Product, source: MediaInfo) -> str | None:
-    """Return how a file differs from what its product must be, as the server sees it.
+    """Return how a file differs from what its operation promised, as the server checks it.
 
-    The warning that a result has another length than its source is a fault here.
+    Here a warning about a different length than the source's is a fault, too.
     """
     verdict = compare(media, product.expectation, source)
     return verdict.fault or verdict.warning
@@ -169,7 +170,7 @@ def frame_at(path: Path, number: int = 0) -> Any:
 
 
 def colour(frame: Any, x: float, y: float) -> tuple[int, int, int]:
-    """Return the colour at a place given as parts (0 to 1) of width and height."""
+    """Return the colour at a position given as fractions of width and height."""
     height, width = len(frame), len(frame[0])
     pixel: tuple[int, int, int] = frame[min(height - 1, int(y * height))][
         min(width - 1, int(x * width))
@@ -178,7 +179,7 @@ def colour(frame: Any, x: float, y: float) -> tuple[int, int, int]:
 
 
 def near(one: tuple[int, ...], other: tuple[int, ...], most: int = 24) -> bool:
-    """Whether two colours differ by at most `most` of 255 in every part."""
+    """Whether two colours differ by at most `most` of 255 in each component."""
     return all(abs(a - b) <= most for a, b in zip(one, other, strict=True))
 
 
@@ -196,7 +197,7 @@ def times(path: Path, kind: str = "video") -> list[float]:
 
 
 def metadata_text(path: Path) -> str:
-    """Return all tags of a file, of its streams too, in one text."""
+    """Return all tags of a file and its streams as one text."""
     with av.open(str(path)) as container:
         tags = [dict(container.metadata)] + [dict(s.metadata) for s in container.streams]
     return " ".join(f"{key}={value}" for each in tags for key, value in each.items())

@@ -1,4 +1,4 @@
-"""What tests of MMP connections share: a server in memory, and its client."""
+"""The base class of tests of MMP connections: a server and a client in memory."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class ProtocolTestCase(SynchronousTestCase):
         return str(answer["task_id"])
 
     def complete(self, rig: Rig, content: bytes = b"GIF of the film") -> None:
-        """Let the one running task do well."""
+        """Let the only running task succeed."""
         while rig.runner.running:
             complete_step(rig.runner.running[0], content)
 
 
 def rig_turns(client: Client) -> None:
-    """Let the connection have all the turns that it waits for."""
+    """Give the connection all turns that it waits for."""
     clock = client.protocol.clock
     assert isinstance(clock, Clock)
     clock.pump([0.0] * 10)

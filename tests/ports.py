@@ -7,7 +7,7 @@ from twisted.internet.interfaces import IListeningPort
 
 
 def port_of(listening: IListeningPort) -> int:
-    """Return the TCP port that a loopback listener was given."""
+    """Return the TCP port of a loopback listener."""
     address = listening.getHost()
     assert isinstance(address, IPv4Address)
     return address.port

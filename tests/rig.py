@@ -1,8 +1,8 @@
-"""The server's real parts, put together without threads, processes and real time.
+"""The server's real parts, without threads, processes and real time.
 
 Store, data folder, task service and protocol are real; the clock is a `Clock`, threads run in
-place, and `StubRunner` keeps `Runner`'s promises but runs nothing: a test says how each command
-ends. The bytes of probe answers are those of the real probe.
+place, and `StubRunner` implements `Runner` but runs nothing: the test decides how each command
+ends. Probe answers come from the real probe.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ CLIP = str(Path(__file__).parent / "media" / "flower-540p-aac.mp4")
 
 
 class InPlace(WorkerThreads):
-    """`WorkerThreads` without threads: the call has been made when `call` returns.
+    """`WorkerThreads` without threads: `call` makes the call at once.
 
-    After `hold` calls wait until the test lets them run.
+    After `hold`, calls wait until the test runs them.
     """
 
     def __init__(self) -> None:
         self._held: ByHand | None = None
 
     def hold(self) -> ByHand:
-        """Let the calls made from now on wait."""
+        """Let further calls wait."""
         self._held = ByHand()
         return self._held
 
@@ -69,7 +69,7 @@ class InPlace(WorkerThreads):
 
 
 class ByHand(WorkerThreads):
-    """`WorkerThreads` whose calls wait until the test lets them run."""
+    """`WorkerThreads` whose calls wait until the test runs them."""
 
     def __init__(self) -> None:
         self.waiting: list[tuple[Deferred[Any], Callable[[], Any]]] = []
@@ -109,13 +109,13 @@ class StubCommand:
             self.end(CommandStopped("stopped on request"))
 
     def complete(self, stdout: bytes = b"", content: bytes = b"result") -> None:
-        """End well: its outputs are written."""
+        """Succeed, with its outputs written."""
         for name in self.command.outputs:
             self._path_of(name).write_bytes(content)
         self.end(Completed(stdout, "", 0.1))
 
     def fail(self, kind: FailureKind = FailureKind.INPUT) -> None:
-        """End badly."""
+        """Fail."""
         self.end(CommandFailed(self.command, "exit status 1", kind=kind))
 
     def end(self, outcome: Completed | Exception) -> None:
@@ -133,7 +133,7 @@ class StubCommand:
 
 
 class StubRunner:
-    """Keeps `Runner`'s promises; `running` are the commands that wait for the test."""
+    """Implements `Runner`; `running` are the commands that the test must end."""
 
     def __init__(self, path_of_key: Callable[[str], Path]) -> None:
         self.running: list[StubCommand] = []
@@ -242,12 +242,12 @@ class Client:
     def request(
         self, request: dict[str, Any], payload: bytes = b"", media_type: str = ""
     ) -> list[tuple[dict[str, Any], str, bytes]]:
-        """Send a whole request and return the answers that have arrived since."""
+        """Send a complete request and return the answers to it."""
         self.send(message(request, payload, media_type))
         return self.answers()
 
     def answers(self) -> list[tuple[dict[str, Any], str, bytes]]:
-        """Return the messages that arrived since the last call: (JSON, media type, payload)."""
+        """Return the messages since the last call: (JSON, media type, payload)."""
         self._decoder.receive_data(self.transport.value())
         self.transport.clear()
         found: list[tuple[dict[str, Any], str, bytes]] = []
@@ -264,18 +264,18 @@ class Client:
         return found
 
     def answer(self) -> dict[str, Any]:
-        """Return the JSON of the one answer that arrived since."""
+        """Return the JSON of the only answer since the last call."""
         answers = self.answers()
         if len(answers) != 1:
             raise AssertionError(f"expected one answer, got {answers}")
         return answers[0][0]
 
     def half_close(self) -> None:
-        """Send nothing more."""
+        """Close the sending side."""
         self.protocol.readConnectionLost()
 
     def lose(self) -> None:
-        """The cable is pulled."""
+        """Lose the connection."""
         from twisted.internet.error import ConnectionLost
         from twisted.python.failure import Failure
 
@@ -283,7 +283,7 @@ class Client:
 
 
 class Transport(StringTransport):
-    """A `StringTransport` that notes how the server ends it."""
+    """A `StringTransport` that records how the server ends it."""
 
     bufferSize = 1 << 16
     aborted = False
@@ -311,7 +311,7 @@ class Transport(StringTransport):
 
 
 def message(request: dict[str, Any], payload: bytes = b"", media_type: str = "") -> bytes:
-    """Return a whole request's bytes."""
+    """Return the bytes of a complete request."""
     return encode_head(json.dumps(request).encode(), media_type, len(payload)) + payload
 
 
@@ -334,7 +334,7 @@ def gif_answer(seconds: int = 1) -> bytes:
 
 
 def complete_step(running: StubCommand, content: bytes = b"GIF of the film") -> None:
-    """Let a command of a gif task on the flower clip do well."""
+    """Let a command of a GIF task on the flower clip succeed."""
     if running.command.program == "ffmpeg":
         running.complete(content=content)
     elif running.command.inputs == (SOURCE,):

@@ -1,4 +1,4 @@
-"""What tests of the task service share: a server in memory, and its tasks."""
+"""The base class of tests of the task service: a server in memory, and its tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose a connection is, and which tokens there are."""
+"""Which client a connection belongs to, and the token file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vidproc.frontends.tokens import Tokens
 
 class AccessTests(SynchronousTestCase):
     def test_ipv6_addresses_count_by_their_network(self) -> None:
-        """A client has a whole /64 to choose from; IPv4 in IPv6 is IPv4."""
+        """A client can choose any address of its /64; IPv4 within IPv6 counts as IPv4."""
         cases = {
             "192.0.2.1": "192.0.2.1",
             "2001:db8:1:2:3:4:5:6": "2001:db8:1:2::/64",

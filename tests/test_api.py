@@ -53,10 +53,10 @@ ETAG = f'"{hashlib.sha256(RESULT).hexdigest()}"'
 
 
 class Server:
-    """A server without a network, as a driver: an upload, its task, and the result.
+    """A driver that acts as a server: an upload, its task, and the result.
 
-    `script` answers requests instead, one after another, until it is used up: with a reply, or
-    with an exception. `sent` has what was asked for, `slept` for how long in all.
+    `script` answers the first requests instead, each with a reply or an exception. `sent` has the
+    requests, `slept` the total time of waiting.
     """
 
     def __init__(self, *script: Reply | Exception | None) -> None:
@@ -245,7 +245,7 @@ class CallTests(SynchronousTestCase):
         self.assertEqual(bytes(server.received), CONTENT)
 
     def test_a_lost_answer_to_the_last_byte_is_found_again(self) -> None:
-        """The film was accepted, and nothing is sent twice."""
+        """The film was accepted, so nothing is sent again."""
         server = Server(None, Broken("lost"), Reply(200, {"vidproc-task": "t9"}))
         self.process(server)
         self.assertEqual([s.method for s in server.sent].count("PATCH"), 1)
@@ -274,7 +274,7 @@ class CallTests(SynchronousTestCase):
         self.assertEqual((len(server.sent), server.slept), (1, 0.0))
 
     def test_a_server_that_is_gone_is_given_up(self) -> None:
-        """With where the upload can go on, if it was begun."""
+        """The error says where the upload can be resumed, if it had begun."""
         error = self.assertRaises(Unreachable, self.process, Server(*[Broken("no")] * 100))
         self.assertIsNone(error.upload_url)
         error = self.assertRaises(Unreachable, self.process, Server(None, *[Broken("no")] * 100))
@@ -295,7 +295,7 @@ class CallTests(SynchronousTestCase):
         return Settings("http://x")
 
     def test_another_run_goes_on_with_the_download(self) -> None:
-        """Unless the result is another one by now."""
+        """Unless the result has changed since."""
         target = self.folder / "x.mp4"
         done = Status.of({"status": "completed"})
         for etag in (ETAG, '"' + "0" * 64 + '"'):
@@ -393,7 +393,7 @@ print(seen[0], seen[-1], task_id)
 
 class RealServerTests(SynchronousTestCase):
     def test_the_page_and_both_clients(self) -> None:
-        """One server for all: every example of docs/api.md, and the two drivers alike."""
+        """Every example of docs/api.md, and the same calls with both drivers, on one server."""
         folder = Path(self.mktemp()).absolute()
         server = HTTPServerProcess(folder / "server").start()
         self.addCleanup(server.stop)

@@ -1,4 +1,4 @@
-"""The table of layers in docs/architecture.md holds, and its diagram shows the current code."""
+"""The code follows the table of layers in docs/architecture.md, and the diagram is current."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def load_script() -> ModuleType:
 
 @cache
 def todays_imports() -> dict[str, set[str]]:
-    """Return what each module imports; reading all of them takes a while."""
+    """Return what each module imports. Reading all modules takes a while."""
     imports: dict[str, set[str]] = load_script().read_imports()
     return imports
 
@@ -38,19 +38,19 @@ class LayerTests(SynchronousTestCase):
         self.imports = todays_imports()
 
     def test_every_module_is_in_a_layer(self) -> None:
-        """A new package needs a row."""
+        """A new package needs a row in the table."""
         known = {name for layer in self.layers for name in layer.names}
         self.assertEqual({self.script.layer_of(module) for module in self.imports} - known, set())
 
     def test_the_table_goes_downward(self) -> None:
-        """What a row names stands in a row below it."""
+        """A row names only rows below it."""
         for number, layer in enumerate(self.layers):
             below = {name for lower in self.layers[number + 1 :] for name in lower.names}
             for name in layer.imports:
                 self.assertIn(self.script.layer_of(name), below, f"{layer.names}: {name}")
 
     def test_no_module_imports_what_its_row_does_not_name(self) -> None:
-        """Upward or sideways, wherever in the module the import stands."""
+        """Neither at the top of the module nor within a function."""
         ground = self.layers[-1].names
         allowed = {name: layer.imports for layer in self.layers for name in layer.names}
         wrong = []
@@ -64,13 +64,13 @@ class LayerTests(SynchronousTestCase):
         self.assertEqual(sorted(wrong), [])
 
     def test_the_ground_imports_nothing_above_it(self) -> None:
-        """What everybody may use leans on nobody."""
+        """Modules that all others may use depend on none of them."""
         for name in self.layers[-1].names:
             others = {self.script.layer_of(other) for other in self.imports[name]}
             self.assertEqual(others - set(self.layers[-1].names), set(), name)
 
     def test_the_client_knows_nothing_of_the_server(self) -> None:
-        """It shares the protocol, the parameters and `--version` alone."""
+        """It shares only the protocol, the parameters and `--version`."""
         for module, others in self.imports.items():
             if self.script.layer_of(module) == "client":
                 for other in others:
@@ -85,7 +85,7 @@ class LayerTests(SynchronousTestCase):
         self.assertEqual(self.script.find_circles(self.imports), [])
 
     def test_circles_are_found(self) -> None:
-        """However long they are; what leads into one is no part of it."""
+        """Circles of any length; modules that merely lead into one are not part of it."""
         imports = {"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a", "d"}, "e": set[str]()}
         self.assertEqual(self.script.find_circles(imports), [["b", "c"], ["d"]])
 
@@ -95,7 +95,7 @@ class LayerTests(SynchronousTestCase):
         self.assertEqual(self.script.DIAGRAM.read_text(), drawn)
 
     def test_the_files_that_the_page_names_are_there(self) -> None:
-        """A page that sends its reader to a file that has moved is worse than none."""
+        """A page that names a file which has moved misleads its readers."""
         page = self.script.PAGE.read_text()
         for word in page.split("`"):
             if word.startswith("vidproc/") and word.endswith(".py") and "*" not in word:

@@ -1,4 +1,4 @@
-"""Clients that hold on to what is scarce: connections, room, memory. Others are served as ever."""
+"""Clients that use up connections, space or memory. Other clients must still be served."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ _addresses = count(1)
 
 
 def next_address() -> str:
-    """Return an address that nobody has used."""
+    """Return an unused address."""
     return f"127.2.0.{next(_addresses)}"
 
 
 def place_result(server: ServerProcess, size: int) -> str:
-    """Put a finished task with a result of `size` bytes into a stopped server's folder."""
+    """Add a finished task with a result of `size` bytes to a stopped server's folder."""
     store = TaskStore(server.data_dir / "tasks.sqlite")
     store.open()
     now = time.time()
@@ -69,7 +69,7 @@ def place_result(server: ServerProcess, size: int) -> str:
 
 
 class AttackedServer(ServerProcess):
-    """A server with a queue of connections not yet accepted that holds the whole crowd."""
+    """A server whose queue of unaccepted connections has space for the whole crowd."""
 
     def command(self) -> list[str]:
         port = f"--port=tcp:0:interface=127.0.0.1:backlog={2 * CROWD}"
@@ -78,7 +78,7 @@ class AttackedServer(ServerProcess):
 
 @cache
 def shared_server() -> tuple[ServerProcess, str]:
-    """Start the server that all tests use; return it with the id of a task with a large result."""
+    """Start the server for all tests; return it and the ID of a task with a large result."""
     options = (f"--idle-timeout={IDLE:.0f}s", "--max-connections-per-ip=600", "--max-upload=2T")
     server = AttackedServer(Path(f"attacked-server-{os.getpid()}"), *options).start()
     server.stop()
@@ -100,7 +100,7 @@ class AttackTests(TestCase):
         return connection
 
     def open_connections(self) -> int:
-        """Return how many connections the server holds."""
+        """Return how many connections the server has."""
         connections = psutil.Process(self.server.pid).net_connections("tcp")
         return len([c for c in connections if c.raddr])
 
@@ -115,11 +115,11 @@ class AttackTests(TestCase):
         self.assertGreater(len(other.download(task_id)[2]), 1000)
 
     def assertSmall(self) -> None:
-        """The server's memory is its own."""
+        """The server's memory does not grow with what clients send."""
         self.assertLess(psutil.Process(self.server.pid).memory_info().rss, SERVER_MEMORY)
 
     def assertCutOff(self, connections: list[socket.socket], within: float) -> None:
-        """Every connection ends, by an answer and a close or by a reset."""
+        """Every connection ends, with an answer and a close or with a reset."""
         deadline = time.monotonic() + within
         for connection in connections:
             connection.settimeout(max(0.1, deadline - time.monotonic()))
@@ -132,7 +132,7 @@ class AttackTests(TestCase):
     # --- connections ---------------------------------------------------------------------------
 
     def test_five_hundred_connections_that_never_finish_their_request(self) -> None:
-        """Half of them say nothing, half begin a header; all are cut off in the end."""
+        """Half of them send nothing, half a part of a header; all are disconnected in the end."""
         if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 2 * CROWD + 100:
             raise SkipTest("needs more descriptors")
         crowd = [self.connect() for _ in range(CROWD)]
@@ -146,7 +146,7 @@ class AttackTests(TestCase):
         self.assertOthersAreServed()
 
     def trickle(self, data: bytes, connections: int) -> Callable[[], None]:
-        """Send `data` on each of so many connections, a byte a second; return what ends that."""
+        """Send `data` on many connections, a byte a second; return how they end."""
         crowd = [self.connect() for _ in range(connections)]
         over = threading.Event()
 
@@ -172,13 +172,13 @@ class AttackTests(TestCase):
         return stop
 
     def test_a_byte_a_second_of_a_request(self) -> None:
-        """It is not in the way of others."""
+        """It does not disturb others."""
         stop = self.trickle(encode_head(b'{"action":"info"}'), 50)
         self.assertOthersAreServed()
         stop()
 
     def test_a_byte_a_second_of_an_upload(self) -> None:
-        """It is too slow to keep its slot: it is told so, and cut off."""
+        """It is too slow to keep its slot: it gets an error and is disconnected."""
         request = b'{"action":"upload","type":"extract_audio","parameters":{}}'
         connection = self.connect()
         connection.sendall(encode_head(request, "mp4", 1 << 20))
@@ -205,7 +205,7 @@ class AttackTests(TestCase):
     # --- room ----------------------------------------------------------------------------------
 
     def claim(self, port: int, payload: int, **fields: Any) -> int:
-        """Claim an upload of so many bytes without sending any; return the error's code."""
+        """Announce an upload of that many bytes without sending any; return the error's code."""
         client = PlainClient(port, next_address())
         request = {"action": "upload", "type": "extract_audio", "parameters": {}, **fields}
         with client.connect() as connection:
@@ -215,14 +215,14 @@ class AttackTests(TestCase):
         return code
 
     def test_a_claim_beyond_the_disk_is_refused_before_it_is_sent(self) -> None:
-        """507, for a plain upload and for a resumable one."""
+        """It gets 507, whether the upload is plain or resumable."""
         self.assertEqual(self.claim(self.server.port, TERABYTE), 507)
         fields = {"upload_id": str(uuid.uuid4()), "size": TERABYTE}
         self.assertEqual(self.claim(self.server.port, 1, **fields), 507)
         self.assertOthersAreServed()
 
     def test_a_claim_beyond_the_limit_is_refused_before_it_is_sent(self) -> None:
-        """413, with the limits as they come."""
+        """It gets 413 with the default limits."""
         server = ServerProcess(Path(self.mktemp())).start()
         self.addCleanup(server.stop)
         self.assertEqual(self.claim(server.port, TERABYTE), 413)
@@ -230,7 +230,7 @@ class AttackTests(TestCase):
         self.assertEqual(self.claim(server.port, 1, **fields), 413)
 
     def test_a_claim_that_cannot_be_met_costs_nobody_a_result(self) -> None:
-        """Results make room for work that fits, not for a lie."""
+        """Results are evicted for uploads that fit, not for false claims."""
         other = PlainClient(self.server.port, next_address())
         task_id = other.upload(CLIP, "extract_audio", {})["task_id"]
         self.assertEqual(other.wait(task_id)["status"], "completed")
@@ -239,7 +239,8 @@ class AttackTests(TestCase):
         self.assertEqual(other.status(self.large)["status"], "completed")
 
     def test_one_address_cannot_hold_all_the_space(self) -> None:
-        """More than half of it is refused, and while it holds a large part others go on."""
+        """More than half of it is refused. While the address holds a large part, others can
+        continue."""
         server = ServerProcess(Path(self.mktemp()), "--storage-limit=200M", "--tasks-per-ip=4")
         self.addCleanup(server.start().stop)
         self.assertEqual(self.claim(server.port, 150 << 20), 507)
@@ -253,7 +254,7 @@ class AttackTests(TestCase):
         self.assertEqual(other.upload(CLIP, "extract_audio", {}).get("status"), "accepted")
 
     def test_small_files_that_grow_do_not_pass_the_storage_limit(self) -> None:
-        """Three minutes of silence are 20 KB of FLAC and 8 MB of MP3: the second one waits."""
+        """Three minutes of silence are 20 KB as FLAC and 8 MB as MP3, so the second task waits."""
         folder = Path(self.mktemp())
         server = ServerProcess(folder, "--storage-limit=14M")
         self.addCleanup(server.start().stop)
@@ -284,7 +285,7 @@ class AttackTests(TestCase):
             try:
                 most = max(most, held())
             except FileNotFoundError:
-                pass  # it was moved between the listing and the look
+                pass  # it was moved after the listing
             found = [clients[n].status(tasks[n]) for n in range(2)]
             waits = any(status["stage"] == "waiting for storage" for status in found)
             return waits and any(status["status"] == "completed" for status in found)
@@ -301,7 +302,7 @@ class AttackTests(TestCase):
     # --- answers -------------------------------------------------------------------------------
 
     def test_a_client_that_does_not_read_its_download(self) -> None:
-        """Nothing piles up for it, others are served, and in the end it is cut off."""
+        """Nothing accumulates for it, others are served, and in the end it is disconnected."""
         crowd = [self.connect() for _ in range(30)]
         for connection in crowd:
             send(connection, {"action": "download", "task_id": self.large})
@@ -317,7 +318,7 @@ class AttackTests(TestCase):
         self.assertLess(received, RESULT_SIZE)
 
     def test_a_client_that_asks_and_asks_and_never_reads(self) -> None:
-        """Its answers do not pile up: its requests wait in its own buffers."""
+        """Its answers do not accumulate, because its requests wait in its own buffers."""
         connection = self.connect()
         connection.settimeout(1.0)
         request = encode_head(b'{"action":"info","detail":true}') * 1000

@@ -1,4 +1,4 @@
-"""Attempts, as the queue sees them through: progress, commands that run at once, files."""
+"""Attempts in the queue: progress, simultaneous commands, files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ProgressTests(SchedulerTestCase):
         self.assertEqual(self.view(rig, task_id).progress, view.progress)
 
     def test_progress_is_1_only_at_the_end(self) -> None:
-        """What FFmpeg has written still has to be verified."""
+        """FFmpeg's output must still be verified."""
         rig = self.rig()
         command = self.encoding(rig)
         command.on_progress(Progress(1e9, 6, 2.0))
@@ -51,7 +51,7 @@ class ProgressTests(SchedulerTestCase):
 
 
 class TogetherTests(SchedulerTestCase):
-    """A webm whose two segments are encoded at once."""
+    """A WebM whose two segments are encoded at the same time."""
 
     def start(self) -> tuple[Rig, str, list[StubCommand]]:
         self.patch(segments, "LEAST", 0.5)
@@ -98,7 +98,7 @@ class TogetherTests(SchedulerTestCase):
         self.assertEqual(self.leftovers(rig), [])
 
     def test_one_that_fails_stops_the_other_and_the_film_is_made_whole(self) -> None:
-        """It may be that only the cut was not possible."""
+        """Perhaps only the cut was impossible."""
         rig, task_id, (one, other) = self.start()
         other.fail()
         self.assertEqual(one.stops, 1)
@@ -112,7 +112,7 @@ class TogetherTests(SchedulerTestCase):
 
 class ExamineTests(SchedulerTestCase):
     def test_a_probes_answer_is_read_in_a_thread(self) -> None:
-        """It may have any size that the probe may write."""
+        """It may be as large as the probe's output limit."""
         rig = self.rig()
         self.submit(rig)
         threads = rig.disk.hold()
@@ -123,7 +123,7 @@ class ExamineTests(SchedulerTestCase):
         self.assertEqual([each.command.program for each in rig.runner.running], ["ffmpeg"])
 
     def test_what_commands_wrote_is_read_in_a_thread(self) -> None:
-        """Up to 16 MiB are read and looked through: the reactor must not wait for that."""
+        """Up to 16 MiB are read and parsed, so it must not happen in the reactor."""
         rig = self.rig()
         task_id = self.submit(rig)
         attempt = rig.tasks.queue._entries[task_id].attempt

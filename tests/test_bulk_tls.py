@@ -1,4 +1,4 @@
-"""TLS in bulk: what arrives together is handed on together, and nothing is lost or reordered."""
+"""Bulk TLS: what arrives together is passed on together, and nothing is lost or reordered."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class BulkTests(SynchronousTestCase):
         return recorder, transport
 
     def pump(self) -> None:
-        """Carry bytes until both sides have said all."""
+        """Transfer bytes until both sides have sent everything."""
         moved = True
         while moved:
             moved = False
@@ -71,12 +71,12 @@ class BulkTests(SynchronousTestCase):
                     target.dataReceived(data)
 
     def test_the_server_has_the_bulk_transport(self) -> None:
-        """The client of this test has Twisted's own."""
+        """The client of this test uses Twisted's own."""
         self.assertIsInstance(self.ends[0], BulkTLSTransport)
         self.assertNotIsInstance(self.ends[1], BulkTLSTransport)
 
     def test_records_that_arrive_together_are_one_piece(self) -> None:
-        """Up to a bound."""
+        """Up to a limit."""
         sent = os.urandom(2 * MOST_AT_ONCE + 5)
         assert self.client.transport is not None
         self.client.transport.write(sent)
@@ -85,7 +85,7 @@ class BulkTests(SynchronousTestCase):
         self.assertLessEqual(len(self.server.pieces), 4)
 
     def test_records_that_are_cut_anywhere(self) -> None:
-        """A piece of any length may hold the end of one record and the beginning of another."""
+        """Bytes may arrive in parts that contain the end of one record and the start of another."""
         sent = os.urandom(400_000)
         assert self.client.transport is not None
         self.client.transport.write(sent)
@@ -108,7 +108,7 @@ class BulkTests(SynchronousTestCase):
         self.assertEqual(b"".join(self.client.pieces), b"".join(sent))
 
     def test_the_end_comes_after_what_was_said(self) -> None:
-        """A close alert that arrives with data does not swallow it."""
+        """A close alert that arrives together with data does not discard the data."""
         assert self.client.transport is not None
         self.client.transport.write(b"last words")
         self.client.transport.loseConnection()
@@ -117,12 +117,12 @@ class BulkTests(SynchronousTestCase):
         self.assertTrue(self.ends[0].transport.disconnecting)
 
     def test_garbage_ends_the_connection(self) -> None:
-        """As without it."""
+        """As with Twisted's own transport."""
         self.ends[0].dataReceived(b"\x17\x03\x03\x00\x05hello")
         self.assertTrue(self.ends[0].transport.disconnecting)
 
     def test_what_is_used_of_twisted(self) -> None:
-        """Names that it does not promise; without them this module has to be looked at again."""
+        """Names that Twisted does not document; if they go, this module must be revised."""
         for name in ("_write", "_bufferedWrite", "_tlsShutdownFinished", "_flushReceiveBIO"):
             self.assertTrue(callable(getattr(TLSMemoryBIOProtocol, name)), name)
         self.assertGreater(FileDescriptor.SEND_LIMIT, 0)

@@ -1,4 +1,4 @@
-"""Many videos in one run: the order, waiting for slots, the table, and going on after any end."""
+"""Batches: the order, waiting for slots, the table, and resuming after any kind of end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vidproc.client.link import RetryPolicy
 
 
 def each_its_own_task(server: ScriptedServer) -> list[str]:
-    """Give each upload_id a task, once; return the list that the names of accepted films go to."""
+    """Give each upload_id one task. Return the list of the names of accepted films."""
     tasks: dict[str, str] = {}
     accepted: list[str] = []
 
@@ -85,7 +85,8 @@ class BatchCase(ServerCase):
 
 class BatchTests(BatchCase):
     async def test_each_video_gets_its_result_and_a_line(self) -> None:
-        """Paths on standard output in order, the table on standard error, nothing left over."""
+        """Paths are on standard output in order, the table on standard error; nothing is left
+        over."""
         self.assertEqual(await self.run_batch(), 0)
         names = [f"f{number}_processed.gif" for number in range(3)]
         self.assertEqual(self.there(), names)
@@ -94,7 +95,7 @@ class BatchTests(BatchCase):
         self.assertEqual(self.kept(), [])
 
     async def test_429_and_503_are_waited_for(self) -> None:
-        """However often: a slot is not an error, and no try is lost."""
+        """However often: waiting for a slot is not an error and does not count as a try."""
         refusals = itertools.count()
         upload = self.server.do_upload
 
@@ -110,7 +111,7 @@ class BatchTests(BatchCase):
         self.assertEqual(len(self.there()), 3)
 
     async def test_the_exit_status_is_the_worst(self) -> None:
-        """The others are done all the same; the next run does the failed one alone."""
+        """The other videos are done nevertheless; the next run does only the failed one."""
         upload = self.server.do_upload
 
         def refuse(peer: Peer) -> None:
@@ -137,7 +138,7 @@ class BatchTests(BatchCase):
         self.assertEqual(self.there(), [])
 
     async def test_a_finished_batch_begins_anew(self) -> None:
-        """As with one video: the next free name, or with `--force` the same one."""
+        """As with one video, the result gets the next free name, or with `--force` the same one."""
         for more, count in (((), 3), ((), 6), (("--force",), 6), (("--skip-existing",), 6)):
             self.assertEqual(await self.run_batch(*more), 0)
             self.assertEqual(len(self.there()), count)
@@ -145,7 +146,7 @@ class BatchTests(BatchCase):
         self.assertIn("3 skipped", self.err.getvalue())
 
     async def test_ctrl_c_ends_it_in_order_and_the_next_run_goes_on(self) -> None:
-        """What was accepted is fetched, not sent again."""
+        """Accepted videos are downloaded, not sent again."""
         self.server.silent_watch = True
         batch = self.batch()
         running = batch.start()
@@ -164,7 +165,7 @@ class BatchTests(BatchCase):
         self.assertEqual(len(self.there()), 3)
 
     async def test_a_result_that_was_named_just_before_the_end_is_not_fetched_twice(self) -> None:
-        """Killed between the rename and anything after it: the name was noted before."""
+        """The client is killed right after the rename; the name was stored before."""
         self.server.refuse["download"] = refusal(500)
         self.assertEqual(await self.run_batch(), 5)
         del self.server.refuse["download"]
@@ -176,7 +177,7 @@ class BatchTests(BatchCase):
         self.assertEqual(len(self.accepted), 3)
 
     async def test_a_result_that_the_server_lost_is_made_again(self) -> None:
-        """A task of an earlier run that has been pruned: the video is sent once more."""
+        """If the task of an earlier run was pruned, the video is sent again."""
         self.server.refuse["watch"] = refusal(500)
         self.assertEqual(await self.run_batch(), 5)
         del self.server.refuse["watch"]
@@ -195,14 +196,14 @@ class BatchTests(BatchCase):
         self.assertEqual(len(self.accepted), 4)
 
     async def test_no_server_ends_it_with_3(self) -> None:
-        """At once, and not once for each video."""
+        """At once, not once per video."""
         self.server.cut_always = True
         self.assertEqual(await self.run_batch(), 3)
         self.assertEqual(self.err.getvalue().count("was lost for good"), 1)
         self.assertIn("3 not started", self.err.getvalue())
 
     async def test_a_server_that_goes_away_ends_it(self) -> None:
-        """A video that waited for a slot meanwhile does not go through all the tries again."""
+        """A video that was waiting for a slot does not go through all tries again."""
 
         def upload(peer: Peer) -> None:
             self.server.cut_always = True
@@ -217,7 +218,7 @@ class BatchTests(BatchCase):
         self.assertEqual(len(asked), 1)
 
     async def test_a_wrong_token_ends_it(self) -> None:
-        """All the others would be refused, too."""
+        """All other videos would be refused as well."""
         self.server.refuse_head = refusal(401)
         self.assertEqual(await self.run_batch(), 5)
         self.assertIn("not started", self.err.getvalue())
@@ -274,7 +275,7 @@ class RealBatchTests(TestCase):
         self.assertEqual(job.remembered(), [])
 
     def test_the_server_may_be_killed_below_the_client(self) -> None:
-        """It waits for the next one, and goes on."""
+        """It waits for the next server and continues."""
         job = BatchJob(Path(self.mktemp()), 4, "--tasks-per-ip=2")
         self.addCleanup(job.server.stop)
         client = job.start_client()

@@ -1,4 +1,4 @@
-"""The command ``vidproc`` in a process of its own."""
+"""The command ``vidproc`` as a separate process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vidproc.client import cli
 
 
 class SubprocessTests(ServerCase):
-    """The real command in a process of its own."""
+    """The real command as a separate process."""
 
     timeout = 60
 
@@ -38,7 +38,7 @@ class SubprocessTests(ServerCase):
         return collector.done
 
     async def test_a_whole_run(self) -> None:
-        """Exit status 0, the path alone on standard output, a log in logs/."""
+        """Exit status 0, only the path on standard output, a log in logs/."""
         self.film(100_000)
         code, out, err = await self.command(
             *shlex.split(f"film.mp4 --type gif --start-time 0 --duration 5 --port {self.port}"),
@@ -50,7 +50,7 @@ class SubprocessTests(ServerCase):
         self.assertIn("accepted as task", (self.folder / "logs" / "client.log").read_text())
 
     async def test_wrong_usage_exits_with_2_and_leaves_nothing(self) -> None:
-        """Before anything is sent or written: two lines and no more."""
+        """Two lines and nothing else, before anything is sent or written."""
         self.film(1000)
         results = await gatherResults(
             [
@@ -71,7 +71,7 @@ class SubprocessTests(ServerCase):
         self.assertFalse((self.folder / "logs").exists())
 
     async def test_a_refused_connection_exits_with_3(self) -> None:
-        """Promptly, without a traceback, with how to start a server."""
+        """At once, without a traceback, and with a hint on starting a server."""
         self.film(1000)
         listening = reactor.listenTCP(0, ServerFactory(), interface="127.0.0.1")
         port = port_of(listening)
@@ -85,7 +85,7 @@ class SubprocessTests(ServerCase):
         self.assertNotIn("Traceback", err)
 
     async def test_ctrl_c_exits_with_130(self) -> None:
-        """The real signal, while the server takes its time."""
+        """With the real signal, while the server is working."""
         self.film(1000)
         self.server.silent_watch = True
         collector = Collector()

@@ -32,7 +32,7 @@ class ConnectionTests(TestCase):
         self.connection.makeConnection(self.transport)
 
     def test_a_payload_is_read_only_as_the_network_takes_it(self) -> None:
-        """Each time the transport asks there is one chunk, and no more of the file in memory."""
+        """The transport gets one chunk each time it asks; no more of the file is in memory."""
         file = io.BytesIO(b"x" * (5 << 20))
         sent: list[int] = []
         self.connection.upload({"action": "upload"}, "mp4", file, 5 << 20, sent.append)
@@ -46,20 +46,20 @@ class ConnectionTests(TestCase):
         self.assertEqual(sum(sent), 5 << 20)
 
     def test_an_answer_split_in_any_way_is_one_answer(self) -> None:
-        """Bytes come as the network likes."""
+        """The network may split bytes anywhere."""
         waiting = self.connection.request({"action": "status"})
         for byte in encode_head(b'{"status":"queued"}', "", 0):
             self.connection.dataReceived(bytes([byte]))
         self.assertEqual(self.successResultOf(waiting), Answer({"status": "queued"}))
 
     def test_an_answer_that_is_not_a_json_object_is_a_clear_error(self) -> None:
-        """Defective answers do not end in a traceback."""
+        """Malformed answers do not lead to a traceback."""
         waiting = self.connection.request({"action": "status"})
         self.connection.dataReceived(encode_head(b'{"status":}'))
         self.failureResultOf(waiting, ConnectFailed)
 
     def test_cancelling_a_request_closes_the_connection(self) -> None:
-        """A request that nobody waits for would answer the next one."""
+        """Otherwise the next request would get the answer to this one."""
         waiting = self.connection.request({"action": "watch"})
         waiting.addErrback(lambda failure: None)
         waiting.cancel()
@@ -67,22 +67,22 @@ class ConnectionTests(TestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_a_break_says_whether_an_answer_had_begun(self) -> None:
-        """That is how a reused connection is told from a broken server."""
+        """This distinguishes an expired connection from a broken server."""
         waiting = self.connection.request({"action": "status"})
         self.connection.connectionLost(Failure(error.ConnectionDone()))
         self.assertFalse(self.failureResultOf(waiting, ConnectionBroken).value.answered)
 
 
 class AnswerTests(TestCase):
-    """What is an error, and what only looks like one."""
+    """Answers that are errors, and some that only look like errors."""
 
     def test_a_failed_tasks_status_is_not_a_refusal(self) -> None:
-        """A status has an error text of its own."""
+        """A status has its own error text."""
         self.assertIsNone(Answer({"status": "failed", "error": "Broken file."}).refusal())
         self.assertIsNone(Answer({"status": "queued", "error": None}).refusal())
 
     def test_errors_of_other_servers_are_understood(self) -> None:
-        """Optional keys may be missing; a text instead of an object will do."""
+        """Optional keys may be missing, and a text instead of an object is accepted."""
         cases: list[dict[str, Any]] = [
             {"error": {}},
             {"error": "no"},

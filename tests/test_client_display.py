@@ -1,4 +1,4 @@
-"""What a person sees: the plain lines and the bars."""
+"""The progress displays: plain lines and bars."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SpeedMeterTests(SynchronousTestCase):
         self.assertEqual(meter(3000), 1000.0)
 
     def test_starting_over_measures_anew(self) -> None:
-        """Going back is no negative speed."""
+        """Going back does not give a negative speed."""
         clock = Clock()
         meter = SpeedMeter(clock.seconds)
         meter(1000)
@@ -54,14 +54,14 @@ class PlainDisplayTests(SynchronousTestCase):
         return self.stream.getvalue().splitlines()
 
     def test_one_line_per_interval(self) -> None:
-        """Between two lines of the same stage pass the seconds asked for."""
+        """Lines about the same stage are the requested number of seconds apart."""
         for _ in range(121):
             self.display.status(processing())
             self.clock.advance(1)
         self.assertEqual(len(self.lines()), 3)
 
     def test_a_change_of_stage_or_status_is_told_at_once(self) -> None:
-        """Nobody waits a minute to learn that it is done."""
+        """Nobody has to wait a minute to learn that a task is done."""
         self.display.status({"status": "queued"})
         self.display.status(processing(stage="probing"))
         self.display.status(processing(stage="encoding"))
@@ -87,7 +87,7 @@ class PlainDisplayTests(SynchronousTestCase):
 
 
 def environment(case: SynchronousTestCase, **values: str) -> None:
-    """Set environment variables for the length of a test."""
+    """Set environment variables during a test."""
     before = {name: os.environ.get(name) for name in values}
 
     def restore() -> None:
@@ -102,7 +102,7 @@ def environment(case: SynchronousTestCase, **values: str) -> None:
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -140,20 +140,20 @@ class BarDisplayTests(SynchronousTestCase):
             self.assertIn(text, shown)
 
     def test_a_flood_of_events_draws_now_and_then(self) -> None:
-        """A fast network must not spend its time on drawing."""
+        """On a fast network, drawing must not take up the time."""
         for sent in range(1000):
             self.display.upload(sent, 2000)
         self.assertLess(self.stream.getvalue().count("upload"), 5)
 
     def test_markup_in_a_servers_text_is_text(self) -> None:
-        """Square brackets mean nothing here."""
+        """Square brackets have no special meaning."""
         self.display.status(processing(stage="[red]x[/nope]"))
         self.display.line("[bold]y[/nope]")
         self.assertIn("[red]x[/nope]", self.stream.getvalue())
         self.assertIn("[bold]y[/nope]", self.stream.getvalue())
 
     def test_the_cursor_comes_back(self) -> None:
-        """Whatever happens, closing restores the terminal."""
+        """Closing always restores the terminal."""
         self.display.upload(1, 10)
         self.display.close()
         self.display.line("after")
@@ -161,7 +161,7 @@ class BarDisplayTests(SynchronousTestCase):
 
 
 class MakeDisplayTests(SynchronousTestCase):
-    """Which display it is."""
+    """The choice of the display."""
 
     def test_a_terminal_gets_bars(self) -> None:
         """The stream decides."""

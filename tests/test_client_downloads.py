@@ -1,4 +1,4 @@
-"""Downloads that survive broken connections, and the files that they become."""
+"""Downloads that survive broken connections, and their files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class DownloadTests(ServerCase):
         part.finish(target)
 
     async def test_a_result_gets_its_name_only_when_it_is_checked(self) -> None:
-        """Size and SHA-256 fit, so the part becomes the file."""
+        """If size and SHA-256 are right, the partial file becomes the result."""
         part = self.part()
         target = self.folder / "out.gif"
         await self.fetch(part, target)
@@ -36,7 +36,7 @@ class DownloadTests(ServerCase):
         self.assertEqual(list(self.folder.iterdir()), [target])
 
     async def test_a_cut_download_goes_on_where_it_stopped(self) -> None:
-        """The second request names the offset that the file has reached."""
+        """The second request has the offset that the file has reached."""
         self.server.cut_download_at = 2500
         target = self.folder / "out.gif"
         await self.fetch(self.part(), target)
@@ -44,7 +44,7 @@ class DownloadTests(ServerCase):
         self.assertEqual([fields.get("offset") for fields in self.server.requests], [None, 2500])
 
     async def test_what_an_earlier_run_left_is_not_fetched_again(self) -> None:
-        """The part's name depends on the task alone, and its bytes count for the checksum."""
+        """The partial file's name depends only on the task; its bytes are part of the checksum."""
         left = self.folder / f".vidproc-{TASK}.part"
         left.write_bytes(self.server.result[:3000])
         target = self.folder / "out.gif"
@@ -70,7 +70,7 @@ class DownloadTests(ServerCase):
         self.assertFalse(target.exists())
 
     async def test_an_answer_from_another_offset_is_not_mixed_in(self) -> None:
-        """Bytes that do not follow those at hand are refused."""
+        """Bytes that do not follow the ones received before are refused."""
         part = self.part()
         part.write(b"abc")
         with self.assertRaises(RemoteProtocolError):
@@ -82,14 +82,14 @@ class DownloadTests(ServerCase):
             self.part().begin(Answer({"offset": 0, "size": 10}, "gif", 8))
 
     async def test_a_hostile_task_id_or_kind_does_not_leave_the_folder(self) -> None:
-        """What the network says never becomes a path."""
+        """Text from the network never becomes a path."""
         part = self.part("../../etc/passwd")
         self.assertEqual(part.path.parent, self.folder)
         part.begin(Answer({}, "/../x", 0))
         self.assertEqual(part.media_type, "bin")
 
     async def test_a_part_that_is_a_link_is_not_followed(self) -> None:
-        """In a shared folder somebody else may have made it."""
+        """In a shared folder, someone else may have created it."""
         victim = self.folder / "victim"
         victim.write_bytes(b"precious")
         (self.folder / f".vidproc-{TASK}.part").symlink_to(victim)
@@ -98,7 +98,7 @@ class DownloadTests(ServerCase):
         self.assertEqual(victim.read_bytes(), b"precious")
 
     async def test_a_part_with_a_second_name_is_left_to_that_name(self) -> None:
-        """A run that was killed while it named its result: the result keeps its bytes."""
+        """If a run was killed while it renamed its result, that result must not change."""
         named = self.folder / "film_processed.gif"
         named.write_bytes(b"x" * 5000)
         os.link(named, self.folder / f".vidproc-{TASK}.part")
@@ -109,7 +109,7 @@ class DownloadTests(ServerCase):
         self.assertNotIn("offset", self.server.requests[0])
 
     async def test_a_taken_name_is_kept_on_a_file_system_without_links(self) -> None:
-        """Also when it is taken in the moment between the look and the move."""
+        """Even if it is taken between the check and the move."""
         part = self.part()
         target = self.folder / "out.gif"
 
@@ -140,7 +140,7 @@ class DownloadTests(ServerCase):
         self.assertEqual(list(self.folder.iterdir()), [part.path])
 
     async def test_a_full_disk_ends_the_download_with_a_sentence(self) -> None:
-        """What the disk says is said; the part stays for later."""
+        """The system's message is shown; the partial file is kept."""
 
         class FullDisk:
             offset = 0

@@ -1,4 +1,4 @@
-"""Why a run ended early: the exit status, what is said, and the command lines that go on."""
+"""Early ends of a run: the exit status, the messages, and the command lines for continuing."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ WATCH, FETCH, CANCEL = (f"vidproc --{action} {TASK}" for action in ("watch", "do
 
 
 def run_state(*, accepted: bool = False, **more: Any) -> RunState:
-    """Return how far the processing of `film.mp4` has come."""
+    """Return the state of a run that processes `film.mp4`."""
     options = Options(action="process", input=Path("film.mp4"), type="compress")
     return RunState(options, TASK if accepted else "", accepted=accepted, **more)
 
 
 class ExplainTests(SynchronousTestCase):
-    """Each way in which a run can end early."""
+    """All ways in which a run can end early."""
 
     def setUp(self) -> None:
         self.logged = io.StringIO()
@@ -48,7 +48,7 @@ class ExplainTests(SynchronousTestCase):
         return status, "\n".join(lines)
 
     def test_each_error_has_its_status_and_advice(self) -> None:
-        """Once a task was accepted, it is told how to fetch its result later."""
+        """If a task was accepted, the message says how to fetch its result later."""
         for error, expected, texts in (
             (ConnectFailed("No way.", "Try another."), 3, ("No way.", "Try another.")),
             (LostForGood("Gone.", "Add --tls."), 3, ("Gone.", "Add --tls.")),
@@ -63,20 +63,20 @@ class ExplainTests(SynchronousTestCase):
             self.assertIn(str(error), self.logged.getvalue())
 
     def test_a_changed_input_is_the_users_to_mend(self) -> None:
-        """Nothing at the server is of use."""
+        """Nothing on the server can help."""
         status, said = self.explained(InputChanged("It changed."), run_state())
         self.assertEqual((status, said.count("vidproc")), (2, 0))
         self.assertIn("It changed.", said)
 
     def test_a_connection_lost_before_the_task_says_what_to_run_again(self) -> None:
-        """An upload that is kept goes on; else nothing was started."""
+        """A kept upload can be resumed; otherwise nothing was started."""
         for kept, text in ((True, "continues where it stopped"), (False, "Nothing was started")):
             status, said = self.explained(LostForGood("Gone."), run_state(upload_kept=kept))
             self.assertEqual(status, 3)
             self.assertIn(text, said)
 
     def test_a_signal_counts_more_than_what_it_broke(self) -> None:
-        """128 and its number; a task that has ended needs no cancelling."""
+        """The status is 128 plus its number. A task that has ended need not be cancelled."""
         state = run_state(accepted=True, signal=signal.SIGTERM)
         status, said = self.explained(ConnectFailed("cut"), state)
         self.assertEqual(status, 128 + signal.SIGTERM)
@@ -89,7 +89,7 @@ class ExplainTests(SynchronousTestCase):
         self.assertNotIn(CANCEL, said)
 
     def test_a_refusal_can_name_the_task_in_the_way(self) -> None:
-        """Its id comes from the server, so it is quoted for a shell."""
+        """Its ID comes from the server, so it is quoted for the shell."""
         refusal = Refused(429, "Busy.\x1b", "Wait.", {"task_id": "a; rm -rf b"})
         status, said = self.explained(refusal, run_state())
         self.assertEqual(status, 5)
@@ -112,7 +112,8 @@ class CommandTests(SynchronousTestCase):
     """The command lines that are printed do what they say."""
 
     def test_they_reach_the_same_server_in_the_same_way(self) -> None:
-        """Host, port, encryption, token and folder, also with odd characters in a path."""
+        """With the same host, port, encryption, token and folder, even with odd characters in
+        paths."""
         folder = Path(self.mktemp()).absolute() / "a folder's name"
         folder.mkdir(parents=True)
         film, token, ca = folder / "film.mp4", folder / "token", folder / "ca.pem"

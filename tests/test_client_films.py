@@ -1,4 +1,4 @@
-"""Which videos a batch has, and what their results are called."""
+"""The videos of a batch, and the names of their results."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class FilmsTests(SynchronousTestCase):
         self.assertEqual((options.action, options.films), ("process", ()))
 
     def test_a_folder_is_the_videos_in_it(self) -> None:
-        """Not hidden files, other kinds, folders, or results that lie beside their video."""
+        """Without hidden files, other kinds, folders, and results next to their video."""
         for name in ("b.MKV", "a.mp4", ".c.mp4", "d.txt", "deeper/e.mp4"):
             self.film(name)
         for name in ("a_processed.mp4", "a_processed_2.mp4", "x_processed.mp4"):
@@ -52,7 +52,7 @@ class FilmsTests(SynchronousTestCase):
         self.assertEqual(self.names("DIR"), ["a.mp4", "b.MKV", "x_processed.mp4"])
 
     def test_each_video_comes_once(self) -> None:
-        """Whatever names it: itself, its folder, a link."""
+        """Even if it is named several times: itself, its folder, a link."""
         self.film("a.mp4")
         (self.folder / "b.mp4").symlink_to(self.folder / "a.mp4")
         self.assertEqual(self.names("DIR/a.mp4 DIR DIR/a.mp4"), ["a.mp4"])
@@ -87,7 +87,7 @@ class FilmsTests(SynchronousTestCase):
         self.assertEqual(self.stems("DIR/a DIR/b"), ["x_processed"] * 2)
 
     def test_names_never_collide(self) -> None:
-        """The folder, the extension, and at last a number tell them apart; upper case does not."""
+        """The folder, the extension or a number distinguishes them; upper case alone does not."""
         for name in ("a/x.mp4", "b/X.mp4", "c/x.mp4", "c/x.mkv", "c/y.mp4", "c/y.mkv"):
             self.film(name)
         self.film("d/a_x_mp4.avi")
@@ -99,7 +99,7 @@ class FilmsTests(SynchronousTestCase):
         self.assertEqual(stems, self.stems(line))
 
     def test_a_result_never_has_the_name_of_an_input(self) -> None:
-        """With `--force` it would replace it."""
+        """With `--force` the result would replace the input."""
         for name in ("x.mp4", "x_processed.mp4"):
             self.film(name)
         stems = self.stems("DIR/x.mp4 DIR/x_processed.mp4 --force")
@@ -113,7 +113,7 @@ class FilmsTests(SynchronousTestCase):
         self.assertLess(max(map(len, stems)), 250)
 
     def test_existing_results_are_found_by_type(self) -> None:
-        """A GIF is no compressed video."""
+        """A GIF is not the result of `compress`."""
         self.film("a.mkv")
         self.film("out/a_processed.gif")
         options = self.parse("DIR --output DIR/out --skip-existing")

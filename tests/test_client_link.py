@@ -37,7 +37,7 @@ class ConnectingTests(ServerCase):
         return port
 
     async def test_a_refused_first_connection_is_final_and_says_how_to_start_a_server(self) -> None:
-        """No second try; the error names host and port."""
+        """There is no second try; the error names host and port."""
         port = self.closed_port()
         await self.closing
         problem = await self.fails(ConnectFailed, self.client(port=port).request("info"))
@@ -46,7 +46,7 @@ class ConnectingTests(ServerCase):
         self.assertEqual(self.notices, [])
 
     async def test_a_connection_that_always_breaks_is_given_up(self) -> None:
-        """Five tries more without any progress, then it is lost for good."""
+        """After five more tries without progress it is lost for good."""
         self.server.cut_always = True
         problem = await self.fails(LostForGood, self.client().request("status", task_id=TASK))
         self.assertIn("add --tls", problem.advice)
@@ -54,7 +54,8 @@ class ConnectingTests(ServerCase):
         self.assertEqual(len(self.notices), 5)
 
     async def test_a_peer_that_is_no_mmp_server_is_named_as_such(self) -> None:
-        """Foreign bytes end it at once, with what to check: HTTP, or TLS that was sent plain."""
+        """Bytes that are not MMP end it at once; the error says what to check: HTTP, or a missing
+        --tls."""
         http = b"HTTP/1.1 400 Bad Request\r\n\r\n" + b"x" * 100
         for said in (http, bytes.fromhex("15030300020246")):
             await self.meet_foreigner(said)
@@ -81,7 +82,7 @@ class ConnectingTests(ServerCase):
         self.assertIn("--tls", problem.advice)
 
     async def test_a_server_that_closes_after_each_answer_is_connected_to_again(self) -> None:
-        """Requests, one connection each, as old servers want it; nothing of it is a failure."""
+        """Each request gets its own connection, as old servers want; this is not a failure."""
         self.server.closes_after_answer = True
         client = self.client()
         for _ in range(3):
@@ -96,7 +97,7 @@ class ConnectingTests(ServerCase):
         self.assertEqual(len(self.server.peers), 1)
 
     async def test_a_silent_server_is_given_up_by_the_clock(self) -> None:
-        """No byte for the stall time is a broken connection."""
+        """A connection without a byte for the stall time counts as broken."""
         clock = task.Clock()
         connection = Connection(clock, 30.0)
         transport = FakeTransport()
@@ -125,5 +126,5 @@ class RetryPolicyTests(TestCase):
         self.assertEqual(self.pauses(lambda: 0.0), [1, 2, 4, 8, 10, 10])
 
     def test_a_random_part_spreads_them(self) -> None:
-        """Up to half of each pause is left out at random."""
+        """Each pause is shortened by a random part of up to half."""
         self.assertEqual(self.pauses(lambda: 1.0), [0.5, 1, 2, 4, 5, 5])

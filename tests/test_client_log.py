@@ -13,7 +13,7 @@ class LogTests(SynchronousTestCase):
     """``client.log``."""
 
     def test_one_line_an_event_with_utc_time(self) -> None:
-        """Whatever is in the text, it is one line without control characters."""
+        """Any text becomes one line without control characters."""
         folder = Path(self.mktemp())
         log, warning = open_log(folder)
         self.assertIsNone(warning)
@@ -26,7 +26,7 @@ class LogTests(SynchronousTestCase):
         self.assertNotIn("\x1b", text)
 
     def test_an_unwritable_folder_is_a_warning(self) -> None:
-        """The work goes on without a log."""
+        """The run continues without a log."""
         blocked = Path(self.mktemp())
         blocked.write_text("a file, not a folder")
         log, warning = open_log(blocked)

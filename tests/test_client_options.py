@@ -1,4 +1,4 @@
-"""The options of the command: what is taken, and what is said about the rest."""
+"""The options of the command: which are accepted, and the messages about the others."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class CommandLineCase(SynchronousTestCase):
         self.token.write_text("s3cret\n")
 
     def parse(self, line: str) -> Options:
-        """Return the options of a command line in which FILM and TOKEN stand for these files."""
+        """Return the options of a command line, with FILM and TOKEN replaced by these files."""
         places = {"FILM": self.film, "TOKEN": self.token}
         words = [str(places.get(word, word)) for word in shlex.split(line)]
         return parse_command_line(words)
 
     def usage(self, line: str) -> tuple[str, ...]:
-        """Return the lines of the usage error that a command line must be."""
+        """Return the lines of the usage error that a command line must give."""
         error: UsageError = self.assertRaises(UsageError, self.parse, line)
         return error.lines
 
@@ -52,14 +52,14 @@ class ParameterTests(CommandLineCase):
     """The options of the operations."""
 
     def test_the_table_of_options_is_the_servers(self) -> None:
-        """Each parameter of each type has its option, and none has more."""
+        """Each parameter of each type has an option, and there are no others."""
         for operation, kind in PARAMETERS.items():
             mine = {name for name, types in OPTION_TYPES.items() if operation in types}
             self.assertEqual(mine, set(kind.__struct_fields__), operation)
         self.assertEqual(TYPES, tuple(PARAMETERS))
 
     def test_every_option_arrives_as_the_wire_wants_it(self) -> None:
-        """Numbers are numbers, sizes bytes, bit rates bits a second, times seconds."""
+        """Numbers as numbers, sizes in bytes, bit rates in bits per second, times in seconds."""
         for line, expected in {
             "--type compress": {},
             "--type compress --codec auto --plays h264,AV1 --hdr sdr --audio-tracks default": {
@@ -110,14 +110,15 @@ class ParameterTests(CommandLineCase):
             )
 
     def test_aspect_ratio_names_its_option(self) -> None:
-        """Missing, malformed or out of range: the option and an example are there."""
+        """If it is missing, malformed or out of range, the message has the option and an
+        example."""
         for line in ("", "--aspect-ratio 16x9", "--aspect-ratio 100:1", "--aspect-ratio 0:0"):
             first, second = self.usage(f"FILM --type aspect_ratio {line}")
             self.assertIn("--aspect-ratio", first)
             self.assertEqual(second, 'Example: --aspect-ratio "16:9"')
 
     def test_clips_need_start_and_duration(self) -> None:
-        """GIF and WebM alike."""
+        """For both GIF and WebM."""
         for kind in ("gif", "webm"):
             for line in ("", "--start-time 0", "--duration 5"):
                 first, second = self.usage(f"FILM --type {kind} {line}")
@@ -125,7 +126,7 @@ class ParameterTests(CommandLineCase):
                 self.assertEqual(second, "Example: --start-time 0 --duration 5")
 
     def test_values_out_of_range_name_the_option_and_the_range(self) -> None:
-        """Said in terms of the command, before anything is sent."""
+        """In terms of the command, before anything is sent."""
         clip = "--start-time 0 --duration 5"
         for line, texts in {
             "--type compress --quality 100": ("--quality must be", "from 70 to 99"),
@@ -153,7 +154,7 @@ class ParameterTests(CommandLineCase):
             self.assertTrue(second.startswith("Example: "), line)
 
     def test_an_option_of_another_type_says_where_it_belongs(self) -> None:
-        """Ignoring it would surprise."""
+        """Ignoring it would surprise the user."""
         first, _ = self.usage("FILM --type compress --start-time 5")
         self.assertIn("--start-time does not belong to --type compress", first)
         self.assertIn("gif or webm", first)
@@ -163,7 +164,7 @@ class UsageTests(CommandLineCase):
     """Everything else on the command line."""
 
     def test_defaults(self) -> None:
-        """As the help says."""
+        """They are as the help says."""
         options = self.parse("FILM --type compress")
         self.assertEqual((options.host, options.port), ("localhost", 9999))
         self.assertEqual((options.check_interval, options.max_wait_time), (60, 3600))
@@ -183,7 +184,7 @@ class UsageTests(CommandLineCase):
             self.assertIn(text, lines[0])
 
     def test_an_input_without_permission_is_named(self) -> None:
-        """The system's reason is in the line."""
+        """The message has the system's reason."""
 
         def denied(path: Path, *how: Any, **more: Any) -> None:
             raise PermissionError(13, "Permission denied", str(path))
@@ -194,13 +195,13 @@ class UsageTests(CommandLineCase):
         self.assertIn("Permission denied", first)
 
     def test_the_output_folder_is_tried_before_anything_is_sent(self) -> None:
-        """A result that can't be stored is no use."""
+        """A result that can't be stored would be useless."""
         gone = shlex.quote(str(self.folder / "gone" / "out.mp4"))
         self.assertIn("does not exist", self.usage(f"FILM --type compress --output {gone}")[0])
         self.assertIn("does not exist", self.usage(f"--download {TASK} --output {gone}")[0])
 
     def test_the_input_is_never_the_output(self) -> None:
-        """By whatever name."""
+        """Whatever name it is given by."""
         other = self.folder / "link.mp4"
         other.symlink_to(self.film.resolve())
         for name in (self.film, other):
@@ -208,7 +209,7 @@ class UsageTests(CommandLineCase):
             self.assertIn("overwrite the input", lines[0])
 
     def test_a_device_is_refused_as_output(self) -> None:
-        """Renaming over it would replace it."""
+        """The rename would replace it."""
         self.assertIn(
             "not a regular file", self.usage(f"FILM --type compress --output {os.devnull}")[0]
         )
@@ -230,14 +231,14 @@ class UsageTests(CommandLineCase):
         )
 
     def test_a_list_needs_a_token(self) -> None:
-        """It is the token's own tasks that are listed."""
+        """It lists the token's own tasks."""
         first, second = self.usage("--list")
         self.assertIn("--list needs --token-file", first)
         self.assertIn("--list --token-file", second)
         self.assertEqual(self.parse(LIST).action, "list")
 
     def test_the_server_and_the_times_are_checked(self) -> None:
-        """Wrong values say how to write right ones."""
+        """The messages say how to write them correctly."""
         for line, text in {
             "--port 0": "--port must be from 1 to 65535",
             "--port 99999": "--port must be from 1 to 65535",
@@ -253,7 +254,7 @@ class UsageTests(CommandLineCase):
             self.assertIn(text, self.usage(f"--server-info {line}")[0], line)
 
     def test_a_token_file_holds_a_token_or_a_name_and_a_token(self) -> None:
-        """Its first line that is no comment counts; the token is in no repr."""
+        """Its first line that is not a comment counts; no repr shows the token."""
         path = self.folder / "token"
         for text in ("s3cret\n", "# a comment\n\nme s3cret\nyou other\n"):
             path.write_text(text)
@@ -265,7 +266,7 @@ class UsageTests(CommandLineCase):
         self.assertIn("no token", lines[0])
 
     def test_a_token_leaves_the_machine_only_encrypted(self) -> None:
-        """Unless one insists."""
+        """Unless the user insists."""
         path = self.folder / "token"
         path.write_text("s3cret\n")
         line = f"--server-info --token-file {shlex.quote(str(path))}"
@@ -285,7 +286,7 @@ class UsageTests(CommandLineCase):
         self.assertIn("no PEM certificate", lines[0])
 
     def test_malformed_options_exit_with_2(self) -> None:
-        """What argparse finds has the same exit status, and points to the help."""
+        """Errors found by argparse have the same exit status and point to the help."""
         for line in ("FILM --type nonsense", "--nonsense", "", "--status"):
             error = io.StringIO()
             with contextlib.redirect_stderr(error):
@@ -294,7 +295,7 @@ class UsageTests(CommandLineCase):
             self.assertIn("vidproc --help", error.getvalue())
 
     def test_an_option_is_never_guessed(self) -> None:
-        """Abbreviations would change their meaning with every new option."""
+        """Otherwise abbreviations could change their meaning with each new option."""
         with contextlib.redirect_stderr(io.StringIO()):
             self.assertRaises(SystemExit, self.parse, "FILM --type compress --qual 90")
 

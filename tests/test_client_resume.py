@@ -1,4 +1,4 @@
-"""An upload that breaks off goes on in the next run of the client, when it is the same upload."""
+"""An interrupted upload is resumed by the next run of the client, if it is the same upload."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ BREAK = 5_000_000
 
 
 class KeepingServer(ScriptedServer):
-    """Knows its uploads as the real one does. Calls `at_break` when it has `BREAK` bytes, once."""
+    """Keeps uploads as the real server does. Calls `at_break` once, when it has `BREAK` bytes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class KeepingServer(ScriptedServer):
 
 
 class ResumeCase(SessionCase):
-    """Runs of the client that have a film worth remembering."""
+    """Runs of the client with a film that is large enough to be remembered."""
 
     line = "FILM --type compress"
 
@@ -88,7 +88,7 @@ class ResumeCase(SessionCase):
         super().setUp()
         self.server: KeepingServer = KeepingServer()
         self.port = self.listen(self.server)
-        # No part of it like another: a piece in the wrong place is seen.
+        # No two parts are alike, so that bytes in the wrong place are noticed.
         self.path.write_bytes(os.urandom(SIZE))
         self.server.plan = [status("completed")]
 
@@ -118,11 +118,11 @@ class ResumeCase(SessionCase):
         return self.server.requests[: last + 1]
 
     def rest(self) -> dict[str, Any]:
-        """The fields that a request for the rest of the film has more than the first one."""
+        """The additional fields of a request for the rest of the film."""
         return {"offset": BREAK, "sha256": hashlib.sha256(self.path.read_bytes()).hexdigest()}
 
     async def begins_anew(self, line: str = line, **client: Any) -> None:
-        """Run to the end: all of the file goes out again, under another upload_id."""
+        """Run to the end; the whole file must be sent again, with another upload_id."""
         [old] = self.server.uploads or [""]
         *_, request = await self.finish(line, **client)
         self.assertNotEqual(request["upload_id"], old)
@@ -134,7 +134,8 @@ class NextRunTests(ResumeCase):
     """The same command once more."""
 
     async def test_the_rest_is_sent(self) -> None:
-        """Asked first, from the server's offset on, and said; nothing is left to remember."""
+        """After asking the server for its offset, and with a notice; nothing is remembered in the
+        end."""
         first = await self.break_off()
         asked, second = await self.finish()
         self.assertEqual(asked["action"], "upload_status")
@@ -144,7 +145,7 @@ class NextRunTests(ResumeCase):
         self.assertIn(f"Accepted as task {TASK}", self.errors)
 
     async def test_an_interrupt_says_that_it_can_go_on(self) -> None:
-        """There is no task yet, but there is something to come back to."""
+        """There is no task yet, but the upload can be resumed."""
         session = self.session(self.line)
         self.server.at_break = lambda peer: session.interrupt(signal.SIGINT)
         await session.start()
@@ -174,7 +175,8 @@ class NextRunTests(ResumeCase):
         self.assertEqual((await self.finish())[-1], {**first, **self.rest()}, self.server.requests)
 
     async def test_an_upload_that_was_complete_gives_its_task(self) -> None:
-        """As when the client was killed before the answer came; on purpose, it is a new task."""
+        """If the client was killed before the answer arrived. A deliberate second run is a new
+        task."""
         first = await self.break_off()
         self.server.accepted.add(first["upload_id"])
         self.assertEqual(await self.run_command(self.line), 0, self.errors)
@@ -186,14 +188,14 @@ class NextRunTests(ResumeCase):
         await self.begins_anew()
 
     async def test_an_upload_whose_task_came_to_nothing_begins_anew(self) -> None:
-        """Its failure is old news."""
+        """Its failure is of no interest any more."""
         first = await self.break_off()
         self.server.accepted.add(first["upload_id"])
         self.server.plan = [status("failed"), status("completed")]
         await self.begins_anew()
 
     async def test_a_token_is_not_written(self) -> None:
-        """It may differ from run to run; the upload still goes on."""
+        """It may differ between runs; the upload is resumed nevertheless."""
         first = await self.break_off(token="s3cret")
         [file] = self.remembered()
         self.assertNotIn("s3cret", file.read_text())
@@ -209,23 +211,23 @@ class NextRunTests(ResumeCase):
 
 
 class AnotherUploadTests(ResumeCase):
-    """What is not the same begins anew, and what the server won't go on with does, too."""
+    """A different upload starts anew, and so does one that the server will not resume."""
 
     async def begins_beside(self, line: str = ResumeCase.line, **client: Any) -> None:
-        """As `begins_anew`, but what broke off is still remembered, until it is too old."""
+        """As `begins_anew`, but the interrupted upload is still remembered, until it is too old."""
         [kept] = self.remembered()
         with mock.patch.object(self, "remembered", list):
             await self.begins_anew(line, **client)
         self.assertEqual(self.remembered(), [kept])
 
     async def test_a_changed_file(self) -> None:
-        """Touched, though of the same size."""
+        """Another modification time, the same size."""
         await self.break_off()
         os.utime(self.path, ns=(1, 1))
         await self.begins_beside()
 
     async def test_a_replaced_file(self) -> None:
-        """Of the same name, size and time."""
+        """Another file with the same name, size and time."""
         await self.break_off()
         times = self.path.stat()
         other = self.path.with_name("other")
@@ -235,7 +237,7 @@ class AnotherUploadTests(ResumeCase):
         await self.begins_beside()
 
     async def test_other_parameters(self) -> None:
-        """The first upload can still go on."""
+        """The first upload can still be resumed."""
         first = await self.break_off()
         await self.begins_beside(f"{self.line} --quality 90")
         self.server.requests.clear()
@@ -252,7 +254,7 @@ class AnotherUploadTests(ResumeCase):
         await self.begins_beside(port=self.listen(self.server))
 
     async def test_a_server_that_forgot(self) -> None:
-        """404 to the question, as after the server's retention."""
+        """The query gets 404, as after the server's retention."""
         await self.break_off()
         self.server.uploads.clear()
         await self.begins_anew()
@@ -268,7 +270,7 @@ class AnotherUploadTests(ResumeCase):
             self.server.requests.clear()
 
     async def test_a_refused_rest(self) -> None:
-        """Another's id, or begun with other parameters."""
+        """The ID belongs to someone else, or to other parameters."""
         for code in (404, 409, 422):
             first = await self.break_off()
             real = self.server.do_upload
@@ -287,7 +289,7 @@ class AnotherUploadTests(ResumeCase):
             self.server.requests.clear()
 
     async def test_what_is_refused_for_now_is_kept(self) -> None:
-        """A token, a slot or room may be there in the next run."""
+        """The next run may have a token, a slot or space."""
         await self.break_off()
         for action in ("upload_status", "upload"):
             for code in (401, 429, 507):
@@ -319,10 +321,10 @@ class AnotherUploadTests(ResumeCase):
 
 
 class NoMemoryTests(ResumeCase):
-    """Where nothing can be remembered the upload is as it would be without."""
+    """If nothing can be remembered, uploads work as usual."""
 
     async def test_an_unwritable_folder(self) -> None:
-        """A line in the log, and no other trace."""
+        """There is a line in the log and no other effect."""
         self.state.write_bytes(b"")
         self.assertEqual(await self.run_command(self.line), 0, self.errors)
         self.assertEqual(self.server.actions()[0], "upload")
@@ -330,7 +332,7 @@ class NoMemoryTests(ResumeCase):
         self.assertNotIn("remembered", self.errors)
 
     async def test_an_interrupt_promises_nothing_then(self) -> None:
-        """The next run begins anew, so nothing else may be said."""
+        """The next run starts anew, so the message must not promise more."""
         self.state.write_bytes(b"")
         session = self.session(self.line)
         self.server.at_break = lambda peer: session.interrupt(signal.SIGINT)
@@ -338,7 +340,7 @@ class NoMemoryTests(ResumeCase):
         self.assertEqual(self.errors.splitlines()[-1], "Interrupted.")
 
     async def test_two_at_once(self) -> None:
-        """The second has an id of its own, and does not take the first's away."""
+        """The second run has its own ID and leaves the first one's alone."""
         first = self.session(self.line)
         held: Deferred[Peer] = Deferred()
         self.server.at_break = held.callback
@@ -396,7 +398,7 @@ class ResumeFileTests(SynchronousTestCase):
         return path
 
     def test_what_was_remembered_is_there_until_it_is_forgotten(self) -> None:
-        """For the same identity and no other; the file is the user's alone."""
+        """Only for the same identity; only the user can read the file."""
         path = self.leave()
         self.assertEqual(stat.S_IMODE(path.stat().st_mode), 0o600)
         self.assertIsNone(self.file(path="other").upload_id)
@@ -423,7 +425,7 @@ class ResumeFileTests(SynchronousTestCase):
         self.assertEqual(self.file().upload_id, self.upload_id)
 
     def test_a_lock_whose_file_was_removed_counts_for_nothing(self) -> None:
-        """The file is made again, so that the next process sees the lock."""
+        """The file is created again, so that the next process sees the lock."""
         real = resume._lock
         removed: list[Path] = []
 
@@ -439,7 +441,7 @@ class ResumeFileTests(SynchronousTestCase):
         self.assertIsNone(self.file().upload_id)
 
     def test_a_process_that_was_killed_leaves_no_lock(self) -> None:
-        """The kernel gives it back; the id is there."""
+        """The kernel releases it; the ID is kept."""
         program = (
             "import logging, os, signal\n"
             "from vidproc.resume import ResumeFile\n"
@@ -456,7 +458,7 @@ class ResumeFileTests(SynchronousTestCase):
         self.assertEqual(self.file().upload_id, self.upload_id)
 
     def test_what_is_damaged_is_as_nothing(self) -> None:
-        """Cut off, of another form, or no id that a server would take."""
+        """Truncated, in another format, or with an ID that no server accepts."""
         path = self.leave()
         whole = path.read_text()
         for text in ("", whole[:-9], "[]", "{}", whole.replace(self.upload_id, "x"), "\udcff"):
@@ -468,7 +470,7 @@ class ResumeFileTests(SynchronousTestCase):
             self.assertEqual(path.read_text(), whole)
 
     def test_what_is_old_is_removed(self) -> None:
-        """With what a killed process left; not what is new, in use or no file of ours."""
+        """So are leftovers of killed processes, but not files that are new, in use or not ours."""
         old, used, new = (self.leave(path=name) for name in ("old", "used", "new"))
         in_use = self.file(path="used")
         leftover = old.with_suffix(".lock")
@@ -518,7 +520,7 @@ class ResumeFileTests(SynchronousTestCase):
 
 
 class Relay(Protocol):
-    """Hands a connection's bytes on to the server: all of them, or the gate's `limit` and no more.
+    """Passes a connection's bytes on to the server: all, or only the first `limit` of the gate.
 
     `seen` is what it handed on.
     """
@@ -586,7 +588,7 @@ class Upstream(Protocol):
 
 
 class Gate(ServerFactory):
-    """Stands between clients and the server; lets the first connection bring `limit` bytes."""
+    """Stands between clients and the server; passes `limit` bytes of the first connection."""
 
     def __init__(self, server_port: int, limit: int) -> None:
         self.server_port = server_port
@@ -611,7 +613,7 @@ class KilledClientTests(ServerCase):
     def spawn(self, line: str) -> tuple[Any, Deferred[tuple[int, str, str]]]:
         collector = Collector()
         root = str(Path(cli.__file__).parents[2])
-        # Named here, too: what is spawned after a timeout has the user's environment again.
+        # Set here as well: a process started after a timeout has the user's environment again.
         environment = {**os.environ, "PYTHONPATH": root, "XDG_STATE_HOME": str(self.state)}
         words = [*COMMAND, *shlex.split(line)]
         process = reactor.spawnProcess(
@@ -620,7 +622,8 @@ class KilledClientTests(ServerCase):
         return process, collector.done
 
     def raw_film(self) -> bytes:
-        """Make a film of 4 s that is large for its length, so that its end is in what is left."""
+        """Make a film of 4 s that is large for its length, so that its end is in the unsent
+        rest."""
         source = ["-f", "lavfi", "-i", "testsrc=size=320x240:rate=25:duration=4"]
         command = [find_ffmpeg().path, "-nostdin", "-loglevel", "error", *source]
         path = self.folder / "film.mkv"
@@ -645,7 +648,7 @@ class KilledClientTests(ServerCase):
         process.signalProcess("KILL")
         await done
         if noticed:
-            # What is still on its way goes nowhere; behind it is the end of the connection.
+            # Bytes that are still in flight are discarded; the end of the connection follows.
             gate.relays[0].transport.resumeProducing()
             await self.log_has(server, "broke off at")
         code, out, err = await self.spawn(line)[1]
@@ -666,5 +669,5 @@ class KilledClientTests(ServerCase):
         await self.kill_and_run_again(noticed=True)
 
     async def test_a_server_that_still_waits_for_the_killed_client(self) -> None:
-        """A power cut: the old connection is open, and has the one slot of the address."""
+        """As after a power cut: the old connection is open and occupies the address's only slot."""
         await self.kill_and_run_again(noticed=False)

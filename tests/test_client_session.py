@@ -1,4 +1,4 @@
-"""Whole runs of the command against a scripted server, in this process."""
+"""Complete runs of the command against a scripted server, in this process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class ProcessTests(SessionCase):
     gif = "FILM --type gif --start-time 0 --duration 5 --check-interval 0.01"
 
     async def test_the_result_is_beside_the_input(self) -> None:
-        """Named after it and its kind; the path is the last line of standard output."""
+        """It is named after the input and its kind; the last line of standard output is its
+        path."""
         self.assertEqual(await self.run_command(self.gif), 0)
         target = self.folder / "film_processed.gif"
         self.assertEqual(target.read_bytes(), self.server.result)
@@ -51,7 +52,7 @@ class ProcessTests(SessionCase):
         self.assertTrue((other / "film_processed.gif").exists())
 
     async def test_a_default_name_that_is_taken_stays_what_it_is(self) -> None:
-        """The result takes the next free one; `--force` and `--output` replace."""
+        """The result gets the next free name; with `--force` or `--output` it replaces the file."""
         mine = self.folder / "film_processed.gif"
         mine.write_bytes(b"mine")
         for name in ("film_processed_2.gif", "film_processed_3.gif"):
@@ -69,7 +70,7 @@ class ProcessTests(SessionCase):
         self.assertEqual(mine.read_bytes(), self.server.result)
 
     async def test_a_hostile_server_names_no_program(self) -> None:
-        """What is no kind of media is called `.bin`."""
+        """Results of unknown kinds are called `.bin`."""
         for number, kind in enumerate(("sh", "desktop", "EXE", "html", "svg", "py"), 1):
             self.server.kind = kind
             self.server.plan = [status("completed")]
@@ -78,13 +79,13 @@ class ProcessTests(SessionCase):
             self.assertTrue((self.folder / f"film_processed{suffix}.bin").exists(), kind)
 
     async def test_warnings_are_printed(self) -> None:
-        """Whatever the server had to change is said in its own words, made printable."""
+        """The server's sentences are shown, made printable."""
         self.server.details = {"warnings": ["The duration was \x1bcut."], "output": {}}
         self.assertEqual(await self.run_command(self.gif), 0)
         self.assertIn("Warning: The duration was \\x1bcut.", self.errors)
 
     async def test_a_simple_server_will_do(self) -> None:
-        """No watch, no details, no checksum, one request a connection."""
+        """One without watch, details or checksum, and with one request per connection."""
         self.server.unknown = {"watch"}
         self.server.closes_after_answer = True
         self.server.bare = True
@@ -94,7 +95,7 @@ class ProcessTests(SessionCase):
         )
 
     async def test_a_failed_task_exits_with_1(self) -> None:
-        """Error and solution are said, and no file is there."""
+        """Error and solution are shown, and there is no file."""
         self.server.plan = [
             status("queued"),
             status("failed", error="No video inside.", solution="Send a video."),
@@ -112,7 +113,7 @@ class ProcessTests(SessionCase):
             self.assertIn(state, self.errors)
 
     async def test_a_refusal_exits_with_5(self) -> None:
-        """Description and solution are said; the log has it too."""
+        """Description and solution are shown, and logged."""
         for code in (401, 413, 415, 422, 429, 503, 507):
             self.server.refuse_head = refusal(code)
             self.assertEqual(await self.run_command(self.gif), 5)
@@ -120,13 +121,13 @@ class ProcessTests(SessionCase):
         self.assertIn("Description of 507", self.logged.getvalue())
 
     async def test_a_refusal_that_names_another_task_says_how_to_watch_it(self) -> None:
-        """One task an address: which one it is."""
+        """If the address already has a task, the message says which."""
         self.server.refuse["upload"] = refusal(429, task_id="abc")
         self.assertEqual(await self.run_command(self.gif), 5)
         self.assertIn("vidproc --watch abc", self.errors)
 
     async def test_waiting_too_long_exits_with_4_and_says_how_to_go_on(self) -> None:
-        """The command line that fetches the result works as it stands."""
+        """The printed command line fetches the result."""
         self.server.silent_watch = True
         self.assertEqual(await self.run_command(f"{self.gif} --max-wait-time 0.05"), 4)
         self.assertIn(TASK, self.errors)
@@ -147,7 +148,7 @@ class ProcessTests(SessionCase):
         self.assertIn(f"vidproc --download {TASK}", self.errors)
 
     async def test_a_cut_connection_is_survived_in_every_phase(self) -> None:
-        """Upload, watch and download all go on; each cut is told."""
+        """Upload, watch and download are resumed, each with a notice."""
         self.server.cut_upload_at = 50_000
         self.server.cut_watch = True
         self.server.cut_download_at = 3000
@@ -170,14 +171,14 @@ class ProcessTests(SessionCase):
         self.assertIn(f"vidproc --download {TASK}", self.errors)
 
     async def test_a_damaged_download_gives_no_file(self) -> None:
-        """A checksum that differs is said; nothing has the result's name."""
+        """A wrong checksum is reported, and no file has the result's name."""
         self.server.checksum = "0" * 64
         self.assertEqual(await self.run_command(self.gif), 1)
         self.assertIn("damaged", self.errors)
         self.assertEqual(list(self.folder.iterdir()), [self.path])
 
     async def test_a_leftover_that_does_not_fit_is_fetched_anew(self) -> None:
-        """A part of something else costs a download, not the result."""
+        """A partial file of something else only costs another download."""
         left = self.folder / f".vidproc-{TASK}.part"
         for content in (b"something else" * 10, b"x" * 100_000):
             left.write_bytes(content)
@@ -204,7 +205,7 @@ class ProcessTests(SessionCase):
             self.assertIn(f"vidproc {option} {TASK}", self.errors)
 
     async def test_a_fault_of_ours_is_one_line(self) -> None:
-        """No traceback for people; the log has it."""
+        """The traceback is only in the log."""
         session = self.session(self.gif)
         self.patch(session, "_act", lambda: 1 / 0)
         self.assertEqual(await session.start(), 1)
@@ -217,14 +218,14 @@ class TaskCommandTests(SessionCase):
     """``--status``, ``--watch``, ``--download``, ``--cancel`` and ``--server-info``."""
 
     async def test_status_prints_a_block(self) -> None:
-        """Names and values; exit status 0 whatever the task's status is."""
+        """Names and values; exit status 0, whatever the task's status."""
         self.server.details = {"status": "failed", "error": "E.", "warnings": ["W."]}
         self.assertEqual(await self.run_command(f"--status {TASK}"), 0)
         for line in (f"Task:    {TASK}", "Status:  failed", "Error:   E.", "Warning: W."):
             self.assertIn(line, self.printed)
 
     async def test_an_unknown_task_exits_with_5(self) -> None:
-        """What the server says is said."""
+        """The server's message is shown."""
         for action in ("status", "watch", "download", "cancel"):
             self.server.refuse[action] = refusal(404)
             line = f"--{action} x" + (" --output FOLDER" if action == "download" else "")
@@ -232,7 +233,7 @@ class TaskCommandTests(SessionCase):
         self.assertEqual(self.errors.count("Description of 404."), 4)
 
     async def test_watch_follows_to_the_end(self) -> None:
-        """Status 0 when it was completed, 1 when it failed."""
+        """Exit status 0 if it completed, 1 if it failed."""
         self.assertEqual(await self.run_command(f"--watch {TASK} --check-interval 0.1"), 0)
         self.assertIn("processing: encoding", self.errors)
         self.assertIn(f"vidproc --download {TASK}", self.errors)
@@ -240,14 +241,14 @@ class TaskCommandTests(SessionCase):
         self.assertEqual(await self.run_command(f"--watch {TASK}"), 1)
 
     async def test_download_names_the_file_after_the_task(self) -> None:
-        """In the folder that was given, or the current one."""
+        """In the given folder, or the current one."""
         self.assertEqual(await self.run_command(f"--download {TASK} --output FOLDER"), 0)
         target = self.folder / f"{TASK}_processed.gif"
         self.assertEqual(target.read_bytes(), self.server.result)
         self.assertEqual(self.printed, f"{target}\n")
 
     async def test_download_of_an_unfinished_task_says_how_to_watch_it(self) -> None:
-        """409 is a refusal, with the next step; nothing is left behind."""
+        """409 is a refusal with a next step; nothing is left behind."""
         self.server.refuse["download"] = refusal(409)
         self.assertEqual(await self.run_command(f"--download {TASK} --output FOLDER"), 5)
         self.assertIn(f"vidproc --watch {TASK}", self.errors)
@@ -259,7 +260,7 @@ class TaskCommandTests(SessionCase):
         self.assertEqual(self.printed, f"{TASK}: cancelled\n")
 
     async def test_list_prints_a_line_for_each_task(self) -> None:
-        """The id comes first, for scripts; what the server says can't steer the terminal."""
+        """The ID comes first, for scripts; the server's text can't control the terminal."""
         self.server.tasks = [
             {**status("processing", stage="encoding"), "created_at": "2026-01-02T03:04:05Z"},
             {**status("failed"), "task_id": "short", "type": "compress\x1b"},
@@ -276,7 +277,7 @@ class TaskCommandTests(SessionCase):
         self.assertEqual(self.server.requests, [{"action": "list", "token": "s3cret"}])
 
     async def test_an_empty_list_says_so(self) -> None:
-        """On standard error: no line is no task."""
+        """On standard error, because each line of standard output is a task."""
         cases: list[list[Any] | None] = [[], None]
         for tasks in cases:
             self.patch(self.server, "tasks", tasks)
@@ -285,12 +286,12 @@ class TaskCommandTests(SessionCase):
         self.assertEqual(self.errors.count("There are no tasks of this token."), 2)
 
     async def test_a_list_that_the_server_refuses_exits_with_5(self) -> None:
-        """As a server without tokens does."""
+        """A server without tokens does that."""
         self.assertEqual(await self.run_command(LIST), 5)
         self.assertIn("Description of 401.", self.errors)
 
     async def test_server_info_prints_version_limits_and_operations(self) -> None:
-        """Readable, one thing a line."""
+        """Readable, one thing per line."""
         self.assertEqual(await self.run_command("--server-info"), 0)
         for text in ("9.9", "1.0 GiB", "24 h 00 min", "fps (1 to 50)"):
             self.assertIn(text, self.printed)

@@ -24,29 +24,29 @@ class WordTests(SynchronousTestCase):
     """Statuses and transfers in words."""
 
     def test_a_status_names_stage_percent_speed_and_time_left(self) -> None:
-        """All that is known, on one line."""
+        """Everything that is known, on one line."""
         self.assertEqual(
             describe_status(processing(speed=1.84, eta=12.3)),
             "processing: encoding 45 % (1.8x, about 12 s left)",
         )
 
     def test_a_queued_task_shows_its_position(self) -> None:
-        """Who waits wants to know how long the queue is."""
+        """Those who wait want to know how long the queue is."""
         text = describe_status({"status": "queued", "queue_position": 3})
         self.assertEqual(text, "queued: position 3 in the queue")
 
     def test_a_bare_status_is_enough(self) -> None:
-        """Simple servers send nothing but the status."""
+        """Simple servers send only the status."""
         self.assertEqual(describe_status({"status": "processing"}), "processing")
         self.assertEqual(describe_status({}), "unknown")
 
     def test_values_of_odd_types_are_left_out(self) -> None:
-        """A server may send anything; nothing of it ends in an error."""
+        """A server may send anything without causing an error."""
         fields = processing(speed="fast", eta=-1, progress=None, stage=7, queue_position=[])
         self.assertEqual(describe_status(fields), "processing")
 
     def test_nothing_is_at_100_percent_before_it_is_done(self) -> None:
-        """99.9 % is 99 %."""
+        """99.9 % is shown as 99 %."""
         self.assertIn("99 %", describe_status(processing(progress=0.999)))
 
     def test_a_transfer_names_bytes_speed_and_time_left(self) -> None:
@@ -56,15 +56,15 @@ class WordTests(SynchronousTestCase):
         self.assertEqual(describe_transfer(0, 0, None), "0 bytes of 0 bytes")
 
     def test_long_times_are_in_minutes(self) -> None:
-        """Nobody counts in 3,600 seconds."""
+        """3,600 seconds would be hard to read."""
         self.assertEqual(time_left(185), "about 3 min 05 s left")
 
     def test_control_characters_do_not_reach_the_terminal(self) -> None:
-        """A server's text can't clear the screen, nor turn the writing around."""
+        """A server's text can neither clear the screen nor reverse the direction of text."""
         self.assertEqual(printable("a\x1b[2Jb\u202ec\nd"), "a\\x1b[2Jb\\u202ec d")
 
     def test_an_endless_text_is_cut(self) -> None:
-        """A line stays a line."""
+        """It stays on one line."""
         self.assertEqual(len(printable("x" * 10_000)), 2000)
 
 
@@ -72,7 +72,7 @@ class AnswerTextTests(SynchronousTestCase):
     """Answers as people read them."""
 
     def test_a_status_block_has_what_there_is(self) -> None:
-        """Stage, progress, time left, error and solution; what is missing is left out."""
+        """Stage, progress, time left, error and solution, as far as they are known."""
         block = dict(
             status_block(
                 TASK,
@@ -86,7 +86,7 @@ class AnswerTextTests(SynchronousTestCase):
         self.assertNotIn("Created", block)
 
     def test_a_summary_has_sizes_dimensions_and_length(self) -> None:
-        """One line; one that was optimal already says so."""
+        """One line, which says if the video was optimal already."""
         output = {"width": 640, "height": 480, "duration": 6.2}
         self.assertEqual(
             summary({"output": output}, 4 << 20, 1 << 20),
@@ -97,7 +97,7 @@ class AnswerTextTests(SynchronousTestCase):
         self.assertEqual(summary({"output": None}, 10, 5), "Done: 10 bytes -> 5 bytes (50 %)")
 
     def test_a_cancel_of_a_finished_task_says_what_it_did(self) -> None:
-        """Its status stays, its files go."""
+        """Its status stays, and its files are removed."""
         self.assertEqual(cancel_sentence(TASK, {"status": "cancelled"}), f"{TASK}: cancelled")
         self.assertIn("already completed", cancel_sentence(TASK, {"status": "completed"}))
 
@@ -122,5 +122,5 @@ class AnswerTextTests(SynchronousTestCase):
         self.assertEqual(dict(info_block("h", 1, {"operations": ["gif"]}))["Operations"], "gif")
 
     def test_a_task_id_in_a_file_name_stays_in_its_folder(self) -> None:
-        """Slashes and dots become something harmless."""
+        """Slashes and dots are replaced."""
         self.assertEqual(safe_stem("../a/b"), "___a_b")

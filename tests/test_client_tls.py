@@ -1,4 +1,4 @@
-"""``--tls``: whom the client talks to, and what it says about the others."""
+"""``--tls``: which servers the client accepts, and its messages about others."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class TLSTests(SessionCase):
         return port_of(listening), pem
 
     async def test_a_trusted_server_is_talked_to(self) -> None:
-        """A whole run over TLS, with the certificate given by --ca."""
+        """A complete run over TLS, with the certificate given by --ca."""
         port, pem = self.listen_tls("127.0.0.1")
         status = await self.run_command(
             "FILM --type compress", port=port, tls=tls_options("127.0.0.1", pem)
@@ -82,7 +82,7 @@ class TLSTests(SessionCase):
         self.assertTrue((self.folder / "film_processed.gif").exists())
 
     async def test_an_unknown_certificate_exits_with_3_and_sends_nothing(self) -> None:
-        """Without --ca the system's authorities count; --ca is named."""
+        """Without --ca, the system's authorities are trusted; the message mentions --ca."""
         port, _ = self.listen_tls("127.0.0.1")
         status = await self.run_command(
             "FILM --type compress", port=port, tls=tls_options("127.0.0.1", None)
@@ -92,7 +92,7 @@ class TLSTests(SessionCase):
         self.assertEqual(self.server.requests, [])
 
     async def test_a_certificate_for_another_name_exits_with_3_and_sends_nothing(self) -> None:
-        """Trusted is not enough."""
+        """A trusted certificate is not enough."""
         port, pem = self.listen_tls("elsewhere.example")
         status = await self.run_command(
             "FILM --type compress", port=port, tls=tls_options("127.0.0.1", pem)
@@ -102,7 +102,7 @@ class TLSTests(SessionCase):
         self.assertEqual(self.server.requests, [])
 
     async def test_a_plain_port_is_named_as_such(self) -> None:
-        """TLS to a server without it: drop --tls, or take the other port."""
+        """With --tls on a plain port, the message says to drop --tls or use another port."""
 
         class PlainPeer(Peer):
             def dataReceived(self, data: bytes) -> None:
@@ -118,7 +118,7 @@ class TLSTests(SessionCase):
         self.assertIn("does not speak TLS", self.errors)
 
     async def test_a_tls_port_without_tls_is_named_as_such(self) -> None:
-        """What comes back is no MMP; --tls is suggested."""
+        """The answer is not MMP, and the message suggests --tls."""
         port, _ = self.listen_tls("127.0.0.1")
         status = await self.run_command("--server-info", port=port)
         self.assertEqual(status, 3)

@@ -19,7 +19,7 @@ class UploadTests(ServerCase):
     """Sending a file."""
 
     async def test_a_file_arrives_whole_with_its_kind_and_parameters(self) -> None:
-        """The payload is the file, the media type its extension, the answer's task id is had."""
+        """The payload is the file, the media type its extension; the task ID is returned."""
         path = self.film()
         sent: list[int] = []
         task_id = await self.send(self.client(), path, sent.append)
@@ -33,7 +33,7 @@ class UploadTests(ServerCase):
         self.assertEqual((sent[0], sent[-1]), (0, 3_000_000))
 
     async def test_a_token_goes_with_every_request_and_never_into_the_log(self) -> None:
-        """The JSON has the token; the log has not."""
+        """The JSON has the token, but the log does not."""
         client = self.client(token="s3cret")
         await self.send(client, self.film(1000))
         await client.request("status", task_id=TASK)
@@ -41,7 +41,7 @@ class UploadTests(ServerCase):
         self.assertNotIn("s3cret", self.logged.getvalue())
 
     async def test_an_early_refusal_ends_a_big_upload_at_once(self) -> None:
-        """An error answer that comes during the payload is reported; the rest stays here."""
+        """An error that arrives during the payload is reported; the rest is not sent."""
         self.server.refuse_head = refusal(413)
         path = self.folder / "big.mp4"
         path.touch()
@@ -52,7 +52,7 @@ class UploadTests(ServerCase):
         self.assertLess(sent[-1], 1 << 28)
 
     async def test_a_broken_upload_goes_on_at_the_servers_offset(self) -> None:
-        """After a cut the server is asked what it has, and only the rest is sent."""
+        """After a break the client asks the server what it has, and sends only the rest."""
         self.server.cut_upload_at = 1_000_000
         path = self.film()
         self.assertEqual(await self.send(self.client(), path), TASK)
@@ -64,7 +64,7 @@ class UploadTests(ServerCase):
         self.assertEqual(len(self.notices), 1)
 
     async def test_a_server_that_cannot_resume_gets_a_plain_upload_again(self) -> None:
-        """A 400 to upload_status means starting over, not giving up."""
+        """After a 400 to upload_status, the client starts over instead of giving up."""
         self.server.cut_upload_at = 1_000_000
         self.server.unknown = {"upload_status"}
         path = self.film()
@@ -74,21 +74,21 @@ class UploadTests(ServerCase):
         self.assertEqual(self.server.uploads[last["upload_id"]], path.read_bytes())
 
     async def test_an_upload_that_was_complete_is_not_sent_again(self) -> None:
-        """When upload_status answers accepted, that is the answer."""
+        """If upload_status returns `accepted`, the upload is done."""
         self.server.cut_upload_at = 3_000_000
         self.server.do_upload_status = self.server.do_upload  # type: ignore[method-assign]
         self.assertEqual(await self.send(self.client(), self.film()), TASK)
         self.assertEqual(self.server.actions(), ["upload", "upload_status"])
 
     async def test_a_wrong_offset_is_corrected_by_the_servers(self) -> None:
-        """A 409 that names the right offset is followed; the file arrives whole."""
+        """The client uses the right offset from the 409, and the file arrives intact."""
         answers = [refusal(409, offset=1_000_000), {"status": "accepted", "task_id": TASK}]
         self.server.do_upload = lambda peer: peer.answer(answers.pop(0))  # type: ignore
         self.assertEqual(await self.send(self.client(), self.film()), TASK)
         self.assertEqual(self.server.requests[-1]["offset"], 1_000_000)
 
     async def test_a_file_that_changes_is_not_resumed(self) -> None:
-        """Half of the old file and half of the new one would be neither."""
+        """Otherwise the server would get a mixture of the two files."""
         self.server.cut_upload_at = 1_000_000
         path = self.film()
 

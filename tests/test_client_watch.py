@@ -24,35 +24,35 @@ class WatchTests(ServerCase):
         return last, seen
 
     async def test_every_status_is_seen_until_the_last(self) -> None:
-        """One request; its answers come until a terminal status."""
+        """One request is answered until there is a terminal status."""
         last, seen = await self.watch()
         self.assertEqual(seen, ["queued", "processing", "completed"])
         self.assertEqual(last["status"], "completed")
         self.assertEqual(self.server.actions(), ["watch"])
 
     async def test_a_broken_watch_is_watched_again(self) -> None:
-        """The cut goes unnoticed but for a notice."""
+        """The break has no effect but a notice."""
         self.server.cut_watch = True
         _, seen = await self.watch()
         self.assertEqual(seen, ["queued", "processing", "completed"])
         self.assertEqual(self.server.actions(), ["watch", "watch"])
 
     async def test_a_server_without_watch_is_polled(self) -> None:
-        """A 400 to watch makes it ask for the status, again and again."""
+        """After a 400 to watch, the client polls the status."""
         self.server.unknown = {"watch"}
         _, seen = await self.watch()
         self.assertEqual(seen, ["queued", "processing", "completed"])
         self.assertEqual(self.server.actions(), ["watch", "status", "status", "status"])
 
     async def test_a_simple_server_is_polled_with_a_connection_each(self) -> None:
-        """Neither watch nor a connection that stays open is needed."""
+        """It needs neither watch nor connections that stay open."""
         self.server.unknown = {"watch"}
         self.server.closes_after_answer = True
         _, seen = await self.watch()
         self.assertEqual(seen, ["queued", "processing", "completed"])
 
     async def test_an_unknown_task_is_refused(self) -> None:
-        """A 404 is no reason to poll."""
+        """A 404 does not lead to polling."""
         self.server.refuse["watch"] = refusal(404)
         self.assertEqual((await self.fails(Refused, self.watch())).code, 404)
 

@@ -1,4 +1,4 @@
-"""Time that nobody can set: timers, retention, and dates over a restart."""
+"""Changes of the wall clock: timers, retention, and dates across a restart."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vidproc.tasks.model import State
 
 
 class Machine:
-    """A machine whose clock somebody sets."""
+    """A machine whose clock is set."""
 
     def __init__(self) -> None:
         self.passed = 100.0
@@ -95,7 +95,7 @@ class RestartTests(SynchronousTestCase):
         self.successResultOf(ensureDeferred(watch.check()))
 
     def test_a_step_while_the_server_runs_moves_the_dates_at_the_next_start(self) -> None:
-        """An hour old before and after, though the clock was set by a day; and only once."""
+        """A task stays an hour old although the clock was set by a day; dates move only once."""
         machine = Machine()
         clock = machine.clock()
         watch = ClockWatch(clock, self.store, InPlace())

@@ -1,4 +1,4 @@
-"""A second frontend obeys what the first one does, by one line where frontends are listed."""
+"""A second frontend needs only a line in the list of frontends to obey the same rules."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ run()
 
 
 class ToyServer(ServerProcess):
-    """A server with the toy among its frontends."""
+    """A server whose frontends include the toy."""
 
     def command(self) -> list[str]:
         root = str(Path(__file__).parent.parent)
@@ -59,7 +59,7 @@ class InMemoryTests(SynchronousTestCase):
         return protocol, transport
 
     def test_it_takes_an_upload(self) -> None:
-        """The task is one like any other."""
+        """Its task is like any other."""
         protocol, transport = self.connect()
         protocol.dataReceived(b"gif 4\nfilm")
         answer = transport.value().decode().split()
@@ -75,7 +75,8 @@ class InMemoryTests(SynchronousTestCase):
         self.assertTrue(transport.value().startswith(b"429"))
 
     def test_it_gives_way_to_video(self) -> None:
-        """Its uploads count against the same limit, and pause for their share."""
+        """Its uploads count against the same limit, and pause when they are ahead of their
+        share."""
         self.rig.gate.throttle.limit(LEAST_RATE)
         protocol, transport = self.connect()
         protocol.dataReceived(b"gif 100000000\n")
@@ -99,7 +100,7 @@ class InMemoryTests(SynchronousTestCase):
             self.assertEqual(self.rig.storage.space.reserved, 0)
 
     def test_a_lagging_disk_pauses_its_client(self) -> None:
-        """Whatever its share of the CPU: it goes on when both allow it."""
+        """Independently of the limit on uploads: it resumes when both allow it."""
         self.rig.gate.throttle.limit(LEAST_RATE)
         protocol, transport = self.connect()
         protocol.dataReceived(b"gif 100000000\n")
@@ -113,7 +114,7 @@ class InMemoryTests(SynchronousTestCase):
 
 class RealServerTests(SynchronousTestCase):
     def test_it_is_served_and_drained_at_a_stop(self) -> None:
-        """Its upload has the grace; an idle connection of it ends at once."""
+        """Its upload gets the grace period; its idle connection ends at once."""
         server = ToyServer(Path(self.mktemp()), "--grace=20s").start()
         self.addCleanup(server.stop)
         idle, busy = (socket.create_connection(("127.0.0.1", server.toy_port)) for _ in range(2))

@@ -1,4 +1,4 @@
-"""A second frontend, as small as one can be: ``gif SIZE`` and the bytes; a line is the answer."""
+"""The smallest possible frontend: a client sends ``gif SIZE`` and the bytes, and gets a line."""
 
 from __future__ import annotations
 
