@@ -1,4 +1,4 @@
-"""MMP's framing: bytes to events, however they are split, and whatever they are."""
+"""MMP's framing: any bytes, split in any way, become the right events."""
 
 import re
 from collections.abc import Iterable
@@ -39,7 +39,7 @@ def encode(message: Message) -> bytes:
 
 
 def drain(decoder: Decoder) -> list[Event]:
-    """Every event that can be had now."""
+    """Return all events that are available now."""
     events: list[Event] = []
     while (event := decoder.next_event()) is not NEED_DATA:
         assert isinstance(event, MessageStarted | PayloadChunk | MessageEnded)
@@ -56,7 +56,7 @@ def feed(decoder: Decoder, pieces: Iterable[bytes]) -> list[Event]:
 
 
 def collect(events: Iterable[Event]) -> list[Message]:
-    """The messages that `events` tell of; fails when they come in a wrong order or number."""
+    """Return the messages in `events`. Fails if their order or number is wrong."""
     messages: list[Message] = []
     started: MessageStarted | None = None
     payload = b""
@@ -144,7 +144,7 @@ class DecoderTests(SynchronousTestCase):
         self.assertEqual(decoder.payload_remaining, len(UPLOAD[2]))
         self.assertIsInstance(decoder.next_event(), PayloadChunk)
         self.assertEqual(decoder.payload_remaining, 0)
-        # More may arrive in between: nothing is lost.
+        # More bytes may arrive in between; nothing is lost.
         decoder.receive_data(encode(STATUS))
         self.assertIsInstance(decoder.next_event(), MessageEnded)
         self.assertEqual(collect(drain(decoder)), [STATUS, STATUS])
@@ -198,7 +198,7 @@ class DecoderTests(SynchronousTestCase):
 
 
 class MemoryTests(SynchronousTestCase):
-    """A payload goes through; it is never gathered, nor copied."""
+    """A payload is passed on; it is neither collected nor copied."""
 
     def test_chunks_are_the_very_objects_that_came_in(self) -> None:
         decoder = Decoder()
@@ -233,10 +233,10 @@ class MemoryTests(SynchronousTestCase):
 
 
 class ForeignBytesTests(SynchronousTestCase):
-    """What is no MMP is found out at the first byte that can't be."""
+    """Bytes that are not MMP are detected at the first impossible byte."""
 
     def refused_at(self, data: bytes) -> int:
-        """How many bytes it took."""
+        """Return how many bytes it took."""
         decoder = Decoder()
         for count, byte in enumerate(data, 1):
             decoder.receive_data(bytes([byte]))
@@ -252,7 +252,7 @@ class ForeignBytesTests(SynchronousTestCase):
             (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", 9),
             (b"POST /upload HTTP/1.1\r\n", 9),
             (b"HEAD / HTTP/1.0\r\n\r\n", 9),
-            # "PUT /abc" fills the header, the space may precede an object: the H can't.
+            # "PUT /abc" fills the header, and a space may precede an object, but an H can't.
             (b"PUT /abc HTTP/1.1\r\n", 10),
             (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 9),
             (b"SSH-2.0-OpenSSH_9.6\r\n", 9),
@@ -309,7 +309,7 @@ class ForeignBytesTests(SynchronousTestCase):
             self.assertEqual(decoder.buffered, 0)
             self.assertRaises(RemoteProtocolError, decoder.next_event)
         self.assertFalse(decoder.idle)
-        decoder.receive_eof()  # the error has been told already
+        decoder.receive_eof()  # the error was raised before
 
     @PROPERTY
     @given(
@@ -387,7 +387,7 @@ class EncodeHeadTests(SynchronousTestCase):
 
 
 class DocumentedBytesTests(SynchronousTestCase):
-    """The hexadecimal examples of docs/mmp.md are true."""
+    """The hexadecimal examples of docs/mmp.md are right."""
 
     def test_examples(self) -> None:
         text = (Path(__file__).parents[1] / "docs" / "mmp.md").read_text(encoding="utf-8")
@@ -402,7 +402,7 @@ class DocumentedBytesTests(SynchronousTestCase):
                     requests += 1
                     request = parse_request(json)
                     self.assertEqual(isinstance(request, Upload), bool(media_type and payload))
-            # What a line says beside its bytes is what they are.
+            # The text next to the bytes of a line is what they mean.
             for line in block.splitlines():
                 digits, _, said = line.partition("#")
                 quoted = re.search(r"`(.*)`", said)

@@ -1,8 +1,8 @@
-"""A server killed at named steps, and what it has promised after its next start.
+"""A server that is killed at named steps keeps its promises after the next start.
 
-Each test lets a server run into one point of `tests.crashing_server.POINTS`, where it dies as by
-`kill -9`, starts it again and looks: whatever was accepted completes, once; nothing half-made is
-left; the store and the disk agree; the address may send its next task.
+In each test a server reaches one of `tests.crashing_server.POINTS`, where it dies as by `kill -9`,
+and is started again. Whatever was accepted must complete, once; nothing incomplete may be left; the
+store and the disk must agree; the address must be able to send its next task.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ ENDING = (
     "result: before commit",
     "result: after commit",
 )
-"""The points at which a task's result becomes its only file."""
+"""The points while a task's result becomes its only file."""
 
 
 def tiny_clip(kind: str, *options: str) -> Path:
@@ -58,7 +58,7 @@ def tiny_clip(kind: str, *options: str) -> Path:
 
 
 class CrashingServer(ServerProcess):
-    """A server that dies when it comes to the point that it was last told."""
+    """A server that dies when it reaches the point that was set last."""
 
     def __init__(self, root: Path, *options: str) -> None:
         super().__init__(root, *options)
@@ -66,7 +66,7 @@ class CrashingServer(ServerProcess):
         self.arm("")
 
     def arm(self, point: str) -> None:
-        """Name the point; an empty name is none."""
+        """Set the point; an empty name means none."""
         self.point = point
         (self.root / "crash-at").write_text(point)
 
@@ -79,7 +79,7 @@ class CrashingServer(ServerProcess):
         ]
 
     def wait_for_crash(self) -> None:
-        """Wait until it has died at its point."""
+        """Wait until it has died at the point."""
         assert self._popen is not None
         status = self._popen.wait(60)
         self._popen = None
@@ -102,7 +102,7 @@ class CrashingServer(ServerProcess):
         self.arm("")
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the store's rows, read from outside."""
+        """Return the store's rows, read by this process."""
         store = sqlite3.connect(f"file:{self.data_dir}/tasks.sqlite?mode=ro", uri=True)
         store.row_factory = sqlite3.Row
         try:
@@ -112,7 +112,7 @@ class CrashingServer(ServerProcess):
 
 
 _spare: list[CrashingServer] = []
-"""A server that a test has left with nothing in it; starts take long."""
+"""An empty server that a test has left, because starting one takes long."""
 
 
 @atexit.register
@@ -130,7 +130,7 @@ class CrashPointTests(TestCase):
     # --- acts ----------------------------------------------------------------------------------
 
     def server(self, point: str, *options: str) -> CrashingServer:
-        """Return a running server with nothing in it that will die at `point`."""
+        """Return a running empty server that will die at `point`."""
         if _spare and not options:
             server = _spare.pop()
         else:
@@ -142,19 +142,19 @@ class CrashPointTests(TestCase):
         return server
 
     def put_back(self, server: CrashingServer) -> None:
-        """Keep a server that is known to be clean for the next test."""
+        """Keep a server that is known to be empty for the next test."""
         if server.clean and not server.options and not _spare:
             _spare.append(server)
         else:
             server.stop()
 
     def again(self, server: CrashingServer) -> PlainClient:
-        """See a server die at its point, and start it again."""
+        """Wait until a server has died at its point, and restart it."""
         server.wait_for_crash()
         return PlainClient(server.start().port)
 
     def rows(self, server: CrashingServer) -> list[dict[str, Any]]:
-        """Return the rows that this test has made."""
+        """Return the rows that this test has created."""
         return [row for row in server.rows() if row["task_id"] not in self.known]
 
     def send(
@@ -164,7 +164,7 @@ class CrashPointTests(TestCase):
         type: str = "extract_audio",
         parameters: dict[str, Any] | None = None,
     ) -> dict[str, Any] | None:
-        """Send a plain upload; return the answer, None when the server died before it."""
+        """Send a plain upload; return the answer, None if the server died before."""
         try:
             return PlainClient(server.port).upload(clip, type, parameters or {})
         except (OSError, json.JSONDecodeError):
@@ -194,7 +194,7 @@ class CrashPointTests(TestCase):
             return None
 
     def resume(self, server: CrashingServer, clip: Path = CLIP) -> tuple[int, str]:
-        """Go on with a resumable upload as a client does; return where from, and the task id."""
+        """Resume an upload as a client does; return the offset and the task ID."""
         client = PlainClient(server.port)
         known = client.request({"action": "upload_status", "upload_id": self.upload_id})[0]
         if known["status"] == "accepted":
@@ -209,12 +209,12 @@ class CrashPointTests(TestCase):
     # --- promises ------------------------------------------------------------------------------
 
     def assertHolds(self, server: CrashingServer, files: list[str]) -> None:
-        """The data folder holds these files and no other; no child is left."""
+        """The data folder contains exactly these files, and no child process is left."""
         self.assertEqual(server.files(), sorted(files))
         self.assertEqual([p.cmdline() for p in server.children()], [])
 
     def assertCompletes(self, server: CrashingServer, task_id: str) -> None:
-        """The one task completes, its result is whole, and nothing else is left or counted."""
+        """The only task completes with a valid result, and nothing else is left or counted."""
         client = PlainClient(server.port)
         status = client.wait(task_id)
         self.assertEqual(status["status"], "completed", status)
@@ -227,7 +227,7 @@ class CrashPointTests(TestCase):
         self.assertEnds(server)
 
     def assertEnds(self, server: CrashingServer) -> None:
-        """Nothing is left, nothing waits or runs, and the address's slot is free."""
+        """Nothing is left, waiting or running, and the address's slot is free."""
         self.assertHolds(server, [])
         client = PlainClient(server.port)
         load = client.request({"action": "info", "detail": True})[0]["load"]
@@ -238,7 +238,7 @@ class CrashPointTests(TestCase):
             request = b'{"action":"upload","type":"extract_audio","parameters":{}}'
             connection.sendall(encode_head(request, "mp4", 10) + b"short")
             connection.shutdown(socket.SHUT_WR)
-            # A slot that was taken would be 429; this is for the end in the middle.
+            # If the slot were taken this would get 429; the upload ends in the middle.
             self.assertEqual(receive(connection)[0]["error"]["code"], 400)
         wait_for(lambda: "uploading" not in [r["state"] for r in server.rows()])
         wait_for(lambda: not server.files())
@@ -247,7 +247,7 @@ class CrashPointTests(TestCase):
     # --- an upload -----------------------------------------------------------------------------
 
     def test_mid_payload_of_a_plain_upload(self) -> None:
-        """It was not accepted: nothing of it is left, and its address may try again."""
+        """It was not accepted, so nothing of it is left, and its address may try again."""
         server = self.server("upload: mid-payload")
         self.assertIsNone(self.send(server, LARGE))
         self.again(server)
@@ -255,7 +255,7 @@ class CrashPointTests(TestCase):
         self.assertEnds(server)
 
     def test_mid_payload_of_a_resumable_upload(self) -> None:
-        """What had arrived is kept, and the client goes on from there."""
+        """The received bytes are kept, and the client resumes there."""
         server = self.server("upload: mid-payload")
         self.assertIsNone(self.send_resumable(server, LARGE))
         self.again(server)
@@ -264,7 +264,7 @@ class CrashPointTests(TestCase):
         self.assertCompletes(server, task_id)
 
     def test_the_payload_is_written_but_not_synced(self) -> None:
-        """No answer was sent; the client goes on from what the disk has."""
+        """There was no answer; the client resumes at what the disk has."""
         server = self.server("upload: before fsync")
         self.assertIsNone(self.send_resumable(server))
         self.again(server)
@@ -282,7 +282,7 @@ class CrashPointTests(TestCase):
         self.assertCompletes(server, task_id)
 
     def test_the_input_is_renamed_but_the_store_does_not_know(self) -> None:
-        """It is a broken upload again, whole: nothing has to be sent twice."""
+        """It becomes a complete interrupted upload; nothing has to be sent twice."""
         for point in ("upload: after rename", "upload: before commit"):
             self.upload_id = str(uuid.uuid4())
             server = self.server(point)
@@ -300,7 +300,7 @@ class CrashPointTests(TestCase):
         self.assertEnds(server)
 
     def test_the_task_is_stored_but_its_client_does_not_know(self) -> None:
-        """The task runs; a client that asks again is told its id and sends nothing twice."""
+        """The task runs; a client that asks again gets its ID and sends nothing twice."""
         server = self.server("upload: after commit, before the answer")
         self.assertIsNone(self.send_resumable(server))
         self.again(server)
@@ -314,7 +314,7 @@ class CrashPointTests(TestCase):
         return PlainClient(server.port).request(request)[0]
 
     def test_a_broken_upload_is_not_yet_put_aside(self) -> None:
-        """The client's line broke, then the server: the upload can be resumed all the same."""
+        """First the connection broke, then the server; the upload can still be resumed."""
         server = self.server("upload: broken, before it is parked")
         data = LARGE.read_bytes()
         request = self.request_resumable(LARGE)
@@ -339,7 +339,7 @@ class CrashPointTests(TestCase):
         self.assertCompletes(server, row["task_id"])
 
     def test_claimed(self) -> None:
-        """A task of which no more than its row says that somebody works on it."""
+        """Only the task's row says that it is being processed."""
         self.attempt("claimed")
 
     def test_probing(self) -> None:
@@ -347,11 +347,12 @@ class CrashPointTests(TestCase):
         self.attempt("probing")
 
     def test_encoding(self) -> None:
-        """FFmpeg dies with its server; its half result goes, the task is done again."""
+        """FFmpeg dies with its server; its incomplete result is removed, and the task runs
+        again."""
         self.attempt("encoding", "gif", **SHORT_GIF)
 
     def test_verifying(self) -> None:
-        """A result that nobody has checked is not used."""
+        """A result that was not verified is not used."""
         self.attempt("verifying")
 
     def test_the_result_is_not_synced(self) -> None:
@@ -363,12 +364,12 @@ class CrashPointTests(TestCase):
         self.attempt("result: before rename")
 
     def test_the_result_is_renamed_but_the_store_does_not_know(self) -> None:
-        """The file that no row names goes, and is made again."""
+        """The file without a row is removed and made again."""
         for point in ("result: after rename", "result: before commit"):
             self.attempt(point)
 
     def test_the_task_is_completed_but_its_input_is_still_there(self) -> None:
-        """It stays completed, after one attempt, and the input goes."""
+        """It stays completed after one attempt, and the input is removed."""
         server = self.server("result: after commit")
         self.send(server)
         self.again(server)
@@ -377,7 +378,7 @@ class CrashPointTests(TestCase):
         self.assertCompletes(server, row["task_id"])
 
     def test_a_crash_does_not_fail_the_running_tasks(self) -> None:
-        """After three of them the task waits for its turn alone, and completes."""
+        """After three crashes the task waits until it can run alone, and completes."""
         server = self.server("probing")
         self.send(server)
         server.wait_for_crash()
@@ -393,9 +394,9 @@ class CrashPointTests(TestCase):
     # --- every kind of product -----------------------------------------------------------------
 
     def walk(self, kind: str, clip: Path, type: str, **parameters: Any) -> dict[str, Any]:
-        """Have the server of one task die at each step of its end; return how the task ended.
+        """Kill the server at each step of a task's end; return how the task ended.
 
-        Until the row says that the task has ended, its input is there and holds every byte.
+        Until the row says that the task has ended, its input must be there, complete.
         """
         sent = clip.read_bytes()
         server = self.server(ENDING[0])
@@ -419,13 +420,13 @@ class CrashPointTests(TestCase):
         return output
 
     def test_the_source_is_the_result(self) -> None:
-        """It is published under a second name: the input stays until the task has ended."""
+        """It is published as a second name of the input, which stays until the task has ended."""
         clip = tiny_clip("nut", "-crf", "45")
         output = self.walk("nut", clip, "compress")
         self.assertEqual((output["already_optimal"], output["bytes"]), (True, clip.stat().st_size))
 
     def test_the_result_is_the_source_in_another_file(self) -> None:
-        """The streams were copied."""
+        """The streams are copied."""
         output = self.walk("mkv", tiny_clip("mkv", "-crf", "45"), "compress")
         self.assertTrue(output["already_optimal"])
 
@@ -445,7 +446,7 @@ class CrashPointTests(TestCase):
     # --- results -------------------------------------------------------------------------------
 
     def test_downloading(self) -> None:
-        """The client goes on where it was cut, and has the whole result."""
+        """The client resumes where it was interrupted, and gets the whole result."""
         server = self.server("downloading")
         parameters = {"start_time": 0, "duration": 1, "fps": 25, "width": 960}
         answer = self.send(server, LARGE, "gif", parameters)
@@ -461,7 +462,7 @@ class CrashPointTests(TestCase):
         self.assertCompletes(server, task_id)
 
     def test_pruning(self) -> None:
-        """A result is there or it is not, and the row says which: no file without, no row with."""
+        """File and row agree on whether there is a result."""
         server = self.server("", "--retention=1s")
         answer = self.send(server)
         assert answer is not None
@@ -485,7 +486,7 @@ class CrashPointTests(TestCase):
     # --- cancelling and stopping ---------------------------------------------------------------
 
     def cancel(self, point: str) -> tuple[CrashingServer, str]:
-        """Have a server die while it cancels a task that is being encoded."""
+        """Kill a server while it cancels a task that is being encoded."""
         server = self.server(point)
         parameters = {"start_time": 0, "duration": 2, "quality": 4}
         answer = self.send(server, LARGE, "webm", parameters)
@@ -505,7 +506,7 @@ class CrashPointTests(TestCase):
         return server, task_id
 
     def test_cancelled_but_the_store_does_not_know(self) -> None:
-        """The cancel was not answered: the task goes on, and a second cancel ends it."""
+        """The cancel was not answered; the task continues, and a second cancel ends it."""
         server, task_id = self.cancel("cancelling: before commit")
         client = PlainClient(server.port)
         self.assertIn(client.status(task_id)["status"], ("queued", "processing"))
@@ -514,13 +515,13 @@ class CrashPointTests(TestCase):
         self.assertEnds(server)
 
     def test_cancelled_but_its_files_are_still_there(self) -> None:
-        """It stays cancelled, and the files go."""
+        """It stays cancelled, and the files are removed."""
         server, task_id = self.cancel("cancelling: after commit")
         self.assertEqual(PlainClient(server.port).status(task_id)["status"], "cancelled")
         self.assertEnds(server)
 
     def test_stopping(self) -> None:
-        """Killed while it stops: the interrupted task completes after the next start."""
+        """Killed while stopping; the interrupted task completes after the next start."""
         for point in ("stopping: before commit", "stopping: after commit"):
             server = self.server(point)
             answer = self.send(server, type="webm", parameters=SHORT_GIF)
@@ -531,7 +532,7 @@ class CrashPointTests(TestCase):
             self.assertCompletes(server, answer["task_id"])
 
     def test_starting(self) -> None:
-        """Killed while it recovers from a kill: the second start does what the first one began."""
+        """Killed while recovering from a kill; the second start completes the recovery."""
         server = self.server("result: before rename")
         self.send(server)
         server.wait_for_crash()

@@ -1,4 +1,4 @@
-"""The data folder: whose it is, and what a start finds in it."""
+"""The data folder: recognising it, and what a start does with the files in it."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ class OwnershipTests(SynchronousTestCase):
         self.assertEqual(sorted(path for path in self.root.rglob("*")), before)
 
     def test_a_new_folder_is_marked_with_its_format(self) -> None:
-        """And opened again."""
+        """It can be opened again."""
         self.open()
         self.assertIn("format 1", (self.root / MARKER).read_text())
         self.open()
 
     def test_a_folder_that_is_not_there_is_made(self) -> None:
-        """With those above it."""
+        """So are its parents."""
         self.root = self.root / "a" / "b"
         self.open()
         self.assertTrue((self.root / MARKER).is_file())
 
     def test_a_file_systems_own_folder_counts_as_nothing(self) -> None:
-        """The root of a fresh volume holds one."""
+        """The root of a new volume contains one."""
         (self.root / "lost+found").mkdir()
         self.open()
         self.assertTrue((self.root / "lost+found").is_dir())
 
     def test_a_folder_with_anything_else_in_it_is_refused_and_left_alone(self) -> None:
-        """Names like ours do not make it ours."""
+        """Even if names in it are like ours."""
         for name in ("holiday.mp4", "inputs", "results", "tasks.sqlite", "orphans"):
             self.root = Path(self.mktemp())
             (self.root / name).mkdir(parents=True)
@@ -56,7 +56,7 @@ class OwnershipTests(SynchronousTestCase):
             self.assertRefused(name, "--data-dir")
 
     def test_a_folder_of_an_earlier_version_is_recognised_and_marked(self) -> None:
-        """Whether or not its store is still there."""
+        """Even without its store."""
         for name in FOLDERS:
             (self.root / name).mkdir()
         (self.root / "lock").touch()
@@ -64,7 +64,7 @@ class OwnershipTests(SynchronousTestCase):
         self.assertTrue((self.root / MARKER).is_file())
 
     def test_a_folder_of_an_earlier_version_with_a_strangers_file_is_refused(self) -> None:
-        """It may be a stranger's after all."""
+        """It may not be a data folder after all."""
         for name in FOLDERS:
             (self.root / name).mkdir()
         (self.root / "lock").touch()
@@ -72,7 +72,7 @@ class OwnershipTests(SynchronousTestCase):
         self.assertRefused("thesis.tex")
 
     def test_a_strangers_file_in_a_data_folder_is_refused(self) -> None:
-        """Once it is elsewhere, the folder is as good as before."""
+        """Once the file is moved away, the folder can be used again."""
         self.open()
         for name in ("holiday.mp4", "inputs.old", "tasks.sqlite.bak"):
             stranger = self.root / name
@@ -83,14 +83,14 @@ class OwnershipTests(SynchronousTestCase):
         self.open()
 
     def test_what_a_file_system_makes_by_itself_is_allowed(self) -> None:
-        """NFS keeps a removed file that is still open under another name."""
+        """For example, NFS keeps removed files that are still open under another name."""
         self.open()
         (self.root / ".nfs000000000001").touch()
         (self.root / "lost+found").mkdir()
         self.open()
 
     def test_a_start_that_was_cut_short_does_not_lock_the_folder_out(self) -> None:
-        """Whatever it had made by then: the next one goes on."""
+        """The next start continues, whatever the first one had created."""
 
         class Cut(BaseException):
             pass
@@ -124,14 +124,14 @@ class OwnershipTests(SynchronousTestCase):
             self.open()
 
     def test_a_newer_format_is_refused(self) -> None:
-        """Better no start than a folder that this version misreads."""
+        """This version would misread the folder."""
         self.open()
         text = (self.root / MARKER).read_text()
         (self.root / MARKER).write_text(text.replace("format 1", "format 2"))
         self.assertRefused("format 2")
 
     def test_a_marker_that_says_nothing_is_refused(self) -> None:
-        """Whatever it holds."""
+        """Whatever the folder contains."""
         for content in (b"", b"\xff\xfe", b"format 1\n", os.urandom(100)):
             (self.root / MARKER).write_bytes(content)
             self.assertRefused(MARKER)
@@ -157,7 +157,7 @@ class SortOutTests(SynchronousTestCase):
         return path
 
     def test_what_a_known_task_left_is_removed(self) -> None:
-        """Its input after its end, a result that the store does not know."""
+        """The input of an ended task, or a result that the store does not know."""
         for key in ("inputs/a", "uploads/a", "results/a.mp4", "work/a/1", "work/b/1"):
             self.put(key)
         kept = self.put("inputs/b")
@@ -167,7 +167,7 @@ class SortOutTests(SynchronousTestCase):
         self.assertTrue(kept.exists())
 
     def test_what_no_task_has_left_is_moved_to_orphans(self) -> None:
-        """A lost store costs no film."""
+        """If the store is lost, no film is lost."""
         self.put("inputs/a", b"one")
         self.put("uploads/a", b"two")
         self.put("results/a.mp4", b"three")
@@ -187,7 +187,7 @@ class SortOutTests(SynchronousTestCase):
         )
 
     def test_an_orphan_takes_no_other_ones_place(self) -> None:
-        """A store that was lost twice costs no film either."""
+        """Even if the store is lost twice, no film is lost."""
         for content in (b"one", b"two"):
             self.put("inputs/a", content)
             self.folder.sort_out(set(), set())
@@ -204,7 +204,7 @@ class SortOutTests(SynchronousTestCase):
         )
 
     def test_a_second_name_outlives_the_first(self) -> None:
-        """Where links can't be had, it is a copy."""
+        """If links are not supported, it is a copy."""
         for refuse in (False, True):
             source = self.put("inputs/s", b"content")
             if refuse:

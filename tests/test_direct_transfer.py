@@ -37,12 +37,12 @@ from vidproc.mmp.codec import NEED_DATA, Decoder, MessageStarted
 
 UPLOAD = {"action": "upload", "type": "gif", "parameters": {"start_time": 0, "duration": 1}}
 SIZE = (36 << 20) + 17
-"""More than all the buffers on the way hold, and several turns."""
+"""More than all buffers on the way can hold, and enough for several turns."""
 
 
 @implementer(IPushProducer)
 class ServerSide(Protocol):
-    """What the MMP frontend is to a sender: the transport's producer, which passes pauses on."""
+    """Acts like the MMP frontend: it is the transport's producer and passes pauses on."""
 
     transport: Connection
 
@@ -78,7 +78,7 @@ class ServerSide(Protocol):
 
 
 class ClientSide(Protocol):
-    """Keeps what arrives and tells who waits for so many bytes."""
+    """Stores what arrives. Tests can wait for a number of bytes."""
 
     transport: Connection
 
@@ -122,20 +122,20 @@ class _OnLoopback(TestCase):
         return client
 
     async def disconnect(self, side: Any) -> None:
-        """Cut one side's connection."""
+        """Close one side's connection at once."""
         if side.transport.connected:
             side.transport.abortConnection()
             await self.until(lambda: not side.transport.connected)
 
     async def turns(self, count: int) -> None:
-        """Let the reactor go round."""
+        """Let the reactor run some iterations."""
         for _ in range(count):
             turn: Deferred[None] = Deferred()
             reactor.callLater(0.001, turn.callback, None)
             await turn
 
     async def until(self, condition: Any) -> None:
-        """Let the reactor go round until a condition holds; trial's timeout bounds it."""
+        """Let the reactor run until a condition holds, limited by trial's timeout."""
         while not condition():
             await self.turns(1)
 
@@ -160,7 +160,7 @@ class _Loopback(_OnLoopback):
         await self.server.lost
 
 
-# Trial runs them in subclasses alone; there, as mypy sees, they are test cases.
+# Trial runs these only in subclasses; for mypy they are test cases.
 if TYPE_CHECKING:
     _OnLoopbackMixin = _OnLoopback
     _LoopbackMixin = _Loopback
@@ -169,7 +169,7 @@ else:
 
 
 class SenderTests(_LoopbackMixin):
-    """What every sender does. `kind` makes it."""
+    """The tests for all senders. `kind` makes one."""
 
     kind: Any
 
@@ -185,7 +185,7 @@ class SenderTests(_LoopbackMixin):
         return self.server.sender
 
     async def test_it_sends_the_file_from_the_offset(self) -> None:
-        """All of it, in order, and says how much has gone."""
+        """It sends everything in order and reports how much was sent."""
         data = os.urandom(SIZE)
         sender = self.sender(data, 5)
         sender.start()
@@ -195,7 +195,7 @@ class SenderTests(_LoopbackMixin):
         self.assertEqual(sum(self.progress), SIZE - 5)
 
     async def test_what_was_written_before_goes_before(self) -> None:
-        """And what is written after it goes after."""
+        """What is written later is sent later."""
         data, before = os.urandom(100_000), os.urandom(900_000)
         sender = self.sender(data)
         self.server.transport.write(before)
@@ -223,7 +223,7 @@ class SenderTests(_LoopbackMixin):
         self.assertFalse(self.server.write_blocked)
 
     async def test_flow_control_is_the_old_producers_again_afterwards(self) -> None:
-        """It is told of a full buffer as before."""
+        """It is paused if the buffer is full, as before."""
         sender = self.sender(os.urandom(SIZE))
         sender.start()
         await sender.result
@@ -242,7 +242,7 @@ class SenderTests(_LoopbackMixin):
         self.assertEqual(self.progress, [])
 
     async def test_a_client_that_does_not_read_blocks_it(self) -> None:
-        """It says so, sends no more than the buffers on the way hold, and goes on later."""
+        """It reports that, sends no more than the buffers can hold, and continues later."""
         data = os.urandom(SIZE)
         self.client.transport.pauseProducing()
         sender = self.sender(data)
@@ -260,7 +260,7 @@ class SenderTests(_LoopbackMixin):
         self.assertFalse(self.server.blocked)
 
     async def test_a_paused_sender_sends_nothing(self) -> None:
-        """Paused before its start it waits; paused on the way it stops soon and goes on later."""
+        """Paused before the start, it waits; paused later, it stops soon; then it continues."""
         data = os.urandom(SIZE)
         sender = self.sender(data)
         sender.pauseProducing()
@@ -290,14 +290,14 @@ class SenderTests(_LoopbackMixin):
         await self.server.lost
 
     async def test_it_is_stopped_at_work(self) -> None:
-        """The connection is the owner's to end."""
+        """It leaves the connection to its owner."""
         sender = self.sender(os.urandom(SIZE))
         sender.start()
         sender.stopProducing()
         await self.assertFailure(sender.result, TransferStopped)
 
     async def test_a_file_that_shrinks_is_an_error(self) -> None:
-        """The header has promised more bytes than there are."""
+        """The header announced more bytes than there are."""
         sender = self.sender(bytes(SIZE))
         self.path.write_bytes(b"short")
         sender.start()
@@ -317,7 +317,7 @@ class SendfileSenderTests(SenderTests, _Loopback):
         await super().asyncSetUp()
 
     async def test_a_connection_reset_while_nothing_is_read_is_noticed(self) -> None:
-        """Reading is paused for a client that sends ahead; the kernel tells at the next send."""
+        """While reading is paused for a client that sends ahead, the next send reveals it."""
         self.server.transport.pauseProducing()
         self.client.transport.pauseProducing()
         sender = self.sender(os.urandom(SIZE))
@@ -328,7 +328,7 @@ class SendfileSenderTests(SenderTests, _Loopback):
         await self.server.lost
 
     async def test_a_file_system_without_sendfile_is_copied(self) -> None:
-        """From where it stands."""
+        """From the current position."""
         real, calls = os.sendfile, []
 
         def sendfile(out: int, source: int, offset: int, count: int) -> int:
@@ -347,7 +347,7 @@ class SendfileSenderTests(SenderTests, _Loopback):
         self.assertEqual(sum(self.progress), SIZE)
 
     async def test_it_is_chosen_for_plain_tcp_only(self) -> None:
-        """TLS, and transports that only look like TCP, get the portable path."""
+        """For TLS and transports that only look like TCP, the portable path is used."""
         transport: Any = self.server.transport
         self.assertIsInstance(make_sender(self.threads, 0, 0, 0, transport), SendfileSender)
         self.assertIsInstance(make_sender(self.threads, 0, 0, 0, StringTransport()), FileSender)
@@ -392,7 +392,7 @@ class SpliceTests(_OnLoopback):
         return await splice_into(self.writer, self.receiver.transport, size)
 
     async def test_bytes_go_to_the_file_after_those_written(self) -> None:
-        """As many as asked for and no more."""
+        """Exactly as many as requested."""
         data = os.urandom(300_000)
         self.client.transport.write(data + b"next")
         self.writer.write(b"before")
@@ -410,13 +410,13 @@ class SpliceTests(_OnLoopback):
         self.assertEqual(rest, [b"next"])
 
     async def test_nothing_there_is_said_soon(self) -> None:
-        """The thread is not kept by a client that says nothing."""
+        """A silent client does not occupy the thread."""
         spliced = await self.take(1000)
         self.assertEqual((spliced.size, spliced.more), (0, False))
         await self.writer.close()
 
     async def test_a_turn_is_bounded(self) -> None:
-        """Others want the thread too."""
+        """Others need the thread, too."""
         self.patch(splicing, "TURN_BYTES", 100_000)
         self.client.transport.write(bytes(1_000_000))
         spliced = Spliced()
@@ -426,7 +426,7 @@ class SpliceTests(_OnLoopback):
         await self.writer.close()
 
     async def test_the_end_of_the_stream_is_left_to_the_reactor(self) -> None:
-        """Its bytes are taken, then there is no more."""
+        """The bytes before it are taken."""
         self.client.transport.write(b"last")
         self.client.transport.loseConnection()
         await self.until(lambda: not self.client.transport.connected)
@@ -436,7 +436,7 @@ class SpliceTests(_OnLoopback):
         self.assertEqual(self.path.read_bytes(), b"last")
 
     async def test_a_full_disk_is_reported_and_the_bytes_are_counted(self) -> None:
-        """The stream goes on after them."""
+        """The stream continues after them."""
         self.writer = FileWriter(self.threads, Path("/dev/full"), on_error=self.errors.append)
         self.patch(os, "ftruncate", lambda fd, size: None)
         self.patch(os, "lseek", lambda fd, position, whence: 0)
@@ -450,7 +450,7 @@ class SpliceTests(_OnLoopback):
         await self.assertFailure(self.writer.finish(), OSError)
 
     async def test_a_file_system_without_splice_gets_copies(self) -> None:
-        """And from then on the portable path is chosen."""
+        """From then on the portable path is used."""
         real = os.splice
 
         def splice(source: int, target: int, count: int, flags: int = 0) -> int:
@@ -468,7 +468,7 @@ class SpliceTests(_OnLoopback):
         self.assertFalse(can_splice(self.writer, self.receiver.transport))
 
     async def test_it_is_chosen_for_plain_tcp_without_a_checksum_only(self) -> None:
-        """A checksum needs to see the bytes; TLS is no plain stream."""
+        """For a checksum the bytes must be seen; TLS is not a plain stream."""
         transport: Any = self.receiver.transport
         self.assertTrue(can_splice(self.writer, transport))
         self.assertFalse(can_splice(FileWriter(self.threads, self.path, hashed=True), transport))
@@ -479,7 +479,7 @@ class SpliceTests(_OnLoopback):
 
 
 class UploadTests(_OnLoopbackMixin):
-    """An upload through the MMP frontend over a real connection, whichever way its bytes take."""
+    """Uploads through the MMP frontend over a real connection, on both paths."""
 
     direct: ClassVar[bool]
 
@@ -511,7 +511,7 @@ class UploadTests(_OnLoopbackMixin):
         return found
 
     async def test_a_large_upload_arrives_whole(self) -> None:
-        """And the request that follows at once is answered after it."""
+        """The next request, sent at once, is answered after it."""
         data = os.urandom(SIZE)
         client = await self.connect(self.port)
         client.transport.write(message(UPLOAD, data, "mp4") + message({"action": "info", "id": 2}))
@@ -524,7 +524,7 @@ class UploadTests(_OnLoopbackMixin):
         self.assertGreaterEqual(self.rig.gate.traffic.received, SIZE)
 
     async def test_an_upload_that_breaks_goes_on_where_it_stood(self) -> None:
-        """What its file holds is what upload_status says."""
+        """upload_status returns the size of its file."""
         data = os.urandom(SIZE)
         upload_id = str(uuid4())
         request = {**UPLOAD, "upload_id": upload_id, "size": SIZE}
@@ -550,7 +550,7 @@ class UploadTests(_OnLoopbackMixin):
         self.assertEqual(hashlib.sha256(stored).digest(), hashlib.sha256(data).digest())
 
     async def test_a_disk_error_leaves_the_connection_usable(self) -> None:
-        """The rest of the payload is thrown away, byte for byte."""
+        """The rest of the payload is discarded exactly."""
         room = [3 << 20]
 
         def use(size: int) -> None:
@@ -582,7 +582,7 @@ class UploadTests(_OnLoopbackMixin):
         self.assertEqual(info["id"], 2)
 
     async def test_a_promised_checksum_is_compared(self) -> None:
-        """So the bytes are looked at."""
+        """So the bytes must be seen."""
         data = os.urandom(SIZE)
         digest = hashlib.sha256(data).hexdigest()
         client = await self.connect(self.port)
@@ -592,7 +592,7 @@ class UploadTests(_OnLoopbackMixin):
         self.assertEqual(self.turns_taken, 0)
 
     async def test_a_limit_on_uploads_holds(self) -> None:
-        """Whichever way the bytes take."""
+        """On both paths."""
         rate = 100e6
         self.rig.gate.throttle.limit(rate)
         client = await self.connect(self.port)
@@ -605,7 +605,7 @@ class UploadTests(_OnLoopbackMixin):
         (accepted,) = await self.answers(client, 1)
         self.assertEqual(accepted["status"], "accepted")
         self.assertEqual(self.turns_taken > 0, self.direct)
-        # The last read or turn is not waited for.
+        # There is no wait after the last read or turn.
         self.assertGreater(seconds, (SIZE - rate * DIRECT_SHARE - READ_SIZE) / rate)
 
 
@@ -618,7 +618,7 @@ class DirectUploadTests(UploadTests, _OnLoopback):
         super().setUp()
 
     async def test_a_disk_that_stalls_excuses_the_silence(self) -> None:
-        """The connection is not cut off while a thread waits for our disk."""
+        """The client is not disconnected while a thread waits for our disk."""
         client = await self.connect(self.port)
         await self.until(lambda: self.rig.gate.connections)
         (protocol,) = self.rig.gate._welcome

@@ -1,4 +1,4 @@
-"""An attempt's commands, and what its client is told when they fail."""
+"""An attempt's commands, and the errors for its client if they fail."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class CommandGroupTests(SynchronousTestCase):
         return ensureDeferred(self.group.run())
 
     def test_it_ends_when_all_have_ended(self) -> None:
-        """In the order of the commands, whichever was the quickest."""
+        """The results are in the order of the commands, whichever ended first."""
         running = self.run_group()
         one, two = self.runner.running
         two.complete(b"two")
@@ -46,7 +46,7 @@ class CommandGroupTests(SynchronousTestCase):
         self.assertEqual([each.stdout for each in ended], [b"one", b"two"])
 
     def test_one_that_fails_has_the_other_stopped(self) -> None:
-        """What is told is the failure, not that the other was stopped; both have ended by then."""
+        """The error is the failure, not that the other was stopped; both have ended by then."""
         self.runner.stops_at_once = False
         running = self.run_group()
         one, two = self.runner.running
@@ -58,14 +58,14 @@ class CommandGroupTests(SynchronousTestCase):
         self.assertIs(error.command, TWO)
 
     def test_a_stop_ends_all(self) -> None:
-        """And nothing else is told."""
+        """There is no other error."""
         running = self.run_group()
         self.group.stop()
         self.failureResultOf(running, CommandStopped)
         self.assertEqual(self.runner.running, [])
 
     def test_progress_of_parallel_commands_is_added_up(self) -> None:
-        """Of each command the newest."""
+        """The latest progress of each command counts."""
         self.run_group().addErrback(lambda _: None)
         one, two = self.runner.running
         first, second, third = (Progress(out_time, None, None) for out_time in (1.0, 2.0, 3.0))
@@ -77,7 +77,7 @@ class CommandGroupTests(SynchronousTestCase):
         self.group.stop()
 
     def test_a_runner_that_fails_at_the_second_leaves_no_first(self) -> None:
-        """The fault is raised once the first has ended."""
+        """The exception is raised once the first command has ended."""
         start = self.runner.start
 
         def refuse(command: Command, *rest: Any) -> StubCommand:
@@ -90,7 +90,7 @@ class CommandGroupTests(SynchronousTestCase):
         self.assertEqual(self.runner.running, [])
 
     def test_one_that_cannot_be_stopped_does_not_keep_the_others(self) -> None:
-        """The fault is logged."""
+        """The error is logged."""
         running = self.run_group()
         one, two = self.runner.running
 
@@ -107,7 +107,8 @@ class CommandGroupTests(SynchronousTestCase):
 
 class ExplanationTests(SynchronousTestCase):
     def test_each_failure_of_a_file_says_what_to_do(self) -> None:
-        """Too much for this server is 413, no space is 507, and everything else is the file."""
+        """Beyond this server's limits is 413, no space is 507; everything else is due to the
+        file."""
         codes = {
             FailureKind.SPACE: 507,
             FailureKind.MEMORY: 413,

@@ -1,4 +1,4 @@
-"""The garbage collector: what it looks at once the server has started."""
+"""The garbage collector: which objects it visits once the server has started."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from vidproc.app.garbage import keep_for_good
 
 
 class Held:
-    """Something that modules hold for good."""
+    """An object that a module keeps forever."""
 
 
 class KeepForGoodTests(SynchronousTestCase):
     def test_what_is_there_is_looked_at_no_more(self) -> None:
-        """What comes afterwards is, so that nothing leaks."""
+        """Later objects are still visited, so that nothing leaks."""
         self.addCleanup(gc.unfreeze)
         held = Held()
         keep_for_good()

@@ -1,4 +1,4 @@
-"""What every frontend obeys: the gate, and the rules beside it."""
+"""The gate that every frontend obeys, and its rules."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from vidproc.tasks.settings import Caller
 
 
 class StubConnection:
-    """A connection that notes what the gate does to it."""
+    """A connection that records what the gate does to it."""
 
     def __init__(self) -> None:
         self.transport: Any = StringTransport()
@@ -59,7 +59,7 @@ class GateTests(SynchronousTestCase):
         return error.code
 
     def test_connections_and_clients_are_counted(self) -> None:
-        """Two of one client are two connections of one peer."""
+        """Two connections of one client count as one peer."""
         gate = self.gate()
         first, _ = self.enter(gate), self.enter(gate)
         self.enter(gate, "192.0.2.2")
@@ -70,7 +70,7 @@ class GateTests(SynchronousTestCase):
         self.assertEqual((gate.connections, gate.peers, gate.transferring), (2, 2, 0))
 
     def test_a_refused_connection_takes_no_place(self) -> None:
-        """While it lingers, the places are those of the ones that are welcome."""
+        """While it lingers, all places are left for admitted connections."""
         gate = self.gate(max_connections=2, max_connections_per_ip=1)
         welcome = self.enter(gate)
         self.assertEqual(self.refused(gate), ErrorCode.TOO_MANY)
@@ -80,7 +80,7 @@ class GateTests(SynchronousTestCase):
         self.enter(gate)
 
     def test_a_flood_is_turned_away_beyond_the_budget(self) -> None:
-        """Without an answer; and the gate is shut until a refused connection has gone."""
+        """Without an answer. The gate is shut until a refused connection has ended."""
         gate = self.gate(max_connections=1, refusals=Refusals(most=2))
         self.enter(gate)
         lingering = []
@@ -98,14 +98,14 @@ class GateTests(SynchronousTestCase):
         self.assertFalse(gate.shut)
 
     def test_a_token_names_the_caller(self) -> None:
-        """Without tokens the address is all that is known."""
+        """Without tokens, only the address is known."""
         self.assertEqual(self.gate().caller("192.0.2.1", "x"), Caller("192.0.2.1"))
         gate = self.gate(tokens=Tokens({"ann": "s3cret"}))
         self.assertEqual(gate.caller("192.0.2.1", "s3cret"), Caller("192.0.2.1", "ann"))
         self.assertRaises(ServiceError, gate.caller, "192.0.2.1", None)
 
     def test_a_fault_is_logged_under_the_reference_that_the_client_gets(self) -> None:
-        """And tells nothing else."""
+        """The client gets no other details."""
         error = self.gate().fault(Failure(RuntimeError("/secret/path")))
         self.assertEqual(error.code, ErrorCode.INTERNAL)
         self.assertNotIn("secret", error.description)
@@ -126,7 +126,7 @@ class GateTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_a_drain_ends_with_its_grace(self) -> None:
-        """Whoever is left is cut off, refused ones too."""
+        """The remaining connections are closed at once, refused ones as well."""
         gate = self.gate(max_connections=1)
         busy, refused = self.enter(gate), StubConnection()
         busy.transferring = True
@@ -136,7 +136,7 @@ class GateTests(SynchronousTestCase):
         self.assertTrue(busy.aborted and refused.aborted)
 
     def test_a_transfer_that_ends_during_a_drain_ends_its_connection(self) -> None:
-        """At any other time it serves the next request, and so does one that still transfers."""
+        """Otherwise it would serve the next request; a connection with a transfer still does."""
         gate = self.gate()
         first, second = self.enter(gate), self.enter(gate)
         gate.settled(first)
@@ -149,13 +149,13 @@ class GateTests(SynchronousTestCase):
         self.assertEqual((first.closed, second.closed), (False, True))
 
     def test_an_empty_gate_is_drained_at_once(self) -> None:
-        """Nothing to wait for."""
+        """There is nothing to wait for."""
         self.successResultOf(self.gate().drain(30.0))
 
 
 class PeersTests(SynchronousTestCase):
     def test_a_client_that_leaves_is_forgotten(self) -> None:
-        """Memory does not grow with addresses that once came."""
+        """Memory does not grow with the number of earlier addresses."""
         peers = Peers(10, 1)
         for _ in range(2):
             peers.enter("a")
@@ -163,7 +163,7 @@ class PeersTests(SynchronousTestCase):
         self.assertEqual(len(peers), 0)
 
     def test_a_refused_client_does_not_count(self) -> None:
-        """Its next connection is welcome as soon as one has gone."""
+        """Its next connection is admitted as soon as another has ended."""
         peers = Peers(10, 1)
         peers.enter("a")
         self.assertRaises(ServiceError, peers.enter, "a")
@@ -173,7 +173,7 @@ class PeersTests(SynchronousTestCase):
 
 class RefusalsTests(SynchronousTestCase):
     def test_one_client_leaves_answers_for_others(self) -> None:
-        """It has a part of the budget only."""
+        """It gets only a part of the budget."""
         refusals = Refusals(most=4, most_of_peer=2)
         refusals.enter("a")
         refusals.enter("a")
@@ -189,7 +189,7 @@ class TokensTests(SynchronousTestCase):
         self.path.write_text("ann s3cret\n")
 
     def test_the_file_is_read_again(self) -> None:
-        """Who was struck out is not let in any more."""
+        """Removed tokens are no longer accepted."""
         tokens = Tokens.read(self.path)
         self.path.write_text("# new\nbob t0ken\n")
         tokens.reload()
@@ -208,21 +208,21 @@ class TokensTests(SynchronousTestCase):
             self.assertEqual(tokens.check("s3cret"), "ann")
 
     def test_what_is_wrong_is_named_without_its_text(self) -> None:
-        """The line may hold a token."""
+        """The line may contain a token."""
         self.path.write_text("ann one two\n")
         error = self.assertRaises(ValueError, Tokens.read, self.path)
         self.assertIn("line 1", str(error))
         self.assertNotIn("two", str(error))
 
     def test_no_tokens_are_needed_without_a_file(self) -> None:
-        """And there is nothing to read again."""
+        """There is nothing to reload."""
         tokens = Tokens()
         tokens.reload()
         self.assertFalse(tokens.needed)
         self.assertIsNone(tokens.check("anything"))
 
     def test_any_text_may_be_a_wrong_token(self) -> None:
-        """A lone surrogate is none of Python's faults."""
+        """Even a lone surrogate does not lead to an exception."""
         tokens = Tokens({"ann": "s3cret"})
         for text in ("", "\ud800", "ä" * 1000):
             self.assertRaises(ServiceError, tokens.check, text)
@@ -230,11 +230,11 @@ class TokensTests(SynchronousTestCase):
 
 class ThrottleTests(SynchronousTestCase):
     def test_nobody_waits_without_a_limit(self) -> None:
-        """Whatever comes."""
+        """However much arrives."""
         self.assertEqual(IngestThrottle(Clock()).take(1 << 40), 0.0)
 
     def test_all_uploads_together_wait_for_the_limit(self) -> None:
-        """Twice as much as fits a second has to wait for about a second longer."""
+        """Twice as many bytes as fit into a second must wait for about another second."""
         clock = Clock()
         throttle = IngestThrottle(clock)
         throttle.limit(2 * LEAST_RATE)
@@ -244,7 +244,7 @@ class ThrottleTests(SynchronousTestCase):
         self.assertLess(abs(throttle.take(int(LEAST_RATE)) - 0.5), 0.03)
 
     def test_no_limit_falls_below_the_promise(self) -> None:
-        """5,000 packets a second may always come."""
+        """5,000 packets a second are always allowed."""
         throttle = IngestThrottle(Clock())
         throttle.limit(1.0)
         self.assertEqual(throttle.rate, LEAST_RATE)
@@ -263,7 +263,7 @@ class PacingTests(SynchronousTestCase):
         )
 
     def test_who_is_ahead_pauses_until_it_is_its_turn(self) -> None:
-        """It is told how much it read before the pause; what is read meanwhile does not count."""
+        """It gets the size of the read before the pause; later reads do not count."""
         pacing = self.pacing()
         pacing.took(int(LEAST_RATE))
         pacing.took(int(LEAST_RATE))
@@ -274,7 +274,7 @@ class PacingTests(SynchronousTestCase):
         self.assertEqual(self.events, ["pause", int(LEAST_RATE)])
 
     def test_nothing_happens_without_a_limit(self) -> None:
-        """However much comes."""
+        """However much arrives."""
         self.throttle.limit(None)
         self.pacing().took(1 << 40)
         self.assertEqual(self.events, [])
@@ -288,7 +288,7 @@ class PacingTests(SynchronousTestCase):
 
 
 class LimitedMMPTests(SynchronousTestCase):
-    """The limits as an MMP client meets them."""
+    """The limits, as MMP clients see them."""
 
     def rig(self, **options: Any) -> Rig:
         rig = Rig(Path(self.mktemp()), **options)
@@ -296,7 +296,7 @@ class LimitedMMPTests(SynchronousTestCase):
         return rig
 
     def test_a_flood_of_one_address_is_closed_without_an_answer(self) -> None:
-        """The first few are told why."""
+        """The first few get a reason."""
         rig = self.rig(max_connections_per_ip=1, refusals=Refusals(most_of_peer=3))
         rig.connect()
         flood = [rig.connect() for _ in range(10)]
@@ -306,7 +306,7 @@ class LimitedMMPTests(SynchronousTestCase):
         self.assertFalse(rig.connect("192.0.2.9").transport.ended)
 
     def test_no_connection_is_accepted_when_there_is_no_place_even_to_refuse_it(self) -> None:
-        """The kernel's socket is closed before anything is built for it."""
+        """The socket is closed before any object is created for it."""
         rig = self.rig(max_connections=1, refusals=Refusals(most=1))
         rig.connect()
         rig.connect()
@@ -322,7 +322,7 @@ class FloodTests(SynchronousTestCase):
         return server
 
     def test_a_flood_of_connections_leaves_descriptors(self) -> None:
-        """Those beyond the limit hold no more than their budget; others are served again after."""
+        """Refused connections stay within their budget; afterwards others are served again."""
         server = self.server("--max-connections=20")
         process, client = psutil.Process(server.pid), PlainClient(server.port)
         before = process.num_fds()
@@ -342,7 +342,7 @@ class FloodTests(SynchronousTestCase):
         wait_for(lambda: _is_served(client))
 
     def test_running_out_of_descriptors_ends_no_service(self) -> None:
-        """New connections wait meanwhile, and the server neither dies nor spins."""
+        """New connections wait; the server neither ends nor spins."""
         server = self.server()
         process, client = psutil.Process(server.pid), PlainClient(server.port)
         kept = client.connect()

@@ -1,4 +1,4 @@
-"""The pure pieces of the operations: sizes, parts, sound, tags, searching a GIF's size."""
+"""The pure functions of the operations: sizes, clips, audio, tags, the search for a GIF's size."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def film(**fields: Any) -> MediaInfo:
 
 class SizeTests(TestCase):
     def test_even_numbers_stay_and_odd_ones_go_down(self) -> None:
-        """A size in whole pixels never grows by being made even."""
+        """Making a size even never increases it."""
         self.assertEqual(
             [sizes.even(n) for n in (1, 2, 3, 640, 641, 643)], [2, 2, 2, 640, 640, 642]
         )
         self.assertEqual(sizes.even(853.33), 854)
 
     def test_a_frame_fits_inside_without_one_pixel_bars(self) -> None:
-        """Rounding never leaves a bar of a pixel or two."""
+        """Rounding does not lead to bars of one or two pixels."""
         self.assertEqual(sizes.inside((1920, 1080), (854, 480)), (854, 480))
         self.assertEqual(sizes.inside((1080, 1920), (1280, 720)), (404, 720))
         self.assertEqual(sizes.inside((1920, 1080), (640, 640)), (640, 360))
@@ -57,30 +57,30 @@ class SizeTests(TestCase):
         self.assertEqual(canvas((1080, 1920), 16 / 9, "crop")[0], 1080)
 
     def test_a_frame_beyond_the_limit_is_made_smaller_in_its_shape(self) -> None:
-        """10:1 of a 4K film is still a frame that players open."""
+        """Even 10:1 of a 4K film gives a frame size that players support."""
         self.assertEqual(sizes.limited((21600, 2160)), (8192, 820))
 
 
 class ClipTests(TestCase):
     def test_a_clip_past_the_end_is_shortened_with_a_warning(self) -> None:
-        """The part ends where the film does, and the client is told."""
+        """The clip ends where the film does, and the client gets a warning."""
         part = clips.clip(film(), 8.0, 5.0, with_audio=True)
         self.assertEqual((part.start, part.length), (8.0, 2.0))
         self.assertIn("10.00 s", part.warnings[0])
 
     def test_a_clip_inside_is_unchanged(self) -> None:
-        """Nothing is said when nothing was changed."""
+        """Without a change there is no warning."""
         self.assertEqual(clips.clip(film(), 1.0, 9.0, with_audio=True).warnings, ())
 
     def test_a_start_past_the_last_frame_is_refused_with_the_duration(self) -> None:
-        """FFmpeg would make an empty file of it and report success."""
+        """FFmpeg would write an empty file and report success."""
         for start in (9.99, 10.0, 11.0):
             error = self.assertRaises(ServiceError, clips.clip, film(), start, 1.0, with_audio=True)
             self.assertEqual(error.code, 422)
             self.assertIn("10.00 s", error.description)
 
     def test_an_unknown_duration_is_taken_as_it_comes(self) -> None:
-        """What can't be checked is left to the check of the result."""
+        """It is left to the verification of the result."""
         video = VideoStream(index=0, codec="h264", width=64, height=64)
         part = clips.clip(film(video=video, duration=None), 5.0, 2.0, with_audio=True)
         self.assertEqual(part.length, 2.0)
@@ -104,7 +104,7 @@ class SoundTests(TestCase):
         self.assertEqual((chosen.encoder, chosen.channels, chosen.bit_rate), ("aac", 6, 360_000))
 
     def test_an_exact_cut_encodes_the_audio(self) -> None:
-        """Packets do not begin where the frame is cut."""
+        """Packets do not start exactly at the cut."""
         opus = AudioStream(index=1, codec="opus", channels=2, sample_rate=48000)
         for cut, encoder in ((False, "copy"), (True, "libopus")):
             chosen = audio.choose_audio(film(audio=(opus,)), "webm", cut=cut)
@@ -149,7 +149,7 @@ class SoundTests(TestCase):
 
 class DeliveryTests(TestCase):
     def test_only_harmless_tags_are_kept(self) -> None:
-        """Where and with what a film was taken stays private."""
+        """The place and the camera of a film stay private."""
         options = tracks.clean_metadata(
             film(tags={"title": "T = 1", "copyright": "me", "artist": "A"})
         )
@@ -159,7 +159,7 @@ class DeliveryTests(TestCase):
         self.assertNotIn("me", "".join(map(str, options.values())))
 
     def test_image_subtitles_are_dropped_with_a_sentence(self) -> None:
-        """Text can be carried over, frames can't."""
+        """Text can be converted, images can't."""
         media = film(
             subtitles=(
                 SubtitleStream(index=2, codec="subrip", text=True),
@@ -173,7 +173,7 @@ class DeliveryTests(TestCase):
         )
 
     def test_every_input_is_held_to_files_and_known_formats(self) -> None:
-        """A playlist must not read another file, nor an address."""
+        """A playlist must read neither another file nor an address."""
         options = reading.source(film()).node.kwargs
         self.assertEqual(options["protocol_whitelist"], "file")
         formats = options["format_whitelist"].split(",")
@@ -185,7 +185,7 @@ class GifSizeTests(TestCase):
     full = renditions.Rendition((480, 270), 12.0)
 
     def search(self, most: int, real_full: float, guess: float) -> renditions.SizeSearch:
-        """Run a search against a world where colours save less than we think."""
+        """Run a search in which fewer colours save less than estimated."""
         search = renditions.SizeSearch(self.full, most, guess)
         while (rendition := search.next_rendition()) is not None:
             pixels = rendition.size[0] * rendition.size[1] / (480 * 270)
@@ -204,13 +204,13 @@ class GifSizeTests(TestCase):
                 self.assertLessEqual(search.best[1], most)
 
     def test_the_first_attempt_is_kept_when_it_fits(self) -> None:
-        """Nothing is given up without need."""
+        """Quality is not reduced unnecessarily."""
         search = self.search(1_000_000, 400_000, 1_500_000)
         assert search.best is not None
         self.assertEqual((search.attempts, search.best[0]), (1, self.full))
 
     def test_colours_go_first_then_frames_then_pixels(self) -> None:
-        """The order that is told to people."""
+        """The documented order."""
         self.assertEqual(renditions.reduced(self.full, 0.9).colours, 128)
         self.assertEqual(renditions.reduced(self.full, 0.9).fps, 12)
         slower = renditions.reduced(self.full, 0.6)
@@ -225,7 +225,7 @@ class GifSizeTests(TestCase):
         self.assertEqual(commands.rate(12.5), "12500/1000")
 
     def test_the_recipe_has_the_fewest_bytes_among_the_best(self) -> None:
-        """But none that loses to the plain palette in bytes or in likeness."""
+        """But none that is worse than the plain palette in size or similarity."""
         scores = {"bayer": 0.95, "flat": 0.97, "plain": 0.92}
         self.assertEqual(
             recipes.choose_recipe(scores, {"bayer": 90, "flat": 95, "plain": 100}).name, "flat"
@@ -239,7 +239,7 @@ class GifSizeTests(TestCase):
         )
 
     def test_scores_are_read_by_recipe(self) -> None:
-        """The mean over the frames, whatever else is printed."""
+        """The mean over the frames, among other output."""
         printed = b"".join(
             b"frame:0 pts:0\nlavfi.ssim.R=0.1\nlavfi.ssim.All=%f\nrecipe=%s\n" % (score, name)
             for score, name in ((0.5, b"bayer"), (0.9, b"flat"), (0.7, b"bayer"))

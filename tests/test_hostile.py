@@ -1,7 +1,7 @@
-"""Hostile and damaged files through a real server, and what they must not get at.
+"""Hostile and damaged files on a real server, and what they must not reach.
 
-Each file goes through every operation, from an address each. It ends in an error that says what
-is wrong, or in a result; within a bounded time, with no child left and the server as it was.
+Each file is sent to every operation, from different addresses. Each task must end within a limited
+time, with a result or an error that says what is wrong, and leave neither processes nor damage.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ OPERATIONS: dict[str, dict[str, Any]] = {
     "webm": {"start_time": 0, "duration": 0.5, "width": 160},
 }
 QUICK = ("extract_audio", "gif", "webm")
-"""What is done to generated files that hold a film; the others are slower and no different."""
+"""The operations for generated files that contain a film; others are slower and no different."""
 
-TASK_TIME = 120.0  # a hang is what it catches; a busy machine is no failure
+TASK_TIME = 120.0  # long, because it should catch hangs but not busy machines
 SERVER_MEMORY = 150 << 20
 
 _addresses = count(1)
 
 
 def next_address() -> str:
-    """Return an address that nobody has used, for its slot and its connections."""
+    """Return an unused address, whose slot and connections are free."""
     return "127.1.{}.{}".format(*divmod(next(_addresses), 250))
 
 
@@ -83,15 +83,15 @@ def full_box(kind: bytes, *parts: bytes, flags: int = 0) -> bytes:
 
 
 EXTERNAL_OFFSET = 100_000
-"""Where in the other file the samples are: beyond the end of the file that names it."""
+"""The position of the samples in the other file, which is beyond the end of the first file."""
 
 
 def mp4_with_external_data(url: str) -> bytes:
-    """An MP4 whose only track's samples are in another file, named by an URL and by an alias."""
+    """Return an MP4 whose samples are in another file, named by a URL and by an alias."""
     one = 1 << 16
     matrix = struct.pack(">9I", one, 0, 0, 0, one, 0, 0, 0, 1 << 30)
     path = url.removeprefix("file://").encode()
-    # One level up from this file, one down to the other.
+    # One level up from this file, and one down to the other.
     alias = (
         bytes(130)
         + struct.pack(">HH16x", 1, 1)
@@ -124,24 +124,24 @@ def mp4_with_external_data(url: str) -> bytes:
 
 
 def playlist(*entries: str) -> bytes:
-    """An HLS playlist that names these entries."""
+    """Return an HLS playlist with these entries."""
     lines = "".join(f"#EXTINF:10.0,\n{entry}\n" for entry in entries)
     return f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n{lines}#EXT-X-ENDLIST\n".encode()
 
 
 def concat_script(*entries: str) -> bytes:
-    """A script of FFmpeg's concat demuxer that names these files."""
+    """Return a script for FFmpeg's concat demuxer with these files."""
     return b"ffconcat version 1.0\n" + "".join(f"file {entry}\n" for entry in entries).encode()
 
 
 def svg(url: str) -> bytes:
-    """An SVG with an external entity."""
+    """Return an SVG with an external entity."""
     entity = f'<!DOCTYPE svg [<!ENTITY x SYSTEM "{url}">]>'
     return f'<?xml version="1.0"?>{entity}<svg width="9" height="9"><text>&x;</text></svg>'.encode()
 
 
 def image_bomb(width: int, height: int) -> bytes:
-    """A GIF of a few bytes with a frame of so many pixels."""
+    """Return a GIF of a few bytes with a frame of that many pixels."""
     return (
         struct.pack("<6sHHBBB", b"GIF89a", width, height, 0x80, 0, 0)
         + bytes(6)
@@ -151,7 +151,7 @@ def image_bomb(width: int, height: int) -> bytes:
 
 
 def png(width: int, height: int) -> bytes:
-    """A PNG that claims so many pixels and holds few."""
+    """Return a PNG that claims that many pixels but contains few."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         check = struct.pack(">I", zlib.crc32(kind + data))
@@ -163,7 +163,7 @@ def png(width: int, height: int) -> bytes:
 
 
 def nested_matroska(depth: int) -> bytes:
-    """A Matroska file of chapters within chapters within chapters."""
+    """Return a Matroska file with deeply nested chapters."""
     body = b""
     for _ in range(depth):
         body = b"\xb6" + (len(body) | 1 << 28).to_bytes(4, "big") + body  # ChapterAtom
@@ -174,7 +174,7 @@ def nested_matroska(depth: int) -> bytes:
 
 
 def adts_noise() -> bytes:
-    """AAC frames with sound heads and random bodies."""
+    """Return AAC frames with valid headers and random contents."""
     noise = random.Random(5)
     frames = []
     for _ in range(300):
@@ -185,7 +185,7 @@ def adts_noise() -> bytes:
 
 
 def long_avi() -> bytes:
-    """A real AVI whose head claims a hundred hours."""
+    """Return a real AVI whose header claims a hundred hours."""
     data = bytearray((MEDIA / "mpeg4asp-mp3.avi").read_bytes())
     start = data.index(b"avih") + 8
     struct.pack_into("<I", data, start + 16, 8_631_000)
@@ -196,7 +196,7 @@ def long_avi() -> bytes:
 
 
 def damaged(damage: Callable[[bytearray, random.Random], None]) -> bytes:
-    """A real film, damaged."""
+    """Return a real film, damaged."""
     data = bytearray(FILM.read_bytes())
     damage(data, random.Random(7))
     return bytes(data)
@@ -258,7 +258,7 @@ MADE: dict[str, Callable[[], bytes]] = {
 
 @contextmanager
 def watched(*paths: Path) -> Iterator[Callable[[], list[str]]]:
-    """Have the kernel tell who is opened: the value returns the names of those that were."""
+    """Watch files with inotify. The value returns the names of those that were opened."""
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "inotify_init1"):
         raise SkipTest("needs inotify")
@@ -285,7 +285,7 @@ def watched(*paths: Path) -> Iterator[Callable[[], list[str]]]:
 
 
 class Listener:
-    """A socket of this machine that nobody should talk to."""
+    """A socket on this machine that nothing should connect to."""
 
     def __init__(self) -> None:
         self.socket = socket.create_server(("127.0.0.1", 0))
@@ -316,7 +316,7 @@ class HostileTestCase(TestCase):
     def send(
         self, data: bytes, kind: str, operation: str, parameters: dict[str, Any]
     ) -> tuple[dict[str, Any], float]:
-        """Send a file through an operation; return how that ended in detail, and the seconds."""
+        """Send a file to an operation; return the detailed outcome, and the seconds."""
         client = PlainClient(self.server.port, next_address())
         start = time.monotonic()
         request: dict[str, Any] = {"action": "upload", "type": operation, "parameters": parameters}
@@ -345,7 +345,7 @@ class HostileTestCase(TestCase):
     def send_all(
         self, files: dict[str, bytes], operations: tuple[str, ...]
     ) -> dict[tuple[str, str], tuple[dict[str, Any], float]]:
-        """Send files through operations side by side; return how each pair ended."""
+        """Send files to operations in parallel; return the outcome of each pair."""
         pairs = [(name, operation) for name in files for operation in operations]
         with ThreadPoolExecutor(4) as threads:
             ended = threads.map(
@@ -374,7 +374,7 @@ class HostileTestCase(TestCase):
         return found
 
     def assertServerIsWell(self) -> None:
-        """The server answers, is small, and has no child and no file of these tasks."""
+        """The server answers, uses little memory, and has no child or file of these tasks."""
         client = PlainClient(self.server.port, next_address())
         load = client.request({"action": "info", "detail": True})[0]["load"]
         self.assertEqual((load["queued"], load["running"]), (0, 0))
@@ -385,7 +385,7 @@ class HostileTestCase(TestCase):
 
 
 class HostileFileTests(HostileTestCase):
-    """One test for each file, all operations side by side; see the end of this module."""
+    """One test per file, with all operations in parallel; see the end of this module."""
 
     def go_through(self, name: str, data: bytes, operations: tuple[str, ...]) -> None:
         ended = self.send_all({name: data}, operations)
@@ -393,7 +393,7 @@ class HostileFileTests(HostileTestCase):
         self.assertServerIsWell()
 
     def test_an_attachment_is_not_written_to_the_path_that_it_names(self) -> None:
-        """It asks for a place outside, which stays empty."""
+        """It names a path outside, which stays empty."""
         place = Path("/tmp/pwned-attachment.txt")
         if place.exists():
             raise SkipTest(f"{place} is there already")
@@ -401,7 +401,7 @@ class HostileFileTests(HostileTestCase):
         self.assertFalse(place.exists())
 
     def test_tags_reach_neither_a_shell_nor_the_log_as_lines(self) -> None:
-        """Nothing was run, and every line of the logs is one of ours."""
+        """Nothing is run, and every line of the logs is ours."""
         self.send((HOSTILE / "metadata-injection.mp4").read_bytes(), "mp4", "extract_audio", {})
         self.assertFalse(Path("/tmp/pwned").exists())
         for name in ("server.log", "video_processor.log"):
@@ -410,10 +410,10 @@ class HostileFileTests(HostileTestCase):
 
 
 class CanaryTests(HostileTestCase):
-    """Files that name other files and addresses; the kernel tells whether these were opened."""
+    """Files that name other files and addresses; inotify reports whether these are opened."""
 
     def lures(self, target: Path, relative: str) -> dict[str, bytes]:
-        """Return files that name `target`, by its path and relative to their own place."""
+        """Return files that name `target`, by absolute and by relative paths."""
         return {
             "hls-path.mp4": playlist(str(target)),
             "hls-url.mp4": playlist(f"file://{target}"),
@@ -431,7 +431,7 @@ class CanaryTests(HostileTestCase):
         }
 
     def assertNothingLeaks(self, secret: bytes, lures: dict[str, bytes], *targets: Path) -> None:
-        """No lure gets the secret, in a result or in words, nor is a target opened for it."""
+        """No lure gets the secret, in a result or a message, and no target is opened."""
         with watched(*targets) as opened:
             ended = self.send_all(lures, ("webm", "extract_audio"))
             self.assertEqual(opened(), [])
@@ -441,7 +441,7 @@ class CanaryTests(HostileTestCase):
         self.assertEqual(self.problems(ended), [])
 
     def test_the_watch_on_a_file_sees_an_open(self) -> None:
-        """Or else the tests of this class would prove nothing."""
+        """Otherwise the tests of this class would prove nothing."""
         canary = self.folder / "canary"
         canary.write_text("x")
         with watched(canary) as opened:
@@ -450,7 +450,7 @@ class CanaryTests(HostileTestCase):
             self.assertEqual(opened(), [str(canary)])
 
     def test_an_ffmpeg_that_nothing_holds_does_follow_them(self) -> None:
-        """Or else the lures would be none."""
+        """Otherwise the lures would not work at all."""
         target = self.folder / "target"
         target.write_bytes(b"CANARY" * 50_000)
         lures = self.lures(target, "target")
@@ -468,7 +468,7 @@ class CanaryTests(HostileTestCase):
                 self.assertEqual(opened(), [str(target)], done.stderr.decode())
 
     def test_a_file_of_this_machine_stays_closed(self) -> None:
-        """Whatever names it, by a path, an URL, or relative to the input."""
+        """However it is named: by a path, a URL, or relative to the input."""
         canary = self.folder / "canary.mp4"
         secret = os.urandom(16).hex().encode()
         canary.write_bytes(secret * 10_000)
@@ -476,7 +476,7 @@ class CanaryTests(HostileTestCase):
         self.assertNothingLeaks(secret, self.lures(canary, os.path.relpath(canary, inputs)), canary)
 
     def test_another_task_keeps_its_input_and_its_result_to_itself(self) -> None:
-        """A playlist that names them gets nothing, though they are films that would play."""
+        """A playlist that names them gets nothing, although they are playable films."""
         owner = PlainClient(self.server.port, next_address())
 
         def upload(operation: str, parameters: dict[str, Any]) -> str:
@@ -490,7 +490,7 @@ class CanaryTests(HostileTestCase):
         result = self.server.data_dir / "results" / f"{done}.gif"
         source = self.server.data_dir / "inputs" / running
         part = self.send_part()
-        # The owner's own attempt opens its input until it encodes.
+        # The owner's own attempt opens its input before it encodes.
         owner.wait_for_stage(running, "encoding")
         lures = {f"result-{k}": v for k, v in self.lures(result, f"../results/{done}.gif").items()}
         lures |= {f"input-{k}": v for k, v in self.lures(source, running).items()}
@@ -499,7 +499,7 @@ class CanaryTests(HostileTestCase):
         self.assertNothingLeaks(b"GIF89a", lures, result, part)
 
     def send_part(self) -> Path:
-        """Leave a broken upload behind; return its file."""
+        """Leave an interrupted upload; return its file."""
         client = PlainClient(self.server.port, next_address())
         request: dict[str, Any] = {"action": "upload", "type": "extract_audio", "parameters": {}}
         request |= {"upload_id": str(uuid.uuid4()), "size": 1 << 20}
@@ -510,7 +510,7 @@ class CanaryTests(HostileTestCase):
         return part
 
     def test_a_listening_socket_of_this_machine_hears_nothing(self) -> None:
-        """Whatever names it."""
+        """However it is named."""
         listener = Listener()
         self.addCleanup(listener.close)
         here = f"127.0.0.1:{listener.port}"

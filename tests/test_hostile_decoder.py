@@ -1,4 +1,4 @@
-"""What answers a decoder that was taken over: every layer, and a program that tries everything."""
+"""The sandbox against a decoder under an attacker's control, which tries everything."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REFUSALS = {"EPERM", "EACCES", "ENOSYS"}
 
 
 def foreign_interface() -> list[str]:
-    """Return the libraries that ctypes needs besides Python's own."""
+    """Return the libraries that ctypes needs in addition to Python's own."""
     maps = Path("/proc/self/maps").read_text().splitlines()
     return sorted({line.split()[-1] for line in maps if "libffi" in line})
 
@@ -46,7 +46,7 @@ class HostileDecoderTests(TestCase):
         self.before = self.state()
 
     def state(self) -> dict[str, tuple[float, int, bytes]]:
-        """Return everything of the files that an attacker might change."""
+        """Return everything about the files that an attacker might change."""
         found = {}
         for path in (self.file, self.input):
             stat = path.stat()
@@ -61,7 +61,7 @@ class HostileDecoderTests(TestCase):
     def check(self, answered: str, said: str) -> None:
         answers = dict(json.loads(line) for line in answered.splitlines())
         self.assertGreater(len(answers), 150, said)
-        # The last attempt ends the attacker where the kernel runs no 32-bit programs.
+        # The last attempt kills the attacker if the kernel does not run 32-bit programs.
         self.assertIn("a call of the future", answers)
         got_through = {name: a for name, a in answers.items() if a not in REFUSALS}
         self.assertEqual(got_through, {})
@@ -78,7 +78,7 @@ class HostileDecoderTests(TestCase):
         }
 
     def test_nothing_gets_through_in_the_place_of_ffmpeg(self) -> None:
-        """As a program of its own, with a folder to write to."""
+        """As a separate program with a folder to write to."""
         sandbox = Sandbox(address_space=4 << 30, file_size=1 << 30, layers=self.layers)
         target = json.dumps(self.target(self.own))
         program = [sys.executable, "-I", "-S", "-B", ATTACKER, target]
@@ -88,7 +88,7 @@ class HostileDecoderTests(TestCase):
         )
 
     def test_nothing_gets_through_in_the_place_of_the_probe(self) -> None:
-        """As a script, with nothing but its input."""
+        """As a script with only its input."""
         sandbox = Sandbox(address_space=4 << 30, file_size=1 << 30, layers=self.layers)
         argv = sandbox.wrap_script([ATTACKER, json.dumps(self.target(None))], (str(self.input),))
         self.attack(
@@ -110,7 +110,7 @@ class HostileDecoderTests(TestCase):
             self.check(child.said[1].decode(), child.said[2].decode())
 
     def test_the_attempts_are_real(self) -> None:
-        """Where nothing holds it, what is tried works."""
+        """Without the sandbox, the attempts succeed."""
         path, pid = os.fsencode(self.file), os.getpid()
         buffer = ctypes.create_string_buffer(64)
         answers = [

@@ -1,4 +1,4 @@
-"""Whom the HTTP frontend serves: hosts, pages, and clients behind proxies."""
+"""Which requests the HTTP frontend serves: hosts, origins, and clients behind proxies."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class HostTests(SynchronousTestCase):
         return 200
 
     def test_addresses_and_localhost_are_served(self) -> None:
-        """With a port or without; names are not, but for those that an operator gives."""
+        """With or without a port. Other names are not, except those that the operator gives."""
         hosts = Hosts(["video.example"])
         for host in (
             "localhost",
@@ -44,7 +44,7 @@ class HostTests(SynchronousTestCase):
             self.assertEqual(self.status(hosts, host), 400, host)
 
     def test_any_host_on_request(self) -> None:
-        """By a star."""
+        """With an asterisk."""
         self.assertEqual(self.status(Hosts(["*"]), "anything.example"), 200)
 
 
@@ -68,7 +68,7 @@ class OriginTests(HTTPTestCase):
         self.assertEqual(self.rig.tasks.uploads.active, 0)
 
     def test_a_form_elsewhere_that_names_no_origin_is_refused(self) -> None:
-        """Browsers say where it comes from by another header; links from elsewhere are fine."""
+        """Another header of browsers reveals it. Links from other sites are allowed."""
         response = self.client.request("POST", GIF, b"film", Sec_Fetch_Site="cross-site")
         self.assert_problem(response, 403)
         for method, path, site in (("GET", "/healthz", "cross-site"), ("POST", GIF, "same-origin")):
@@ -76,7 +76,7 @@ class OriginTests(HTTPTestCase):
             self.assertLess(response.status, 300)
 
     def test_its_own_page_may_use_it(self) -> None:
-        """By whatever name the page has it."""
+        """Under whatever name the page was loaded."""
         for host in ("localhost", "localhost:9980", "127.0.0.1:9980", "[::1]:9980"):
             response = self.client.request("GET", "/healthz", Host=host, Origin=f"http://{host}")
             self.assertEqual(response.status, 200)
@@ -87,7 +87,7 @@ class OriginTests(HTTPTestCase):
         self.assertEqual(response.status, 200)
 
     def test_a_permitted_page_may_read_answers(self) -> None:
-        """Errors, too; and it sees the headers that it needs."""
+        """Even errors, and the headers that it needs."""
         for path, status in (("/healthz", 200), ("/nothing", 404)):
             response = self.client.request("GET", path, Origin=PAGE)
             self.assertEqual(response.status, status)
@@ -98,7 +98,7 @@ class OriginTests(HTTPTestCase):
                 self.assertIn(name, exposed)
 
     def test_a_preflight(self) -> None:
-        """It needs no token, and names methods and headers; also of tus."""
+        """It needs no token, and lists methods and headers, including those of tus."""
         response = self.client.request(
             "OPTIONS",
             "/api/v1/uploads/x",
@@ -126,7 +126,7 @@ class OriginTests(HTTPTestCase):
             self.assertIsNone(headers["Set-Cookie"])
 
     def test_an_origin_is_compared_as_a_whole(self) -> None:
-        """Default ports count as no port; schemes that are no page's are foreign."""
+        """A default port equals no port; schemes that pages can't have are foreign."""
         origins = Origins()
         self.assertFalse(origins.require("https://a.example", "a.example:443"))
         for origin in ("ftp://localhost", "chrome-extension://localhost", "https://a.example:444"):
@@ -141,28 +141,28 @@ class ProxyTests(HTTPTestCase):
         return client.request("POST", GIF, b"film", X_Forwarded_For=forwarded)
 
     def test_clients_of_a_trusted_proxy_have_slots_of_their_own(self) -> None:
-        """And one each."""
+        """Each has one."""
         self.assertEqual(self.submit("10.0.0.1", "198.51.100.1").status, 201)
         self.assertEqual(self.submit("10.0.0.1", "198.51.100.2").status, 201)
         self.assert_problem(self.submit("10.0.0.2", "198.51.100.1"), 429)
 
     def test_what_others_say_is_not_believed(self) -> None:
-        """Whoever is not a trusted proxy is a client, whatever it says."""
+        """Anyone who is not a trusted proxy counts as a client, whatever the headers say."""
         self.assertEqual(self.submit("192.0.2.1", "198.51.100.1").status, 201)
         self.assert_problem(self.submit("192.0.2.1", "198.51.100.2"), 429)
 
     def test_what_a_client_says_to_a_trusted_proxy_is_not_believed(self) -> None:
-        """Only what the proxy has added, at the right."""
+        """Only the rightmost entry, which the proxy added, is."""
         self.assertEqual(self.submit("10.0.0.1", "1.1.1.1, 198.51.100.1").status, 201)
         self.assert_problem(self.submit("10.0.0.1", "2.2.2.2, 198.51.100.1, 10.9.9.9"), 429)
 
     def test_a_trusted_proxy_may_have_many_connections(self) -> None:
-        """They are those of many clients."""
+        """They belong to many clients."""
         clients = [self.rig.http_client("10.0.0.1") for _ in range(100)]
         self.assertEqual({c.request("GET", "/healthz").status for c in clients}, {200})
 
     def test_the_scheme_that_a_trusted_proxy_names(self) -> None:
-        """Its own page is the one that came by TLS; who is not trusted may say what it likes."""
+        """Its own page is the one loaded by TLS; headers of others are ignored."""
         for host, origin, status in (
             ("10.0.0.1", "https://localhost", 200),
             ("10.0.0.1", "http://localhost", 403),
@@ -173,7 +173,7 @@ class ProxyTests(HTTPTestCase):
             self.assertEqual(response.status, status)
 
     def test_the_client_that_proxies_name(self) -> None:
-        """The rightmost that is no trusted proxy; malformed entries end the walk."""
+        """The rightmost that is not a trusted proxy; the search ends at malformed entries."""
         proxies = TrustedProxies((network("10.0.0.0/8"), network("fd00::/8")))
         for lines, client in (
             (["198.51.100.1"], "198.51.100.1"),

@@ -1,4 +1,4 @@
-"""Clients that nobody here wrote, against a real server: curl, requests, aiohttp and tuspy."""
+"""Third-party clients against a real server: curl, requests, aiohttp and tuspy."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ KEY = "6f2d4a9e-1111-4222-8333-123456789abc"
 
 @cache
 def one_server() -> HTTPServerProcess:
-    """Return a server that all tests use that do not end it."""
+    """Return the server for all tests that do not stop it."""
     folder = tempfile.mkdtemp(dir=".")
     server = HTTPServerProcess(Path(folder), "--tasks-per-ip=50").start()
     atexit.register(server.stop)
@@ -58,11 +58,11 @@ class ClientTestCase(SynchronousTestCase):
         return one_server()
 
     def assert_completes(self, task_id: str) -> None:
-        """The task is done; it is asked by MMP: one service, two frontends."""
+        """The task completes, according to MMP: both frontends have the same tasks."""
         self.assertEqual(PlainClient(self.server.port).wait(task_id)["status"], "completed")
 
     def large(self, size: int = 3 << 20) -> Path:
-        """Return a file that is no film."""
+        """Return a file that is not a film."""
         path = Path(self.mktemp())
         path.write_bytes(bytes(size))
         return path
@@ -112,7 +112,7 @@ class CurlTests(ClientTestCase):
         self.assert_completes(answer["task_id"])
 
     def test_refusals_can_be_read(self) -> None:
-        """Before the body, which curl asks to send when it is large, and within it."""
+        """Both before the body, if curl asks before sending it, and within it."""
         large = str(self.large())
         for arguments, status in (
             (["-T", large, f"{self.tasks}?type=gif"], 422),
@@ -145,14 +145,14 @@ class RequestsTests(ClientTestCase):
             self.assertEqual(location, f"{self.tasks}/{answer.json()['task_id']}")
 
     def test_a_refusal_can_be_read_by_a_client_that_sends_all_first(self) -> None:
-        """It would see a reset else."""
+        """Otherwise it would see a reset."""
         with self.large(32 << 20).open("rb") as body:
             answer = self.session.post(f"{self.tasks}?type=dance", data=body, timeout=60)
         self.assertEqual(answer.status_code, 400)
         self.assertEqual(answer.headers["Content-Type"], "application/problem+json")
 
     def test_aiohttp_sends_a_form(self) -> None:
-        """Its parts have headers of their own."""
+        """Its parts have their own headers."""
 
         async def send() -> tuple[int, Any]:
             form = aiohttp.FormData()
@@ -196,7 +196,7 @@ class TuspyTests(ClientTestCase):
         self.assertIn("Vidproc-Task", self.head(first.url))
 
     def test_a_refused_creation(self) -> None:
-        """It is an error of the client's library, with our status."""
+        """The client library raises its error with our status."""
         client = TusClient(f"{self.url}/api/v1/uploads")
         with self.assertRaises(TusCommunicationError) as caught:
             client.uploader(str(CLIP), metadata={"type": "dance"}).upload()
@@ -210,7 +210,7 @@ class KillTests(ClientTestCase):
         return server
 
     def test_kill_9_within_a_tus_upload(self) -> None:
-        """The client goes on where HEAD says; no acknowledged byte is sent again, none is lost."""
+        """The client resumes at the offset of HEAD; no acknowledged byte is sent again or lost."""
         film = CLIP.read_bytes() + bytes(24 << 20)
         digest = hashlib.sha256(film).hexdigest()
         created = self.session.post(
@@ -249,7 +249,7 @@ class KillTests(ClientTestCase):
         self.assert_completes(task_id)
 
     def test_kill_9_within_a_part_with_a_checksum(self) -> None:
-        """Bytes that nobody could verify any more do not count as received."""
+        """Bytes that can no longer be verified do not count as received."""
         film, part = CLIP.read_bytes() + bytes(4 << 20), 1 << 20
         created = self.session.post(
             f"{self.url}/api/v1/uploads",
@@ -278,12 +278,12 @@ class KillTests(ClientTestCase):
         self.assert_completes(answer.headers["Vidproc-Task"])
 
     def bytes_on_disk(self) -> int:
-        """Return the size of the server's files of uploads."""
+        """Return the size of the files of incomplete uploads."""
         uploads = self.server.data_dir.rglob("uploads/*")
         return sum(file.stat().st_size for file in uploads if file.is_file())
 
     def killing(self, part: bytes) -> Iterator[bytes]:
-        """Send a part, in the middle of which the server is killed."""
+        """Send a part, and kill the server in the middle of it."""
         half = len(part) // 2
         yield part[:half]
         self.server.kill()
@@ -311,5 +311,5 @@ class KillTests(ClientTestCase):
 
 
 def encode_metadata(pairs: dict[str, str]) -> str:
-    """Return what the header Upload-Metadata says of `pairs`."""
+    """Return the value of Upload-Metadata for `pairs`."""
     return ",".join(f"{k} {base64.b64encode(v.encode()).decode()}" for k, v in pairs.items())

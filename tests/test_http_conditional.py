@@ -1,4 +1,4 @@
-"""Conditions and ranges, by RFC 9110: what a request for a file gets."""
+"""Conditions and ranges of requests for a file, as defined in RFC 9110."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FILE = Representation(ETAG, MODIFIED, 1000)
 
 
 def get(method: str = "GET", /, **headers: str) -> Selection:
-    """Return what a request with these headers gets; `_` stands for `-` in their names."""
+    """Return the answer to a request with these headers; `_` in names stands for `-`."""
     given_headers = {name.replace("_", "-"): value for name, value in headers.items()}
     return select(FILE, method, given_headers.get)
 
@@ -42,7 +42,7 @@ class ConditionTests(SynchronousTestCase):
             self.assertEqual(get(if_none_match=value).status, 200, value)
 
     def test_if_modified_since(self) -> None:
-        """In all three date formats; not looked at beside If-None-Match; nonsense is ignored."""
+        """In all three date formats. Ignored together with If-None-Match, or if malformed."""
         for value in (DATE, LATER, "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"):
             self.assertEqual(get(if_modified_since=value).status, 304, value)
         for value in (EARLIER, "yesterday", "", "Sun, 99 Foo 1994 08:49:37 GMT", "\xff", "1"):
@@ -50,7 +50,7 @@ class ConditionTests(SynchronousTestCase):
         self.assertEqual(get(if_modified_since=DATE, if_none_match='"x"').status, 200)
 
     def test_if_match(self) -> None:
-        """A strong comparison; If-Unmodified-Since is not looked at beside it."""
+        """A strong comparison; If-Unmodified-Since is ignored then."""
         for value in (f'"{ETAG}"', "*", f'"x", "{ETAG}"'):
             self.assertEqual(get(if_match=value).status, 200, value)
         for value in ('"x"', f'W/"{ETAG}"', ""):
@@ -68,13 +68,13 @@ class ConditionTests(SynchronousTestCase):
         self.assertEqual(get(if_none_match="*", range="bytes=5000-").status, 304)
 
     def test_if_range(self) -> None:
-        """This very file, by its strong tag or exactly its date; any other is sent whole."""
+        """It must be exactly this file, by its strong tag or date; otherwise all of it is sent."""
         part = Selection(206, 0, 2)
         for value in (f'"{ETAG}"', DATE):
             self.assertEqual(get(range="bytes=0-1", if_range=value), part, value)
         for value in (f'W/"{ETAG}"', '"x"', EARLIER, LATER, "nonsense", ETAG):
             self.assertEqual(get(range="bytes=0-1", if_range=value).status, 200, value)
-        # An unsatisfiable range of another file is no error either.
+        # An unsatisfiable range of another file is not an error either.
         self.assertEqual(get(range="bytes=9999-", if_range='"x"').status, 200)
 
 
@@ -99,7 +99,7 @@ class RangeTests(SynchronousTestCase):
             self.assertEqual(get(range=value).status, 416, value[:30])
 
     def test_what_is_ignored(self) -> None:
-        """Several ranges, other units, and what is malformed get the whole file."""
+        """Several ranges, other units and malformed ranges get the whole file."""
         for value in (
             "bytes=0-1,5-6",
             "bytes=5000-,0-1",
@@ -128,7 +128,7 @@ class RangeTests(SynchronousTestCase):
     @PROPERTY
     @given(st.integers(0, 200), st.integers(0, 220), st.integers(0, 220))
     def test_a_range_names_the_bytes_that_the_rfc_says(self, size: int, a: int, b: int) -> None:
-        """Compared with the positions one by one."""
+        """Compared with a list of all positions."""
         content = range(size)
         explicit = [n for n in content if a <= n <= b]
         got = select_range(f"bytes={a}-{b}", size)

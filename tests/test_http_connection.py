@@ -1,4 +1,4 @@
-"""HTTP connections: what they take and refuse, in which order, and how they end."""
+"""HTTP connections: which requests they accept, in which order, and how they end."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class HTTPTestCase(SynchronousTestCase):
 
 class RequestTests(HTTPTestCase):
     def test_health(self) -> None:
-        """A server that answers lives."""
+        """A server that answers is alive."""
         response = self.client.request("GET", "/healthz")
         self.assertEqual((response.status, response.json), (200, {"status": "ok"}))
 
@@ -55,11 +55,11 @@ class RequestTests(HTTPTestCase):
         self.assertEqual(head.rest, b"")
 
     def test_an_unknown_path_is_404(self) -> None:
-        """As a problem, with a solution."""
+        """The answer is a problem document with a solution."""
         self.assert_problem(self.client.request("GET", "/nothing"), 404)
 
     def test_a_method_that_a_path_lacks_is_405(self) -> None:
-        """With those that it has."""
+        """The answer lists the methods of the path."""
         response = self.client.request("DELETE", "/healthz")
         self.assert_problem(response, 405)
         self.assertEqual(response.headers["Allow"], "GET, HEAD, OPTIONS")
@@ -70,7 +70,7 @@ class RequestTests(HTTPTestCase):
         self.assertEqual((response.status, response.headers["Allow"]), (204, "GET, HEAD, OPTIONS"))
 
     def test_pipelined_requests_are_answered_in_order(self) -> None:
-        """One at a time, a hundred in one piece of bytes."""
+        """One at a time, even if a hundred arrive together."""
         paths = ["/healthz", "/nothing"] * 50
         self.client.send(b"".join(request("GET", path) for path in paths))
         while self.rig.clock.getDelayedCalls() and len(self.client.transport.value()) < 1 << 20:
@@ -84,13 +84,13 @@ class RequestTests(HTTPTestCase):
 
 class HeadTests(HTTPTestCase):
     def test_byte_by_byte(self) -> None:
-        """However a request is cut."""
+        """However the bytes are split."""
         for byte in request("GET", "/healthz"):
             self.client.send(bytes([byte]))
         self.assertEqual(self.client.response().status, 200)
 
     def test_the_whole_url_as_the_target(self) -> None:
-        """As clients of proxies write it; its host counts."""
+        """As sent to proxies. The host in it counts."""
         self.assertEqual(self.client.request("GET", "http://localhost/healthz").status, 200)
         response = self.client.request("GET", "http://evil.example/healthz")
         self.assert_problem(response, 421)
@@ -103,13 +103,13 @@ class HeadTests(HTTPTestCase):
         self.assertTrue(self.client.transport.ended)
 
     def test_connection_close(self) -> None:
-        """In any case, and among others."""
+        """In upper or lower case, and among other values."""
         self.client.send(request("GET", "/healthz", Connection="Foo, CLOSE"))
         self.assertTrue(self.client.response().closes)
         self.assertTrue(self.client.transport.ended)
 
     def test_what_is_not_http_is_400_at_once(self) -> None:
-        """MMP, TLS and nonsense; as a problem, and the connection ends."""
+        """MMP, TLS and noise get a problem document, and the connection ends."""
         for data in (
             b"\x00\x17\x00\x00\x00\x00\x00\x00" + b'{"action":"info"}\r\n',
             b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n",
@@ -130,7 +130,7 @@ class HeadTests(HTTPTestCase):
         client.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
 
     def test_headers_that_are_not_utf8_are_no_fault_of_ours(self) -> None:
-        """Wherever they stand."""
+        """In any header."""
         for header in (b"Host", b"Connection", b"Expect", b"Origin", b"X-Forwarded-For", b"Cookie"):
             client = self.rig.http_client()
             data = request("GET", "/healthz")
@@ -155,7 +155,7 @@ class HeadTests(HTTPTestCase):
             self.assertTrue(client.transport.ended)
 
     def test_a_long_url_is_414(self) -> None:
-        """Whether its end has come or not."""
+        """Even if its end has not arrived."""
         for data in (
             request("GET", "/" + "x" * 9000),
             b"GET /" + b"x" * 17000,
@@ -166,7 +166,7 @@ class HeadTests(HTTPTestCase):
             self.assertTrue(client.transport.ended)
 
     def test_a_long_head_is_431(self) -> None:
-        """One long header, many headers, or much in all; one line without an end."""
+        """One long header, too many headers, too many bytes, or a line without an end."""
         cases: list[dict[str, Any]] = [
             {"X": "x" * 17000},
             {f"X{number}": "x" for number in range(101)},
@@ -182,12 +182,12 @@ class HeadTests(HTTPTestCase):
         self.assert_problem(client.response(), 431)
 
     def test_many_headers_are_fine(self) -> None:
-        """As many as browsers and proxies send."""
+        """As many as browsers and proxies send are accepted."""
         headers: Any = {f"X{number}": "x" * 200 for number in range(90)}
         self.assertEqual(self.client.request("GET", "/healthz", **headers).status, 200)
 
     def test_a_slow_head_is_408(self) -> None:
-        """Byte by byte it has 20 s, from its first byte on."""
+        """Sent byte by byte, it has 20 s from its first byte."""
         self.rig.clock.advance(30)
         data = request("GET", "/healthz")
         for number in range(19):
@@ -200,7 +200,7 @@ class HeadTests(HTTPTestCase):
         self.assertTrue(self.client.transport.ended)
 
     def test_a_connection_that_says_nothing_is_closed(self) -> None:
-        """Before a request, and between two of them; without an answer to no question."""
+        """Before the first request and between requests, without an answer."""
         self.client.request("GET", "/healthz")
         self.rig.clock.pump([10] * 7)
         self.assertEqual(self.client.written(), b"")
@@ -212,7 +212,7 @@ GIF = "/api/v1/tasks?type=gif&start_time=0&duration=1"
 
 class BodyTests(HTTPTestCase):
     def test_unclear_lengths_are_400(self) -> None:
-        """Two lengths, a length and chunks, and lengths that are none; the connection ends."""
+        """Two lengths, a length and chunks, or malformed lengths; the connection ends."""
         for lines in (
             b"Content-Length: 4\r\nContent-Length: 5\r\n",
             b"Content-Length: 4\r\nContent-Length: 4\r\n",
@@ -255,7 +255,7 @@ class BodyTests(HTTPTestCase):
             self.assertEqual(self.rig.store.in_states([State.UPLOADING]), [])
 
     def test_ten_thousand_chunks_that_are_nothing_but_extensions(self) -> None:
-        """They cost more than they carry."""
+        """Their overhead is larger than their data."""
         self.client.send(request("POST", GIF, Transfer_Encoding="chunked"))
         chunk = b"1;" + b"a" * 900 + b"\r\nx\r\n"
         for _ in range(1000):
@@ -277,13 +277,13 @@ class BodyTests(HTTPTestCase):
         self.assertEqual(response.headers["Accept-Encoding"], "identity")
 
     def test_http_1_0_is_not_told_to_continue(self) -> None:
-        """It would take that for the answer."""
+        """It would mistake that for the answer."""
         data = request("POST", GIF, b"film", Expect="100-continue")
         self.client.send(data.replace(b"HTTP/1.1", b"HTTP/1.0"))
         self.assertEqual(self.client.response().status, 201)
 
     def test_an_unwanted_body_is_discarded(self) -> None:
-        """The next request is found behind it; a long one ends the connection."""
+        """The next request follows it; a long body ends the connection."""
         self.client.send(request("GET", "/healthz", b"x" * 60_000) + request("GET", "/nothing"))
         self.assertEqual([r.status for r in self.client.responses()], [200, 404])
         self.client.send(request("GET", "/healthz", Content_Length="1000000"))
@@ -300,7 +300,7 @@ class BodyTests(HTTPTestCase):
         self.assertEqual(self.client.response().status, 200)
 
     def test_a_refusal_stays_readable_while_the_client_sends(self) -> None:
-        """What follows is read and thrown away, for a bounded time."""
+        """The rest is read and discarded, for a limited time."""
         self.client.send(request("POST", "/api/v1/tasks?type=gif", Content_Length=str(1 << 30)))
         response = self.client.response()
         self.assert_problem(response, 422)
@@ -354,7 +354,7 @@ class BodyTests(HTTPTestCase):
         self.assert_problem(self.client.response(), 408)
 
     def test_a_body_gives_way_to_video(self) -> None:
-        """It pauses for its share of the limit on uploads."""
+        """It pauses when it is ahead of its share of the limit on uploads."""
         self.rig.gate.throttle.limit(LEAST_RATE)
         self.client.send(request("POST", GIF, Content_Length=str(1 << 30)))
         self.client.send(bytes(int(2 * LEAST_RATE)))
@@ -363,13 +363,13 @@ class BodyTests(HTTPTestCase):
         self.assertEqual(self.client.transport.producerState, "producing")
 
     def test_a_body_pauses_while_the_disk_lags(self) -> None:
-        """And goes on when that has caught up."""
+        """It continues when the disk has caught up."""
         disk = ByHand()
         self.rig.tasks.uploads._writers = disk
         self.client.send(request("POST", GIF, Content_Length=str(8 << 20)))
         self.client.send(bytes(6 << 20))
         self.assertEqual(self.client.transport.producerState, "paused")
-        self.rig.clock.advance(200)  # that is no fault of the client
+        self.rig.clock.advance(200)  # this is not the client's fault
         disk.run_all()
         self.assertEqual(self.client.transport.producerState, "producing")
         self.client.send(bytes(2 << 20))
@@ -386,7 +386,7 @@ class OrderTests(HTTPTestCase):
         self.assertEqual([r.status for r in self.client.responses()], [201, 200, 404])
 
     def test_a_client_that_sends_ahead_is_paused(self) -> None:
-        """While its request is answered nothing piles up."""
+        """While its request is answered, nothing accumulates."""
         self.hold_answers()
         self.client.send(self.ask())
         for _ in range(40):
@@ -426,7 +426,7 @@ class OrderTests(HTTPTestCase):
         self.assertTrue(self.client.transport.disconnecting)
 
     def test_a_client_that_closes_within_a_request(self) -> None:
-        """Within a head there is nobody to answer; within a body it is told."""
+        """Within a head there is no answer; within a body there is an error."""
         self.client.send(request("GET", "/healthz")[:-2])
         self.client.half_close()
         self.assertTrue(self.client.transport.ended)
@@ -437,7 +437,7 @@ class OrderTests(HTTPTestCase):
         self.assertEqual(self.rig.store.in_states([State.UPLOADING]), [])
 
     def test_a_client_that_goes_while_it_is_answered(self) -> None:
-        """Its answer goes nowhere, and nothing is logged as a fault."""
+        """Its answer is dropped, and no fault is logged."""
         self.hold_answers()
         self.client.send(self.ask())
         self.client.lose()
@@ -459,7 +459,7 @@ class GateTests(HTTPTestCase):
     options: dict[str, Any] = {"max_connections": 3, "max_connections_per_ip": 2}
 
     def test_too_many_connections_of_an_address_are_429(self) -> None:
-        """Together with its connections by MMP."""
+        """MMP connections count, too."""
         self.rig.connect("192.0.2.1")
         third = self.rig.http_client()
         response = third.response()
@@ -468,21 +468,21 @@ class GateTests(HTTPTestCase):
         self.assertIsNotNone(response.headers["Retry-After"])
 
     def test_too_many_connections_in_all_are_503(self) -> None:
-        """With a time to wait."""
+        """With Retry-After."""
         for number in (2, 3):
             self.rig.http_client(f"192.0.2.{number}")
         response = self.rig.http_client("192.0.2.4").response()
         self.assert_problem(response, 503)
 
     def test_bytes_are_counted(self) -> None:
-        """Both ways, once, whoever they are for."""
+        """In both directions, each byte once."""
         data = request("POST", GIF, b"film") + request("GET", "/healthz")
         self.client.send(data)
         self.assertEqual(self.rig.gate.traffic.received, len(data))
         self.assertEqual(self.rig.gate.traffic.sent, len(self.client.written()))
 
     def test_a_stop_closes_idle_connections_and_waits_for_uploads(self) -> None:
-        """The upload is finished, told, and its connection closed."""
+        """The upload is finished and answered, then its connection is closed."""
         busy = self.rig.http_client()
         busy.send(request("POST", GIF, b"film")[:-1])
         self.assertEqual(self.rig.gate.transferring, 1)
@@ -498,7 +498,7 @@ class GateTests(HTTPTestCase):
         self.successResultOf(drained)
 
     def test_a_stop_lets_an_answer_leave(self) -> None:
-        """A request that is being answered is."""
+        """A request that is being answered gets its answer."""
         thread = ByHand()
         self.rig.tasks.uploads.known._in_store = thread.call
         self.client.send(request("HEAD", "/api/v1/uploads/x", Tus_Resumable="1.0.0"))
@@ -510,7 +510,7 @@ class GateTests(HTTPTestCase):
         self.assertTrue(self.client.transport.ended)
 
     def test_a_fault_of_ours_is_500_with_a_reference(self) -> None:
-        """Which the log has, too."""
+        """The log has the same reference."""
 
         def fail(*_: Any) -> Any:
             raise RuntimeError("a bug")
@@ -527,7 +527,7 @@ class TokenTests(HTTPTestCase):
     options: dict[str, Any] = {"tokens": Tokens({"ann": "secret"})}
 
     def test_a_token_is_needed(self) -> None:
-        """By its header; else 401 says which."""
+        """In its header; otherwise 401 names the header."""
         for header in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic secret"}):
             for method, path in (("GET", "/api/v1/info"), ("POST", GIF)):
                 response = self.client.request(method, path, b"", **header)
@@ -540,7 +540,7 @@ class TokenTests(HTTPTestCase):
             self.assertEqual(response.status, 200)
 
     def test_what_needs_none(self) -> None:
-        """Health, and what may be asked by a preflight."""
+        """Health checks and preflights."""
         for method, path in (
             ("GET", "/healthz"),
             ("GET", "/readyz"),

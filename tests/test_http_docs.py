@@ -18,7 +18,7 @@ CLIP = Path(__file__).parent / "media" / "friday-480p-aac.mp4"
 
 class PageTests(SynchronousTestCase):
     def test_every_command_of_the_page(self) -> None:
-        """In the page's order, in one shell that stops at the first one that fails."""
+        """In the page's order, in one shell that stops at the first failure."""
         for program in ("curl", "jq"):
             need_program(program)
         folder = Path(self.mktemp())

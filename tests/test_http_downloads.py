@@ -38,7 +38,7 @@ class Server(HTTPServerProcess):
 
 
 def place_result(server: HTTPServerProcess, content: bytes) -> str:
-    """Put a finished task with a result into the folder of a server to be; return its id."""
+    """Add a finished task with a result to the folder of a future server; return its ID."""
     folder = DataFolder(server.data_dir, 1 << 40)
     folder.open()
     store = TaskStore(server.data_dir / "tasks.sqlite")
@@ -103,7 +103,7 @@ class DownloadTests(SynchronousTestCase):
         return answer.status, answer.read()
 
     def fetched(self) -> Any:
-        """Return when the result was fetched whole, None if it was not."""
+        """Return when the result was completely fetched, None if it was not."""
         store = sqlite3.connect(f"file:{self.server.data_dir}/tasks.sqlite?mode=ro", uri=True)
         try:
             return store.execute("SELECT downloaded_at FROM tasks").fetchone()[0]
@@ -111,7 +111,7 @@ class DownloadTests(SynchronousTestCase):
             store.close()
 
     def test_plain_and_over_tls_a_connection_serves_ranges_and_then_the_whole(self) -> None:
-        """The same bytes, on one connection; only the whole counts as fetched."""
+        """The same bytes, on one connection; only the whole file counts as fetched."""
         for tls in (False, True):
             connection = self.connect(tls=tls)
             for start, end in ((0, 1), (1000, 5 << 20), (SIZE - 3, SIZE)):
@@ -126,7 +126,7 @@ class DownloadTests(SynchronousTestCase):
             wait_for(self.fetched)
 
     def test_a_player_that_pauses_for_long_is_cut_and_goes_on_by_a_range(self) -> None:
-        """What it has is good; the rest follows on another connection."""
+        """The bytes that it has are right; the rest follows on another connection."""
         with socket.socket() as player:
             player.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
             player.settimeout(60)
@@ -138,7 +138,7 @@ class DownloadTests(SynchronousTestCase):
                 while data := player.recv(1 << 20):
                     got += data
             except ConnectionResetError:
-                pass  # what the kernel still had may be lost with it
+                pass  # bytes that the kernel still had may be lost
         have = got.partition(b"\r\n\r\n")[2]
         self.assertLess(len(have), SIZE)
         self.assertTrue(self.content.startswith(have))
@@ -151,7 +151,7 @@ class DownloadTests(SynchronousTestCase):
         return "bytes a second" in self.server.log()
 
     def test_a_link_is_in_no_log(self) -> None:
-        """Neither when it is made nor when it is used, rightly or wrongly."""
+        """Neither when it is created nor when it is used, valid or not."""
         connection = self.connect()
         connection.request("POST", f"/api/v1/tasks/{self.task_id}/link")
         answer = connection.getresponse()

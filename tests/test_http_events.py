@@ -1,4 +1,4 @@
-"""Server-sent events: what a stream says, how often, in which order, and when it ends."""
+"""Server-sent events: the contents, rate, order and end of a stream."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vidproc.tasks.settings import Settings
 
 
 class Stream:
-    """A client's stream. `events` are those that have come, as (id, event, data)."""
+    """A client's stream. `events` are those received, as (id, event, data)."""
 
     def __init__(self, client: HTTPClient, path: str, **headers: Any) -> None:
         self.client = client
@@ -31,7 +31,7 @@ class Stream:
         self.read()
 
     def read(self) -> list[dict[str, Any]]:
-        """Take what has arrived; return the data of the new events."""
+        """Parse what has arrived; return the data of the new events."""
         self._raw += self.client.written()
         while b"\r\n" in self._raw:
             size, _, rest = self._raw.partition(b"\r\n")
@@ -62,7 +62,7 @@ class Stream:
 
 class EventTestCase(TaskTestCase):
     def follow(self, *task_ids: str, **headers: Any) -> Stream:
-        """Open a stream of one task, or of several."""
+        """Open a stream of one task or several."""
         path = f"/api/v1/tasks/{task_ids[0]}/events"
         if len(task_ids) > 1:
             path = "/api/v1/events?" + "&".join(f"task={task_id}" for task_id in task_ids)
@@ -74,7 +74,7 @@ class EventTestCase(TaskTestCase):
 
 class OneTaskTests(EventTestCase):
     def test_a_stream_sends_each_change_and_ends_after_the_last_one(self) -> None:
-        """At once what is true now; the last event is terminal."""
+        """The current status comes at once; the last event is terminal."""
         task_id = self.send()
         stream = self.follow(task_id)
         self.assertEqual(stream.head.status, 200)
@@ -102,7 +102,7 @@ class OneTaskTests(EventTestCase):
         self.assertTrue(stream.ended)
 
     def test_a_reconnect_after_the_end_gets_204(self) -> None:
-        """Which stops an EventSource; but not if it missed the end."""
+        """That stops an EventSource. But not if the client missed the end."""
         task_id = self.send()
         stream = self.follow(task_id)
         first = stream.last_id
@@ -117,14 +117,14 @@ class OneTaskTests(EventTestCase):
         self.assertEqual([data["status"] for _, _, data in missed.events], ["completed"])
 
     def test_an_id_that_is_not_known_gets_the_present_status(self) -> None:
-        """As after a restart: numbers begin again."""
+        """For example after a restart, when numbers start again."""
         task_id = self.done()
         for unknown in ("", "nonsense", "00000000-5", "1" * 500, f"ffffffff-{'0' * 8}-99-end"):
             stream = self.follow(task_id, Last_Event_ID=unknown)
             self.assertEqual([data["status"] for _, _, data in stream.events], ["completed"])
 
     def test_a_stream_goes_on_after_its_last_event(self) -> None:
-        """What has been seen is not told again as long as somebody follows the task."""
+        """Events that were seen are not repeated, as long as the task has followers."""
         task_id = self.send()
         other = self.follow(task_id)
         stream = self.follow(task_id)
@@ -138,7 +138,7 @@ class OneTaskTests(EventTestCase):
         self.assertTrue(again.events)
 
     def test_at_most_ten_events_a_second(self) -> None:
-        """What changes in between is told together, by the newest."""
+        """Changes in between are combined; the newest one is sent."""
         task_id = self.send()
         complete_step(self.rig.runner.running[0])  # the probe
         stream = self.follow(task_id)
@@ -158,7 +158,8 @@ class OneTaskTests(EventTestCase):
         self.assertEqual(stream.events[-1][2]["progress"], round(0.1 + 999 / 2000, 4))
 
     def test_progress_is_an_event(self) -> None:
-        """What the runner reports; an MMP watch of an hour's interval hears nothing of it."""
+        """Each report of the runner is one. An MMP watch with an interval of an hour is not
+        affected."""
         task_id = self.send()
         complete_step(self.rig.runner.running[0])  # the probe
         stream = self.follow(task_id)
@@ -209,7 +210,7 @@ class OneTaskTests(EventTestCase):
         self.assertEqual(self.client.request("GET", "/healthz").status, 200)
 
     def test_a_stop_ends_the_stream(self) -> None:
-        """In good order: its client connects again, to another server perhaps."""
+        """Gracefully: its client reconnects, perhaps to another server."""
         stream = self.follow(self.send())
         self.rig.gate.drain(30)
         stream.read()
@@ -219,7 +220,7 @@ class OneTaskTests(EventTestCase):
 
 class SlowReaderTests(EventTestCase):
     def test_a_slow_reader_costs_no_memory_and_gets_the_newest(self) -> None:
-        """Nothing is written while it does not read; then what is true by then, once."""
+        """Nothing is written while it does not read; then the current status, once."""
         task_id = self.send()
         stream = self.follow(task_id)
         complete_step(self.rig.runner.running[0])
@@ -254,11 +255,11 @@ class SeveralTasksTests(EventTestCase):
         self.ids = [self.send(host=f"192.0.2.{number}") for number in range(1, 4)]
 
     def statuses(self, stream: Stream) -> dict[str, str]:
-        """Return the last status told of each task."""
+        """Return the last status of each task."""
         return {data["task_id"]: data["status"] for _, _, data in stream.events}
 
     def test_all_are_reported_in_one_stream(self) -> None:
-        """First each as it is now; the end is that of the last one."""
+        """First the current status of each; the stream ends with the last task."""
         stream = self.follow(*self.ids)
         self.assertEqual([data["task_id"] for _, _, data in stream.events], self.ids)
         self.assertEqual(list(self.statuses(stream).values()), ["processing", "queued", "queued"])
@@ -291,7 +292,7 @@ class SeveralTasksTests(EventTestCase):
         self.assertEqual(len(both.events), 2)
 
     def test_an_id_of_a_stream_of_other_tasks_says_nothing_of_these(self) -> None:
-        """Whoever adds a task to what it follows is told how that one stands, too."""
+        """A client that adds a task to its stream gets that one's status, too."""
         first, second = self.ids[:2]
         self.follow(second)  # so that its newest event is an old one
         one = self.follow(first)
@@ -305,7 +306,7 @@ class SeveralTasksTests(EventTestCase):
         self.assertEqual(len(stream.events), 2)
 
     def test_the_limits(self) -> None:
-        """None, and more than a hundred, are 400; an unknown one is 404, and nothing is left."""
+        """No task or over a hundred get 400, an unknown one 404, and nothing is left over."""
         self.assert_problem(self.client.request("GET", "/api/v1/events"), 400)
         many = "&".join(f"task={number}" for number in range(MOST_TASKS + 1))
         self.assert_problem(self.client.request("GET", f"/api/v1/events?{many}"), 400)
@@ -315,7 +316,7 @@ class SeveralTasksTests(EventTestCase):
         self.assertEqual(len(self.rig.tasks.queue.watches), 0)
 
     def test_a_status_is_encoded_once_for_all_streams(self) -> None:
-        """The feed's bytes are what each stream sends."""
+        """All streams send the feed's bytes."""
         streams = [self.follow(self.ids[0]) for _ in range(20)]
         feeds = self.rig.http.site.shared.feeds
         self.assertEqual(len(feeds), 1)

@@ -1,4 +1,4 @@
-"""Whatever bytes arrive on an HTTP connection: an answer by HTTP, or patience, but no fault."""
+"""Any bytes on an HTTP connection lead to an HTTP answer or to waiting, but not to a fault."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SPICE = [
 
 @st.composite
 def mangled(draw: st.DrawFn) -> bytes:
-    """Requests, one after another, with bytes replaced, repeated, cut out or put in."""
+    """Several requests, with bytes replaced, repeated, removed or inserted."""
     data = b"".join(draw(st.lists(st.sampled_from(VALID), min_size=1, max_size=3)))
     for _ in range(draw(st.integers(0, 4))):
         start = draw(st.integers(0, len(data)))
@@ -91,7 +91,7 @@ class FuzzTests(SynchronousTestCase):
         return response
 
     def test_any_bytes(self) -> None:
-        """No upload is left under way, and nothing is logged as a fault."""
+        """No upload is left in progress, and no fault is logged."""
         options: dict[str, Any] = {"settings": Settings(tasks_per_ip=10**6, queue_size=10**6)}
         self.rig = HTTPRig(Path(self.mktemp()), **options)
         self.addCleanup(self.rig.close)

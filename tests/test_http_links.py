@@ -1,4 +1,4 @@
-"""Signed links: good for one result and one hour, and for nothing else."""
+"""Signed links: valid for one result and one hour, and nothing else."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class LinkTests(SynchronousTestCase):
         self.assertFalse(self.links.opens(TASK, token))
 
     def test_nothing_in_it_can_be_changed(self) -> None:
-        """Neither its end nor any digit of its signature."""
+        """Neither its expiry nor any digit of its signature."""
         token, _ = self.links.token_for(TASK)
         ends, _, signature = token.partition(".")
         self.assertFalse(self.links.opens(TASK, f"{int(ends, 16) + 3600:x}.{signature}"))
@@ -79,6 +79,6 @@ class KeyTests(SynchronousTestCase):
         self.assertEqual(len(load_key(self.path)), KEY_SIZE)
 
     def test_a_file_that_holds_no_key_is_refused(self) -> None:
-        """An empty key would let anybody sign."""
+        """With an empty key, anybody could sign."""
         self.path.write_bytes(b"")
         self.assertRaises(KeyUnusable, load_key, self.path)

@@ -1,4 +1,5 @@
-"""nginx before the HTTP frontend: with TLS, below a prefix, as docs/deployment.md sets it up."""
+"""nginx in front of the HTTP frontend: with TLS and a prefix, configured as in
+docs/deployment.md."""
 
 from __future__ import annotations
 
@@ -48,7 +49,7 @@ class NginxTests(SynchronousTestCase):
         self.assertTrue(answer.json()["solution"])
 
     def submits_and_follows(self) -> None:
-        """Each URL is relative, so it works below the prefix; events come at once."""
+        """All URLs are relative, so they work below the prefix; events arrive at once."""
         answer = self.session.put(f"{self.api}/tasks?{GIF}", data=CLIP.read_bytes(), timeout=60)
         self.assertEqual(answer.status_code, 201)
         task = urljoin(answer.url, answer.headers["Location"])
@@ -62,7 +63,7 @@ class NginxTests(SynchronousTestCase):
         self.assertEqual(len(result.content), status["output"]["bytes"])
 
     def tus_goes_on_after_a_cut(self) -> None:
-        """What has arrived before a cut is kept, behind nginx too."""
+        """Bytes received before a break are kept, even behind nginx."""
         data = CLIP.read_bytes()
         created = self.session.post(
             f"{self.api}/uploads",
@@ -78,7 +79,7 @@ class NginxTests(SynchronousTestCase):
         self.assertIn("Vidproc-Task", self.session.head(url, headers=TUS, timeout=60).headers)
 
     def cut_off_patch(self, url: str, data: bytes) -> None:
-        """Send half of a part, and go when some of it has arrived."""
+        """Send half of a part, and disconnect once some of it has arrived."""
 
         def some() -> bool:
             head = self.session.head(url, headers=TUS, timeout=60)

@@ -1,4 +1,4 @@
-"""The OpenAPI document: valid, whole, and of the types that are really answered."""
+"""The OpenAPI document: valid, complete, and with the types of the real answers."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class DocumentTests(HTTPTestCase):
         self.document: dict[str, Any] = response.json
 
     def test_it_is_valid(self) -> None:
-        """By a validator that nobody here wrote."""
+        """According to a third-party validator."""
         OpenAPIV31SpecValidator(self.document).validate()
 
     def test_every_route_is_described(self) -> None:
-        """And nothing is described that there is not; a page and its files are no API."""
+        """Nothing else is described. The page and its files are not part of the API."""
         routes = {(route.method, route.path) for route in ROUTES if is_api(route.path)}
         self.assertEqual(set(descriptions()), routes)
         described = {
@@ -55,7 +55,7 @@ class DocumentTests(HTTPTestCase):
             self.assertNotIn("id", schema.get("properties", {}), name)
 
     def test_types_are_those_of_the_answers(self) -> None:
-        """What the server answers has each property that the schema requires."""
+        """The server's answers have all required properties of the schema."""
         schemas = self.document["components"]["schemas"]
         for path, name in (
             ("/api/v1/info", "ServerDescription"),

@@ -20,7 +20,7 @@ class OptionTests(SynchronousTestCase):
         return parsed
 
     def refused(self, *options: str) -> str:
-        """Return what is said to options that are wrong."""
+        """Return the message about wrong options."""
         output = io.StringIO()
         self.patch(sys, "stderr", output)
         with self.assertRaises(SystemExit):
@@ -28,7 +28,7 @@ class OptionTests(SynchronousTestCase):
         return output.getvalue()
 
     def test_it_is_off_unless_asked_for(self) -> None:
-        """Then nothing of it is imported."""
+        """If it is off, none of it is imported."""
         self.assertEqual(self.parse()["endpoints"]["http"], [])
 
     def test_a_bare_port_is_the_loopback(self) -> None:
@@ -50,11 +50,11 @@ class OptionTests(SynchronousTestCase):
         self.assertEqual(options["hosts"], ("video.example",))
 
     def test_they_need_the_frontend(self) -> None:
-        """Else they would do nothing, and nobody would notice."""
+        """Otherwise they would have no effect, unnoticed."""
         self.assertIn("--http-host: it needs --http", self.refused("--http-host=a.example"))
 
     def test_a_wrong_value_is_one_line(self) -> None:
-        """It names the option, and how to write it right."""
+        """It names the option and says how to write the value."""
         for option, example in (
             ("--http-origin=video.example", "https://video.example"),
             ("--trusted-proxy=proxy", "10.0.0.0/8"),
@@ -66,7 +66,7 @@ class OptionTests(SynchronousTestCase):
             self.assertEqual(said.count("\n"), 1)
 
     def test_values(self) -> None:
-        """Default ports go, as browsers write an origin; networks may have host bits."""
+        """Default ports are removed, as browsers do in origins; networks may have host bits."""
         self.assertEqual(origin("https://a.example:443"), "https://a.example")
         self.assertEqual(origin("http://[::1]:81"), "http://[::1]:81")
         self.assertEqual(network("127.0.0.1/8"), ip_network("127.0.0.0/8"))

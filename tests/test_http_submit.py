@@ -20,7 +20,7 @@ KEY = "6f2d4a9e-1111-4222-8333-123456789abc"
 
 class SubmitTestCase(HTTPTestCase):
     def task(self, response: Response) -> Task:
-        """Return the task that an answer names."""
+        """Return the task named in an answer."""
         self.assertEqual(response.status, 201, response.body)
         task_id = response.json["task_id"]
         location = response.headers["Location"]
@@ -35,13 +35,13 @@ class SubmitTestCase(HTTPTestCase):
         return self.rig.storage.path(task.input_key).read_bytes()
 
     def left(self) -> list[Task]:
-        """Return the uploads that are not whole."""
+        """Return the incomplete uploads."""
         return self.rig.store.in_states([State.UPLOADING, State.PARTIAL])
 
 
 class PlainTests(SubmitTestCase):
     def test_a_body_becomes_a_task(self) -> None:
-        """By POST as by PUT, which is what curl -T sends."""
+        """With POST and with PUT, as curl -T sends."""
         for number, method in enumerate(("POST", "PUT")):
             client = self.rig.http_client(f"192.0.2.{number}")
             response = client.request(method, f"{GIF}&filename=My+film.MP4", b"film")
@@ -51,7 +51,7 @@ class PlainTests(SubmitTestCase):
             self.assertEqual((task.filename, task.media_type), ("My film.MP4", "mp4"))
 
     def test_a_chunked_body(self) -> None:
-        """Its end tells its length; empty it is 415."""
+        """Its length is known at its end; an empty one gets 415."""
         head = request("PUT", GIF, Transfer_Encoding="chunked")
         self.client.send(head + b"2\r\nfi\r\n")
         self.client.send(b"2\r\nlm\r\n0\r\n\r\n")
@@ -62,7 +62,7 @@ class PlainTests(SubmitTestCase):
         self.assertEqual(self.left(), [])
 
     def test_what_can_be_refused_from_the_head_is_refused_before_the_body(self) -> None:
-        """Each as the status that it means; the body is not waited for."""
+        """Each gets its status, without waiting for the body."""
         huge = str(1 << 40)
         cases: list[tuple[str, dict[str, Any], int]] = [
             ("/api/v1/tasks", {}, 400),
@@ -87,7 +87,7 @@ class PlainTests(SubmitTestCase):
         self.assert_problem(self.client.request("POST", GIF), 411)
 
     def test_one_task_an_address(self) -> None:
-        """The second is refused before its body, with a time to wait."""
+        """The second one is refused before its body, with Retry-After."""
         self.task(self.client.request("POST", GIF, b"film"))
         other = self.rig.http_client()
         other.send(request("POST", GIF, Content_Length="1000000"))
@@ -105,7 +105,7 @@ class PlainTests(SubmitTestCase):
         self.task(self.client.request("POST", GIF, b"film"))
 
     def test_what_breaks_an_upload_is_told_even_if_its_body_ends_meanwhile(self) -> None:
-        """Giving the slot back takes a moment, in which the rest may arrive."""
+        """Freeing the slot takes a moment, during which the rest may arrive."""
         self.client.send(request("POST", GIF, b"film")[:-1])
         (session,) = self.rig.tasks.uploads._sessions
         given_back: Deferred[None] = Deferred()
@@ -119,7 +119,7 @@ class PlainTests(SubmitTestCase):
         self.assertEqual(self.left(), [])
 
     def test_a_body_that_is_longer_than_an_upload_may_be(self) -> None:
-        """In chunks it is noticed when it comes."""
+        """If it is chunked, that is noticed when it arrives."""
         rig = HTTPRig(Path(self.mktemp()), settings=Settings(max_upload=8))
         self.addCleanup(rig.close)
         client = rig.http_client()
@@ -138,7 +138,7 @@ class ExpectTests(SubmitTestCase):
         self.assertEqual(self.stored(self.client.response()), b"film")
 
     def test_a_body_that_would_be_refused_is_never_asked_for(self) -> None:
-        """The answer is the refusal, and the connection ends: nobody knows what comes next."""
+        """The client gets the refusal, and the connection ends, because what follows is unclear."""
         self.client.send(
             request("PUT", "/api/v1/tasks?type=gif", Content_Length="4", Expect="100-continue")
         )
@@ -159,7 +159,7 @@ class IdempotencyTests(SubmitTestCase):
         return client.request("POST", path, body, Idempotency_Key=KEY, **headers)
 
     def test_the_same_request_again_gets_the_same_answer(self) -> None:
-        """Also with quotes around the key, as the standard's draft has it."""
+        """Also with quotes around the key, as in the draft standard."""
         first = self.send(b"film")
         again = self.rig.http_client().request(
             "POST", GIF, b"film", Idempotency_Key=f'"{KEY.upper()}"'
@@ -175,7 +175,7 @@ class IdempotencyTests(SubmitTestCase):
         self.assertEqual(self.stored(self.send(b"film")), b"film")
 
     def test_a_newer_one_takes_over(self) -> None:
-        """From one whose client still sends."""
+        """From one whose client is still sending."""
         older = self.rig.http_client()
         older.send(request("POST", GIF, b"0123", Idempotency_Key=KEY)[:-1])
         self.assertEqual(self.stored(self.send(b"film")), b"film")
@@ -206,7 +206,7 @@ class IdempotencyTests(SubmitTestCase):
                 self.assertEqual(response.json, first.json)
 
     def test_a_chunked_one_of_another_size_than_the_broken_one(self) -> None:
-        """It is not the file that was begun."""
+        """It is not the same file."""
         broken = self.rig.http_client()
         broken.send(request("POST", GIF, b"0123", Idempotency_Key=KEY)[:-1])
         broken.lose()
@@ -223,7 +223,7 @@ class IdempotencyTests(SubmitTestCase):
         self.assertEqual(self.send(b"film").json, response.json)
 
     def test_mmp_and_tus_see_the_same_upload(self) -> None:
-        """It is one store."""
+        """They share the store."""
         broken = self.rig.http_client()
         broken.send(request("POST", GIF, b"film", Idempotency_Key=KEY)[:-1])
         broken.lose()
@@ -295,7 +295,7 @@ class FormTests(SubmitTestCase):
         self.assertEqual(answers[0].json, answers[1].json)
 
     def test_byte_by_byte(self) -> None:
-        """However it is cut; a line that looks like the boundary's beginning is the film's."""
+        """However it is split; a line that resembles the boundary belongs to the film."""
         film = b"fi\r\n--Xlm\r\n-"
         film = film.replace(b"--X", b"--Y")
         data = request(
@@ -309,7 +309,7 @@ class FormTests(SubmitTestCase):
         self.assertEqual(self.stored(self.client.response()), film)
 
     def test_what_is_wrong_with_a_form(self) -> None:
-        """Each as the status that it means, and nothing is left."""
+        """Each gets its status, and nothing is left."""
         field = b'--X\r\nContent-Disposition: form-data; name="fps"\r\n\r\n5\r\n'
         for body, status in (
             (form(), 400),
@@ -327,7 +327,7 @@ class FormTests(SubmitTestCase):
         self.assert_problem(self.send(form(*FIELDS), "multipart/form-data"), 400)
 
     def test_the_next_request_is_found_behind_a_refused_form(self) -> None:
-        """Whether its file has come by then or not."""
+        """Whether or not its file has arrived by then."""
         data = request(
             "POST",
             "/api/v1/tasks",
@@ -343,7 +343,7 @@ class FormTests(SubmitTestCase):
             self.assertEqual(client.response().status, 200)
 
     def test_a_form_that_is_more_than_its_file(self) -> None:
-        """Bytes before the first field or after the last one have no end else."""
+        """Otherwise bytes before the first field or after the last could be endless."""
         head = request(
             "POST",
             "/api/v1/tasks",
@@ -373,7 +373,7 @@ class FormTests(SubmitTestCase):
 
 class ParameterTests(SubmitTestCase):
     def test_values_have_the_types_of_their_parameters(self) -> None:
-        """As JSON would have them: the same upload by MMP is the same upload."""
+        """As in JSON, so the same upload by MMP counts as the same."""
         for operation, pairs, values in (
             ("gif", [("start_time", "1.5"), ("fps", "12")], {"start_time": 1.5, "fps": 12}),
             ("gif", [("start_time", "00:01:00.5")], {"start_time": "00:01:00.5"}),

@@ -1,4 +1,4 @@
-"""Tasks, results and figures over HTTP: what each resource answers."""
+"""Tasks, results and figures over HTTP."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ CONTENT = b"GIF of the film" * 100
 
 
 class TaskTestCase(HTTPTestCase):
-    """Tasks are sent through the MMP frontend of the same server."""
+    """Tests whose tasks are sent to the MMP frontend of the same server."""
 
     def send(self, host: str = "192.0.2.1", **fields: Any) -> str:
-        """Send a film; return its task's id."""
+        """Send a film; return the task's ID."""
         request = {
             "action": "upload",
             "type": "gif",
@@ -49,7 +49,7 @@ class TaskTestCase(HTTPTestCase):
         return task_id
 
     def complete(self, content: bytes = CONTENT) -> None:
-        """Let everything that runs do well."""
+        """Let all running commands succeed."""
         while self.rig.runner.running:
             complete_step(self.rig.runner.running[0], content)
 
@@ -67,7 +67,7 @@ class TaskTestCase(HTTPTestCase):
 
 class StatusTests(TaskTestCase):
     def test_a_status_is_the_long_form(self) -> None:
-        """Of a running task and of a completed one; nobody may keep it."""
+        """Both for a running task and a completed one; it must not be cached."""
         task_id = self.send()
         response = self.client.request("GET", f"/api/v1/tasks/{task_id}")
         self.assertEqual((response.status, response.json["status"]), (200, "processing"))
@@ -90,7 +90,7 @@ class StatusTests(TaskTestCase):
         self.assert_problem(self.client.request("POST", "/api/v1/tasks/nothing/link"), 404)
 
     def test_delete_cancels(self) -> None:
-        """A task that runs; its slot is free when the answer is there."""
+        """It ends a running task, whose slot is free when the answer arrives."""
         task_id = self.send()
         response = self.client.request("DELETE", f"/api/v1/tasks/{task_id}")
         self.assertEqual((response.status, response.json["status"]), (200, "cancelled"))
@@ -127,7 +127,7 @@ class TokenTests(TaskTestCase):
         self.assertNotIn("parameters", listed["tasks"][0])
 
     def test_everything_of_a_task_needs_the_token(self) -> None:
-        """And with --owner-only its owner's."""
+        """With --owner-only, its owner's token."""
         task_id = self.done(token="secret-a")
         base = f"/api/v1/tasks/{task_id}"
         for method, path in (
@@ -150,7 +150,7 @@ class TokenTests(TaskTestCase):
         self.assertEqual(self.get(base, "secret-a").status, 200)
 
     def test_a_link_opens_the_result_without_a_token(self) -> None:
-        """By GET and HEAD, for an hour, and nothing but that result."""
+        """With GET and HEAD, for an hour, and for that result only."""
         task_id = self.done(token="secret-a")
         base = f"/api/v1/tasks/{task_id}"
         made = self.get(f"{base}/link", "secret-a", "POST")
@@ -218,7 +218,7 @@ class ResultTests(TaskTestCase):
         self.assertEqual(head.rest, b"")
 
     def test_one_range(self) -> None:
-        """Ranges do not count as fetched, not even one of everything."""
+        """A range does not count as fetched, not even one with all bytes."""
         for wanted, start, end in (
             ("bytes=0-9", 0, 10),
             ("bytes=5-", 5, len(CONTENT)),
@@ -249,14 +249,14 @@ class ResultTests(TaskTestCase):
         self.assert_problem(self.get(If_Match='"other"'), 412)
 
     def test_a_result_that_is_not_there(self) -> None:
-        """409 before the end, and a sentence that says what to do."""
+        """409 before the end, with a sentence that says what to do."""
         running = self.send(host="192.0.2.7")
         response = self.client.request("GET", f"/api/v1/tasks/{running}/result")
         self.assert_problem(response, 409)
         self.assert_problem(self.client.request("POST", f"/api/v1/tasks/{running}/link"), 409)
 
     def test_a_broken_download_does_not_count(self) -> None:
-        """And gives the file back."""
+        """The file is closed."""
         by_hand: Any = ByHand()
         self.use(disk=by_hand)
         client = self.rig.http_client()
@@ -329,7 +329,7 @@ class FigureTests(TaskTestCase):
         self.use(figures=recent.answer, metrics=self.metrics.render)
 
     def samples(self) -> dict[tuple[str, tuple[str, ...]], float]:
-        """Return what /metrics says, by name and the values of its labels in their names' order."""
+        """Return the samples in /metrics, by name and label values in the order of their names."""
         self.rig.clock.advance(FRESH)
         response = self.client.request("GET", "/metrics")
         self.assertTrue(response.headers["Content-Type"].startswith("text/plain; version="))
@@ -343,7 +343,7 @@ class FigureTests(TaskTestCase):
         }
 
     def test_the_panel_has_ten_minutes(self) -> None:
-        """A point each 10 s, and never more than sixty of them."""
+        """A point every 10 s, and at most sixty of them."""
         self.service.startService()
         self.addCleanup(self.service.stopService)
         first = self.client.request("GET", "/api/v1/server").json
@@ -359,7 +359,7 @@ class FigureTests(TaskTestCase):
         self.assertGreater(figures.disk_limit, figures.points[-1].disk_used)
 
     def test_figures_alone(self) -> None:
-        """No ids, names or addresses, in neither of the two."""
+        """Neither has IDs, names or addresses."""
         self.service.startService()
         self.addCleanup(self.service.stopService)
         task_id = self.send(host="198.51.100.23", filename="secret holiday.mov")
@@ -372,7 +372,7 @@ class FigureTests(TaskTestCase):
                 self.assertNotIn(word, text, path)
 
     def test_a_flood_of_scrapes_renders_once_a_second(self) -> None:
-        """What asks every socket must not be for anybody to repeat."""
+        """Because each rendering asks every socket."""
         counts: list[int] = []
         counted = self.metrics._registry.collect
 
@@ -413,7 +413,7 @@ class FigureTests(TaskTestCase):
         self.assertEqual(samples["vidproc_disk_bytes", ("used",)], self.rig.storage.space.used)
 
     def test_the_dashboard_asks_for_metrics_that_there_are(self) -> None:
-        """All of them, and with labels that they have."""
+        """All metrics that it uses exist and have the labels."""
         self.service.startService()
         self.addCleanup(self.service.stopService)
         self.client.request("GET", "/nothing")
@@ -438,7 +438,7 @@ class FigureTests(TaskTestCase):
         self.assertEqual({name for name in families if name.startswith("vidproc_")}, shown)
 
     def test_refusals_are_counted_by_frontend_and_code(self) -> None:
-        """Of both frontends, whatever they refuse."""
+        """For both frontends, whatever was refused."""
         self.client.request("GET", "/nothing")
         self.client.request("GET", "/api/v1/tasks/nothing")
         self.rig.connect().request({"action": "status", "task_id": "nothing"})

@@ -1,7 +1,6 @@
-"""What the HTTP frontend uses of twisted.web that twisted.web does not promise.
+"""The undocumented parts of twisted.web that the HTTP frontend uses.
 
-When one of these fails with a new Twisted, `vidproc/frontends/http/parser.py` has to be looked
-at again.
+If one of these fails with a new Twisted, check `vidproc/frontends/http/parser.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ HEAD = b"POST /path HTTP/1.1\r\nHost: localhost\r\n"
 
 
 class Recorder(Request):
-    """Notes the calls that a streaming request overrides."""
+    """Records the calls that a streaming request overrides."""
 
     calls: list[tuple[object, ...]]
 
@@ -39,7 +38,7 @@ class ChannelTests(SynchronousTestCase):
         self.channel.makeConnection(StringTransport())
 
     def test_a_request_is_made_at_its_first_line(self) -> None:
-        """And it stands in `requests` while its head comes."""
+        """It is in `requests` while its head arrives."""
         self.channel.dataReceived(HEAD)
         self.assertEqual(len(self.channel.requests), 1)
         self.assertTrue(self.channel.line_mode)
@@ -49,8 +48,8 @@ class ChannelTests(SynchronousTestCase):
         self.assertEqual(self.channel._version, b"HTTP/1.1")
 
     def test_a_body_with_a_length(self) -> None:
-        """Its rest stands in the decoder's `contentLength`, which may be counted down; nothing
-        at all ends it when that is 0."""
+        """The decoder's `contentLength` is the rest and may be counted down. When it is 0, empty
+        data ends the body."""
         self.channel.dataReceived(HEAD + b"Content-Length: 10\r\n\r\nfilm")
         self.assertEqual(self.calls, [("length", 10), ("data", b"film")])
         decoder = self.channel._transferDecoder
@@ -72,14 +71,14 @@ class ChannelTests(SynchronousTestCase):
         )
 
     def test_what_is_malformed_goes_one_way(self) -> None:
-        """So that one method can answer it."""
+        """So that one method can answer all of it."""
         refused: list[bool] = []
         self.patch(self.channel, "_respondToBadRequestAndDisconnect", lambda: refused.append(True))
         self.channel.dataReceived(b"nonsense\r\n")
         self.assertEqual(refused, [True])
 
     def test_reading_is_paused_by_one_object(self) -> None:
-        """Which the connection replaces by its own."""
+        """The connection replaces it with its own."""
         self.channel.dataReceived(HEAD + b"\r\n")
         self.assertTrue(self.channel._handlingRequest)
         self.assertFalse(self.channel._busyReceiving)

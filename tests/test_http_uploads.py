@@ -70,7 +70,7 @@ class TusTestCase(HTTPTestCase):
 
 class CreationTests(TusTestCase):
     def test_options_tell_what_there_is(self) -> None:
-        """On the collection and on one upload; without Tus-Resumable, too."""
+        """Both for the collection and an upload, even without Tus-Resumable."""
         for path in ("/api/v1/uploads", "/api/v1/uploads/x", "/api/v1/uploads/"):
             response = self.client.request("OPTIONS", path)
             self.assertEqual(response.status, 204)
@@ -84,7 +84,7 @@ class CreationTests(TusTestCase):
             self.assertEqual(response.headers["Tus-Checksum-Algorithm"], "sha1,sha256,crc32")
 
     def test_other_versions_of_tus_are_412(self) -> None:
-        """With the version that there is; a request of no version, too."""
+        """The answer has the supported version. A request without a version gets 412, too."""
         versions: list[dict[str, Any]] = [{}, {"Tus_Resumable": "0.2.2"}]
         for headers in versions:
             for method in ("POST", "HEAD", "PATCH", "DELETE"):
@@ -95,7 +95,7 @@ class CreationTests(TusTestCase):
                 self.assertEqual(response.headers["Tus-Resumable"], "1.0.0")
 
     def test_a_new_upload_has_no_bytes_no_slot_and_an_end(self) -> None:
-        """Its HEAD tells what its creation said."""
+        """Its HEAD returns what was given at its creation."""
         path = self.create(8)
         response = self.head(path)
         self.assertEqual(response.status, 200)
@@ -110,14 +110,14 @@ class CreationTests(TusTestCase):
         self.assertEqual(done.status, 201)
 
     def test_the_location_is_relative_whatever_the_path(self) -> None:
-        """A path with a slash at its end resolves to the same."""
+        """Even from a path with a slash at its end it leads to the same URL."""
         response = self.client.request(
             "POST", "/api/v1/uploads/", Upload_Length="8", Upload_Metadata=metadata(), **TUS
         )
         self.assertTrue(response.headers["Location"].startswith("../../../api/v1/uploads/"))
 
     def test_what_is_wrong_with_a_creation(self) -> None:
-        """Each as the status that it means."""
+        """Each gets its status."""
         long = str((64 << 30) + 1)
         headers: dict[str, Any]
         for headers, status in (
@@ -142,7 +142,7 @@ class CreationTests(TusTestCase):
             self.assert_problem(response, status)
 
     def test_the_body_can_come_with_the_creation(self) -> None:
-        """All of it, or some."""
+        """All of it or a part."""
         values: Any = {**TUS, "Upload_Metadata": metadata(), "Content_Type": OFFSET_TYPE}
         response = self.client.request(
             "POST", "/api/v1/uploads", b"abc", Upload_Length="8", **values
@@ -157,7 +157,7 @@ class CreationTests(TusTestCase):
         self.assertEqual(self.stored(response.headers["Vidproc-Task"]), b"abc")
 
     def test_a_creation_with_an_idempotency_key_is_the_same_upload_again(self) -> None:
-        """A client that did not see the answer finds its upload."""
+        """So a client that did not get the answer finds its upload."""
         key = "6f2d4a9e-1111-4222-8333-123456789abc"
         first = self.create(8, Idempotency_Key=key)
         self.assertEqual(self.create(8, Idempotency_Key=key), first)
@@ -166,7 +166,7 @@ class CreationTests(TusTestCase):
 
 class AppendTests(TusTestCase):
     def test_parts_make_a_task(self) -> None:
-        """The last one names it, and so does HEAD from then on."""
+        """The answer to the last one names the task, and so does HEAD from then on."""
         path = self.create(8)
         first = self.append(path, 0, b"abc")
         self.assertEqual((first.status, first.headers["Upload-Offset"]), (204, "3"))
@@ -180,7 +180,7 @@ class AppendTests(TusTestCase):
         self.assertEqual(head.headers["Upload-Offset"], "8")
 
     def test_a_part_in_chunks(self) -> None:
-        """Its end tells its length."""
+        """Its length is known at its end."""
         path = self.create(8)
         head = self.patch_request(path, 0, b"", Content_Length="").replace(
             b"Content-Length: \r\n", b"Transfer-Encoding: chunked\r\n"
@@ -200,7 +200,7 @@ class AppendTests(TusTestCase):
         self.assertEqual(self.offset(path), 3)
 
     def test_what_is_wrong_with_a_patch(self) -> None:
-        """Each as the status that it means."""
+        """Each gets its status."""
         path = self.create(8)
         cases: list[tuple[dict[str, Any], int]] = [
             ({"Content_Type": "application/octet-stream"}, 415),
@@ -220,7 +220,7 @@ class AppendTests(TusTestCase):
         self.assertEqual(self.offset(path), 0)
 
     def test_a_broken_part_keeps_what_has_arrived(self) -> None:
-        """And holds no slot."""
+        """It occupies no slot."""
         path = self.create(8)
         broken = self.rig.http_client()
         broken.send(self.patch_request(path, 0, b"abcdef")[:-2])
@@ -229,7 +229,7 @@ class AppendTests(TusTestCase):
         self.assertEqual(self.append(path, 4, b"efgh").status, 204)
 
     def test_the_slot_is_taken_by_bytes(self) -> None:
-        """While one upload comes, another of the same address has to wait."""
+        """While one upload arrives, another from the same address must wait."""
         path, other = self.create(8), self.create(9)
         first = self.rig.http_client()
         first.send(self.patch_request(path, 0, b"abcdefgh")[:-2])
@@ -240,7 +240,7 @@ class AppendTests(TusTestCase):
         self.assertEqual(first.response().status, 204)
 
     def test_a_newer_connection_takes_over(self) -> None:
-        """The older one is told, and nobody gets 423."""
+        """The older one gets an error, and nobody gets 423."""
         path = self.create(8)
         older = self.rig.http_client()
         older.send(self.patch_request(path, 0, b"abcdefgh")[:-4])
@@ -250,7 +250,7 @@ class AppendTests(TusTestCase):
         self.assertEqual(self.stored(response.headers["Vidproc-Task"]), b"abcdefgh")
 
     def test_a_head_waits_for_a_connection_that_has_just_gone(self) -> None:
-        """What it tells is where the upload goes on, or where it stands after half a second."""
+        """It returns the final offset, or the current one after half a second."""
         path = self.create(8)
         sender = self.rig.http_client()
         sender.send(self.patch_request(path, 0, b"abcdefgh")[:-4])
@@ -262,7 +262,7 @@ class AppendTests(TusTestCase):
         self.assertEqual(self.client.response(head_only=True).headers["Upload-Offset"], "5")
 
     def test_a_head_during_an_upload_is_answered(self) -> None:
-        """It takes nothing over."""
+        """It does not take over."""
         path = self.create(8)
         sender = self.rig.http_client()
         sender.send(self.patch_request(path, 0, b"abcdefgh")[:-4])
@@ -273,7 +273,7 @@ class AppendTests(TusTestCase):
         self.assertEqual(sender.response().status, 204)
 
     def test_a_length_can_come_later(self) -> None:
-        """With a part, or with none."""
+        """With or without a part."""
         path = self.create(None)
         head = self.head(path)
         self.assertEqual(head.headers["Upload-Defer-Length"], "1")
@@ -283,7 +283,7 @@ class AppendTests(TusTestCase):
         self.assertEqual(self.stored(last.headers["Vidproc-Task"]), b"abcde")
 
     def test_a_part_without_an_end_in_sight_is_bounded(self) -> None:
-        """Before its body is asked for."""
+        """It is refused before its body is requested."""
         path = self.create(None)
         values: Any = {**TUS, "Content_Type": OFFSET_TYPE, "Upload_Offset": "0"}
         size = str((64 << 30) + 1)
@@ -293,14 +293,14 @@ class AppendTests(TusTestCase):
         self.assert_problem(self.client.response(), 413)
 
     def test_a_length_that_comes_after_all_bytes(self) -> None:
-        """An empty part makes the task."""
+        """An empty part completes the upload."""
         path = self.create(None)
         self.append(path, 0, b"abc")
         last = self.append(path, 3, b"", Upload_Length="3")
         self.assertEqual(self.stored(last.headers["Vidproc-Task"]), b"abc")
 
     def test_a_whole_upload_takes_no_more(self) -> None:
-        """The end again is fine; anything else is 409."""
+        """An empty part at its end is accepted; anything else gets 409."""
         path = self.create(3)
         task_id = self.append(path, 0, b"abc").headers["Vidproc-Task"]
         again = self.append(path, 3, b"")
@@ -308,7 +308,7 @@ class AppendTests(TusTestCase):
         self.assert_problem(self.append(path, 0, b"abc"), 409)
 
     def test_a_method_can_be_overridden(self) -> None:
-        """As tus has it for clients without PATCH and DELETE."""
+        """As tus defines for clients without PATCH and DELETE."""
         path = self.create(3)
         values: Any = {**TUS, "Content_Type": OFFSET_TYPE, "Upload_Offset": "0"}
         response = self.client.request(
@@ -320,7 +320,7 @@ class AppendTests(TusTestCase):
         self.assertEqual(self.head(path).status, 404)
 
     def test_a_film_whose_sha256_is_another_is_refused_at_the_end(self) -> None:
-        """It leaves nothing."""
+        """Nothing of it is left."""
         digest = hashlib.sha256(b"abd").hexdigest()
         path = self.create(3, Upload_Metadata=metadata(sha256=digest))
         self.assert_problem(self.append(path, 0, b"abc"), 422)
@@ -337,14 +337,14 @@ class ChecksumTests(TusTestCase):
         return [f"{name} {base64.b64encode(value).decode()}" for name, value in digests.items()]
 
     def test_a_part_with_its_checksum_is_kept(self) -> None:
-        """By each algorithm."""
+        """With each algorithm."""
         path = self.create(9)
         for number, checksum in enumerate(self.checksums(b"abc")):
             response = self.append(path, 3 * number, b"abc", Upload_Checksum=checksum)
             self.assertEqual(response.status, 204)
 
     def test_a_part_with_another_checksum_is_460_and_not_kept(self) -> None:
-        """What was there before is."""
+        """Earlier bytes are kept."""
         path = self.create(9)
         self.append(path, 0, b"abc")
         for checksum in self.checksums(b"xyz"):
@@ -375,7 +375,7 @@ class ChecksumTests(TusTestCase):
         self.assertEqual(self.offset(path), 3)
 
     def test_bytes_are_not_acknowledged_before_their_checksum_is(self) -> None:
-        """Else an offset that a client was told could go back."""
+        """Otherwise an offset that a client has seen could go back."""
         path = self.create(9)
         self.append(path, 0, b"abc")
         sender = self.rig.http_client()
@@ -388,7 +388,7 @@ class ChecksumTests(TusTestCase):
         self.assertEqual(sender.response().status, 204)
 
     def test_a_creation_with_a_wrong_body_leaves_nothing(self) -> None:
-        """Its client does not know where it is."""
+        """Its client does not know its Location."""
         values: Any = {**TUS, "Upload_Metadata": metadata(), "Content_Type": OFFSET_TYPE}
         response = self.client.request(
             "POST",
@@ -406,7 +406,7 @@ class EndTests(TusTestCase):
     options = {"settings": Settings(upload_retention=100)}
 
     def test_a_terminated_upload_is_gone(self) -> None:
-        """Its bytes, too."""
+        """Its bytes are gone, too."""
         path = self.create(8)
         self.append(path, 0, b"abc")
         response = self.client.request("DELETE", path, **TUS)
@@ -415,7 +415,7 @@ class EndTests(TusTestCase):
         self.assert_problem(self.append(path, 3, b"de"), 404)
 
     def test_an_upload_under_way_can_be_terminated(self) -> None:
-        """Its sender is told."""
+        """Its sender gets an error."""
         path = self.create(8)
         sender = self.rig.http_client()
         sender.send(self.patch_request(path, 0, b"abcdefgh")[:-4])
@@ -423,7 +423,7 @@ class EndTests(TusTestCase):
         self.assert_problem(sender.response(), 409)
 
     def test_an_abandoned_upload_expires(self) -> None:
-        """When its Upload-Expires says."""
+        """At the time in Upload-Expires."""
         path = self.create(8)
         self.append(path, 0, b"abc")
         expires: Any = self.head(path).headers["Upload-Expires"]

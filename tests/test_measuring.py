@@ -1,4 +1,4 @@
-"""Figures from the real machine."""
+"""Measurements on the real machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class MeterTests(SynchronousTestCase):
         self.meter = Meter(self.rig.clock, self.rig.runner, self.rig.gate.traffic, 2)
 
     def test_the_services_own_work_counts_as_its_own(self) -> None:
-        """Half a second of it within one second on two cores is a quarter."""
+        """Half a second within one second on two cores is a quarter."""
         before = self.meter.count()
         start = time.process_time()
         while time.process_time() - start < 0.5:

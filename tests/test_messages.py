@@ -47,7 +47,7 @@ def parse(**fields: Any) -> Request:
 
 
 def decode_answer(data: bytes) -> tuple[dict[str, Any], str, int]:
-    """JSON, media type and payload size of an answer's first piece."""
+    """Return JSON, media type and payload size of an answer's head."""
     decoder = Decoder()
     decoder.receive_data(data)
     event = decoder.next_event()
@@ -480,7 +480,7 @@ class ClipTests(SynchronousTestCase):
 
 class DecodeObjectTests(SynchronousTestCase):
     def test_nesting_is_bounded(self) -> None:
-        """Up to 32 objects and lists within each other; brackets within texts are no nesting."""
+        """Up to 32 nested objects and lists; brackets in texts do not count."""
         for opening, closing in ((b"[", b"]"), (b'{"a":', b"}")):
             for depth in (1, 30, 31):
                 decode_object(b'{"p":' + opening * depth + b"1" + closing * depth + b"}")
@@ -498,7 +498,7 @@ class DecodeObjectTests(SynchronousTestCase):
 
 
 class DocumentedJsonTests(SynchronousTestCase):
-    """The JSON examples of docs/mmp.md are what the service takes and gives."""
+    """The service accepts and returns the JSON in docs/mmp.md."""
 
     def blocks(self, kind: str) -> list[bytes]:
         text = (Path(__file__).parents[1] / "docs" / "mmp.md").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ from vidproc.tasks.settings import Settings
 
 class ConnectionTests(ProtocolTestCase):
     def test_a_finish_that_takes_long_is_not_the_clients_fault(self) -> None:
-        """It is not cut off for being slow while the disk is."""
+        """The client is not disconnected while the disk is slow."""
         rig = self.rig(idle_timeout=60.0)
         client = rig.connect()
         disk = rig.disk.hold()
@@ -22,7 +22,7 @@ class ConnectionTests(ProtocolTestCase):
         self.assertEqual(client.answer()["status"], "accepted")
 
     def test_others_are_served_between_one_connections_requests(self) -> None:
-        """A thousand in one piece do not hold everybody up."""
+        """A thousand requests in one read do not delay others."""
         rig = self.rig()
         client = rig.connect()
         client.send(message({"action": "info"}) * 1000)
@@ -31,14 +31,14 @@ class ConnectionTests(ProtocolTestCase):
         self.assertGreater(len(client.answers()), 800)
 
     def test_an_idle_connection_is_closed(self) -> None:
-        """One that says nothing for the idle timeout."""
+        """After the idle timeout."""
         rig = self.rig(idle_timeout=60.0)
         client = rig.connect()
         rig.clock.pump([30.0] * 4)
         self.assertTrue(client.transport.aborted)
 
     def test_the_idle_timeout_counts_from_the_last_word(self) -> None:
-        """Not from when the service looked."""
+        """Not from when the server checked."""
         rig = self.rig(idle_timeout=60.0)
         client = rig.connect()
         rig.clock.advance(50.0)
@@ -49,7 +49,7 @@ class ConnectionTests(ProtocolTestCase):
         self.assertTrue(client.transport.aborted)
 
     def test_a_pause_of_our_own_is_nobodys_silence(self) -> None:
-        """An upload waits for its share as long as it takes."""
+        """An upload may wait for its share for any time."""
         rig = self.rig(idle_timeout=60.0)
         client = rig.connect()
         rig.gate.throttle.limit(LEAST_RATE)
@@ -63,7 +63,7 @@ class ConnectionTests(ProtocolTestCase):
         self.assertEqual(client.answer()["status"], "accepted")
 
     def test_a_clock_that_jumps_cuts_nobody_off(self) -> None:
-        """The silence counts from then on."""
+        """The idle time starts again."""
         rig = self.rig(idle_timeout=60.0)
         client = rig.connect()
         rig.clock.advance(3600.0)
@@ -72,7 +72,7 @@ class ConnectionTests(ProtocolTestCase):
         self.assertTrue(client.transport.aborted)
 
     def test_a_stalled_upload_gets_an_error_and_is_closed(self) -> None:
-        """Its slot comes back."""
+        """Its slot is freed."""
         rig = self.rig(idle_timeout=60.0)
         client = rig.connect()
         client.send(message(UPLOAD, bytes(100), "mp4")[:-50])
@@ -82,7 +82,7 @@ class ConnectionTests(ProtocolTestCase):
         self.assertTrue(client.transport.ended)
 
     def test_a_watching_connection_is_not_idle(self) -> None:
-        """It says nothing because it has nothing to say."""
+        """It is silent because it has nothing to send."""
         rig = self.rig(idle_timeout=60.0)
         client = rig.connect()
         task_id = self.upload(client)
@@ -91,7 +91,7 @@ class ConnectionTests(ProtocolTestCase):
         self.assertFalse(client.transport.ended)
 
     def test_a_head_that_comes_byte_by_byte_is_cut_off(self) -> None:
-        """Each byte keeps it from being idle, and still it must end in time."""
+        """It is never idle, but must arrive in time."""
         rig = self.rig()
         client = rig.connect()
         for byte in message({"action": "info", "id": "x" * 60})[:41]:
@@ -112,7 +112,7 @@ class ConnectionTests(ProtocolTestCase):
         self.assertEqual(rig.tasks.uploads.active, 0)
 
     def test_a_slow_but_steady_upload_is_taken(self) -> None:
-        """Two kilobytes a second are somebody's uplink."""
+        """Some uplinks have only two kilobytes a second."""
         rig = self.rig(idle_timeout=60.0)
         client = rig.connect()
         data = message(UPLOAD, bytes(1_000_000), "mp4")
@@ -122,7 +122,7 @@ class ConnectionTests(ProtocolTestCase):
         self.assertEqual(client.answer()["status"], "accepted")
 
     def test_too_many_connections_of_an_address_are_429(self) -> None:
-        """Others are welcome."""
+        """Other addresses are admitted."""
         rig = self.rig(max_connections_per_ip=2)
         clients = [rig.connect() for _ in range(3)]
         self.assertEqual(self.code(clients[2].answer()), 429)
@@ -133,13 +133,13 @@ class ConnectionTests(ProtocolTestCase):
         self.assertFalse(rig.connect().transport.ended)
 
     def test_too_many_connections_in_all_are_503(self) -> None:
-        """Said before the end."""
+        """The client gets the error before the connection ends."""
         rig = self.rig(max_connections=1)
         rig.connect()
         self.assertEqual(self.code(rig.connect("192.0.2.9").answer()), 503)
 
     def test_a_client_that_sends_ahead_is_paused_while_it_waits(self) -> None:
-        """Requests pile up in its own buffers, not in ours."""
+        """Its requests wait in its own buffers, not in ours."""
         rig = self.rig()
         thread = rig.lookup_thread.hold()
         client = rig.connect()
@@ -165,7 +165,7 @@ class ConnectionTests(ProtocolTestCase):
         self.successResultOf(drained)
 
     def test_a_fault_that_cannot_be_sent_ends_the_connection(self) -> None:
-        """It is logged, with the fault that it should have told of."""
+        """It is logged, together with the fault that it was about."""
         client = self.rig().connect()
 
         def fail(*arguments: Any, **keywords: Any) -> None:

@@ -29,7 +29,7 @@ class DownloadTests(ProtocolTestCase):
         self.assertEqual(head["sha256"], hashlib.sha256(payload).hexdigest())
 
     def test_a_download_goes_on_at_an_offset(self) -> None:
-        """At the end it is empty, past it 409."""
+        """At the end it is empty; past the end it gets 409."""
         self.complete(self.server, b"0123456789")
         self.assertEqual(self.download(offset=4)[2], b"456789")
         self.assertEqual(self.download(offset=10)[2], b"")
@@ -50,7 +50,7 @@ class DownloadTests(ProtocolTestCase):
         self.assertEqual(self.client.answers()[0][2], content)
 
     def test_a_client_that_takes_nothing_is_cut_off(self) -> None:
-        """It costs one connection's buffers, for a bounded time."""
+        """It uses one connection's buffers, for a limited time."""
         self.complete(self.server, bytes(3_000_000))
         self.client.protocol.pauseProducing()
         self.client.send(message({"action": "download", "task_id": self.task_id}))
@@ -59,7 +59,7 @@ class DownloadTests(ProtocolTestCase):
         self.assertTrue(self.client.transport.aborted)
 
     def test_a_download_cut_off_does_not_count_as_fetched(self) -> None:
-        """And the file is closed and free to be pruned."""
+        """The file is closed and may be pruned."""
         self.complete(self.server, bytes(3_000_000))
         self.client.protocol.pauseProducing()
         self.client.send(message({"action": "download", "task_id": self.task_id}))
@@ -81,7 +81,7 @@ class WatchTests(ProtocolTestCase):
         return [answer[0]["status"] for answer in self.client.answers()]
 
     def test_a_watch_sends_at_once_on_change_and_at_the_end(self) -> None:
-        """The last message is terminal, and the connection serves on."""
+        """The last message is terminal, and the connection serves further requests."""
         self.client.send(message(self.watch))
         self.assertEqual(self.statuses(), ["processing"])
         self.complete(self.server)
@@ -95,20 +95,20 @@ class WatchTests(ProtocolTestCase):
         self.assertEqual(self.client.answer()["status"], "ok")
 
     def test_a_status_that_cannot_be_sent_ends_the_connection_alone(self) -> None:
-        """The client is told; the task service notices nothing."""
+        """The client gets an error; the task service is not affected."""
         complete_step(self.server.runner.running[0])  # the probe
         self.client.send(message({**self.watch, "detail": True}))
         self.client.answers()
         attempt = self.server.tasks.queue._entries[self.task_id].attempt
         assert attempt is not None
-        attempt.input["codec"] = object()  # what JSON can't hold
+        attempt.input["codec"] = object()  # a value that JSON can't represent
         self.complete(self.server)
         answer = self.client.answers()[-1][0]
         self.assertEqual((answer["error"]["code"], answer["id"]), (500, "w"))
         self.assertTrue(self.client.transport.ended)
         self.assertEqual(len(self.server.tasks.queue.watches), 0)
         self.assertEqual(len(self.flushLoggedErrors(TypeError)), 2)
-        # The store can't hold it either: that fails the task, and holds nobody up.
+        # The store can't hold it either: the task fails, but others continue.
         status = {"action": "status", "task_id": self.task_id}
         answers = self.server.connect().request(status)
         self.assertEqual((answers[0][0]["status"], answers[0][0]["error_code"]), ("failed", 500))
@@ -133,7 +133,7 @@ class WatchTests(ProtocolTestCase):
         self.assertEqual(len(self.server.tasks.queue.watches), 0)
 
     def test_the_slot_is_free_before_the_end_can_be_seen(self) -> None:
-        """Whoever is told that a task has ended may send the next."""
+        """A client that sees the end of its task may send the next one."""
         self.client.send(message(self.watch))
         self.client.answers()
         other = self.server.connect()
@@ -177,7 +177,7 @@ class WatchTests(ProtocolTestCase):
         self.assertTrue(self.client.transport.disconnecting)
 
     def test_a_lost_connection_ends_its_watch(self) -> None:
-        """Nothing is left to tell."""
+        """There is nobody left to notify."""
         self.client.send(message(self.watch))
         self.client.lose()
         self.assertEqual(len(self.server.tasks.queue.watches), 0)

@@ -25,7 +25,7 @@ from vidproc.tasks.views import TaskView
 
 class RequestTests(ProtocolTestCase):
     def test_a_request_may_come_byte_by_byte(self) -> None:
-        """Any split of the bytes gives the same answer."""
+        """The answer does not depend on how the bytes are split."""
         client = self.rig().connect()
         for byte in message({"action": "info"}):
             client.send(bytes([byte]))
@@ -39,7 +39,7 @@ class RequestTests(ProtocolTestCase):
         self.assertEqual([a[0]["id"] for a in client.answers()], list(range(20)))
 
     def test_a_malformed_request_leaves_the_connection_usable(self) -> None:
-        """Its sizes are known, so the next message is found."""
+        """Its sizes are known, so the next message can be found."""
         client = self.rig().connect()
         client.send(message({"action": "dance", "id": 7}, b"some payload"))
         answer = client.answer()
@@ -48,7 +48,7 @@ class RequestTests(ProtocolTestCase):
         self.assertEqual(client.answer()["status"], "ok")
 
     def test_http_and_tls_get_400_at_once_and_the_end(self) -> None:
-        """And what else they send is read, so that the answer is not reset away."""
+        """Further bytes are read, so that a reset does not destroy the answer."""
         for foreign in (
             b"GET / HTTP/1.1\r\nHost: x\r\n",
             bytes.fromhex("160301020001000001fc0303"),
@@ -61,7 +61,7 @@ class RequestTests(ProtocolTestCase):
             self.assertEqual(client.answers(), [])
 
     def test_a_connection_that_is_done_for_ends_even_if_its_client_stays(self) -> None:
-        """It lingers for a bounded time."""
+        """It lingers for a limited time."""
         rig = self.rig()
         client = rig.connect()
         client.send(b"GET / HTTP/1.1\r\n\r\n")
@@ -87,7 +87,7 @@ class RequestTests(ProtocolTestCase):
         self.assertEqual(info["sandbox"], ["rlimits"])
 
     def test_tokens_are_asked_for_when_there_are_any(self) -> None:
-        """401 without, 401 with a wrong one, an answer with the right one."""
+        """No token or a wrong one gets 401; the right one gets an answer."""
         client = self.rig(tokens=Tokens({"ann": "s3cret"})).connect()
         for token in (None, "", "s3cre", "s3cret "):
             client.send(message({"action": "info", "token": token}))
@@ -96,7 +96,7 @@ class RequestTests(ProtocolTestCase):
         self.assertEqual(client.answer()["status"], "ok")
 
     def test_a_half_closed_connection_still_gets_its_answers(self) -> None:
-        """And is closed after the last one."""
+        """It is closed after the last one."""
         client = self.rig().connect()
         client.send(message({"action": "info"}))
         client.half_close()
@@ -104,7 +104,7 @@ class RequestTests(ProtocolTestCase):
         self.assertTrue(client.transport.disconnecting)
 
     def test_a_half_close_in_the_middle_of_a_message_is_400(self) -> None:
-        """The upload it belongs to gives its slot back."""
+        """The upload's slot is freed."""
         rig = self.rig()
         client = rig.connect()
         client.send(message(UPLOAD, b"whole film", "mp4")[:-3])
@@ -115,12 +115,12 @@ class RequestTests(ProtocolTestCase):
 
 
 class TokenTests(ProtocolTestCase):
-    """What tokens change for an MMP client."""
+    """The effects of tokens for MMP clients."""
 
     tokens = {"ann": "s3cret", "bob": "t0ken"}
 
     def test_a_token_lists_its_own_tasks_newest_first(self) -> None:
-        """In short form, and nobody else's."""
+        """In short form, without those of others."""
         rig = self.rig(tokens=Tokens(self.tokens), settings=Settings(tasks_per_ip=3))
         client = rig.connect()
         first = self.upload(client, token="s3cret")
@@ -134,13 +134,13 @@ class TokenTests(ProtocolTestCase):
         self.assertEqual(answer["tasks"][1].keys(), client.answer().keys())
 
     def test_there_is_no_list_without_tokens(self) -> None:
-        """401, for whose tasks would it have?"""
+        """It gets 401, because there are no owners."""
         client = self.rig().connect()
         client.send(message({"action": "list"}))
         self.assertEqual(self.code(client.answer()), 401)
 
     def test_a_hundred_long_failures_fit_one_list(self) -> None:
-        """With every text as long as it may get."""
+        """With all texts at their maximum length."""
         task = Task(
             task_id="f" * 32,
             type="extract_audio",
@@ -163,7 +163,7 @@ class TokenTests(ProtocolTestCase):
         self.assertEqual(len(json.loads(head.json)["tasks"]), 100)
 
     def test_a_tokens_slots_are_its_own(self) -> None:
-        """Wherever its requests come from; another token at the same address has its own."""
+        """From any address; another token at the same address has other slots."""
         rig = self.rig(tokens=Tokens(self.tokens), settings=Settings(tasks_per_token=2))
         client = rig.connect()
         self.upload(client, token="s3cret")
@@ -199,7 +199,7 @@ class AnyBytesTests(ProtocolTestCase):
         )
     )
     def test_any_bytes_get_answers_or_a_clean_end(self, pieces: list[bytes]) -> None:
-        """Never an exception, never a fault of ours (500), and nothing is left behind."""
+        """There is no exception, no fault (500), and nothing is left behind."""
         faults: list[Any] = []
 
         @implementer(ILogObserver)

@@ -1,4 +1,4 @@
-"""What an MMP connection can be at, each by itself."""
+"""The states of an MMP connection, and the objects that they use."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class WatchingTests(SynchronousTestCase):
         return self.reads
 
     def test_it_sends_again_after_each_interval(self) -> None:
-        """Counted from what was told last."""
+        """Counted from the last status."""
         self.watching.show(self.now)
         self.clock.pump([4.0, 1.0, 3.0])
         self.assertEqual(len(self.sent), 2)
@@ -93,14 +93,14 @@ class WatchingTests(SynchronousTestCase):
         self.assertEqual(len(self.sent), 3)
 
     def test_the_last_status_ends_it(self) -> None:
-        """And its subscription and its timer."""
+        """Subscription and timer end, too."""
         self.watching.show(view(State.COMPLETED))
         self.assertEqual(self.ended, [self.watching])
         self.assertGreaterEqual(self.stopped, 1)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_who_does_not_read_gets_the_newest_later(self) -> None:
-        """Once; the end comes after it was told."""
+        """Only once; `on_end` is called after that."""
         self.reads = False
         self.watching.show(view())
         last = view(State.FAILED)
@@ -124,7 +124,7 @@ class StubWriter:
 
 
 class StubSession:
-    """What `Receiving` asks of an upload's session."""
+    """The parts of a session that `Receiving` uses."""
 
     def __init__(self) -> None:
         self.writer = StubWriter()
@@ -155,7 +155,7 @@ class ReceivingTests(SynchronousTestCase):
         )
 
     def test_large_reads_last_as_long_as_the_payload(self) -> None:
-        """What is read at a time is also what may wait to be written."""
+        """The size of a read also limits the bytes that wait to be written."""
         self.assertEqual(self.transport.bufferSize, READ_SIZE)
         self.session.writer.read_size = 1000  # others upload as well
         self.receiving.write(b"film")
@@ -164,20 +164,20 @@ class ReceivingTests(SynchronousTestCase):
         self.assertEqual(self.transport.bufferSize, MAX_READ_AHEAD)
 
     def test_it_is_held_while_the_session_waits(self) -> None:
-        """And says so each time."""
+        """It reports each change."""
         self.session.producer.pauseProducing()
         self.session.producer.resumeProducing()
         self.assertEqual(self.holds, [True, False])
 
     def test_bytes_go_to_the_session(self) -> None:
-        """In order, until it is given up."""
+        """In order, until it is aborted."""
         self.receiving.write(b"fi")
         self.receiving.write(b"lm")
         self.receiving.abort()
         self.assertEqual((self.session.taken, self.session.aborted), (b"film", 1))
 
     def test_little_is_not_worth_a_thread(self) -> None:
-        """Nor is anything through a transport that is no plain socket."""
+        """Nor are bytes from a transport that is not a plain socket."""
         self.assertFalse(self.receiving.can_take_directly(10))
         self.assertFalse(self.receiving.can_take_directly(1 << 30))
 
@@ -202,7 +202,7 @@ class SendingTests(SynchronousTestCase):
         self.assertEqual((self.result.sent, sum(self.progress)), (6, 6))
 
     def test_a_lost_connection_ends_it(self) -> None:
-        """What waits for it is told."""
+        """Its Deferred fails."""
         sending = self.sending(0)
         sending.pause()
         running = self.run_(sending)
@@ -215,7 +215,7 @@ class SendingTests(SynchronousTestCase):
 
 
 class StateTests(SynchronousTestCase):
-    """What a connection is at, from its first request to its end."""
+    """The states of a connection from its first request to its end."""
 
     def setUp(self) -> None:
         self.rig = Rig(Path(self.mktemp()))
@@ -242,11 +242,11 @@ class StateTests(SynchronousTestCase):
         return str(self.client.answer()["task_id"])
 
     def test_an_upload_is_received_then_made_safe(self) -> None:
-        """And the connection is ready for more."""
+        """Then the connection is ready for the next request."""
         self.upload()
 
     def test_a_request_that_waits_is_being_answered(self) -> None:
-        """What comes meanwhile waits for its turn."""
+        """Further requests wait."""
         lookup = self.rig.lookup_thread.hold()
         self.client.send(message({"action": "status", "task_id": "0" * 32, "id": 7}))
         self.assert_state(states.Answering)
@@ -257,7 +257,7 @@ class StateTests(SynchronousTestCase):
         self.assertEqual([answer[0]["id"] for answer in self.client.answers()], [7, 8])
 
     def test_a_watch_lasts_until_the_next_request(self) -> None:
-        """The task service forgets it then."""
+        """Then the task service forgets it."""
         task_id = self.upload()
         self.client.request({"action": "watch", "task_id": task_id})
         self.assert_state(states.Watching)
@@ -266,7 +266,7 @@ class StateTests(SynchronousTestCase):
         self.assertEqual(list(self.rig.tasks.queue.watches.task_ids), [])
 
     def test_a_refused_payload_is_discarded_in_bounded_time(self) -> None:
-        """A payload that ends within it leaves the connection as it was."""
+        """If the payload ends in time, the connection continues."""
         self.client.send(message({"action": "nonsense"}, bytes(100))[:-1])
         self.assert_state(states.Ready)
         self.rig.clock.advance(states.DISCARD_TIME - 1)
@@ -278,7 +278,7 @@ class StateTests(SynchronousTestCase):
         self.assert_state(states.Lost)
 
     def test_a_connection_that_ends_lingers(self) -> None:
-        """Until its client goes, or for a bounded time."""
+        """Until its client disconnects, or for a limited time."""
         self.client.send(b"GET / HTTP/1.1\r\n\r\n")
         self.assert_state(states.Ending)
         self.rig.clock.advance(states.LINGER_TIME - 0.1)
@@ -288,7 +288,7 @@ class StateTests(SynchronousTestCase):
         self.assertEqual(self.rig.clock.getDelayedCalls(), [])
 
     def test_a_stop_waits_for_an_answer(self) -> None:
-        """The client that has asked is told, then its connection ends."""
+        """The client gets its answer, then its connection ends."""
         lookup = self.rig.lookup_thread.hold()
         self.client.send(message({"action": "status", "task_id": "0" * 32}))
         self.rig.gate.drain(30.0)
@@ -298,7 +298,7 @@ class StateTests(SynchronousTestCase):
         self.assert_state(states.Ending)
 
     def test_an_admission_that_comes_too_late_gives_everything_back(self) -> None:
-        """The client has gone while its slot was taken."""
+        """The client has disconnected during its admission."""
         store = self.rig.store_thread.hold()
         parameters = {"start_time": 0, "duration": 1}
         request = {"action": "upload", "type": "gif", "parameters": parameters}
@@ -311,7 +311,7 @@ class StateTests(SynchronousTestCase):
         self.assertEqual(self.rig.storage.space.reserved, 0)
 
     def test_an_error_names_no_request_that_was_answered_before(self) -> None:
-        """A head that does not arrive in time has no id yet."""
+        """If a head does not arrive in time, there is no ID yet."""
         self.client.request({"action": "info", "id": 7})
         self.client.send(message({"action": "info", "id": 8})[:-1])
         self.rig.clock.advance(HEAD_TIME)

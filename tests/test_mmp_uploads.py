@@ -1,4 +1,4 @@
-"""Uploads over MMP: plain, resumable, refused, broken off."""
+"""Uploads over MMP: plain, resumable, refused, interrupted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vidproc.tasks.settings import Settings
 
 class UploadTests(ProtocolTestCase):
     def test_an_upload_is_on_disk_and_in_the_store_before_it_is_accepted(self) -> None:
-        """The input has its final name, the row its key."""
+        """The input has its final name, and the row has its key."""
         rig = self.rig()
         task_id = self.upload(rig.connect(), b"film bytes")
         task = rig.store.get(task_id)
@@ -26,7 +26,7 @@ class UploadTests(ProtocolTestCase):
         self.assertEqual(task.media_type, "mp4")
 
     def test_what_the_json_shows_to_be_wrong_is_refused_before_the_payload(self) -> None:
-        """The answer is there when only the head has been sent."""
+        """The answer arrives when only the head has been sent."""
         cases: list[tuple[dict[str, Any], int]] = [
             ({**UPLOAD, "type": "dance"}, 400),
             ({**UPLOAD, "parameters": {"start_time": 0}}, 422),
@@ -41,7 +41,7 @@ class UploadTests(ProtocolTestCase):
             client.send(message(request, bytes(1000), "mp4")[:-1000])
             answer = client.answer()
             self.assertEqual(self.code(answer), code, answer)
-            # The payload is thrown away, and the connection serves on.
+            # The payload is discarded, and the connection serves further requests.
             client.send(bytes(1000))
             client.send(message({"action": "info"}))
             self.assertEqual(client.answer()["status"], "ok")
@@ -55,7 +55,7 @@ class UploadTests(ProtocolTestCase):
         self.assertTrue(client.transport.aborted)
 
     def test_an_empty_file_is_415_and_a_too_large_one_413(self) -> None:
-        """Both from the sizes alone."""
+        """Both are found from the sizes alone."""
         client = self.rig(settings=Settings(max_upload=100)).connect()
         client.send(message(UPLOAD, b"", "mp4"))
         self.assertEqual(self.code(client.answer()), 415)
@@ -63,7 +63,7 @@ class UploadTests(ProtocolTestCase):
         self.assertEqual(self.code(client.answer()), 413)
 
     def test_a_file_that_does_not_fit_the_storage_is_507(self) -> None:
-        """And takes no slot."""
+        """It takes no slot."""
         rig = self.rig(limit=1000)
         client = rig.connect()
         client.send(message(UPLOAD, bytes(2000), "mp4"))
@@ -71,7 +71,7 @@ class UploadTests(ProtocolTestCase):
         self.assertEqual(rig.storage.space.reserved, 0)
 
     def test_a_store_on_a_full_disk_is_507(self) -> None:
-        """Not a fault of ours: there is no room for the upload's row."""
+        """There is no space for the upload's row, which is not a fault of ours."""
         rig = self.rig()
 
         def full(*arguments: Any, **keywords: Any) -> None:
@@ -83,7 +83,7 @@ class UploadTests(ProtocolTestCase):
         self.assertEqual(self.code(client.answer()), 507)
 
     def test_a_second_upload_of_an_address_is_429_from_the_first_byte_on(self) -> None:
-        """Another address is welcome; the slot comes back when the first connection is lost."""
+        """Other addresses are admitted; the slot is freed when the first connection is lost."""
         rig = self.rig()
         first = rig.connect()
         first.send(message(UPLOAD, bytes(100), "mp4")[:-50])
@@ -95,7 +95,7 @@ class UploadTests(ProtocolTestCase):
         self.upload(rig.connect())
 
     def test_a_lost_connection_leaves_no_file_and_no_reservation(self) -> None:
-        """Whatever had arrived of a plain upload goes."""
+        """The received bytes of a plain upload are removed."""
         rig = self.rig()
         client = rig.connect()
         client.send(message(UPLOAD, bytes(100), "mp4")[:-50])
@@ -105,7 +105,7 @@ class UploadTests(ProtocolTestCase):
         self.assertEqual(rig.storage.space.reserved, 0)
 
     def test_a_lagging_disk_pauses_the_client(self) -> None:
-        """Reading goes on when the disk has caught up; nothing is lost."""
+        """Reading resumes when the disk has caught up; nothing is lost."""
         rig = self.rig()
         disk = rig.disk.hold()
         client = rig.connect()
@@ -123,7 +123,7 @@ class UploadTests(ProtocolTestCase):
         self.assertEqual(rig.storage.path(task.input_key).read_bytes(), film)
 
     def test_a_checksum_that_differs_is_422_and_leaves_nothing(self) -> None:
-        """The right one is accepted, in any case of its letters."""
+        """The right one is accepted, in upper or lower case."""
         rig = self.rig()
         client = rig.connect()
         client.send(message({**UPLOAD, "sha256": "0" * 64}, b"film", "mp4"))
@@ -132,14 +132,14 @@ class UploadTests(ProtocolTestCase):
         self.upload(client, b"film", sha256=hashlib.sha256(b"film").hexdigest().upper())
 
     def test_unknown_parameters_are_named_in_the_warnings(self) -> None:
-        """And do not refuse the upload."""
+        """The upload is not refused."""
         client = self.rig().connect()
         task_id = self.upload(client, parameters={**GIF, "loops": 3})
         client.send(message({"action": "status", "task_id": task_id, "detail": True}))
         self.assertIn("loops", client.answer()["warnings"][0])
 
     def test_a_stopping_server_answers_503(self) -> None:
-        """To uploads; the rest is still answered."""
+        """To uploads; other requests are still answered."""
         rig = self.rig()
         rig.tasks.refuse_new()
         client = rig.connect()
@@ -160,7 +160,7 @@ class ResumableUploadTests(ProtocolTestCase):
         return client.answer()
 
     def test_an_upload_in_parts_is_one_file(self) -> None:
-        """A payload shorter than the rest gets partial, the last one accepted."""
+        """A payload shorter than the rest gets `partial`, the last one `accepted`."""
         client = self.server.connect()
         self.assertEqual(self.send_part(client, 0, 300), {"status": "partial", "offset": 300})
         answer = self.send_part(client, 300, 1000, sha256=hashlib.sha256(self.film).hexdigest())
@@ -170,7 +170,7 @@ class ResumableUploadTests(ProtocolTestCase):
         self.assertEqual(self.server.storage.path(task.input_key).read_bytes(), self.film)
 
     def test_a_broken_upload_goes_on_where_it_stands(self) -> None:
-        """upload_status says where; the slot was free in between."""
+        """upload_status returns the offset; the slot was free in between."""
         client = self.server.connect()
         client.send(message(self.request, self.film, "mp4")[:-400])
         client.lose()
@@ -180,7 +180,7 @@ class ResumableUploadTests(ProtocolTestCase):
         self.assertEqual(self.send_part(client, 600, 1000)["status"], "accepted")
 
     def test_a_second_broken_upload_of_an_address_leaves_the_first(self) -> None:
-        """Two people behind one router both go on where they were."""
+        """Two people behind one router can both resume."""
         other = {**self.request, "upload_id": str(uuid4())}
         for request, size in ((self.request, 600), (other, 700)):
             client = self.server.connect()
@@ -192,7 +192,7 @@ class ResumableUploadTests(ProtocolTestCase):
             self.assertEqual(client.answer(), {"status": "partial", "offset": size})
 
     def test_a_refused_upload_leaves_no_trace(self) -> None:
-        """Neither a new one, nor a broken one that is refused when it wants to go on."""
+        """Neither a new one nor one that is refused when it is resumed."""
         client = self.server.connect()
         self.send_part(client, 0, 300)
         self.server.storage.space.limit = self.server.storage.space.measure()
@@ -207,7 +207,7 @@ class ResumableUploadTests(ProtocolTestCase):
         self.assertEqual(self.server.tasks.uploads.active, 0)
 
     def test_a_checksum_that_comes_with_a_later_part_is_checked(self) -> None:
-        """A client that was stopped knows it only after it has read its file again."""
+        """A client that was stopped knows it only after reading its file again."""
         client = self.server.connect()
         self.send_part(client, 0, 300)
         answer = self.send_part(client, 300, 1000, sha256=hashlib.sha256(b"other").hexdigest())
@@ -215,7 +215,7 @@ class ResumableUploadTests(ProtocolTestCase):
         self.assertEqual(list((self.server.storage.root / "uploads").iterdir()), [])
 
     def test_another_checksum_than_before_is_422_and_costs_nothing(self) -> None:
-        """The upload goes on with the right one."""
+        """The upload can be resumed with the right one."""
         right = hashlib.sha256(self.film).hexdigest()
         client = self.server.connect()
         self.send_part(client, 0, 300, sha256=right)
@@ -225,14 +225,14 @@ class ResumableUploadTests(ProtocolTestCase):
         self.assertEqual(self.send_part(client, 300, 1000)["status"], "accepted")
 
     def test_a_wrong_offset_is_409_with_the_right_one(self) -> None:
-        """So the client needs no further question."""
+        """So the client need not ask."""
         client = self.server.connect()
         self.send_part(client, 0, 300)
         answer = self.send_part(client, 500, 1000)
         self.assertEqual((self.code(answer), answer["error"]["offset"]), (409, 300))
 
     def test_a_finished_upload_gets_the_same_answer_again(self) -> None:
-        """By upload and by upload_status; no second task."""
+        """From upload and upload_status; there is no second task."""
         client = self.server.connect()
         first = self.send_part(client, 0, 1000)
         self.assertEqual(self.send_part(client, 0, 1000)["task_id"], first["task_id"])
@@ -247,7 +247,7 @@ class ResumableUploadTests(ProtocolTestCase):
             self.assertEqual(self.code(self.send_part(client, 300, 400, **change)), 422)
 
     def test_a_newer_connection_takes_over(self) -> None:
-        """The older one is told, and the slot goes with the upload."""
+        """The older one gets an error, and the slot moves with the upload."""
         older = self.server.connect()
         older.send(message(self.request, self.film, "mp4")[:-400])
         newer = self.server.connect()
@@ -256,7 +256,7 @@ class ResumableUploadTests(ProtocolTestCase):
         older.lose()
 
     def test_of_two_connections_that_begin_at_once_one_goes_on(self) -> None:
-        """The other is told, and whatever it still sends goes nowhere."""
+        """The other one gets an error, and its further bytes are discarded."""
         thread = self.server.store_thread.hold()
         first, second = self.server.connect(), self.server.connect()
         head = message(self.request, self.film, "mp4")[:-1000]
@@ -275,7 +275,7 @@ class ResumableUploadTests(ProtocolTestCase):
         self.assertEqual(self.server.storage.path(task.input_key).read_bytes(), self.film)
 
     def test_a_break_that_cannot_be_stored_loses_nothing(self) -> None:
-        """A full disk: the upload can't go on until it is put away, then it goes on."""
+        """With a full disk, the upload can be resumed only once the break is stored."""
         client = self.server.connect()
         client.send(message(self.request, self.film, "mp4")[:-400])
         park = self.server.store.uploads.park
@@ -293,13 +293,13 @@ class ResumableUploadTests(ProtocolTestCase):
         self.assertEqual(self.send_part(client, 600, 1000)["status"], "accepted")
 
     def test_an_upload_that_nobody_began_is_404(self) -> None:
-        """With the advice to begin it."""
+        """The solution says to start it."""
         client = self.server.connect()
         client.send(message({"action": "upload_status", "upload_id": str(uuid4())}))
         self.assertEqual(self.code(client.answer()), 404)
 
     def test_a_broken_upload_is_forgotten_after_its_retention(self) -> None:
-        """File and row go."""
+        """File and row are removed."""
         client = self.server.connect()
         self.send_part(client, 0, 300)
         self.server.clock.advance(self.server.settings.upload_retention + 1)

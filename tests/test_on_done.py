@@ -1,4 +1,4 @@
-"""--on-done: a real command, run once for each task that ends, and nothing left of it."""
+"""--on-done: a real command, run once for each task that ends, leaving nothing behind."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ reactor: Any = global_reactor
 
 
 def task(number: int, **fields: Any) -> Task:
-    """Return a task that is being worked on."""
+    """Return a task that is being processed."""
     return Task(
         task_id=f"{number:032x}",
         type="gif",
@@ -41,12 +41,12 @@ def task(number: int, **fields: Any) -> Task:
 
 
 def is_written(path: Path) -> bool:
-    """Return whether a file is there and holds a line."""
+    """Return whether a file exists and contains a line."""
     return path.exists() and path.read_text().endswith("\n")
 
 
 class OnDoneTests(TestCase):
-    """The command is real; store and reactor, too."""
+    """With a real command, store and reactor."""
 
     def setUp(self) -> None:
         self.root = Path(self.mktemp()).absolute()
@@ -83,7 +83,7 @@ class OnDoneTests(TestCase):
         return found
 
     def test_the_command_reads_the_status_and_the_result_s_path(self) -> Deferred[None]:
-        """As one JSON object, with nothing in its environment but PATH."""
+        """As one JSON object; its environment has only PATH."""
 
         async def run() -> None:
             on_done = self.make("cat > told; env -u PWD -u OLDPWD -u SHLVL -u _ > environment")
@@ -129,13 +129,13 @@ class OnDoneTests(TestCase):
         return ensureDeferred(run())
 
     def test_a_task_is_reported_once_even_over_restarts(self) -> Deferred[None]:
-        """What was not told at a stop is told at the next start; what was told never again."""
+        """A task that was not reported before a stop is reported at the next start, once."""
 
         async def run() -> None:
             first = self.make("cat >> told")
             first.ended(view_of_ended(self.end(1)))
             await first.stop()
-            self.end(2)  # the server ends before anybody hears of it
+            self.end(2)  # the server ends before reporting it
             self.store.close()
             self.store = self.open_store()
             second = self.make("cat >> told")
@@ -151,7 +151,7 @@ class OnDoneTests(TestCase):
         return ensureDeferred(run())
 
     def test_a_command_that_takes_too_long_leaves_nothing(self) -> Deferred[None]:
-        """Not what it started in a session of its own, nor what ignores signals."""
+        """Neither processes in other sessions nor those that ignore signals."""
 
         async def run() -> None:
             script = (
@@ -173,7 +173,7 @@ class OnDoneTests(TestCase):
         return ensureDeferred(run())
 
     def test_a_command_that_fails_is_logged_and_the_next_one_runs(self) -> Deferred[None]:
-        """So is one that is not there any more."""
+        """So is one that no longer exists."""
 
         async def run() -> None:
             on_done = self.make("cat > /dev/null; echo wrong >&2; exit 3")
@@ -193,7 +193,7 @@ class OnDoneTests(TestCase):
 
 
 class EndedTests(SynchronousTestCase):
-    """Which tasks are told of."""
+    """Which tasks are reported."""
 
     def setUp(self) -> None:
         self.rig = Rig(Path(self.mktemp()))
@@ -214,7 +214,7 @@ class EndedTests(SynchronousTestCase):
         return task_id
 
     def test_every_end_is_recorded_in_the_commit_and_then_reported(self) -> None:
-        """A completed task and a cancelled one; what follows later (expiry) is no end."""
+        """For completed and cancelled tasks. Later changes such as expiry do not count."""
         task_id = self.send()
         while self.rig.runner.running:
             complete_step(self.rig.runner.running[0])
@@ -231,7 +231,7 @@ class EndedTests(SynchronousTestCase):
         self.assertEqual(len(self.rig.store.untold.all()), 1)
 
     def test_without_the_option_nothing_is_noted(self) -> None:
-        """And notes of an earlier run are thrown away, not told in a year."""
+        """Notes of an earlier run are deleted, instead of being reported much later."""
         self.send()
         while self.rig.runner.running:
             complete_step(self.rig.runner.running[0])
