@@ -27,6 +27,7 @@ from vidproc.operations.compress.encode import (
 )
 from vidproc.operations.compress.operation import CompressOperation
 from vidproc.operations.parameters import Compress
+from vidproc.runners.interface import Runner
 
 MEDIA = Path(__file__).parent / "media"
 FFMPEG = find_ffmpeg()
@@ -61,12 +62,16 @@ def measure(encoded: Path, source: Path) -> float:
 
 class CompressCase(SynchronousTestCase):
     def compress(
-        self, clip: str | Path, capabilities: Any = None, **parameters: Any
+        self,
+        clip: str | Path,
+        capabilities: Any = None,
+        runner: Runner | None = None,
+        **parameters: Any,
     ) -> tuple[RealJob, Product]:
         folder = Path(self.mktemp())
         folder.mkdir(parents=True)
         source = MEDIA / clip if isinstance(clip, str) else clip
-        job = RealJob(source, folder.absolute(), Compress(**parameters))
+        job = RealJob(source, folder.absolute(), Compress(**parameters), runner=runner)
         if capabilities is not None:
             job.capabilities = capabilities
         product = run_operation(CompressOperation(), job)

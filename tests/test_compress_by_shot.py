@@ -10,12 +10,13 @@ from typing import Any
 import av
 from twisted.trial.unittest import SynchronousTestCase
 
-from support.job import run_operation
+from support.job import RealJob, run_operation
+from support.travel import TravellingRunner
 from tests.test_compress import MEDIA, CompressCase, MadeUpJob, measure
 from vidproc.ffmpeg.command import SOURCE, Command, CommandFailed, Completed, FailureKind
-from vidproc.operations.base import Product
 from vidproc.operations.compress.operation import CompressOperation
 from vidproc.operations.compress.scoring import frame_sizes
+from vidproc.runners.interface import Runner
 
 CLIPS = (
     ("flower-540p-aac.mp4", 5.0),
@@ -55,9 +56,9 @@ class RealTests(CompressCase):
             *("-crf", "10", "-c:a", "aac"),
         )
 
-    def check(self, rate: str, **parameters: Any) -> Product:
+    def check(self, rate: str, runner: Runner | None = None, **parameters: Any) -> RealJob:
         film = self.film(rate)
-        job, product = self.compress(film, preset="fast", **parameters)
+        job, product = self.compress(film, preset="fast", runner=runner, **parameters)
         details = product.details
         self.assertEqual(details["shots"], 4)
         self.assertIn("saved_percent", details)
@@ -77,13 +78,18 @@ class RealTests(CompressCase):
         for number, (_, length) in enumerate(CLIPS):
             sizes = frame_sizes(job.path_of(f"sample-{number}.mkv").read_bytes())
             self.assertTrue(24 <= len(sizes) < length * 24, len(sizes))
-        return product
+        return job
 
     def test_h264_is_joined_to_the_frame(self) -> None:
         self.check("24000/1001", quality=93)
 
-    def test_hevc_is_joined_to_the_frame(self) -> None:
-        self.check("25", quality=90, codec="hevc")
+    def test_hevc_is_joined_to_the_frame_on_a_cluster(self) -> None:
+        """Shots and samples travel with no more of the source than they need."""
+        job = self.check("25", TravellingRunner(cores=2), quality=90, codec="hevc")
+        parts = [command.part for command in job.commands if command.cpus == 1.0]
+        known = [part.size for part in parts if part is not None and part.size is not None]
+        self.assertGreater(len(known), len(CLIPS))
+        self.assertLess(max(known), 0.8 * job.media.size)
 
 
 class MadeUpShots(MadeUpJob):

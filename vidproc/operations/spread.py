@@ -27,6 +27,7 @@ from vidproc.ffmpeg.command import (
     THREADS,
     Command,
     CommandFailed,
+    Completed,
     Part,
     ffmpeg_command,
     input_file,
@@ -261,14 +262,8 @@ def encode_command(
     at = stretch.at
     if careful and at is not None:
         at = at - _CAREFUL_LEAD if at > _CAREFUL_LEAD else None
-    place: dict[str, Any] = {}
-    if at is not None:
-        # Times stay those of the whole film, and frames from the keyframe on go to the filters.
-        moment = reading.seconds(at)
-        place = {"noaccurate_seek": None, "ss": moment, "itsoffset": moment}
-    node = ffmpeg.input(input_file(SOURCE), **reading.SAFE_INPUT, threads=f"{THREADS}+1", **place)
     graph = ffmpeg.output(
-        scaled(node, partial(_exactly, film, segment)),
+        source_frames(film, segment, scaled, at),
         output_file(segment.file),
         **{
             "format": "mp4",
@@ -294,6 +289,17 @@ def encode_command(
     )
 
 
+def source_frames(film: Film, segment: Segment, scaled: Scaled, at: float | None) -> Any:
+    """Return the frames of the source that a segment has, decoded from `at` on."""
+    place: dict[str, Any] = {}
+    if at is not None:
+        # Times stay those of the whole film, and frames from the keyframe on go to the filters.
+        moment = reading.seconds(at)
+        place = {"noaccurate_seek": None, "ss": moment, "itsoffset": moment}
+    node = ffmpeg.input(input_file(SOURCE), **reading.SAFE_INPUT, threads=f"{THREADS}+1", **place)
+    return scaled(node, partial(_exactly, film, segment))
+
+
 def _exactly(film: Film, segment: Segment, stream: Any) -> Any:
     """Keep a segment's frames, with times from its start."""
     ends: dict[str, Any] = {}
@@ -313,9 +319,9 @@ def _exactly(film: Film, segment: Segment, stream: Any) -> Any:
 
 async def encode(
     job: Job[Any], film: Film, command_for: Callable[[Segment, bool], Command]
-) -> bool:
-    """Encode and check all segments. Return whether they can be joined; otherwise the film must be
-    encoded as a whole.
+) -> list[Completed]:
+    """Encode and check all segments. Return what the encodes took; an empty list if they cannot be
+    joined and the film must be encoded as a whole.
 
     `command_for` returns the command for a segment, a careful one (see `encode_command`) for its
     second encode. Raises `CommandStopped`, and `CommandFailed` for failures that the file did not
@@ -323,11 +329,12 @@ async def encode(
     """
     waiting: Sequence[Segment] = film.segments
     counted: dict[int, Counted] = {}
+    done: list[Completed] = []
     try:
         for careful in (False, True):
             # The longest first, so that none of them is begun when the others are done.
             order = sorted(waiting, key=film.length, reverse=True)
-            await job.run_together([command_for(segment, careful) for segment in order])
+            done += await job.run_together([command_for(segment, careful) for segment in order])
             counted |= await _count(job, film, waiting)
             waiting = [each for each in waiting if not right(film, each, counted[each.number])]
             if not waiting:
@@ -341,16 +348,16 @@ async def encode(
                 )
     except SurveyFailed as error:
         log.warn("the segments can't be checked: {error}", error=str(error))
-        return False
+        return []
     except CommandFailed as error:
         if not error.kind.may_be_the_files:
             raise
         log.warn("a segment can't be encoded: {error}", error=str(error))
-        return False
+        return []
     if len({each.headers for each in counted.values()}) > 1:
         log.warn("the segments' headers differ: they can't be joined")
-        return False
-    return not waiting
+        return []
+    return [] if waiting else done
 
 
 async def _count(job: Job[Any], film: Film, encoded: Sequence[Segment]) -> dict[int, Counted]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from vidproc.ffmpeg.command import Command, CommandFailed, Completed
 from vidproc.operations.base import Product
-from vidproc.operations.compress import segments, shots, source_rate
+from vidproc.operations.compress import on_cluster, segments, shots, source_rate
 from vidproc.operations.compress.allocation import (
     PERFECT,
     ShotCurve,
@@ -156,6 +156,7 @@ async def _sample(
         shot.sample(max(_SAMPLE_SECONDS, _SAMPLE_FRAMES / rate, fraction * shot.length))
         for shot in film
     ]
+    await on_cluster.find_parts(work, [*film, *samples])
     names = [f"sample-{shot.number}.mkv" for shot in film]
     weight = work.weight(0.2) / 2 / sum(sample.length for sample in samples)
     encodes = [

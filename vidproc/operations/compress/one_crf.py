@@ -13,6 +13,7 @@ from typing import Any
 
 from vidproc.ffmpeg.command import CommandFailed
 from vidproc.operations.base import Product
+from vidproc.operations.compress import on_cluster
 from vidproc.operations.compress.encode import sample_command
 from vidproc.operations.compress.scoring import (
     Samples,
@@ -187,24 +188,18 @@ async def _encode(work: Work, search: Search, choice: Choice, direct: bool = Fal
     tried: list[_Film] = []
     every, error = work.sparse(search.aim)
     while True:
-        name, command = work.film(work.video_encoder.rate(choice.crf), weight=0.65)
-        encoded = await work.job.run(command)
-        measured, scored = await work.score(
-            name,
-            whole_film(work.duration),
-            stage="scoring",
-            weight=0.8,
-            every=every,
-            search=search if direct and not tried else None,
+        first = direct and not tried
+        name, took, measured, scored = await _make(
+            work, choice.crf, every, search if first else None
         )
         if not direct and measured is not None and measured < choice.score - _UNPAIRED:
             measured = None
-        film = _Film(name, choice, measured, work.job.size_of(name), encoded.elapsed)
+        film = _Film(name, choice, measured, work.job.size_of(name), took)
         tried.append(film)
         better = _correction(work, search, film)
         if better is None or work.probes >= MAX_PROBES:
             break
-        work.search_time += encoded.elapsed + scored
+        work.search_time += took + scored
         work.probes += 1
         choice = better
     best = _best(work, search, tried)
@@ -221,6 +216,28 @@ async def _encode(work: Work, search: Search, choice: Choice, direct: bool = Fal
             "has; a lower one was chosen that makes the film smaller."
         )
     return work.product(best.name, _details(work, search, best, error))
+
+
+async def _make(
+    work: Work, crf: float, every: int, search: Search | None
+) -> tuple[str, float, float | None, float]:
+    """Encode and score the film; return its file, the seconds that it took, its score, and the
+    seconds that scoring took. A `search` is told what the source scores against itself."""
+    if search is None:
+        made = await on_cluster.encode(work, crf, every=every, weight=0.8)
+        if made is not None:
+            return made.name, made.encode_time, made.score, made.score_time
+    name, command = work.film(work.video_encoder.rate(crf), weight=0.65)
+    encoded = await work.job.run(command)
+    measured, scored = await work.score(
+        name,
+        whole_film(work.duration),
+        stage="scoring",
+        weight=0.8,
+        every=every,
+        search=search,
+    )
+    return name, encoded.elapsed, measured, scored
 
 
 def _best(work: Work, search: Search, tried: list[_Film]) -> _Film | None:

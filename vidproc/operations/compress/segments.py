@@ -51,7 +51,8 @@ def possible(media: MediaInfo) -> bool:
 def at_once(work: Work) -> int:
     """Return how many segments are encoded at once: more than cores, so that none stays idle."""
     pixels = work.size[0] * work.size[1]
-    return max(2, min(2 * work.job.threads, MOST, _MOST_PIXELS // pixels))
+    here = max(2, min(2 * work.job.threads, MOST, _MOST_PIXELS // pixels))
+    return max(here, 2 * work.job.capabilities.spare_cores)
 
 
 def encode_command(
@@ -78,7 +79,13 @@ def encode_command(
         options.update({"format": "mp4", "video_track_timescale": TICKS})
     graph = ffmpeg.output(_video(work, shot), output_file(name), **options)
     return ffmpeg_command(
-        graph, stage=stage, duration=shot.length, weight=weight, cpus=1.0, memory=_memory(work)
+        graph,
+        stage=stage,
+        duration=shot.length,
+        weight=weight,
+        cpus=1.0,
+        memory=_memory(work),
+        part=work.parts.get((shot.start, shot.end)),
     )
 
 
@@ -113,6 +120,7 @@ def score_command(
         weight=weight,
         cpus=1.0,
         memory=encoding_memory(work.size) + mapping_memory(video, work.size, pixels),
+        part=work.parts.get((shot.start, shot.end)),
     )
 
 
@@ -143,6 +151,7 @@ def join_command(
         weight=weight,
         files=((_LIST, listing),),
         reads=tuple(file for _, file in files),
+        near=True,
     )
 
 

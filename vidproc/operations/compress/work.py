@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from vidproc.ffmpeg.command import Command, CommandFailed, Completed, FailureKind
+from vidproc.ffmpeg.command import Command, CommandFailed, Completed, FailureKind, Part
 from vidproc.operations.base import Expectation, Job, Product
 from vidproc.operations.compress.encode import (
     Options,
@@ -28,6 +28,7 @@ from vidproc.operations.compress.search import Search
 from vidproc.operations.frames import frame_warnings, require_video
 from vidproc.operations.parameters import Compress
 from vidproc.operations.sizes import Size, limited, scaled
+from vidproc.operations.spread import Film
 from vidproc.operations.tracks import Tracks, choose_tracks, track_warnings
 
 SIZE_RULE = 0.9
@@ -68,6 +69,10 @@ class Work:
     files: int = 0
     encode_time: float = 0.0
     sound_bytes: float | None = None
+    cut: Film | None = None
+    """The segments of the film, once it has been cut for a cluster."""
+    parts: dict[tuple[float, float], Part] = field(default_factory=dict)
+    """What shots read of the source, by their start and end."""
 
     @classmethod
     def of(cls, job: Job[Compress]) -> Work:

@@ -1,0 +1,195 @@
+"""Compressing on a cluster: a film at one CRF in segments, and what shots read of the source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import ffmpeg
+
+from vidproc.ffmpeg.command import Command, CommandFailed, ffmpeg_command, input_file
+from vidproc.ffmpeg.survey import SurveyFailed, parse_survey, survey_command
+from vidproc.operations import spread
+from vidproc.operations.compress.encode import joined_parameters
+from vidproc.operations.compress.scoring import (
+    PAIRING_RATE,
+    mapping_memory,
+    numbered,
+    parse_score,
+)
+from vidproc.operations.compress.shots import TICKS, Shot
+from vidproc.operations.compress.work import Work
+from vidproc.operations.delivery import Delivery, deliver, encoding_memory
+from vidproc.operations.frames import as_shown, normalised, require_video
+from vidproc.operations.reading import source
+
+_LEAD = 1.0
+"""Seconds: shots are read from half a second before their start, and FFmpeg may seek to a little
+before that."""
+_ENCODING, _JOINING = 0.75, 0.05
+"""The weights of encoding and joining; scoring has the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A film: its file, the seconds that encoding and scoring took, and its score, if known."""
+
+    name: str
+    encode_time: float
+    score_time: float
+    score: float | None
+
+
+async def encode(work: Work, crf: float, *, every: int, weight: float) -> Made | None:
+    """Encode a film in segments, join them, and score each `every`-th frame of each.
+
+    Returns None if it must be encoded in one piece: without a cluster, for one.
+    """
+    media = work.job.media
+    if work.metric != "vmaf":
+        return None
+    if work.cut is None:
+        length = require_video(media).duration
+        count = spread.segment_count(media, length, work.job.capabilities.spare_cores)
+        work.cut = await spread.cut(work.job, count, tick=spread.tick_for(media))
+    film = work.cut
+    if film is None:
+        return None
+    segments = _Segments(work, film, crf, work.weight(weight))
+    encoded = await spread.encode(work.job, film, segments.encode)
+    if not encoded:
+        work.cut = None
+        return None
+    work.files += 1
+    name = f"result-{work.files}.mp4"
+    commands = [segments.join(name), *(segments.score(each, every) for each in film.segments)]
+    try:
+        joined, *scored = await work.job.run_together(commands)
+    except CommandFailed as error:
+        if not error.kind.may_be_the_files:
+            raise
+        return None
+    scores = [parse_score(each, "vmaf") for each in scored]
+    return Made(
+        name,
+        max(each.elapsed for each in encoded) + joined.elapsed,
+        max(each.elapsed for each in scored),
+        _mean(film, scores),
+    )
+
+
+def _mean(film: spread.Film, scores: Sequence[float | None]) -> float | None:
+    """Return the mean score of a film's frames."""
+    total = sum(segment.stretch.frames for segment in film.segments)
+    mean = 0.0
+    for segment, score in zip(film.segments, scores, strict=True):
+        if score is None:
+            return None
+        mean += score * segment.stretch.frames / total
+    return mean
+
+
+@dataclass(frozen=True, slots=True)
+class _Segments:
+    """The segments of a film at one CRF; `weight` is that of all commands in the progress."""
+
+    work: Work
+    film: spread.Film
+    crf: float
+    weight: float
+
+    def encode(self, segment: spread.Segment, careful: bool) -> Command:
+        """Return the command that encodes a segment."""
+        encoder = self.work.video_encoder
+        rate = joined_parameters(encoder.joinable or {}, encoder.rate(self.crf))
+        return spread.encode_command(
+            self.film,
+            segment,
+            self._scaled,
+            encoder.output_options(rate),
+            memory=int(self._memory() * encoder.memory_factor),
+            weight=self._weight(segment, _ENCODING),
+            careful=careful,
+        )
+
+    def score(self, segment: spread.Segment, every: int) -> Command:
+        """Return the command that scores each `every`-th frame of a segment."""
+        work, stretch = self.work, segment.stretch
+        media, pixels = work.job.media, work.video_encoder.pixels
+        video = require_video(media)
+        encoded = ffmpeg.input(input_file(segment.file), threads=1)["v:0"]
+        shown = spread.source_frames(self.film, segment, self._scaled, stretch.at)
+        capabilities = work.job.capabilities
+        pair = [
+            numbered(as_shown(stream, video, capabilities, pixels))
+            for stream in (encoded.filter("format", pixels.format), shown)
+        ]
+        result = ffmpeg.filter(pair, "libvmaf", shortest=1, n_threads=1, n_subsample=every)
+        graph = ffmpeg.output(
+            result,
+            "-",
+            format="null",
+            fps_mode="passthrough",
+            enc_time_base=f"1:{PAIRING_RATE}",
+            filter_complex_threads=1,
+        )
+        return ffmpeg_command(
+            graph,
+            stage="scoring",
+            duration=stretch.frames / PAIRING_RATE,
+            weight=self._weight(segment, 1 - _ENCODING - _JOINING),
+            cpus=1.0,
+            memory=self._memory() + mapping_memory(video, work.size, pixels),
+            part=stretch.part(media.size),
+        )
+
+    def join(self, name: str) -> Command:
+        """Return the command that joins the segments in the MP4 file `name`, with the audio."""
+        media = self.work.job.media
+        video: dict[str, Any] = {"c:v": "copy", "video_track_timescale": self.film.timescale}
+        if "tag:v" in self.work.video_encoder.options:
+            video["tag:v"] = self.work.video_encoder.options["tag:v"]
+        delivery = Delivery(name, "mp4", video, self.work.tracks)
+        graph = deliver(source(media), media, self.film.joined(), delivery)
+        command = ffmpeg_command(
+            graph,
+            stage="scoring",
+            duration=media.duration,
+            weight=self.weight * _JOINING,
+        )
+        return spread.with_join(command, self.film)
+
+    def _weight(self, segment: spread.Segment, fraction: float) -> float:
+        return self.weight * fraction * self.film.length(segment) / self.film.duration
+
+    def _scaled(self, node: Any, sample: Callable[[Any], Any]) -> Any:
+        work = self.work
+        media, capabilities = work.job.media, work.job.capabilities
+        pixels = work.video_encoder.pixels
+        return normalised(node, media, capabilities, work.size, pixels=pixels, sample=sample)
+
+    def _memory(self) -> int:
+        video = require_video(self.work.job.media)
+        return encoding_memory(self.work.size, (video.width, video.height))
+
+
+async def find_parts(work: Work, shots: Sequence[Shot]) -> None:
+    """Find out which bytes of the source each shot needs, if there is a cluster to send them to."""
+    if work.job.capabilities.spare_cores < 2:
+        return
+    media = work.job.media
+    windows = [(shot.start, shot.end) for shot in shots]
+    command = survey_command(
+        media, tick=Fraction(1, TICKS), windows=windows, lead=_LEAD, weight=work.weight(0.01)
+    )
+    try:
+        found = await work.job.run(command)
+        _, stretches = parse_survey(found.stdout, len(windows))
+    except SurveyFailed:
+        return  # then the whole source travels
+    work.search_time += found.elapsed
+    for window, stretch in zip(windows, stretches, strict=True):
+        if stretch is not None:
+            work.parts[window] = stretch.part(media.size)
