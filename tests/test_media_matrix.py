@@ -1,9 +1,9 @@
-"""Every operation over a folder of real clips: each one that fits gives the right result, each one
-that doesn't gives the right error.
+"""Every operation on a folder of real clips: suitable clips give the right result, and others the
+right error.
 
-The folder is tests/media; VIDPROC_MEDIA names another one, which is gone through more thoroughly:
-every clip in every fit, and compressed. What is right is worked out here from FFmpeg's own reading
-of the clip, apart from the probe and the filters under test.
+The folder is tests/media. VIDPROC_MEDIA names another one, which is tested more thoroughly: every
+clip with every fit, and compressed. The expected values come from FFmpeg's own reading of the clip,
+independently of the probe and the filters under test.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ THOROUGH = FOLDER.resolve() != media.CLIPS.resolve()
 WITH_PICTURE = [name for name in PARAMETERS if name != "extract_audio"]
 
 THUMB = 24
-"""Pixels of each side of the small grey frames that are compared."""
+"""The size in pixels of the small grey frames that are compared."""
 ALIKE = 0.93
-"""Correlation of two small frames that show the same."""
+"""The least correlation of two small frames that show the same."""
 
 Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A file of the folder, what the probe says of it, and the size in which players show it."""
+    """A file of the folder, its probe, and the size at which players show it."""
 
     path: Path
     info: MediaInfo
@@ -62,20 +62,20 @@ class Clip:
 
     @property
     def matrix(self) -> str:
-        """How players make colours of luma and chroma; a guess by the size without a tag."""
+        """The colour matrix that players use; without a tag, guessed from the size."""
         large = self.video.hdr or self.video.width >= 1280 or self.video.height > 576
         guess = "bt709" if large else "smpte170m"
         return guess if self.video.hdr else self.video.color_matrix or guess
 
     @property
     def slack(self) -> float:
-        """Seconds by which a length may be off: one frame, at least 50 ms."""
+        """The tolerance of a length in seconds: one frame, but at least 50 ms."""
         return max(0.05, 1 / (self.video.frame_rate or 25)) + 0.002
 
 
 @cache
 def clips() -> tuple[tuple[Path, MediaInfo], ...]:
-    """Return the folder's media files, smallest first, with what the probe says."""
+    """Return the folder's media files with their probes, smallest first."""
     found = (p for p in FOLDER.iterdir() if p.is_file() and p.suffix not in (".md", ".txt"))
     ordered = sorted(found, key=lambda path: path.stat().st_size)
     return tuple((path, media.probe(path)) for path in ordered)
@@ -129,7 +129,7 @@ def thumb(
 
 
 def likeness(one: bytes, other: bytes) -> float:
-    """Return the correlation of two small frames; of plain ones 1 when about equally bright."""
+    """Return the correlation of two small frames; for uniform ones, 1 if about equally bright."""
     assert len(one) == len(other) == THUMB * THUMB, (len(one), len(other))
     mean, mean_other = sum(one) / len(one), sum(other) / len(other)
     products = sum((a - mean) * (b - mean_other) for a, b in zip(one, other, strict=True))
@@ -146,7 +146,7 @@ def brightness(thumbnail: bytes) -> float:
 
 
 def centre(ratio: float) -> str:
-    """Return the filter that cuts the middle of the shape `ratio` = width / height out."""
+    """Return a filter that crops to the aspect ratio `ratio`, around the centre."""
     return f"crop='min(iw,ih*{ratio})':'min(ih,iw/{ratio})'"
 
 
@@ -156,8 +156,8 @@ def even(value: float) -> int:
 
 
 class MatrixCase(TestCase):
-    """Common helpers. A check takes a clip and raises; all clips are gone through before it is
-    said which of them failed."""
+    """Common helpers. A check takes a clip and raises an exception. All clips are checked before
+    the failures are reported."""
 
     timeout = 3600 if THOROUGH else 300
 
@@ -165,7 +165,7 @@ class MatrixCase(TestCase):
         self.folder = media.scratch(self)
 
     def each(self, check: Callable[[Clip], None], most: int | None = None) -> None:
-        """Run `check` on each film, or on the `most` smallest ones, and tell which failed."""
+        """Run `check` on each film, or on the `most` smallest ones, and report failures."""
         faults = []
         for clip in list(films())[:most]:
             try:
@@ -190,7 +190,7 @@ class MatrixCase(TestCase):
         raise self.failureException(f"{path.name}: {operation} was not refused")
 
     def check_video(self, result: media.Result, size: Size, codec: str, pixels: str) -> None:
-        """Check the video: its size, square pixels, upright, in the form that players take."""
+        """Check that the video has the size, square pixels, no rotation and a playable format."""
         video = result.media.video
         assert video is not None
         self.assertEqual(video.displayed_size, size)
@@ -200,7 +200,7 @@ class MatrixCase(TestCase):
         self.assertFalse(video.hdr or video.full_range or video.interlaced)
 
     def streams(self, clip: Clip, result: media.Result, codecs: tuple[str, ...]) -> None:
-        """Check that the main sound and all text subtitles came along, and nothing else."""
+        """Check that the result has the main audio and all text subtitles, and nothing else."""
         wanted = [track.language for track in [clip.info.main_audio()] if track is not None]
         self.assertEqual([track.language for track in result.media.audio], wanted)
         for track in result.media.audio:
@@ -218,7 +218,8 @@ class MatrixCase(TestCase):
         self.assertApproximates(result.media.duration or 0, seconds, slack)
 
     def shows(self, clip: Clip, source: bytes, result: bytes) -> None:
-        """Check that a frame shows what the clip's does, as bright unless it was mapped."""
+        """Check that a frame shows the same as the clip's, with the same brightness unless tone
+        mapped."""
         self.assertGreater(likeness(source, result), ALIKE)
         if not clip.video.hdr:
             self.assertApproximates(brightness(source), brightness(result), 6)
@@ -226,7 +227,7 @@ class MatrixCase(TestCase):
 
 class WholeFilmTests(MatrixCase):
     def test_resolution_pads_crops_and_stretches_every_film_to_the_size(self) -> None:
-        """Upright, square, all of it there, as long as before, with its sound and subtitles."""
+        """Upright, with square pixels, complete, of the same length, with audio and subtitles."""
         number = 8
 
         def check(clip: Clip) -> None:
@@ -252,7 +253,7 @@ class WholeFilmTests(MatrixCase):
         self.each(check)
 
     def test_aspect_ratio_crops_every_film_to_a_square(self) -> None:
-        """As high or wide as the film's shorter side, nothing squeezed."""
+        """With the film's shorter side as its size, and without distortion."""
 
         def check(clip: Clip) -> None:
             side = even(min(clip.shown))
@@ -269,7 +270,7 @@ class WholeFilmTests(MatrixCase):
         self.each(check, None if THOROUGH else 6)
 
     def test_aspect_ratio_pads_every_film(self) -> None:
-        """The longer side stays, bars take the rest."""
+        """The longer side is kept, and bars fill the rest."""
 
         def check(clip: Clip) -> None:
             wide = clip.shown[0] / clip.shown[1] > 1.25
@@ -284,7 +285,7 @@ class WholeFilmTests(MatrixCase):
         self.each(check, None if THOROUGH else 4)
 
     def test_compress_makes_films_smaller_or_leaves_them(self) -> None:
-        """Never larger; the video and its length stay."""
+        """They never grow; video and length are kept."""
 
         def check(clip: Clip) -> None:
             folder = self.folder / clip.path.stem
@@ -314,7 +315,7 @@ class WholeFilmTests(MatrixCase):
 
 class PartTests(MatrixCase):
     def test_gif_of_a_clip_of_every_film(self) -> None:
-        """Right shape, right length, and begins with the frame shown at the start."""
+        """With the right aspect ratio and length, from the frame shown at the start."""
 
         def check(clip: Clip) -> None:
             length = clip.video.duration or 0.0
@@ -332,7 +333,7 @@ class PartTests(MatrixCase):
         self.each(check)
 
     def test_half_of_a_rate_takes_every_second_frame(self) -> None:
-        """Though Matroska rounds times to milliseconds, which puts some of them earlier."""
+        """Even though Matroska rounds times to milliseconds, which makes some of them earlier."""
         grey = "nullsrc=s=32x32:r=24,format=yuv420p,geq=lum='16+8*N':cb=128:cr=128"
         lossless = "-c:v", "libx264", "-qp", "0"
         path = media.synthesise(self.folder / "grey.mkv", *lossless, lavfi=grey)
@@ -343,7 +344,8 @@ class PartTests(MatrixCase):
             self.assertApproximates(shade, 16 + 16 * number, 3)
 
     def test_a_clip_of_a_broadcast_begins_between_keyframes(self) -> None:
-        """MPEG-TS has no index: FFmpeg alone may leave out all before the next keyframe."""
+        """MPEG-TS has no index, so FFmpeg by itself may omit everything before the next
+        keyframe."""
         grey = "nullsrc=s=64x64:r=25,format=yuv420p,geq=lum='16+N':cb=128:cr=128"
         sound = "-f", "lavfi", "-t", "4", "-i", "sine", "-c:a", "mp2"
         frame = "-c:v", "mpeg2video", "-qscale:v", "2", "-g", "100"
@@ -357,7 +359,7 @@ class PartTests(MatrixCase):
             self.assertApproximates(result.media.duration or 0, 1, 0.05)
 
     def test_webm_of_a_clip_of_every_film(self) -> None:
-        """Right size, right length, with its sound and subtitles, from the right frame on."""
+        """With the right size and length, audio and subtitles, from the right frame on."""
 
         def check(clip: Clip) -> None:
             length = clip.video.duration or 0.0
@@ -373,7 +375,7 @@ class PartTests(MatrixCase):
         self.each(check)
 
     def test_a_start_past_the_end_of_any_film_is_422(self) -> None:
-        """With the length of the film."""
+        """The error has the length of the film."""
 
         def check(clip: Clip) -> None:
             for operation in ("gif", "webm"):
@@ -387,7 +389,7 @@ class PartTests(MatrixCase):
 
 class SoundTests(MatrixCase):
     def test_extract_audio_works_on_every_file_with_audio(self) -> None:
-        """Also of one without video, whose cover stays; of a silent one it is 415."""
+        """Even without video, keeping the cover; a silent file gets 415."""
         for path, info in clips():
             track = info.main_audio()
             if track is None:
@@ -407,7 +409,7 @@ class SoundTests(MatrixCase):
 
 class MisfitTests(MatrixCase):
     def test_video_operations_are_415_for_a_file_without_video(self) -> None:
-        """A cover is no film."""
+        """A cover is not a video."""
         needed: dict[str, dict[str, Any]] = {
             "resolution": {"width": 64, "height": 64},
             "aspect_ratio": {"aspect_ratio": "1:1"},
@@ -427,7 +429,7 @@ class MisfitTests(MatrixCase):
                 self.assertIn("extract_audio", error.solution or "")
 
     def test_a_file_that_is_not_a_video_is_415(self) -> None:
-        """Text, and nothing at all."""
+        """Text and an empty file."""
         for content in (b"", b"This is not a film.\n" * 100):
             path = self.folder / "file.mp4"
             path.write_bytes(content)

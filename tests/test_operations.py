@@ -1,4 +1,4 @@
-"""Every operation on real media with real FFmpeg: what comes out, and what is told."""
+"""Every operation on real media with real FFmpeg: results and warnings."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class OperationCase(TestCase):
         name: str = "clip.mp4",
         seconds: float = 0.4,
     ) -> Path:
-        """Make a clip: red, blue over green, white."""
+        """Make a clip: red and blue above green and white."""
         return media.synthesise(
             self.folder / name, *options, lavfi=media.quadrants(*size), seconds=seconds
         )
@@ -53,7 +53,7 @@ class OperationCase(TestCase):
         self.assertTrue(media.near(one, other, most), f"{one} is not {other}")
 
     def assert_quadrants(self, path: Path, most: int = 24) -> None:
-        """Check that the whole frame is red, blue over green, white."""
+        """Check that the whole frame is red and blue above green and white."""
         found = media.corners(media.frame_at(path))
         for one, other in zip(found, (RED, BLUE, GREEN, WHITE), strict=True):
             self.assert_near(one, other, most)
@@ -68,19 +68,19 @@ class OperationCase(TestCase):
 
 class RegistryTests(TestCase):
     def test_every_operation_of_the_table_is_there_under_its_name(self) -> None:
-        """The wire's names and the operations agree."""
+        """The names in the protocol and the operations agree."""
         self.assertEqual(list(OPERATIONS), list(PARAMETERS))
         for name in PARAMETERS:
             self.assertEqual(get_operation(name).name, name)
 
     def test_an_unknown_name_is_a_bad_request(self) -> None:
-        """It is answered, not a KeyError."""
+        """There is an error answer, not a KeyError."""
         self.assertEqual(self.assertRaises(ServiceError, get_operation, "mp5").code, 400)
 
 
 class ResolutionTests(OperationCase):
     def test_pad_keeps_the_whole_frame_between_black_bars(self) -> None:
-        """4:3 into a wide frame: bars left and right, nothing cut or squeezed."""
+        """4:3 in a wide frame has bars on both sides; nothing is cropped or distorted."""
         result = self.do(self.clip(), "resolution", width=320, height=120)
         self.assertEqual(self.video(result).displayed_size, (320, 120))
         frame = media.frame_at(result.path)
@@ -91,32 +91,32 @@ class ResolutionTests(OperationCase):
         self.assert_near(media.colour(frame, 0.27, 0.02), RED)
 
     def test_crop_fills_the_frame(self) -> None:
-        """What sticks out is cut evenly on both sides."""
+        """The excess is cropped equally on both sides."""
         result = self.do(self.clip(), "resolution", width=80, height=120, fit="crop")
         self.assertEqual(self.video(result).displayed_size, (80, 120))
         self.assert_quadrants(result.path)
 
     def test_stretch_changes_the_shape(self) -> None:
-        """All of the frame, without bars."""
+        """The whole frame is used, without bars."""
         result = self.do(self.clip(), "resolution", width=120, height=60, fit="stretch")
         self.assertEqual(self.video(result).displayed_size, (120, 60))
         self.assert_quadrants(result.path)
 
     def test_an_odd_size_is_made_even_and_said(self) -> None:
-        """4:2:0 has no odd sizes; libx264 would refuse."""
+        """4:2:0 has no odd sizes, so libx264 would refuse."""
         result = self.do(self.clip(), "resolution", width=101, height=75)
         self.assertEqual(self.video(result).displayed_size, (100, 74))
         self.assertIn("even", result.warnings[0])
 
     def test_an_odd_source_works(self) -> None:
-        """Sources of odd size are common in screen recordings."""
+        """Odd sizes are common in screen recordings."""
         clip = self.clip("-vf", "scale=161:121", "-pix_fmt", "yuv444p")
         self.assertEqual(self.video(self.do(clip, "resolution", width=80, height=60)).width, 80)
         result = self.do(clip, "aspect_ratio", aspect_ratio="16:9")
         self.assertEqual(self.video(result).pixel_format, "yuv420p")
 
     def test_enlarging_is_said(self) -> None:
-        """It adds no detail."""
+        """There is a warning, because it adds no detail."""
         result = self.do(self.clip(), "resolution", width=320, height=240)
         self.assertTrue(any("enlarged" in sentence for sentence in result.warnings))
 
@@ -143,7 +143,7 @@ class ResolutionTests(OperationCase):
                     self.assert_near(one, other)
 
     def test_what_the_container_cuts_off_stays_off(self) -> None:
-        """In MP4 and Matroska, turned as well; nothing is squeezed."""
+        """In MP4 and Matroska, also with rotation; nothing is distorted."""
         flat = self.clip()
         media.set_clean_aperture(flat, (80, 20, 0, 0))
         turned, matroska = self.folder / "turned.mp4", self.folder / "clip.mkv"
@@ -167,7 +167,7 @@ class ResolutionTests(OperationCase):
             self.assertEqual(self.video(result).displayed_size, size)
 
     def test_an_anamorphic_film_is_not_squeezed(self) -> None:
-        """A 3:2 pixel is as wide as it should be: 16:9 fills 16:9."""
+        """With 3:2 pixels, 16:9 fills 16:9."""
         result = self.do(media.ANAMORPHIC, "resolution", width=320, height=180)
         self.assertEqual(self.video(result).displayed_size, (320, 180))
         clip = self.clip("-vf", "setsar=2", size=(80, 120))
@@ -175,7 +175,7 @@ class ResolutionTests(OperationCase):
         self.assert_quadrants(result.path)
 
     def test_audio_is_copied_and_the_file_starts_with_its_index(self) -> None:
-        """AAC packets are the source's own; faststart puts moov before mdat."""
+        """The AAC packets are the source's; faststart puts moov before mdat."""
         result = self.do(media.FLOWER, "resolution", width=320, height=180)
         self.assertEqual(packets(result.path, "audio"), packets(media.FLOWER, "audio"))
         content = result.path.read_bytes()
@@ -185,7 +185,7 @@ class ResolutionTests(OperationCase):
         self.assertApproximates(result.media.duration or 0, 5.055, 0.05)
 
     def test_a_variable_rate_keeps_its_times(self) -> None:
-        """No frame is dropped, doubled or moved."""
+        """No frame is dropped, duplicated or moved."""
         result = self.do(media.FIRE, "resolution", width=320, height=180)
         before, after = media.times(media.FIRE), media.times(result.path)
         self.assertEqual(len(before), len(after))
@@ -193,7 +193,7 @@ class ResolutionTests(OperationCase):
             self.assertApproximates(one, other, 0.001)
 
     def test_a_silent_film_stays_silent(self) -> None:
-        """No audio is no error."""
+        """A lack of audio is not an error."""
         result = self.do(self.clip(), "resolution", width=80, height=60)
         self.assertEqual(result.media.audio, ())
 
@@ -206,7 +206,7 @@ class ResolutionTests(OperationCase):
         self.assertEqual(result.warnings, [])
 
     def test_audio_only_is_415(self) -> None:
-        """A cover is no video."""
+        """A cover is not a video."""
         for operation, fields in (
             ("resolution", {"width": 64, "height": 64}),
             ("aspect_ratio", {"aspect_ratio": "1:1"}),
@@ -218,7 +218,7 @@ class ResolutionTests(OperationCase):
             self.assertIn("no video", error.description)
 
     def test_rgb_and_ten_bit_come_out_as_every_player_takes_them(self) -> None:
-        """4:2:0, 8 bit, the right colours."""
+        """4:2:0, 8 bits, and the right colours."""
         for options in (
             ("-c:v", "libx264rgb", "-crf", "10"),
             ("-c:v", "libx264", "-pix_fmt", "yuv444p"),
@@ -231,14 +231,14 @@ class ResolutionTests(OperationCase):
             self.assert_quadrants(result.path)
 
     def test_full_range_becomes_limited(self) -> None:
-        """Black and white stay black and white, and the tag says so."""
+        """Black and white are kept, and the tag is right."""
         clip = self.clip("-vf", "scale=out_range=pc", "-color_range", "pc", "-pix_fmt", "yuvj420p")
         result = self.do(clip, "resolution", width=120, height=90)
         self.assertFalse(self.video(result).full_range)
         self.assert_quadrants(result.path)
 
     def test_hdr_is_mapped_to_sdr(self) -> None:
-        """Patches at reference level come back as they were, whites nearly; it is said."""
+        """Patches at reference level are unchanged, whites nearly; there is a warning."""
         patches = (
             "color=0xE0B090:s=64x64[a];color=gray:s=64x64[b];color=0x3060C0:s=64x64[c];"
             "color=white:s=64x64[d];[a][b]hstack[t];[c][d]hstack[u];[t][u]vstack,format=gbrp,"
@@ -268,7 +268,7 @@ class ResolutionTests(OperationCase):
             self.assertTrue(any("HDR" in sentence for sentence in result.warnings))
 
     def test_dolby_vision_that_nobody_else_can_read_is_415(self) -> None:
-        """Rather than green and purple; with colours of its own it is taken."""
+        """Otherwise it would be green and purple. With a base layer it is accepted."""
         own = self.clip("-c:v", "libx265", "-preset", "ultrafast", "-tag:v", "dvh1")
         self.assertIn(
             "Dolby Vision", self.refused(own, "gif", start_time=0, duration=1).description
@@ -283,7 +283,7 @@ class ResolutionTests(OperationCase):
         self.assertTrue(any("HDR" in sentence for sentence in result.warnings))
 
     def test_an_interlaced_film_becomes_progressive(self) -> None:
-        """Without combs, and said."""
+        """Without combing, and with a warning."""
         clip = self.clip(
             *("-vf", "fps=50,interlace", "-flags", "+ilme+ildct", "-c:v", "mpeg2video"),
             *("-qscale:v", "2"),
@@ -294,7 +294,7 @@ class ResolutionTests(OperationCase):
         self.assertTrue(any("deinterlaced" in sentence for sentence in result.warnings))
 
     def test_private_tags_are_dropped_and_harmless_ones_kept(self) -> None:
-        """A place and a serial number stay with their owner, in MP4, MP3 and WebM."""
+        """A location and a serial number are dropped, in MP4, MP3 and WebM."""
         clip = self.clip(
             *("-f", "lavfi", "-t", "0.4", "-i", "sine"),
             *("-metadata", "location=+12.3456-065.4321/", "-metadata", "title=My title"),
@@ -351,7 +351,7 @@ class SyncTests(OperationCase):
 
 class AspectRatioTests(OperationCase):
     def test_pad_grows_the_frame_and_keeps_the_pixels(self) -> None:
-        """4:3 to 16:9: wider, with bars at both sides."""
+        """4:3 to 16:9 is wider, with bars on both sides."""
         result = self.do(self.clip(), "aspect_ratio", aspect_ratio="16:9")
         self.assertEqual(self.video(result).displayed_size, (214, 120))
         frame = media.frame_at(result.path)
@@ -360,7 +360,7 @@ class AspectRatioTests(OperationCase):
         self.assert_near(media.colour(frame, 0.7, 0.2), BLUE)
 
     def test_pad_of_a_portrait(self) -> None:
-        """Bars at the sides, however it was filmed."""
+        """Bars at the sides, with and without a rotation tag."""
         result = self.do(self.clip(size=(90, 160)), "aspect_ratio", aspect_ratio="1:1")
         self.assertEqual(self.video(result).displayed_size, (160, 160))
         frame = media.frame_at(result.path)
@@ -393,7 +393,7 @@ class ExtractAudioTests(OperationCase):
         self.assertApproximates(result.media.duration or 0, 5.055, 0.05)
 
     def test_a_bitrate_is_constant_and_the_nearest_of_mp3(self) -> None:
-        """128000 is one, 100000 is none."""
+        """128000 is supported, 100000 is not."""
         result = self.do(media.FLOWER, "extract_audio", bitrate=128000)
         self.assertEqual(result.media.audio[0].bit_rate, 128000)
         result = self.do(media.FLOWER, "extract_audio", bitrate=100000)
@@ -401,7 +401,7 @@ class ExtractAudioTests(OperationCase):
         self.assertIn("96000", result.warnings[0])
 
     def test_a_track_by_number_and_by_language(self) -> None:
-        """Both find the German one, which is another sound than the first."""
+        """Both select the German track, which differs from the first."""
         default = packets(self.do(media.COUNT, "extract_audio").path, "audio")
         by_number = packets(self.do(media.COUNT, "extract_audio", track=2).path, "audio")
         by_language = packets(self.do(media.COUNT, "extract_audio", track="ger").path, "audio")
@@ -442,7 +442,7 @@ class ExtractAudioTests(OperationCase):
 
 class GifTests(OperationCase):
     def test_the_defaults(self) -> None:
-        """12 frames a second, 480 wide, the time that was asked for."""
+        """12 frames a second, 480 pixels wide, and the requested duration."""
         result = self.do(media.FLOWER, "gif", start_time=1, duration=1.5)
         video = self.video(result)
         self.assertEqual(video.displayed_size, (480, 270))
@@ -456,7 +456,7 @@ class GifTests(OperationCase):
         self.assertEqual(self.video(result).displayed_size, (192, 144))
 
     def test_times_do_not_drift(self) -> None:
-        """GIF counts centiseconds: 30 frames a second are 3, 3 and 4 of them."""
+        """GIF has centiseconds, so at 30 frames a second frames last 3, 3 and 4 of them."""
         result = self.do(self.clip(seconds=2.0), "gif", start_time=0, duration=2, fps=30, width=32)
         stamps = media.times(result.path)
         self.assertEqual(len(stamps), 60)
@@ -464,7 +464,7 @@ class GifTests(OperationCase):
             self.assertApproximates(stamp, number / 30, 0.0101)
 
     def test_a_long_one_is_made_in_two_steps_that_give_the_same_kind(self) -> None:
-        """The frames do not wait in memory for their palette."""
+        """Frames are not kept in memory until the palette is known."""
         self.patch(gif_commands, "BUFFER", 100_000)
         result = self.do(self.clip(), "gif", start_time=0, duration=0.4)
         stages = [c.stage for c in result.commands]
@@ -473,7 +473,7 @@ class GifTests(OperationCase):
         self.assert_quadrants(result.path, 40)
 
     def test_the_first_frame_is_the_one_shown_at_the_start(self) -> None:
-        """Even when a slow film shows its next one much later."""
+        """Even if a slow film has its next frame much later."""
         clip = media.synthesise(
             self.folder / "slow.mp4",
             *("-vf", "setpts='if(lt(N,2),N,N+20)/5/TB'", "-fps_mode", "vfr"),
@@ -490,14 +490,14 @@ class GifTests(OperationCase):
             self.assertRegex(error.description, r"5\.0\d s")
 
     def test_a_clip_past_the_end_is_shortened_with_a_warning(self) -> None:
-        """The rest of the film is what was meant."""
+        """The clip is the rest of the film."""
         for operation in ("gif", "webm"):
             result = self.do(media.FLOWER, operation, start_time=4, duration=9, width=64)
             self.assertApproximates(result.media.duration or 0, 1.03, 0.09)
             self.assertIn("past the end", result.warnings[0])
 
     def test_a_size_limit_is_met(self) -> None:
-        """In at most four attempts, and it is said what went."""
+        """In at most four attempts; a warning says what was reduced."""
         result = self.do(media.FLOWER, "gif", start_time=0, duration=1, max_size=150_000)
         self.assertLessEqual(result.media.size, 150_000)
         self.assertGreater(result.media.size, 60_000)
@@ -505,20 +505,20 @@ class GifTests(OperationCase):
         self.assertTrue(any("colours" in sentence for sentence in result.warnings))
 
     def test_a_size_that_cannot_be_met_is_422_with_the_possible_one(self) -> None:
-        """A GIF of 100 bytes has no frames."""
+        """No GIF has only 100 bytes."""
         error = self.refused(self.clip(), "gif", start_time=0, duration=0.4, max_size=100)
         self.assertEqual(error.code, 422)
         self.assertRegex(error.description, r"at least \d+ bytes are needed")
 
     def test_the_recipe_that_suits_the_film_is_taken(self) -> None:
-        """Never larger, nor further from the film, than FFmpeg's plain palette."""
+        """It is never larger or less similar than FFmpeg's plain palette."""
         for clip in (media.FRIDAY, media.SCREENCAST, media.FLOWER):
             result = self.do(clip, "gif", start_time=1, duration=0.5, width=160)
             plain = result.path.with_name("attempt-1-plain.gif")
             self.assertLessEqual(result.media.size, plain.stat().st_size)
 
     def test_a_giant_is_refused_before_it_is_made(self) -> None:
-        """With the advice to use webm."""
+        """The solution suggests webm."""
         clip = self.clip(size=(1920, 1080), seconds=0.1)
         long = self.folder / "long.mp4"
         media.ffmpeg("-itsscale", "4000", "-i", clip, "-c", "copy", long)
@@ -529,7 +529,7 @@ class GifTests(OperationCase):
 
 class WebMTests(OperationCase):
     def test_vp9_and_opus_of_exactly_the_part(self) -> None:
-        """The length that was asked for, to a frame."""
+        """The requested length, to within a frame."""
         result = self.do(media.FRIDAY, "webm", start_time=2.5, duration=1, width=160)
         video = self.video(result)
         self.assertEqual((video.codec, result.media.audio[0].codec), ("vp9", "opus"))
@@ -551,7 +551,7 @@ class WebMTests(OperationCase):
         self.assert_near(media.colour(media.frame_at(result.path, 1), 0.5, 0.5), BLUE)
 
     def test_av1(self) -> None:
-        """By SVT-AV1, or libaom where that can't."""
+        """With SVT-AV1, or libaom if that is unsuitable."""
         result = self.do(self.clip(), "webm", start_time=0, duration=0.4, codec="av1")
         self.assertEqual(self.video(result).codec, "av1")
         small = self.clip(size=(48, 32))
@@ -581,7 +581,7 @@ class WebMTests(OperationCase):
         self.assertEqual(packets(result.path, "audio"), packets(clip, "audio"))
 
     def test_text_subtitles_of_the_clip_are_kept(self) -> None:
-        """With their times moved and cut like the film's."""
+        """With their times shifted and cut like the film's."""
         result = self.do(media.COUNT, "webm", start_time=6, duration=3, width=64)
         self.assertEqual([s.codec for s in result.media.subtitles], ["webvtt"] * 2)
         with av.open(str(result.path)) as container:
@@ -598,7 +598,7 @@ def packets(path: Path, kind: str) -> list[bytes]:
 
 
 def flash_at(path: Path) -> float:
-    """Return when the video turns white, in the file's own time."""
+    """Return when the video turns white, in the file's time stamps."""
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
             plane = frame.reformat(format="gray").planes[0]
@@ -609,7 +609,7 @@ def flash_at(path: Path) -> float:
 
 
 def beep_at(path: Path) -> float:
-    """Return when the sound gets loud, in the file's own time."""
+    """Return when the audio becomes loud, in the file's time stamps."""
     resampler = av.AudioResampler(format="s16", layout="mono", rate=48000)
     with av.open(str(path)) as container:
         for frame in container.decode(audio=0):

@@ -1,4 +1,4 @@
-"""What an install must bring: the plugin, every package and data file, light imports."""
+"""What an installation must have: the plugin, all packages and data files, and light imports."""
 
 import importlib.metadata
 import subprocess
@@ -29,7 +29,7 @@ def listed_packages() -> list[str]:
 
 
 def modules_after(statement: str) -> set[str]:
-    """The names of all modules that a fresh Python has after a statement."""
+    """Return the names of all modules that a new Python has loaded after a statement."""
     program = f"{statement}\nimport sys\nprint(*sys.modules, sep='\\n')"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
@@ -43,7 +43,7 @@ class PluginTests(SynchronousTestCase):
         self.assertEqual([getattr(maker, "module", None) for maker in makers], ["vidproc.tap"])
 
     def test_the_folder_stays_open_to_other_plugins(self) -> None:
-        """With an __init__.py of ours, Twisted's own package would be hidden."""
+        """An __init__.py there would hide Twisted's own package."""
         self.assertEqual(list((ROOT / "twisted").rglob("__init__.py")), [])
 
     def test_twistd_imports_nothing_heavy_to_list_its_plugins(self) -> None:

@@ -1,4 +1,4 @@
-"""The operations' parameters: every range, to its edges."""
+"""The operations' parameters: every range, up to its limits."""
 
 from typing import Any
 
@@ -38,7 +38,7 @@ class ParametersTestCase(SynchronousTestCase):
     def check(
         self, operation: str, name: str, base: dict[str, Any], good: list[Any], bad: list[Any]
     ) -> None:
-        """`good` values of the parameter `name` are taken, `bad` ones are 422 and named."""
+        """`good` values of the parameter `name` are accepted; `bad` ones get 422 that names it."""
         for value in good:
             parameters = parse(operation, **{**base, name: value})
             self.assertEqual(getattr(parameters, name), value, name)
@@ -253,7 +253,7 @@ class TableTests(SynchronousTestCase):
             self.assertEqual(len(warnings), 1, name)
 
     def test_every_parameter_is_described(self) -> None:
-        """In a sentence, with the unit of what has one."""
+        """In a sentence, and with its unit if it has one."""
         for operation, kind in PARAMETERS.items():
             for name in kind.__struct_fields__:
                 described = describe_parameters(operation)[name]

@@ -1,4 +1,4 @@
-"""The LoopingCall service with a clock and figures that the test makes up."""
+"""The LoopingCall service with a fake clock and made-up figures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FILM = {
 
 
 class MadeUp(Meter):
-    """Counts what the test says: shares of a two-core machine, bytes a second."""
+    """Returns the test's figures: shares of a two-core machine, bytes a second."""
 
     ffmpeg = service = other = stolen = 0.0
     bytes_in = 0.0
@@ -77,13 +77,13 @@ class PerformanceTests(SynchronousTestCase):
         self.rig.connect(peer).send(message(request, b"film", "mp4"))
 
     def test_a_line_of_figures_at_start_and_every_interval(self) -> None:
-        """Steadily, whatever the round in between does."""
+        """At regular times, however long a round takes."""
         self.assertEqual(len(self.figures()), 1)
         self.rig.clock.pump([1.0] * int(3 * INTERVAL))
         self.assertEqual(len(self.figures()), 4)
 
     def test_a_round_that_fails_does_not_end_the_rounds(self) -> None:
-        """Its fault is logged; the next round comes."""
+        """The error is logged, and the next round runs."""
         self.rig.store.close()
         self.rig.clock.pump([1.0] * int(2 * INTERVAL))
         self.assertEqual(len(self.figures()), 3)
@@ -91,7 +91,7 @@ class PerformanceTests(SynchronousTestCase):
         self.rig.store.open()
 
     def test_one_more_job_when_tasks_wait_and_the_cpu_is_not_used(self) -> None:
-        """With the reason in the log; back to the base when nothing waits."""
+        """The reason is logged. When nothing waits, it goes back to the base."""
         for n in range(3):
             self.submit(f"192.0.2.{n}")
         self.machine.ffmpeg = 0.4
@@ -102,7 +102,7 @@ class PerformanceTests(SynchronousTestCase):
         self.assertEqual(self.rig.tasks.queue.concurrency, 2)
 
     def test_no_more_jobs_when_ffmpeg_uses_the_cpu(self) -> None:
-        """They would only take turns."""
+        """More jobs would only share it."""
         for n in range(3):
             self.submit(f"192.0.2.{n}")
         self.machine.ffmpeg = 0.95
@@ -110,7 +110,7 @@ class PerformanceTests(SynchronousTestCase):
         self.assertEqual(self.rig.tasks.queue.concurrency, 2)
 
     def test_a_short_task_starts_beside_long_ones(self) -> None:
-        """One at a time, though FFmpeg uses all of the CPU; a long one waits for its turn."""
+        """One at a time, even if FFmpeg uses all of the CPU; long tasks wait their turn."""
         for n in range(4):
             self.submit(f"192.0.2.{n}", FILM if n < 3 else UPLOAD)
         self.submit("192.0.2.4")
@@ -129,7 +129,7 @@ class PerformanceTests(SynchronousTestCase):
         self.assertEqual((self.rig.tasks.queue.running, self.rig.tasks.queue.queued), (3, 1))
 
     def test_a_short_task_that_is_cancelled_makes_way_for_the_next(self) -> None:
-        """Before or after it has begun."""
+        """Before or after it has started."""
         for n in range(2):
             self.submit(f"192.0.2.{n}", FILM)
         client = self.rig.connect("192.0.2.9")
@@ -143,7 +143,7 @@ class PerformanceTests(SynchronousTestCase):
             self.assertEqual(self.rig.tasks.queue.running, 2)
 
     def test_uploads_give_way_to_video_but_not_below_their_floor(self) -> None:
-        """While FFmpeg is short of CPU time and uploads bring much."""
+        """While FFmpeg lacks CPU time and uploads are fast."""
         self.submit("192.0.2.1")
         self.machine.ffmpeg, self.machine.service, self.machine.bytes_in = 0.5, 0.5, 500e6
         self.rig.clock.pump([1.0] * 3)
@@ -157,7 +157,7 @@ class PerformanceTests(SynchronousTestCase):
         self.assertTrue(any("uploads limited to" in line for line in self.lines))
 
     def test_what_the_host_takes_back_is_not_idle(self) -> None:
-        """A virtual machine's stolen time is not there for video."""
+        """Stolen time of a virtual machine is not available for video."""
         self.submit("192.0.2.1")
         self.machine.ffmpeg, self.machine.service, self.machine.bytes_in = 0.5, 0.35, 500e6
         self.machine.stolen = 0.15
@@ -165,7 +165,7 @@ class PerformanceTests(SynchronousTestCase):
         self.assertIsNotNone(self.rig.gate.throttle.rate)
 
     def test_uploads_are_free_when_video_has_what_it_needs(self) -> None:
-        """FFmpeg at its aim, CPU time idle, or no task at all."""
+        """FFmpeg has its target, CPU time is idle, or there is no task."""
         self.submit("192.0.2.1")
         self.machine.bytes_in = 500e6
         for ffmpeg, service in ((0.9, 0.1), (0.3, 0.3)):
@@ -180,7 +180,7 @@ class PerformanceTests(SynchronousTestCase):
         self.assertIsNone(self.rig.gate.throttle.rate)
 
     def test_a_limit_is_lifted_when_uploads_bring_little(self) -> None:
-        """It rises from turn to turn until it is far above what comes."""
+        """It rises each time until it is far above the actual rate."""
         self.submit("192.0.2.1")
         self.machine.ffmpeg, self.machine.service, self.machine.bytes_in = 0.5, 0.5, 500e6
         self.rig.clock.pump([1.0] * 5)
@@ -189,7 +189,7 @@ class PerformanceTests(SynchronousTestCase):
         self.assertIsNone(self.rig.gate.throttle.rate)
 
     def test_an_upload_that_is_ahead_of_its_rate_pauses(self) -> None:
-        """And goes on when its time has come."""
+        """It resumes when it is no longer ahead."""
         self.rig.gate.throttle.limit(LEAST_RATE)
         client = self.rig.connect("192.0.2.50")
         data = message(UPLOAD, bytes(int(4 * LEAST_RATE)), "mp4")
@@ -219,11 +219,11 @@ class PerformanceTests(SynchronousTestCase):
 
 class IngestThrottleTests(SynchronousTestCase):
     def test_without_a_limit_nobody_waits(self) -> None:
-        """However much comes."""
+        """However much arrives."""
         self.assertEqual(IngestThrottle(self.clock()).take(1 << 40), 0.0)
 
     def test_all_together_get_the_rate(self) -> None:
-        """Who comes later waits for those before."""
+        """Later ones wait for earlier ones."""
         throttle = IngestThrottle(self.clock())
         throttle.limit(100e6)
         waits = [throttle.take(10_000_000) for _ in range(5)]

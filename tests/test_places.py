@@ -1,4 +1,4 @@
-"""How many attempts run at a time, and which task may begin before its turn."""
+"""How many attempts run at a time, and which task may start before its turn."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class PlacesTests(SynchronousTestCase):
         return entry
 
     def test_no_more_than_the_concurrency_run(self) -> None:
-        """One that runs beside the others takes no place."""
+        """One that runs in addition does not take a place."""
         self.add("a", runs=True)
         self.assertTrue(self.places.free)
         self.add("b", runs=True)
@@ -48,7 +48,7 @@ class PlacesTests(SynchronousTestCase):
         self.assertTrue(self.places.free)
 
     def test_a_short_task_that_waits_behind_long_ones_may_begin(self) -> None:
-        """Not a long one, not while a place is free, and one at a time."""
+        """One at a time, only a short one, and not while a place is free."""
         self.add("a", short=False, runs=True)
         self.add("long", short=False)
         short = self.add("short")
@@ -60,7 +60,7 @@ class PlacesTests(SynchronousTestCase):
         self.assertIsNone(self.places.held_up())
 
     def test_what_runs_for_a_moment_holds_nobody_up(self) -> None:
-        """A place will be free soon."""
+        """A place will be free soon anyway."""
         self.places.concurrency = 1
         self.add("a", runs=True)
         self.add("b")
@@ -68,7 +68,7 @@ class PlacesTests(SynchronousTestCase):
         self.assertIsNone(self.places.held_up())
 
     def test_a_suspect_runs_alone(self) -> None:
-        """Nothing begins beside it, and nobody is let by."""
+        """Nothing starts beside it, not even a short task."""
         self.add("suspect", runs=True, crashes=SUSPECT_AFTER)
         self.add("b")
         self.now += LONG
@@ -85,7 +85,7 @@ class PlacesTests(SynchronousTestCase):
         self.assertFalse(self.places.free)
 
     def test_the_next_look_is_for_the_first_that_pauses(self) -> None:
-        """What was due when the store was asked needs none."""
+        """A task that was due when the store was asked needs no timer."""
         asked_at = self.now
         self.assertIsNone(self.places.next_due(asked_at))
         self.add("due", not_before=self.now - 1)
@@ -94,7 +94,7 @@ class PlacesTests(SynchronousTestCase):
         self.assertEqual(self.places.next_due(asked_at), self.now + 10)
 
     def test_a_pause_that_ends_while_the_store_is_asked_is_not_forgotten(self) -> None:
-        """The store has passed over the task, and nothing else would wake the queue."""
+        """The store skipped the task, and nothing else would wake up the queue."""
         asked_at = self.now
         self.add("soon", not_before=self.now + 0.05)
         self.now += 0.1
@@ -103,7 +103,7 @@ class PlacesTests(SynchronousTestCase):
 
 class EntriesTests(SynchronousTestCase):
     def test_a_task_knows_its_place_in_the_queue(self) -> None:
-        """Those that run are not counted."""
+        """Running tasks do not count."""
         places = PlacesTests()
         places.setUp()
         places.add("a", runs=True)

@@ -41,7 +41,7 @@ class FactsTests(TestCase):
         self.assertFalse(info.ends_early)
 
     def test_matroska_that_does_not_start_at_0(self) -> None:
-        """Its header says when it ends; that is not its length."""
+        """Its header has the end time, which is not the duration."""
         clip = media.synthesise(
             media.scratch(self) / "late.mkv",
             *("-output_ts_offset", "5"),
@@ -70,7 +70,7 @@ class FactsTests(TestCase):
             self.assertEqual((video.rotation, video.displayed_size), (clockwise, size))
 
     def test_pixels_that_are_not_square(self) -> None:
-        """The displayed size reckons with the sample aspect ratio."""
+        """The displayed size takes the sample aspect ratio into account."""
         video = video_of(media.ANAMORPHIC)
         self.assertEqual(video.sample_aspect_ratio, (3, 2))
         self.assertEqual(video.displayed_size, (1920, 1080))
@@ -90,14 +90,14 @@ class FactsTests(TestCase):
         )
 
     def test_a_cover_is_not_a_video(self) -> None:
-        """Sound with an cover image has no video."""
+        """Audio with a cover image has no video."""
         info = media.probe(media.FLAC)
         self.assertIsNone(info.video)
         self.assertEqual([c.codec for c in info.covers], ["png"])
         self.assertEqual(info.audio[0].codec, "flac")
 
     def test_video_that_starts_after_the_audio(self) -> None:
-        """Its start counts from the container's."""
+        """Its start is relative to the container's."""
         info = media.probe(media.SCREENCAST)
         assert info.video is not None
         self.assertAlmostEqual(info.video.start_time, 0.21, places=2)
@@ -113,7 +113,7 @@ class FactsTests(TestCase):
         self.assertApproximates(info.duration or 0, 1.0, 0.05)
 
     def test_interlacing_and_full_range(self) -> None:
-        """Both are seen in the decoded frames."""
+        """Both are found in decoded frames."""
         folder = media.scratch(self)
         clip = media.synthesise(
             folder / "i.mpg",
@@ -141,14 +141,14 @@ class RefusalTests(TestCase):
         return error
 
     def test_files_that_are_not_videos(self) -> None:
-        """Nothing, text, noise: 415 with a way out."""
+        """An empty file, text and noise get 415 with a solution."""
         for content in (b"", b"\0", b"Dear sir or madam,\n" * 40, bytes(range(256)) * 8):
             error = self.refused("clip.mp4", content)
             self.assertEqual(error.code, 415)
             self.assertTrue(error.solution)
 
     def test_playlists_open_nothing(self) -> None:
-        """Not another file of this machine, not an address, whatever the name says."""
+        """Neither another file nor an address, whatever the file's name."""
         clip = str(media.FLOWER)
         for content in (
             f"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\nfile://{clip}\n#EXT-X-ENDLIST\n",
@@ -165,7 +165,7 @@ class RefusalTests(TestCase):
         self.assertEqual(self.refused("cut.mp4", content[: len(content) * 7 // 10]).code, 415)
 
     def test_a_file_that_ends_early_has_its_real_length(self) -> None:
-        """The header claims five seconds, three are there."""
+        """The header claims five seconds, but there are three."""
         content = media.FLOWER.read_bytes()
         path = media.scratch(self) / "cut.mp4"
         path.write_bytes(content[: len(content) * 6 // 10])
@@ -186,7 +186,7 @@ class RefusalTests(TestCase):
         self.assertTrue(info.ends_early)
 
     def test_a_container_that_seeks_by_decoding_time_is_verified(self) -> None:
-        """With B-frames a seek to the last keyframe lands behind it."""
+        """With B-frames, a seek to the last keyframe ends up after it."""
         path = media.scratch(self) / "copy.ts"
         media.ffmpeg("-i", media.FLOWER, "-c", "copy", path)
         self.assertIsNotNone(media.probe(path, verify=True).video)
@@ -198,7 +198,7 @@ class RefusalTests(TestCase):
 
 
 class PixelCropTests(TestCase):
-    """Matroska by hand: elements are an id, a size and a content."""
+    """Hand-made Matroska: elements have an ID, a size and contents."""
 
     def crop(self, *in_segment: bytes) -> list[int] | None:
         path = media.scratch(self) / "film.mkv"
@@ -218,18 +218,18 @@ class PixelCropTests(TestCase):
         return self.element("ae", self.element("83", b"\x01") + video)
 
     def test_it_is_found_wherever_the_tracks_are(self) -> None:
-        """After clusters, too."""
+        """Even after clusters."""
         cluster = self.element("1f43b675", bytes(20))
         for parts in ([self.tracks(self.track())], [cluster, self.tracks(self.track())]):
             self.assertEqual(self.crop(*parts), [5, 0, 0, 2])
 
     def test_a_checksum_that_looks_like_a_track_is_none(self) -> None:
-        """Nor is the file read to its end for it."""
+        """The file is not read to its end for it, either."""
         checksum = self.element("bf", bytes.fromhex("83100000"))
         self.assertEqual(self.crop(self.tracks(checksum, self.track())), [5, 0, 0, 2])
 
     def test_what_promises_more_than_there_is(self) -> None:
-        """Nothing is said, rather than nonsense."""
+        """The result is None instead of nonsense."""
         whole = self.tracks(self.track())
         for end in range(len(whole)):
             self.assertIn(self.crop(whole[:end]), (None, [5, 0, 0, 0], [5, 0, 0, 2], [0, 0, 0, 0]))
@@ -237,7 +237,7 @@ class PixelCropTests(TestCase):
 
 class TrimmedTests(TestCase):
     def test_a_film_trimmed_without_encoding_has_its_keyframe_before_its_start(self) -> None:
-        """What phones make: the packets from there on are needed, but not shown."""
+        """Phones make such files: the packets from there on are needed, but not shown."""
         path = media.scratch(self) / "trimmed.mp4"
         media.ffmpeg("-ss", "1.5", "-i", media.FLOWER, "-t", "1", "-c", "copy", path)
         found = media.probe(path)
@@ -262,7 +262,7 @@ class BeliefTests(TestCase):
         return parse_probe(json.dumps(whole).encode(), 100)
 
     def test_numbers_out_of_bounds_are_unknown(self) -> None:
-        """Durations, rates, aspects and rotations that can't be."""
+        """Impossible durations, rates, aspect ratios and rotations."""
         info = self.found(
             duration=4.3e9,
             video={
@@ -283,12 +283,12 @@ class BeliefTests(TestCase):
         self.assertLess(info.duration or 0.0, 1.0)
 
     def test_an_answer_that_makes_no_sense_is_our_error(self) -> None:
-        """Nothing but JSON of the right shape is read."""
+        """Only JSON of the right form is accepted."""
         for answer in (b"", b"{", b"[]", b'{"streams":5}', b'{"container":"mov","streams":[{}]}'):
             self.assertRaises(ProbeError, parse_probe, answer, 1)
 
     def test_an_answer_that_would_take_long_to_read_is_not_read(self) -> None:
-        """Decoding holds the whole server; a probe that was taken over may answer anything."""
+        """Decoding blocks the server, and a compromised probe may return anything."""
         for answer in (b"[" * 4000, b"[" + b"[]," * 5000 + b"1]", b'{"a":' * 5000):
             self.assertRaises(ProbeError, parse_probe, answer, 1)
 
@@ -311,7 +311,7 @@ class BeliefTests(TestCase):
         self.assertEqual(info.tags, {"title": "T"})
 
     def test_the_command_names_its_input_once(self) -> None:
-        """The runner fills in the path."""
+        """The runner inserts the path."""
         command = probe_command("result.mp4", verify=True)
         self.assertEqual(command.arguments[0], input_file("result.mp4"))
         self.assertEqual((command.program, command.stage), ("probe", "verifying"))

@@ -1,4 +1,4 @@
-"""What a program consists of."""
+"""The files of a program."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ProgramFilesTests(SynchronousTestCase):
             raise SkipTest("ELF files are Linux's")
 
     def test_only_the_program_and_its_loader_are_executed(self) -> None:
-        """Libraries are files to be read."""
+        """Libraries are only read."""
         for program in (find_ffmpeg().path, sys.executable):
             files = find_program_files(program)
             self.assertLessEqual(len(files.execute), 3)
@@ -28,7 +28,7 @@ class ProgramFilesTests(SynchronousTestCase):
             self.assertEqual(set(files.execute) & set(files.read), set())
 
     def test_a_file_that_is_not_elf_consists_of_itself(self) -> None:
-        """Nothing else is opened up for it, whether it exists or not."""
+        """No other file is added, whether it exists or not."""
         script = Path(self.mktemp()).absolute()
         self.assertEqual(find_program_files(str(script)).execute, (str(script),))
         for content in (b"", b"#!/bin/sh\n", b"\x7fELF\x02\x01" + b"\xff" * 100):
@@ -36,7 +36,7 @@ class ProgramFilesTests(SynchronousTestCase):
             self.assertEqual(find_program_files(str(script)).read, ())
 
     def test_a_program_that_was_replaced_is_looked_at_again(self) -> None:
-        """An upgrade needs no restart."""
+        """After an upgrade no restart is needed."""
         program = Path(self.mktemp()).absolute()
         program.write_text("#!/bin/sh\n")
         os.utime(program, (1, 1))

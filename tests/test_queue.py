@@ -1,4 +1,4 @@
-"""The queue: which task runs, cancels and stops, with a clock and commands that the test ends."""
+"""The queue: running, cancelling and stopping tasks, with a fake clock and fake commands."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from vidproc.tasks.settings import Caller
 
 class QueueTests(SchedulerTestCase):
     def test_only_so_many_run_at_a_time_oldest_first(self) -> None:
-        """The others know their place in the queue."""
+        """The others have positions in the queue."""
         rig = self.rig(max_concurrent=1)
         tasks = [self.submit(rig, f"192.0.2.{n}") for n in range(3)]
         self.assertEqual(
@@ -40,7 +40,7 @@ class QueueTests(SchedulerTestCase):
         self.assertEqual([self.state(rig, task) for task in tasks], [State.COMPLETED] * 3)
 
     def test_more_concurrency_starts_what_waits(self) -> None:
-        """At once, without another event."""
+        """At once."""
         rig = self.rig(max_concurrent=1)
         for n in range(3):
             self.submit(rig, f"192.0.2.{n}")
@@ -48,7 +48,7 @@ class QueueTests(SchedulerTestCase):
         self.assertEqual((rig.tasks.queue.running, rig.tasks.queue.queued), (2, 1))
 
     def test_a_finished_task_leaves_its_result_and_nothing_else(self) -> None:
-        """Input, attempt folder and promised room are gone; the slot is free."""
+        """Input, attempt folder and reservation are gone; the slot is free."""
         rig = self.rig()
         task_id = self.submit(rig)
         self.finish_all(rig)
@@ -58,7 +58,7 @@ class QueueTests(SchedulerTestCase):
         self.submit(rig)
 
     def test_a_task_that_fails_frees_its_slot_and_says_why(self) -> None:
-        """In the words of the error table."""
+        """With an error from the table."""
         rig = self.rig()
         task_id = self.submit(rig)
         rig.runner.running[0].complete(b'{"error": "damaged", "message": "moov atom not found"}')
@@ -69,7 +69,7 @@ class QueueTests(SchedulerTestCase):
         self.submit(rig)
 
     def test_a_command_that_fails_fails_its_task(self) -> None:
-        """What it failed of says how."""
+        """The kind of the failure decides the error."""
         for kind, code in (
             (FailureKind.INPUT, 415),
             (FailureKind.CRASHED, 415),
@@ -88,7 +88,7 @@ class QueueTests(SchedulerTestCase):
             self.assertEqual(failure.code, code)
 
     def test_a_fault_of_ours_is_tried_three_times(self) -> None:
-        """Then the task fails with a reference to the log."""
+        """Then the task fails, with a reference to the log."""
         rig = self.rig()
         task_id = self.submit(rig)
         for number in range(3):
@@ -101,7 +101,7 @@ class QueueTests(SchedulerTestCase):
         self.assertEqual(rig.runner.running, [])
 
     def test_a_kill_from_outside_does_not_fail_the_task(self) -> None:
-        """It is tried again after longer and longer pauses, and fails only after many."""
+        """It is tried again after longer and longer pauses, and fails only after many kills."""
         rig = self.rig()
         task_id = self.submit(rig)
         for number in range(endings.MAX_KILLS - 1):
@@ -128,7 +128,7 @@ class QueueTests(SchedulerTestCase):
         self.assertEqual(rig.runner.running, [])
 
     def test_a_kill_for_memory_is_tried_three_times(self) -> None:
-        """The kernel may choose another one than that which took the memory."""
+        """The kernel may kill another process than the one that used the memory."""
         rig = self.rig()
         task_id = self.submit(rig)
         for number in range(endings.MAX_FAILURES):
@@ -140,7 +140,7 @@ class QueueTests(SchedulerTestCase):
         self.assertEqual(failure.code, 413)
 
     def test_a_shortage_of_processes_fails_no_task(self) -> None:
-        """It is tried again and again, with a pause, and counts as no failure."""
+        """It is tried again after a pause, and does not count as a failure."""
         rig = self.rig()
         task_id = self.submit(rig)
         for _ in range(5):
@@ -153,7 +153,7 @@ class QueueTests(SchedulerTestCase):
         self.assertIs(self.state(rig, task_id), State.COMPLETED)
 
     def test_a_shortage_of_descriptors_anywhere_fails_no_task(self) -> None:
-        """Files need them as processes do."""
+        """Files need descriptors as well."""
         rig = self.rig()
 
         def no_more(key: str) -> None:
@@ -184,7 +184,7 @@ class QueueTests(SchedulerTestCase):
             self.assertEqual(rig.clock.getDelayedCalls(), [])
 
     def test_a_task_that_takes_too_long_is_stopped(self) -> None:
-        """By its wall clock, whatever it does."""
+        """According to the wall clock, even if it makes progress."""
         rig = self.rig(job_timeout=100.0)
         task_id = self.submit(rig)
         rig.clock.advance(100.0)
@@ -193,7 +193,8 @@ class QueueTests(SchedulerTestCase):
         self.assertEqual(failure.code, 413)
 
     def test_a_result_that_is_not_right_fails_the_task(self) -> None:
-        """Whatever FFmpeg's exit status said: here it wrote frames of 960x540, or two seconds."""
+        """Whatever FFmpeg's exit status: here the frames have 960x540, or the length is two
+        seconds."""
         for answer in (probe_answer(CLIP), gif_answer(2)):
             rig = self.rig()
             task_id = self.submit(rig)
@@ -204,7 +205,7 @@ class QueueTests(SchedulerTestCase):
             self.assertEqual(os.listdir(rig.storage.root / "results"), [])
 
     def test_an_empty_result_fails_the_task(self) -> None:
-        """FFmpeg's exit status is 0 for a segment past the end."""
+        """FFmpeg's exit status is 0 even for a clip past the end."""
         rig = self.rig()
         task_id = self.submit(rig)
         complete_step(rig.runner.running[0])
@@ -214,14 +215,14 @@ class QueueTests(SchedulerTestCase):
 
 class PauseTests(SchedulerTestCase):
     def test_a_pause_that_ends_while_the_store_is_asked_is_over(self) -> None:
-        """The task begins then, and not only when something else happens."""
+        """The task starts then, without waiting for another event."""
         rig = self.rig()
         self.submit(rig)
         store = rig.store_thread.hold()
         rig.runner.running[0].fail(FailureKind.KILLED)
         back_into_the_queue, move = store.waiting.pop(0)
         maybeDeferred(move).chainDeferred(back_into_the_queue)
-        self.assertEqual(len(store.waiting), 1)  # the queue asks for a task, at a time of the pause
+        self.assertEqual(len(store.waiting), 1)  # the queue asks for a task during the pause
         rig.clock.advance(endings.KILL_DELAY + 0.1)
         store.run_all()
         rig.clock.advance(0.0)
@@ -236,7 +237,7 @@ class CancelTests(SchedulerTestCase):
         return ensureDeferred(rig.tasks.cancel(task_id, Caller("192.0.2.1")))
 
     def test_a_running_task_is_cancelled_when_its_process_has_ended(self) -> None:
-        """Not before; then its files are gone and its slot is free."""
+        """Only then are its files gone and its slot free."""
         rig = self.rig()
         rig.runner.stops_at_once = False
         task_id = self.submit(rig)
@@ -251,7 +252,7 @@ class CancelTests(SchedulerTestCase):
         self.submit(rig)
 
     def test_a_queued_task_is_cancelled_without_having_run(self) -> None:
-        """The one before it goes on."""
+        """The one before it continues."""
         rig = self.rig(max_concurrent=1)
         self.submit(rig, "192.0.2.7")
         task_id = self.submit(rig)
@@ -259,7 +260,7 @@ class CancelTests(SchedulerTestCase):
         self.assertEqual((rig.tasks.queue.running, rig.tasks.queue.queued), (1, 0))
 
     def test_a_cancel_that_a_full_disk_hinders_is_507_and_can_be_tried_again(self) -> None:
-        """The task is still queued then; nothing is half cancelled."""
+        """The task is still queued then."""
         rig = self.rig(max_concurrent=1)
         self.submit(rig, "192.0.2.7")
         task_id = self.submit(rig)
@@ -276,7 +277,7 @@ class CancelTests(SchedulerTestCase):
         self.assertIs(self.successResultOf(self.cancel(rig, task_id)), State.CANCELLED)
 
     def test_a_completed_task_keeps_its_state_and_loses_its_files(self) -> None:
-        """Its download is 410 from then on."""
+        """From then on its download gets 410."""
         rig = self.rig()
         task_id = self.submit(rig)
         self.finish_all(rig)
@@ -290,7 +291,7 @@ class CancelTests(SchedulerTestCase):
         self.assertEqual(gone.value.code, 410)
 
     def test_a_cancel_that_loses_the_race_still_removes_the_result(self) -> None:
-        """The encode ended while it was being stopped."""
+        """If the encode ends while it is being stopped."""
         rig = self.rig()
         rig.runner.stops_at_once = False
         task_id = self.submit(rig)
@@ -304,7 +305,7 @@ class CancelTests(SchedulerTestCase):
 
 class StopTests(SchedulerTestCase):
     def test_a_stop_puts_running_tasks_back_and_the_next_start_takes_them_up(self) -> None:
-        """An interruption is no failure, and each attempt has a folder of its own."""
+        """An interruption is not a failure, and each attempt has its own folder."""
         root = Path(self.mktemp())
         rig = Rig(root)
         task_id = self.submit(rig)

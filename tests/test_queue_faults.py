@@ -1,4 +1,4 @@
-"""Whatever goes wrong between taking a task and ending it frees its place."""
+"""Whatever goes wrong between a task's claim and its end, its place becomes free."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from vidproc.tasks.views import TaskView
 
 
 class FaultTests(SchedulerTestCase):
-    """A fault of ours, wherever it happens, costs its task at most, never the queue."""
+    """An internal error affects only its own task, never the queue."""
 
     def assert_the_queue_moves(self, rig: Rig) -> None:
-        """The place is free: another task is worked on and completes."""
+        """The place is free: another task runs and completes."""
         task_id = self.submit(rig, "198.51.100.1")
         self.finish_all(rig)
         self.assertIs(self.state(rig, task_id), State.COMPLETED)
@@ -42,7 +42,7 @@ class FaultTests(SchedulerTestCase):
         self.run_coroutine(rig.tasks.watch(task_id, Caller("192.0.2.1"), listener))
 
     def test_a_listener_that_raises_loses_its_watch_alone(self) -> None:
-        """At every change, of a waiting task and of one that runs; others go on listening."""
+        """At any change of a waiting or running task; other listeners continue."""
         for running in (True, False):
             rig = self.rig(max_concurrent=1)
             if not running:
@@ -67,7 +67,7 @@ class FaultTests(SchedulerTestCase):
             self.assert_the_queue_moves(rig)
 
     def test_a_listener_that_raises_at_the_end_does_not_hold_the_slot(self) -> None:
-        """The terminal view is told when all is given back."""
+        """The last view is sent when everything has been freed."""
         rig = self.rig()
         task_id = self.submit(rig)
 
@@ -81,7 +81,7 @@ class FaultTests(SchedulerTestCase):
         self.assert_the_queue_moves(rig)
 
     def test_a_fault_between_claim_and_end_frees_the_place(self) -> None:
-        """Whichever step has it, the task fails with a reference and the next one runs."""
+        """At whatever step, the task fails with a reference and the next one runs."""
 
         def fault(*arguments: Any) -> Any:
             raise RuntimeError("a bug")
@@ -116,7 +116,7 @@ class FaultTests(SchedulerTestCase):
             self.assert_the_queue_moves(rig)
 
     def test_a_runner_that_fails_within_several_commands_leaves_none_of_them(self) -> None:
-        """Those that had started are stopped, and have ended, before the task goes on."""
+        """Those that had started are stopped and have ended before the task continues."""
         self.patch(segments, "LEAST", 0.5)
         rig = self.rig()
         rig.runner.stops_at_once = False
@@ -142,7 +142,7 @@ class FaultTests(SchedulerTestCase):
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
     def test_a_task_that_waits_for_its_next_try_says_why_and_holds_no_place(self) -> None:
-        """Others run meanwhile; then it is tried again."""
+        """Meanwhile others run; then it is tried again."""
         rig = self.rig(max_concurrent=1)
         task_id = self.submit(rig)
         rig.runner.running[0].fail(FailureKind.REFUSED)
@@ -159,7 +159,7 @@ class FaultTests(SchedulerTestCase):
         self.assertIs(self.state(rig, task_id), State.COMPLETED)
 
     def test_a_listener_may_cancel_the_task_that_it_hears_of(self) -> None:
-        """From within the change itself, at whichever change."""
+        """From within the notification, at any change."""
         for number in range(4):
             rig = self.rig(max_concurrent=1)
             self.submit(rig, "192.0.2.7")
@@ -186,7 +186,7 @@ class FaultTests(SchedulerTestCase):
             self.assert_the_queue_moves(rig)
 
     def test_a_cancel_ends_a_task_whose_row_has_gone(self) -> None:
-        """And whoever watches it learns that it has ended."""
+        """Those who watch it are told that it has ended."""
         rig = self.rig(max_concurrent=1)
         self.submit(rig, "192.0.2.7")
         task_id = self.submit(rig)
@@ -200,7 +200,7 @@ class FaultTests(SchedulerTestCase):
         self.assert_the_queue_moves(rig)
 
     def test_a_task_whose_row_has_gone_leaves_the_queue(self) -> None:
-        """Nothing waits for a task that nobody can end."""
+        """Nothing waits for a task that can't be ended."""
         rig = self.rig(max_concurrent=1)
         task_id = self.submit(rig)
         rig.store.database.connection.execute("DELETE FROM tasks WHERE task_id = ?", (task_id,))

@@ -1,4 +1,4 @@
-"""The arithmetic by which the benchmark of the compressor compares encodes."""
+"""The arithmetic with which the compressor's benchmark compares encodes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.rate_quality import Curve, Encode, bd_rate, draw, p5_at, percent
 
 
 def encodes(factor: float, *scores: float) -> list[Encode]:
-    """Return encodes whose bytes double each five points, times `factor`."""
+    """Return encodes whose bytes double every five points, times `factor`."""
     return [Encode(factor * 1000 * 2 ** (s / 5), s, s - 4) for s in scores]
 
 
@@ -41,7 +41,8 @@ class BdRateTests(SynchronousTestCase):
         self.assertApproximates(rate, -10.0, 1e-6)
 
     def test_scores_count_alike_however_points_lie(self) -> None:
-        """From 80 to 90 the same bytes, then more and more, up to twice at 100."""
+        """The bytes are equal from 80 to 90; then the difference grows to a factor of two at
+        100."""
         other = [*encodes(1.0, 80, 90), *encodes(2.0, 100)]
         rate = bd_rate(encodes(1.0, 80, 81, 82, 83, 100), other, 80, 100)
         assert rate is not None

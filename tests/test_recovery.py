@@ -1,4 +1,4 @@
-"""What a start makes of what the last run has left, in a real folder and store."""
+"""Recovery after the last run, with a real folder and store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PARAMETERS = {"start_time": 0, "duration": 1}
 
 
 class PartialUploadTests(SynchronousTestCase):
-    """An upload of 1,000 bytes is synced every 100 bytes; its server ends, and another starts."""
+    """An upload of 1,000 bytes is synced every 100 bytes; the server ends, and another starts."""
 
     def setUp(self) -> None:
         self.patch(uploads, "SYNC_EVERY", 100)
@@ -35,7 +35,7 @@ class PartialUploadTests(SynchronousTestCase):
         return folder
 
     def begin(self, *parts: int) -> None:
-        """Send parts of an upload, of so many bytes each, and leave it at that."""
+        """Send parts of an upload with these sizes, and stop."""
         from tests.rig import message
 
         request = {**REQUEST, "parameters": PARAMETERS}
@@ -46,7 +46,7 @@ class PartialUploadTests(SynchronousTestCase):
         self.client = client
 
     def start_again(self, boot: str) -> Task:
-        """Let the server end at once, and start another; return the upload's row."""
+        """Let the server end abruptly, and start another; return the upload's row."""
         self.rig.close()
         self.rig = Rig(self.root)
         self.rig.store.recovery.recover(self.rig.clock.seconds())
@@ -58,7 +58,7 @@ class PartialUploadTests(SynchronousTestCase):
         return self.rig.storage.size(upload_key(task.task_id))
 
     def test_under_the_same_boot_every_byte_is_kept(self) -> None:
-        """The kernel has them, whatever became of the server."""
+        """The kernel still has them."""
         self.begin(150, 90)
         task = self.start_again("boot 1")
         self.assertEqual((self.held(task), task.synced, task.received), (240, 240, 240))
@@ -70,27 +70,27 @@ class PartialUploadTests(SynchronousTestCase):
         self.assertEqual((self.held(task), task.synced, task.received), (150, 150, 150))
 
     def test_after_another_boot_an_upload_that_was_never_synced_begins_anew(self) -> None:
-        """Its size tells nothing."""
+        """Its size says nothing."""
         self.begin(90)
         task = self.start_again("boot 2")
         self.assertEqual((self.held(task), task.synced), (0, 0))
 
     def test_an_upload_that_broke_off_before_the_power_cut_keeps_all(self) -> None:
-        """It was synced when it broke off."""
+        """It was synced when it was interrupted."""
         self.begin(150, 90)
         self.client.lose()
         task = self.start_again("boot 2")
         self.assertEqual(self.held(task), 240)
 
     def test_what_a_crash_left_is_synced_by_the_next_start(self) -> None:
-        """A power cut after it takes nothing more."""
+        """A power cut after that loses nothing more."""
         self.begin(150, 90)
         self.start_again("boot 1")
         task = self.start_again("boot 2")
         self.assertEqual(self.held(task), 240)
 
     def test_uploads_of_an_older_version_are_kept(self) -> None:
-        """It noted no boot."""
+        """That version noted no boot ID."""
         self.begin(90)
         with self.rig.store.database.transaction() as db:
             db.execute("DELETE FROM boot")
@@ -98,7 +98,7 @@ class PartialUploadTests(SynchronousTestCase):
         self.assertEqual((self.held(task), task.synced), (90, 90))
 
     def test_the_client_goes_on_from_what_was_synced(self) -> None:
-        """And the result is the whole file."""
+        """The result is the whole file."""
         self.begin(150, 90)
         task = self.start_again("boot 2")
         path = self.rig.storage.path(upload_key(task.task_id))
@@ -114,7 +114,7 @@ class PartialUploadTests(SynchronousTestCase):
         self.assertEqual(self.rig.storage.path(stored.input_key).read_bytes(), b"x" * 1000)
 
     def test_a_start_notes_the_boot(self) -> None:
-        """The machine's own."""
+        """The current boot of the machine."""
         recover(self.rig.store, self.rig.storage, self.rig.clock.seconds())
         self.assertEqual(self.rig.store.recovery.last_boot(), boot_id())
         self.assertNotEqual(boot_id(), "")

@@ -1,4 +1,4 @@
-"""SIGHUP: both frontends read tokens and certificates again, and no connection is dropped."""
+"""SIGHUP: both frontends reload tokens and certificates, and no connection is dropped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.server_process import receive, send, wait_for
 
 
 class TLSServer(HTTPServerProcess):
-    """A server whose two frontends speak TLS, with the certificate in `root`, and need a token."""
+    """A server whose two frontends use TLS, with the certificate in `root`, and need a token."""
 
     def command(self) -> list[str]:
         tls = (
@@ -40,7 +40,7 @@ class ReloadTests(SynchronousTestCase):
         self.assertEqual(len(self.ports), 2)
 
     def replace_certificate(self) -> None:
-        """Put a new certificate where the old one is."""
+        """Replace the certificate."""
         folder = self.server.root / "new"
         folder.mkdir(exist_ok=True)
         certificate, key = write_certificate(folder)
@@ -61,7 +61,7 @@ class ReloadTests(SynchronousTestCase):
         return self.connect(port).getpeercert(binary_form=True)
 
     def hang_up(self) -> str:
-        """Send SIGHUP; return what the log says of it once everything was read."""
+        """Send SIGHUP; return the log lines about it once everything was reloaded."""
         seen = len(self.server.log())
         os.kill(self.server.pid, signal.SIGHUP)
         # The frontends come last.
@@ -69,7 +69,7 @@ class ReloadTests(SynchronousTestCase):
         return self.server.log()[seen:]
 
     def status(self, connection: ssl.SSLSocket, token: str) -> int:
-        """Ask over an open connection whether HTTP takes a token."""
+        """Send a request with a token over an open HTTP connection; return its status."""
         request = (
             f"GET /api/v1/info HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n"
         )
@@ -90,7 +90,7 @@ class ReloadTests(SynchronousTestCase):
         after = [self.certificate_of(port) for port in self.ports]
         self.assertEqual(after[0], after[1])
         self.assertNotEqual(before[0], after[0])
-        # The connections from before live on; the tokens of today hold for them, too.
+        # Open connections stay, and the new tokens are valid for them, too.
         self.assertEqual([self.status(web, token) for token in ("first", "second")], [401, 200])
         send(mmp, {"action": "info", "token": "first"})
         self.assertEqual(receive(mmp)[0]["error"]["code"], 401)
@@ -98,7 +98,7 @@ class ReloadTests(SynchronousTestCase):
         self.assertEqual(receive(mmp)[0]["status"], "ok")
 
     def test_what_is_wrong_stays_as_it_was(self) -> None:
-        """A key that is not the certificate's, and a file that holds no token."""
+        """A key that does not belong to the certificate, and a file without a token."""
         before = self.certificate_of(self.ports[1])
         (self.server.root / "cert.pem").write_text("nonsense")
         self.tokens.write_text("")

@@ -1,4 +1,4 @@
-"""Results: how long they are kept, and what counts as fetched."""
+"""Results: how long they are kept, and when they count as fetched."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ResultsTestCase(SchedulerTestCase):
 
 class DownloadTests(ResultsTestCase):
     def test_a_download_does_not_keep_a_result_past_its_retention(self) -> None:
-        """It is served to its end all the same, and its bytes count until then."""
+        """It is served to its end nevertheless, and its bytes count until then."""
         rig = self.rig(retention=100.0)
         task_id = self.finished(rig)
         result = self.open(rig, task_id)
@@ -62,7 +62,7 @@ class DownloadTests(ResultsTestCase):
         self.assertEqual(rig.storage.space.used, used - len(CONTENT))
 
     def test_slow_downloads_do_not_keep_other_results(self) -> None:
-        """However many there are."""
+        """However many downloads there are."""
         self.patch(results, "BATCH", 2)
         rig = self.rig(retention=100.0)
         tasks = [self.finished(rig, number) for number in range(5)]
@@ -73,7 +73,7 @@ class DownloadTests(ResultsTestCase):
             result.close()
 
     def test_a_result_that_is_being_downloaded_does_not_go_to_make_space(self) -> None:
-        """It would free nothing. The next ones go, though it is the oldest."""
+        """That would free nothing. The next ones are evicted although it is the oldest."""
         self.patch(results, "BATCH", 1)
         rig = self.rig(min_retention=0.0)
         first, second = self.finished(rig, 1), self.finished(rig, 2)
@@ -84,7 +84,7 @@ class DownloadTests(ResultsTestCase):
         result.close()
 
     def test_two_who_need_space_free_no_more_than_both_need(self) -> None:
-        """Each gets its own, though both ask before either has any."""
+        """Each gets its space, although both ask before either has it."""
         rig = self.rig(min_retention=0.0)
         tasks = [self.finished(rig, number) for number in range(6)]
         space = rig.storage.space
@@ -116,7 +116,7 @@ class DownloadTests(ResultsTestCase):
         self.assertEqual(space.used + space.reserved, space.limit)
 
     def test_upkeep_takes_only_so_many_results_at_a_time(self) -> None:
-        """Other upkeep has its turn; the rest follows."""
+        """Other upkeep gets its turn; the rest follows later."""
         self.patch(results, "BATCH", 1)
         self.patch(results, "BATCHES", 2)
         rig = self.rig(retention=100.0)
@@ -128,14 +128,14 @@ class DownloadTests(ResultsTestCase):
 
 class FetchedTests(ResultsTestCase):
     def fetch(self, rig: Rig, task_id: str, start: int, end: int) -> bool:
-        """Send a part; return whether the result counts as fetched then."""
+        """Send a part; return whether the result then counts as fetched."""
         result = self.open(rig, task_id)
         result.close()
         rig.tasks.note_sent(result, start, end)
         return self.stored(rig, task_id).downloaded_at is not None
 
     def test_only_a_whole_transfer_counts_as_fetched(self) -> None:
-        """The end alone does not."""
+        """The end alone does not count."""
         rig = self.rig()
         task_id = self.finished(rig)
         size = len(CONTENT)
@@ -144,7 +144,7 @@ class FetchedTests(ResultsTestCase):
         self.assertTrue(self.fetch(rig, task_id, size - 1, size))
 
     def test_a_download_that_goes_on_after_breaks_counts(self) -> None:
-        """Also when it goes on a little before it broke off."""
+        """Even if it resumes a little before the point where it broke off."""
         rig = self.rig()
         task_id = self.finished(rig)
         self.assertFalse(self.fetch(rig, task_id, 0, 5))
@@ -153,7 +153,7 @@ class FetchedTests(ResultsTestCase):
         self.assertTrue(self.fetch(rig, task_id, 8, len(CONTENT)))
 
     def test_over_the_wire_a_download_of_the_end_is_not_a_fetch(self) -> None:
-        """One of everything is."""
+        """Only a complete download is."""
         rig = self.rig()
         task_id = self.finished(rig)
         request: dict[str, Any] = {"action": "download", "task_id": task_id}

@@ -48,7 +48,7 @@ TEST_PATTERN = ("-f", "lavfi", "-i", "testsrc=size=128x96:rate=25:duration={}")
 
 
 def make_command(seconds: float, *arguments: str) -> Command:
-    """A command that writes `seconds` of a test pattern to out.mkv."""
+    """Return a command that writes `seconds` of a test pattern to out.mkv."""
     source = [argument.format(seconds) for argument in TEST_PATTERN]
     return Command(
         program="ffmpeg",
@@ -59,7 +59,7 @@ def make_command(seconds: float, *arguments: str) -> Command:
 
 
 def open_files() -> list[str]:
-    """Return what is open, without its numbers."""
+    """Return the open files, without their numbers."""
     found = []
     for fd in os.listdir("/proc/self/fd"):
         try:
@@ -73,35 +73,35 @@ class ProgressParserTests(TestCase):
     BLOCK = b"frame=50\nfps=0\nout_time_us=2000000\nspeed=  4.5x\nprogress=continue\n"
 
     def test_a_block_is_one_progress(self) -> None:
-        """Times come in microseconds and leave in seconds."""
+        """Times are converted from microseconds to seconds."""
         self.assertEqual(ProgressParser().feed(self.BLOCK), [Progress(2.0, 50, 4.5)])
 
     def test_bytes_may_be_split_anywhere(self) -> None:
-        """One byte at a time gives the same."""
+        """Even single bytes give the same result."""
         parser = ProgressParser()
         found = [p for i in range(len(self.BLOCK)) for p in parser.feed(self.BLOCK[i : i + 1])]
         self.assertEqual(found, [Progress(2.0, 50, 4.5)])
 
     def test_what_is_not_known_yet_is_none(self) -> None:
-        """FFmpeg says N/A before the first frame."""
+        """FFmpeg reports N/A before the first frame."""
         block = b"out_time_us=N/A\nspeed=N/A\nprogress=continue\n"
         self.assertEqual(ProgressParser().feed(block), [Progress(None, None, None)])
 
 
 class FindFFmpegTests(TestCase):
     def test_the_bundled_ffmpeg_can_all_that_we_use(self) -> None:
-        """pip install is a complete install."""
+        """pip install is a complete installation."""
         self.assertEqual(find_ffmpeg().missing(), [])
 
     def test_a_file_that_is_no_ffmpeg_is_refused(self) -> None:
-        """With a sentence that names the option."""
+        """The sentence names the option."""
         error = self.assertRaises(FFmpegUnusable, find_ffmpeg, "/bin/true")
         self.assertIn("--ffmpeg", str(error))
         self.assertRaises(FFmpegUnusable, find_ffmpeg, "/nonexistent/ffmpeg")
 
 
 class WatchdogTests(SynchronousTestCase):
-    """What counts as a sign of life, within ten seconds."""
+    """What counts as a sign of life."""
 
     def setUp(self) -> None:
         self.watchdog = Watchdog(10.0, now=100.0)
@@ -114,7 +114,7 @@ class WatchdogTests(SynchronousTestCase):
         self.assertTrue(self.watchdog.stalled(125.0))
 
     def test_a_report_of_the_same_is_none(self) -> None:
-        """Nor is one that goes back, or knows nothing."""
+        """Neither is one that goes back or has no values."""
         self.watchdog.reported(Progress(2.0, 50, 1.0), 100.0)
         for second in range(1, 10):
             self.watchdog.reported(Progress(2.0, 50, 1.0 / second), 100.0 + second)
@@ -131,14 +131,14 @@ class WatchdogTests(SynchronousTestCase):
         self.assertTrue(self.watchdog.stalled(140.0))
 
     def test_little_cpu_time_counts_once_it_is_enough(self) -> None:
-        """A slow machine gives a process its turn now and then."""
+        """On a slow machine a process runs only now and then."""
         for second in range(1, 31):
             self.watchdog.sampled(0.02 * second, 100.0 + second)
         self.assertFalse(self.watchdog.stalled(131.0))
 
 
 class AdmissionTests(SynchronousTestCase):
-    """Who may begin, and when."""
+    """Which commands may start, and when."""
 
     def setUp(self) -> None:
         self.admission = Admission(100)
@@ -156,7 +156,7 @@ class AdmissionTests(SynchronousTestCase):
         self.assertEqual((self.begun, self.admission.waiting), ([40, 60], 1))
 
     def test_nobody_overtakes(self) -> None:
-        """A large one would wait for ever behind a stream of small ones."""
+        """Otherwise a large one could wait forever behind many small ones."""
         first = self.enter(50)
         self.enter(80)
         self.enter(10)
@@ -193,7 +193,7 @@ REFUSED = FailureKind.REFUSED
 
 
 class FailureTests(SynchronousTestCase):
-    """Why a program failed, from how it ended and what it said."""
+    """The reason why a program failed, from its status and messages."""
 
     def test_the_signal_says_it(self) -> None:
         for number, kind in (
@@ -207,7 +207,7 @@ class FailureTests(SynchronousTestCase):
         self.assertIs(kind_of_end(None, signal.SIGABRT, said), FailureKind.MEMORY)
 
     def test_any_other_signal_comes_from_outside(self) -> None:
-        """Those without a name, too."""
+        """Even signals without a name."""
         faults = {"SEGV", "BUS", "ILL", "FPE", "ABRT", "TRAP", "SYS", "PIPE", "XCPU", "XFSZ"}
         own = {signal.Signals[f"SIG{name}"] for name in faults}
         for number in set(range(1, signal.SIGRTMAX + 1)) - own:
@@ -230,7 +230,7 @@ class FailureTests(SynchronousTestCase):
         self.assertEqual(oom_kills(vmstat), 0)
 
     def test_ffmpeg_says_that_it_was_told_to_end(self) -> None:
-        """What the file says does not count."""
+        """Text from the file does not count."""
         said = "[info] frame=1\n[info] Exiting normally, received signal 15.\n"
         self.assertIs(kind_of_end(255, None, said), FailureKind.KILLED)
         title = "[info]   title : x\n[info]  : Exiting normally, received signal 15.\n"
@@ -248,7 +248,7 @@ class FailureTests(SynchronousTestCase):
             self.assertIs(kind_of_end(1, None, said), kind)
 
     def test_what_never_ran_is_refused_or_ours(self) -> None:
-        """A shortage passes; anything else is a fault."""
+        """A shortage is temporary; anything else is a fault."""
 
         def kind(said: str) -> FailureKind:
             return kind_of_end(126, None, said, ran=False)
@@ -260,7 +260,7 @@ class FailureTests(SynchronousTestCase):
         self.assertIs(kind(child), REFUSED)
 
     def test_what_ran_can_not_say_that_it_did_not(self) -> None:
-        """A shortage is tried again for ever, and a title may say anything."""
+        """A shortage is retried without limit, and a file's title may contain anything."""
         for status in (1, 126):
             said = "launcher: [Errno 11] Resource temporarily unavailable"
             self.assertIs(kind_of_end(status, None, said), FailureKind.INPUT)
@@ -295,13 +295,13 @@ class LocalRunnerTests(TestCase):
         return runner.start(command, workspace, 2, self.progress.append)
 
     async def ends(self, running: MediaProcess, how: type[Ending]) -> Ending:
-        """Wait for a command that must fail with `how` and return the exception."""
+        """Wait until a command fails with `how`, and return the exception."""
         error: Any = await self.assertFailure(running.result, how)
         assert isinstance(error, how)
         return error
 
     async def test_a_command_runs_and_reports_progress(self) -> None:
-        """The file is there, the progress ends at its duration, and nothing is left running."""
+        """The file exists, the progress ends at its duration, and no process is left."""
         runner = self.runner()
         done = await self.start(runner, make_command(2)).result
         self.assertGreater((self.root / "work" / "out.mkv").stat().st_size, 1000)
@@ -310,7 +310,7 @@ class LocalRunnerTests(TestCase):
         self.assertEqual(runner.running, set())
 
     async def test_the_memory_of_what_starts_it_does_not_count(self) -> None:
-        """Until the launcher has started FFmpeg, the process is a copy of this one."""
+        """Before the launcher starts FFmpeg, the process is a copy of this one."""
         running = self.start(self.runner(), make_command(100000))
         running.measure()
         self.assertEqual(running.peak_memory, 0)
@@ -322,7 +322,7 @@ class LocalRunnerTests(TestCase):
         await self.assertFailure(running.result, CommandStopped)
 
     async def test_a_failing_command_tells_what_ffmpeg_said(self) -> None:
-        """The exit status as the reason, the end of standard error for the log."""
+        """The reason is the exit status; the end of standard error is for the log."""
         failed = self.start(self.runner(), make_command(1, "-vf", "nonsense"))
         error = await self.ends(failed, CommandFailed)
         self.assertIs(error.kind, FailureKind.INPUT)
@@ -330,7 +330,7 @@ class LocalRunnerTests(TestCase):
         self.assertIn("nonsense", error.stderr_tail)
 
     async def test_a_program_can_not_pass_for_one_that_never_ran(self) -> None:
-        """Not by its words, its status or the descriptor: it does not have that."""
+        """Neither by messages or status, nor by the descriptor, which it does not have."""
         program = self.root / "program"
         program.write_text(
             "#!/bin/sh\n"
@@ -344,14 +344,14 @@ class LocalRunnerTests(TestCase):
         self.assertIs(error.kind, FailureKind.INPUT)
 
     async def test_a_missing_program_fails_the_result(self) -> None:
-        """Whatever stage the start fails at, the result fires and nothing stays in the set."""
+        """At whatever step the start fails, the result fires and nothing remains in the set."""
         runner = self.runner(FFmpeg("/nonexistent/ffmpeg", "0", frozenset(), frozenset()))
         error = await self.ends(self.start(runner, make_command(1)), CommandFailed)
         self.assertIs(error.kind, FailureKind.OURS)
         self.assertEqual(runner.running, set())
 
     async def test_a_lack_of_descriptors_refuses_the_command(self) -> None:
-        """However many are left; a later try does well, and none is lost."""
+        """However many are left. A later try succeeds, and no descriptor leaks."""
         runner = self.runner()
         await self.start(runner, make_command(1)).result
         before = open_files()
@@ -373,7 +373,7 @@ class LocalRunnerTests(TestCase):
         self.assertEqual(open_files(), before)
 
     async def test_stop_ends_the_process_before_the_result_fires(self) -> None:
-        """An endless encode is gone when CommandStopped arrives."""
+        """An endless encode has ended when CommandStopped is raised."""
         runner = self.runner()
         running = self.start(runner, make_command(100000))
         reactor.callLater(0.2, running.stop)
@@ -381,7 +381,7 @@ class LocalRunnerTests(TestCase):
         self.assertFalse(psutil.pid_exists(running.pid or 0))
 
     async def test_what_a_process_leaves_behind_is_killed_and_logged(self) -> None:
-        """Where no layer keeps it from starting processes."""
+        """If no layer prevents it from starting processes."""
         program = self.root / "program"
         program.write_text("#!/bin/sh\nsleep 1000 &\necho $! > child\n")
         program.chmod(0o700)
@@ -403,7 +403,7 @@ class LocalRunnerTests(TestCase):
         )
 
     async def test_the_environment_is_empty_and_the_group_its_own(self) -> None:
-        """No secret of the server's environment, no Ctrl-C of its terminal reaches FFmpeg."""
+        """Neither the server's environment nor Ctrl-C in its terminal reaches FFmpeg."""
         if not Path("/proc/self/environ").exists():
             raise SkipTest("needs /proc")
         runner = self.runner()
@@ -419,7 +419,7 @@ class LocalRunnerTests(TestCase):
         await self.ends(running, CommandStopped)
 
     async def test_a_file_beyond_the_limit_ends_the_command(self) -> None:
-        """RLIMIT_FSIZE holds."""
+        """Because of RLIMIT_FSIZE."""
         runner = self.runner(file_size=20_000)
         command = make_command(20, "-c:v", "ffv1")
         error = await self.ends(self.start(runner, command), CommandFailed)
@@ -427,7 +427,7 @@ class LocalRunnerTests(TestCase):
         self.assertLessEqual((self.root / "work" / "out.mkv").stat().st_size, 20_000)
 
     async def test_an_ffmpeg_whose_input_falls_silent_is_stopped(self) -> None:
-        """It goes on reporting, but what it reports stays the same."""
+        """It keeps reporting, but the reports do not change."""
         runner = self.runner(stall_timeout=2.0)
         os.mkfifo(self.root / "work" / "silent")
         arguments = ("-f", "rawvideo", "-video_size", "64x64", "-pix_fmt", "gray", "-i")
@@ -445,7 +445,7 @@ class LocalRunnerTests(TestCase):
         self.assertGreater(len(self.progress), 1)
 
     async def test_a_command_waits_until_there_is_memory_for_it(self) -> None:
-        """It has no process until then, and a stop ends the wait at once."""
+        """Until then it has no process, and a stop ends the wait at once."""
         runner = self.runner(budget=1 << 30)
         first, second, third = (
             self.start(runner, replace(make_command(seconds), memory=600 << 20))
@@ -460,7 +460,7 @@ class LocalRunnerTests(TestCase):
         self.assertEqual(runner.running, set())
 
     async def test_what_a_command_may_take_follows_what_it_needs(self) -> None:
-        """Not the machine's memory, but some more than it says."""
+        """It is somewhat more than declared, not the machine's memory."""
         if not Path("/proc/self/limits").exists():
             raise SkipTest("needs /proc")
         found = []
@@ -480,7 +480,7 @@ class LocalRunnerTests(TestCase):
         self.assertEqual(found[2], 2 * (1 << 40) + found[0] - (128 << 20))
 
     async def test_a_process_killed_from_outside_says_so(self) -> None:
-        """Whichever signal it was. FFmpeg ends by itself after SIGTERM, with a status."""
+        """Whatever the signal. After SIGTERM, FFmpeg exits by itself with a status."""
         for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGRTMIN + 3):
             encoding: Deferred[Progress] = Deferred()
             workspace = Workspace("inputs/none", "work")
@@ -496,7 +496,7 @@ class LocalRunnerTests(TestCase):
             self.assertIs(error.kind, FailureKind.KILLED, error)
 
     def test_the_child_dies_with_its_server(self) -> None:
-        """kill -9 of the process that started FFmpeg leaves no FFmpeg behind."""
+        """After kill -9 of the process that started it, FFmpeg is gone."""
         if sys.platform != "linux":
             raise SkipTest("the death signal is Linux's")
         program = textwrap.dedent(

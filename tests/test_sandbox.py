@@ -1,4 +1,4 @@
-"""What holds a media process: each layer with a real process that tries to get around it."""
+"""The sandbox: each layer with a real process that tries to break out."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class SandboxTests(SynchronousTestCase):
         )
 
     def run_python(self, program: str, writes: Sequence[str] = (), file_size: int = 1 << 30) -> str:
-        """Run Python in the place of FFmpeg, with its standard library as if it were an input."""
+        """Run Python in place of FFmpeg, with its standard library as an input."""
         sandbox = Sandbox(address_space=4 << 30, file_size=file_size, layers=self.layers)
         done = subprocess.run(
             sandbox.wrap(
@@ -64,7 +64,7 @@ class SandboxTests(SynchronousTestCase):
         return done.stdout + done.stderr
 
     def test_its_input_and_its_folder_are_all_it_needs(self) -> None:
-        """An encode works with every layer on."""
+        """An encode works with all layers."""
         done = self.run_ffmpeg(
             "-i", str(CLIP), "-t", "0.5", f"{self.folder}/out.mp4", reads=(str(CLIP),)
         )
@@ -72,7 +72,7 @@ class SandboxTests(SynchronousTestCase):
         self.assertGreater((self.folder / "out.mp4").stat().st_size, 1000)
 
     def test_another_file_cannot_be_read(self) -> None:
-        """Such as another task's input, whose name it may know."""
+        """Such as another task's input, even if its name is known."""
         self.need("landlock")
         canary = self.root / "other-task"
         canary.write_bytes(CLIP.read_bytes())
@@ -80,7 +80,7 @@ class SandboxTests(SynchronousTestCase):
         self.assertIn("Permission denied", done.stderr)
 
     def test_nothing_is_written_outside_the_folder(self) -> None:
-        """Nor is its input changed."""
+        """Its input is not changed, either."""
         self.need("landlock")
         before = CLIP.read_bytes()
         for target in (self.root / "elsewhere.mp4", CLIP):
@@ -94,7 +94,8 @@ class SandboxTests(SynchronousTestCase):
         self.assertEqual(CLIP.read_bytes(), before)
 
     def test_what_it_can_take_of_the_disk_is_bounded(self) -> None:
-        """Not even for a moment: it makes no file, and hides none by removing or renaming it."""
+        """At every moment: it can neither create files nor hide some by removing or renaming
+        them."""
         self.need("landlock")
         earlier = self.folder / "earlier.mp4"
         earlier.write_bytes(b"of an earlier command")
@@ -128,7 +129,7 @@ class SandboxTests(SynchronousTestCase):
         self.assertEqual(earlier.read_bytes(), b"of an earlier command")
 
     def test_no_connection_is_made(self) -> None:
-        """A listening socket on this machine hears nothing."""
+        """Nothing reaches a listening socket on this machine."""
         self.need("seccomp", "namespaces")
         with socket.create_server(("127.0.0.1", 0)) as listener:
             url = f"http://127.0.0.1:{listener.getsockname()[1]}/film.mp4"
@@ -138,20 +139,20 @@ class SandboxTests(SynchronousTestCase):
             self.assertRaises(TimeoutError, listener.accept)
 
     def test_no_other_program_can_be_run(self) -> None:
-        """A shell is not among what may be executed."""
+        """A shell may not be executed."""
         self.need("landlock")
         said = self.run_python("import os; os.execv('/bin/sh', ['sh', '-c', 'echo ow''ned'])")
         self.assertIn("PermissionError", said)
         self.assertNotIn("owned", said)
 
     def test_its_own_program_cannot_be_run_again(self) -> None:
-        """Nor the loader, which would run any program that may be read."""
+        """Neither can the loader, which could run any readable program."""
         self.need("seccomp")
         said = self.run_python(f"import os; os.execv({sys.executable!r}, ['python', '-V'])")
         self.assertIn("PermissionError", said)
 
     def test_no_process_is_started(self) -> None:
-        """So nothing can outlive its job; threads are what encoders need."""
+        """So nothing can outlive its job. Encoders only need threads."""
         self.need("seccomp")
         said = self.run_python(
             "import os, threading\n"
@@ -162,7 +163,7 @@ class SandboxTests(SynchronousTestCase):
         self.assertIn("PermissionError", said)
 
     def test_a_script_reads_only_its_input_and_its_package(self) -> None:
-        """Not what lies beside them, such as a data folder inside the virtual environment."""
+        """Not files next to them, such as a data folder inside the virtual environment."""
         self.need("landlock")
         packages = self.root / "site-packages"
         (packages / "data").mkdir(parents=True)
@@ -189,7 +190,7 @@ class SandboxTests(SynchronousTestCase):
         self.assertEqual(done.stdout.split(), ["public", *["13"] * 4], done.stderr)
 
     def test_a_script_that_starts_threads_is_refused(self) -> None:
-        """No layer would hold them: each holds the thread that asks for it."""
+        """No layer would confine them, because each applies only to the calling thread."""
         script = self.root / "script.py"
         script.write_text(
             "import threading\n"
@@ -203,7 +204,7 @@ class SandboxTests(SynchronousTestCase):
         self.assertEqual((done.returncode, done.stdout), (SETUP_FAILED, ""))
 
     def test_it_has_no_capabilities_and_is_the_first_to_die_of_lack_of_memory(self) -> None:
-        """Even if the server is root's, and whether or not there is a user namespace."""
+        """Even if the server runs as root, with or without a user namespace."""
         program = "import time; print('x', flush=True); time.sleep(60)"
         for layers in (self.layers, frozenset[str]()):
             sandbox = Sandbox(address_space=4 << 30, file_size=1 << 30, layers=layers)
@@ -222,7 +223,7 @@ class SandboxTests(SynchronousTestCase):
             self.assertEqual(int(score), 1000)
 
     def test_the_server_cannot_be_signalled_or_traced(self) -> None:
-        """Though it runs as the same user."""
+        """Although both run as the same user."""
         import ctypes
         import os
 
@@ -234,13 +235,13 @@ class SandboxTests(SynchronousTestCase):
         self.assertIn("PermissionError", said)
 
     def test_the_server_goes_first(self) -> None:
-        """Whatever the media process does."""
+        """Whatever the media process is doing, it ends as well."""
         self.assertEqual(
             self.run_python("import os; print(os.nice(0))").strip(), str(min(19, os.nice(0) + NICE))
         )
 
     def test_memory_is_limited(self) -> None:
-        """A bomb dies alone."""
+        """A decompression bomb ends only itself."""
         done = self.run_ffmpeg(
             *("-f", "lavfi", "-i", "testsrc=size=8000x8000:duration=0.1"),
             f"{self.folder}/out.mp4",
@@ -256,7 +257,7 @@ class SandboxTests(SynchronousTestCase):
         self.assertLess(done.returncode, 0)
 
     def test_strict_needs_files_network_and_memory_to_be_held(self) -> None:
-        """Off uses none; auto uses what there is."""
+        """`off` uses no layers, `auto` the available ones."""
         self.assertEqual(find_layers("off"), frozenset())
         if {"landlock", "seccomp", "memory"} <= self.layers:
             self.assertEqual(find_layers("strict"), self.layers)

@@ -1,4 +1,4 @@
-"""Films encoded in segments and joined: no frame lost, doubled or moved."""
+"""Films that are encoded in segments and joined: no frame is lost, duplicated or moved."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def film(**fields: Any) -> MediaInfo:
 
 
 class DivideTests(TestCase):
-    """Into how many segments a film is cut, and where."""
+    """The number of segments, and where the film is cut."""
 
     def count(self, source: MediaInfo | None = None, **wanted: Any) -> int:
         part = clips.Clip(wanted.get("start", 0.0), wanted.get("length", 20.0))
@@ -33,7 +33,7 @@ class DivideTests(TestCase):
         return len(segments.divide(source or film(), part, size, wanted.get("threads", 4)))
 
     def test_as_many_as_threads_of_four_seconds_or_more(self) -> None:
-        """But at most eight, and fewer of large frames."""
+        """But at most eight, and fewer if frames are large."""
         self.assertEqual(self.count(threads=2), 2)
         self.assertEqual(self.count(threads=4), 4)
         self.assertEqual(self.count(threads=16), 5)
@@ -41,7 +41,7 @@ class DivideTests(TestCase):
         self.assertEqual(self.count(threads=16, length=60, size=(3840, 2160)), 2)
 
     def test_what_cannot_be_cut_stays_whole(self) -> None:
-        """One thread, a short part, another container, a damaged or slow film."""
+        """One thread, a short clip, another container, a damaged or slow film."""
         self.assertEqual(self.count(threads=1), 1)
         self.assertEqual(self.count(length=7.9), 1)
         self.assertEqual(self.count(start=55.0), 1)
@@ -51,13 +51,13 @@ class DivideTests(TestCase):
         self.assertEqual(self.count(film(video={"frame_rate": 4.0})), 1)
 
     def test_segments_touch_and_fill_the_part(self) -> None:
-        """The last one goes on to the part's end, where only sound may be left."""
+        """The last one extends to the clip's end, where there may be only audio."""
         parts = segments.divide(film(), clips.Clip(50.0, 20.0), (64, 64), 2)
         self.assertEqual([(p.start, p.end) for p in parts], [(0.0, 5.0), (5.0, 20.0)])
 
 
 class WebMTests(TestCase):
-    """Real films, cut although they are short."""
+    """Real films that are cut although they are short."""
 
     timeout = 120
 
@@ -66,7 +66,7 @@ class WebMTests(TestCase):
         self.folder = media.scratch(self)
 
     def both(self, clip: Path, start: float, length: float) -> tuple[media.Result, media.Result]:
-        """Return the same WebM made in segments and made as a whole."""
+        """Return the same WebM, made in segments and as a whole."""
         fields = {"start_time": start, "duration": length, "width": 128, "quality": 20}
         results = []
         for name, most in (("cut", 8), ("whole", 1)):
@@ -79,25 +79,25 @@ class WebMTests(TestCase):
         return cut, whole
 
     def assert_same(self, cut: media.Result, whole: media.Result) -> None:
-        """The same frames at the same times, to WebM's millisecond."""
+        """The frames and their times are equal, to within WebM's millisecond."""
         one, other = media.times(cut.path), media.times(whole.path)
         self.assertEqual(len(one), len(other))
         self.assertLessEqual(max(abs(a - b) for a, b in zip(one, other, strict=True)), 0.00101)
         self.assertGreater(worst_psnr(cut.path, whole.path), 24.0)
 
     def test_variable_rate_and_rotation(self) -> None:
-        """A phone's film, whose time stamps follow no grid."""
+        """A film from a phone, with irregular time stamps."""
         self.assert_same(*self.both(media.FIRE, 0.0, 2.0))
 
     def test_a_clip_from_the_middle_with_audio_and_subtitles(self) -> None:
-        """Matroska's milliseconds, several tracks."""
+        """With Matroska's milliseconds and several tracks."""
         cut, whole = self.both(media.COUNT, 6.03, 2.5)
         self.assert_same(cut, whole)
         for kind in ("audio", "subtitles"):
             self.assertEqual(packets(cut.path, kind), packets(whole.path, kind))
 
     def test_ntsc_rate_and_a_late_start(self) -> None:
-        """Nothing falls on a round number of seconds."""
+        """No frame is at a round number of seconds."""
         clip = media.synthesise(
             self.folder / "ntsc.mp4",
             *("-g", "40", "-bf", "3", "-output_ts_offset", "0.7"),
@@ -107,7 +107,7 @@ class WebMTests(TestCase):
         self.assert_same(*self.both(clip, 0.517, 2.2))
 
     def test_interlaced(self) -> None:
-        """The deinterlacer sees the frames before a segment."""
+        """The deinterlacer gets the frames before a segment."""
         clip = media.synthesise(
             self.folder / "tff.mp4",
             *("-vf", "interlace,setfield=tff", "-flags", "+ildct+ilme", "-x264opts", "tff=1"),
@@ -119,7 +119,7 @@ class WebMTests(TestCase):
         self.assert_same(*self.both(clip, 0.0, 2.0))
 
     def test_colours_are_tagged_alike(self) -> None:
-        """The segments' container knows them too."""
+        """The segments' container has them, too."""
         clip = media.synthesise(
             self.folder / "tags.mp4",
             *("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"),
@@ -134,7 +134,7 @@ class WebMTests(TestCase):
         self.assertEqual(cut.color_matrix, "bt709")
 
     def test_a_segment_without_a_frame(self) -> None:
-        """A film that stands still for long is made as a whole after all."""
+        """A film with a long still part is encoded as a whole instead."""
         clip = media.synthesise(
             self.folder / "still.mp4",
             *("-vf", "setpts=PTS+gte(N\\,25)*3/TB", "-fps_mode", "vfr"),

@@ -1,4 +1,4 @@
-"""Start and stop of the whole service: what it says, and that nothing holds it up."""
+"""Starting and stopping the whole service: messages, and that nothing delays it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ run()
 
 
 class LackingServer(ServerProcess):
-    """A server on a machine that has two layers."""
+    """A server on a machine with only two layers."""
 
     def command(self) -> list[str]:
         return [sys.executable, "-c", LACKING, *super().command()[1:]]

@@ -1,4 +1,4 @@
-"""When a slow client is cut off, and when its silence is no fault."""
+"""When slow clients are disconnected, and when silence is not their fault."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SlowClientWatchTests(SynchronousTestCase):
         )
 
     def move(self, seconds: int, *, received: int = 0, sent: int = 0) -> None:
-        """Let time pass, with so many bytes each second."""
+        """Let time pass, with that many bytes each second."""
         for _ in range(seconds):
             if received:
                 self.watch.received(received)
@@ -33,7 +33,7 @@ class SlowClientWatchTests(SynchronousTestCase):
             self.clock.advance(1.0)
 
     def test_a_silent_client_is_cut_off_once(self) -> None:
-        """After the idle timeout, and not before it."""
+        """After the idle timeout, not before."""
         self.move(59)
         self.assertEqual(self.silent, [])
         self.move(200)
@@ -41,7 +41,7 @@ class SlowClientWatchTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_silence_counts_from_the_last_movement(self) -> None:
-        """Whichever way it went."""
+        """In either direction."""
         self.move(50)
         self.watch.received(1)
         self.move(50)
@@ -50,7 +50,7 @@ class SlowClientWatchTests(SynchronousTestCase):
         self.assertEqual(self.silent, [])
 
     def test_our_own_slowness_is_no_fault_of_the_client(self) -> None:
-        """The silence counts from its end."""
+        """The idle time starts at its end."""
         self.waiting = Waiting.US
         self.move(600)
         self.waiting = Waiting.CLIENT
@@ -58,7 +58,7 @@ class SlowClientWatchTests(SynchronousTestCase):
         self.assertEqual(self.silent, [])
 
     def test_a_client_that_blocks_has_twice_as_long(self) -> None:
-        """Its answer may have far to go."""
+        """Its connection may be slow."""
         self.waiting = Waiting.CLIENT_BLOCKS
         self.move(119)
         self.assertEqual(self.silent, [])
@@ -74,7 +74,7 @@ class SlowClientWatchTests(SynchronousTestCase):
         self.assertEqual(len(self.slow), 1)
 
     def test_a_download_below_the_rate_is_cut_off(self) -> None:
-        """One just above it is not; an upload's rate is another matter."""
+        """One just above it is not. The rate of an upload is different."""
         self.waiting = Waiting.CLIENT_BLOCKS_FILE
         self.watch.forgive()
         self.move(600, sent=MINIMUM_RATE + 1)
@@ -84,7 +84,7 @@ class SlowClientWatchTests(SynchronousTestCase):
         self.assertEqual(self.silent, [])
 
     def test_a_pause_of_ours_costs_no_rate(self) -> None:
-        """The window that it fell into does not count."""
+        """The window in which it happened does not count."""
         self.waiting = Waiting.CLIENT_SENDS
         self.move(90, received=MINIMUM_RATE + 1)
         self.watch.forgive()
@@ -92,14 +92,14 @@ class SlowClientWatchTests(SynchronousTestCase):
         self.assertEqual(self.slow, [])
 
     def test_a_clock_that_jumps_is_nobodys_silence(self) -> None:
-        """The machine slept."""
+        """For example, after the machine slept."""
         self.clock.advance(3600.0)
         self.assertEqual(self.silent, [])
         self.clock.advance(60.0)
         self.assertEqual(self.silent, [False])
 
     def test_a_head_must_arrive_in_time(self) -> None:
-        """However often a byte of it comes; a whole one may take as long as it likes to answer."""
+        """Even if bytes keep arriving. Answering a complete one may take any time."""
         for _ in range(3):
             self.watch.time_head(True)
             self.move(int(HEAD_TIME) - 1, received=100)
@@ -120,7 +120,7 @@ class SlowClientWatchTests(SynchronousTestCase):
 
 class SlowDownloadTests(SynchronousTestCase):
     def test_a_result_that_trickles_out_is_not_held_for_ever(self) -> None:
-        """A client that takes a little now and then is cut off all the same."""
+        """A client that reads a little now and then is disconnected, too."""
         rig = Rig(Path(self.mktemp()))
         self.addCleanup(rig.close)
         client = rig.connect()

@@ -1,4 +1,4 @@
-"""Reservations: the limit holds whatever is asked for."""
+"""Reservations: the limit is kept whatever is requested."""
 
 from __future__ import annotations
 
@@ -29,9 +29,8 @@ class LimitTests(SynchronousTestCase):
     @settings(derandomize=True, database=None, max_examples=300, deadline=None)
     @given(STEPS)
     def test_the_limit_holds_at_every_moment(self, steps: list[tuple[str, int, int]]) -> None:
-        """What is held and what is reserved never exceed it together.
-
-        In whatever order reservations are made, filled, broken off and given back.
+        """Usage and reservations together never exceed it, in whatever order reservations are
+        made, filled, interrupted and released.
         """
         with tempfile.TemporaryDirectory() as root:
             space = Space(Path(root), LIMIT)
@@ -53,7 +52,7 @@ class LimitTests(SynchronousTestCase):
                 elif step == "stored":
                     space.stored(task_id, min(size, reserved))
                 elif step == "parked":
-                    # An upload breaks off: its reservation is given back, its bytes stay.
+                    # An upload is interrupted: its reservation is released, its bytes stay.
                     space.release(task_id)
                     space.parked(min(size, reserved))
                 elif step == "release":
@@ -66,7 +65,7 @@ class LimitTests(SynchronousTestCase):
     @settings(derandomize=True, database=None, max_examples=200, deadline=None)
     @given(st.lists(st.integers(1, LIMIT), min_size=1, max_size=20))
     def test_an_address_never_gets_more_than_half_of_what_is_free(self, sizes: list[int]) -> None:
-        """However it cuts its claims: another address always gets something."""
+        """However it splits its requests; other addresses always get something."""
         with tempfile.TemporaryDirectory() as root:
             space = Space(Path(root), LIMIT)
             for number, size in enumerate(sizes):
@@ -88,7 +87,7 @@ class LimitTests(SynchronousTestCase):
 
 class CountTests(SynchronousTestCase):
     def test_a_walk_counts_all_but_what_was_reserved(self) -> None:
-        """What uploads and attempts under way have written is part of their reservations."""
+        """Bytes of uploads and attempts in progress are part of their reservations."""
         with tempfile.TemporaryDirectory() as root:
             folder = Path(root)
             for name, size in {
@@ -108,7 +107,7 @@ class CountTests(SynchronousTestCase):
             self.assertEqual(space.free(), LIMIT - 100 - 200)
 
     def test_what_changes_during_a_walk_is_not_lost(self) -> None:
-        """A result that is stored and one that is removed meanwhile, counted or not."""
+        """A result that is stored or removed meanwhile, whether or not the walk counted it."""
         with tempfile.TemporaryDirectory() as root:
             folder = Path(root)
             (folder / "results").mkdir()

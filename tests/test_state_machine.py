@@ -1,7 +1,7 @@
-"""Any order of what clients, FFmpeg, the clock and crashes do keeps the service's invariants.
+"""The service's invariants hold for any order of events by clients, FFmpeg, the clock and crashes.
 
-Hypothesis draws the order; the store, the data folder, uploads, queue, watches and results are the
-real ones, over the in-memory runner of `tests.rig`. The order is the same in every run.
+Hypothesis chooses the order. Store, data folder, uploads, queue, watches and results are real, with
+the in-memory runner of `tests.rig`. The order is the same in every run.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from vidproc.tasks.views import TaskView
 from vidproc.tasks.watches import Subscription
 
 STEPS = 10_000
-"""Steps that a run takes at least."""
+"""The least number of steps in a run."""
 PEERS = ("192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4")
 FILM = b"a film of thirty-two bytes, whole"
 GIF = {"start_time": 0, "duration": 1}
@@ -59,12 +59,12 @@ places = st.integers(min_value=0, max_value=7)
 
 
 class Boom(Exception):
-    """What a listener raises, or a fault of ours."""
+    """An exception of a listener, or an internal error."""
 
 
 @dataclass
 class Sending:
-    """A connection that sends a film. `started` is where in the film it began."""
+    """A connection that sends a film, from byte `started` on."""
 
     session: UploadSession
     upload_id: str | None
@@ -112,14 +112,14 @@ class ServiceMachine(RuleBasedStateMachine):
     def start(self) -> Rig:
         rig = Rig(self.root, settings=SETTINGS, limit=LIMIT)
         rig.clock.advance(self.now)
-        # Nobody pulls the plug here.
+        # There are no power cuts here.
         rig.store.database.connection.execute("PRAGMA synchronous = OFF")
         recover(rig.store, rig.storage, rig.clock.seconds())
         rig.tasks.start(rig.store.in_states([State.QUEUED]))
         return rig
 
     def restart(self) -> None:
-        """Clients lose their connections; what they saw last was no end, if there was none yet."""
+        """Clients lose their connections. They have seen a task's end only if there was one."""
         self.now = self.rig.clock.seconds() - 1_700_000_000
         for sending in self.sendings:
             fd = sending.session.writer._fd
@@ -136,7 +136,7 @@ class ServiceMachine(RuleBasedStateMachine):
         self.age = 0
 
     def teardown(self) -> None:
-        """When all clients are gone and all tasks have ended, nothing is left behind."""
+        """When all clients have disconnected and all tasks have ended, nothing is left."""
         rig = self.rig
         for sending in self.sendings:
             self.do(sending.session.abort())
@@ -160,7 +160,7 @@ class ServiceMachine(RuleBasedStateMachine):
 
     @staticmethod
     def do(work: Any, allowed: tuple[int, ...] = ()) -> Any:
-        """Return what a call gave, or the code that it was refused with, which must be allowed."""
+        """Return a call's result, or the code of its refusal, which must be an allowed one."""
         outcome: list[Any] = []
         ensureDeferred(work).addBoth(outcome.append)
         assert outcome, "a call does not end"
@@ -184,7 +184,7 @@ class ServiceMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.uploads)
     @rule(number=places)
     def resume_upload(self, number: int) -> None:
-        """From where the server says that it stands, perhaps while another connection sends."""
+        """Resume at the server's offset, perhaps while another connection is sending."""
         upload_id, peer = list(self.uploads.items())[number % len(self.uploads)]
         status = self.do(self.rig.tasks.upload_status(upload_id, Caller(peer)), allowed=(404,))
         if isinstance(status, AcceptedTask):
@@ -219,7 +219,7 @@ class ServiceMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.sendings)
     @rule(number=places)
     def finish_upload(self, number: int) -> None:
-        """The rest arrives. What was accepted stays accepted, whatever happens from now on."""
+        """Send the rest. An accepted task stays accepted, whatever happens later."""
         sending = self.sendings.pop(number % len(self.sendings))
         sending.session.write(FILM[sending.sent :])
         answer = self.do(sending.session.finish(), allowed=(409,) if sending.broken else ())
@@ -369,7 +369,7 @@ class ServiceMachine(RuleBasedStateMachine):
         self.look_at_watches(rows)
 
     def look_at_tasks(self, rows: dict[str, Any]) -> None:
-        """What was accepted is known, and what has ended stays so."""
+        """Accepted tasks are known, and ended tasks stay ended."""
         for task_id in self.accepted:
             state = rows[task_id].state
             assert state not in (State.UPLOADING, State.PARTIAL)
@@ -379,7 +379,7 @@ class ServiceMachine(RuleBasedStateMachine):
                 self.ended[task_id] = state
 
     def look_at_slots(self, rows: dict[str, Any]) -> None:
-        """Nobody has more than their share, and an upload's slot is one of a session's."""
+        """Nobody has more slots than allowed, and each upload's slot belongs to a session."""
         taken = Counter(task.peer for task in rows.values() if task.state in ACTIVE)
         assert all(count <= SETTINGS.tasks_per_ip for count in taken.values()), taken
         uploading = {t.task_id for t in rows.values() if t.state is State.UPLOADING}
@@ -387,7 +387,7 @@ class ServiceMachine(RuleBasedStateMachine):
         assert uploading == sessions
 
     def look_at_queue(self, rows: dict[str, Any]) -> None:
-        """Memory and store agree, and nothing that may run waits."""
+        """Memory and store agree, and no task waits that could run."""
         queue = self.rig.tasks.queue
         waiting = {t.task_id for t in rows.values() if t.state is State.QUEUED}
         working = {t.task_id for t in rows.values() if t.state is State.PROCESSING}
@@ -407,7 +407,7 @@ class ServiceMachine(RuleBasedStateMachine):
             assert queue.running >= queue.concurrency, [task.task_id for task in ready]
 
     def look_at_files(self, rows: dict[str, Any]) -> None:
-        """Each file is somebody's, each row has its files, and the bytes are counted right."""
+        """Each file belongs to a row, each row has its files, and the count of bytes is right."""
         folders = {name: set(os.listdir(self.root / name)) for name in ("inputs", "uploads")}
         pending = {t.task_id for t in rows.values() if t.state in (State.QUEUED, State.PROCESSING)}
         assert folders["inputs"] == pending
@@ -425,7 +425,7 @@ class ServiceMachine(RuleBasedStateMachine):
         assert space.used + space.reserved <= LIMIT
 
     def look_at_watches(self, rows: dict[str, Any]) -> None:
-        """Whoever watches is told of the end once, and last; no watch is kept that has ended."""
+        """Each watch gets the end once, as its last status, and does not stay after that."""
         live = 0
         for watching in self.watchings:
             ends = [view.terminal for view in watching.views]

@@ -52,7 +52,7 @@ class StoreTests(SynchronousTestCase):
         return self.store.move(task.task_id, State.QUEUED, queued_at=1001.0)
 
     def test_a_lookup_does_not_wait_for_a_commit(self) -> None:
-        """It sees what was committed, while the writer is in the middle of a transaction."""
+        """It sees the committed state while the writer is in a transaction."""
         task = self.admit(make_task())
         with self.store.database.transaction() as db:
             db.execute("UPDATE tasks SET state = 'queued'")
@@ -65,7 +65,7 @@ class StoreTests(SynchronousTestCase):
         self.assertIsNone(self.store.look_up("0" * 32))
 
     def test_a_closed_store_leaves_one_file(self) -> None:
-        """The log is back in the database, so that a copy of the one file is a backup."""
+        """The log was merged into the database, so a copy of the file is a backup."""
         self.admit(make_task())
         self.store.close()
         self.assertEqual([p.name for p in self.path.parent.iterdir()], [self.path.name])
@@ -73,7 +73,7 @@ class StoreTests(SynchronousTestCase):
         self.store.open()
 
     def test_a_task_comes_back_as_it_was_stored(self) -> None:
-        """Every field, nested ones included, survives the way through SQLite."""
+        """All fields, including nested ones, are preserved by SQLite."""
         task = self.admit(
             make_task(
                 warnings=["A sentence: é\n"],
@@ -88,7 +88,7 @@ class StoreTests(SynchronousTestCase):
         self.assertEqual(self.store.get(task.task_id), task)
 
     def test_a_second_task_of_an_address_is_refused(self) -> None:
-        """The slot is taken by an upload that has only begun."""
+        """An upload takes the slot as soon as it starts."""
         self.admit(make_task())
         refused = self.assertRaises(ServiceError, self.admit, make_task())
         self.assertEqual(refused.code, 429)
@@ -104,14 +104,14 @@ class StoreTests(SynchronousTestCase):
         self.admit(make_task())
 
     def test_a_full_queue_is_refused_with_503(self) -> None:
-        """The limit counts uploads under way too, for each of them will wait."""
+        """Uploads in progress count as well, because they will wait."""
         self.queued("192.0.2.1")
         self.queued("192.0.2.2")
         refused = self.assertRaises(ServiceError, self.admit, make_task("192.0.2.3"), queue_size=2)
         self.assertEqual(refused.code, 503)
 
     def test_tasks_are_claimed_oldest_first_and_once(self) -> None:
-        """Each claim begins an attempt and gives the task to its owner."""
+        """Each claim starts an attempt and makes the claimant its owner."""
         first, second = self.queued("192.0.2.1"), self.queued("192.0.2.2")
         claimed = self.store.attempts.claim_next("me", 5.0, 65.0)
         assert claimed is not None
@@ -126,7 +126,7 @@ class StoreTests(SynchronousTestCase):
         self.assertIsNone(self.store.attempts.claim_next("me", 5.0, 65.0))
 
     def test_a_move_that_the_table_does_not_have_is_refused(self) -> None:
-        """And changes nothing."""
+        """It changes nothing."""
         task = self.queued()
         self.assertRaises(InvalidTransition, self.store.move, task.task_id, State.COMPLETED)
         stored = self.store.get(task.task_id)
@@ -160,7 +160,7 @@ class StoreTests(SynchronousTestCase):
         self.assertIs(parked.state, State.PARTIAL)
 
     def crash(self, lived: float, now: float = 5000.0) -> list[Task]:
-        """Claim what there is, let the server die `lived` seconds later, and recover."""
+        """Claim all tasks, let the server die `lived` seconds later, and recover."""
         while (
             self.store.attempts.claim_next("dead", 1000.0 + now, 1000.0 + now + LEASE) is not None
         ):
@@ -169,7 +169,7 @@ class StoreTests(SynchronousTestCase):
         return self.store.recovery.recover(now).interrupted
 
     def test_a_task_that_brings_the_server_down_alone_ten_times_fails(self) -> None:
-        """With the reason; it does not take the server along for good."""
+        """The error has the reason; the server is not brought down forever."""
         self.queued(input_key="inputs/a")
         now = 5000.0
         for number in range(1, 10):
@@ -182,7 +182,7 @@ class StoreTests(SynchronousTestCase):
         self.assertEqual(self.store.recovery.known_keys(), set())
 
     def test_crashes_in_which_others_ran_are_no_verdict(self) -> None:
-        """However many: nobody knows whose fault they were."""
+        """However many there are, because the cause is unknown."""
         for peer in ("192.0.2.1", "192.0.2.2"):
             self.queued(peer)
         now = 5000.0
@@ -237,7 +237,7 @@ class StoreTests(SynchronousTestCase):
         self.assertEqual(claimed.task_id, task.task_id)
 
     def test_a_pause_ends_although_the_clock_was_put_back(self) -> None:
-        """A date that the task's own pause does not reach is from another time."""
+        """A date beyond the task's longest pause comes from another clock."""
         for crashes, pause in ((0, 60.0), (SUSPECT_AFTER, 60.0), (8, 160.0), (30, LONGEST_PAUSE)):
             task = self.queued("192.0.2.1")
             self.store.update(task.task_id, crashes=crashes, not_before=1_000_000.0)
@@ -255,7 +255,7 @@ class StoreTests(SynchronousTestCase):
         self.assertIsNotNone(self.store.attempts.claim_next("me", 1010.0, 9000.0))
 
     def test_a_file_that_does_its_harm_late_fails_as_well(self) -> None:
-        """Nothing is tried for ever, and a power cut after an hour alone is no verdict."""
+        """Nothing is retried forever, but a single power cut does not decide."""
         self.queued()
         now = 5000.0
         for number in range(1, 10):
@@ -314,7 +314,7 @@ class StoreTests(SynchronousTestCase):
         return self.store.uploads.park(task.task_id, now, received, own_budget=own, budget=budget)
 
     def test_an_address_keeps_several_broken_uploads_within_a_budget(self) -> None:
-        """Those that broke off longest ago are forgotten, and their ids returned."""
+        """Those interrupted longest ago are deleted, and their IDs returned."""
         tasks = [self.admit(make_task(upload_id=str(n)), tasks_per_peer=9) for n in range(4)]
         self.assertEqual(self.park(tasks[1], 1.0, 40), [])
         self.assertEqual(self.park(tasks[0], 2.0, 40), [])
@@ -330,7 +330,7 @@ class StoreTests(SynchronousTestCase):
         self.assertEqual(len(self.park(task, 99.0, 1)), 1)
 
     def test_a_broken_upload_costs_no_other_address_its_own(self) -> None:
-        """Where all of them fill their budget, the new one is forgotten."""
+        """If all of them exceed their budget, the new one is deleted."""
         first = self.admit(make_task("192.0.2.1", upload_id="1"))
         self.assertEqual(self.park(first, 1.0, 90, own=100, budget=100), [])
         second = self.admit(make_task("192.0.2.2", upload_id="2"))
@@ -338,13 +338,13 @@ class StoreTests(SynchronousTestCase):
         self.assertIsNotNone(self.store.get(first.task_id))
 
     def test_nothing_is_kept_of_an_upload_without_a_byte(self) -> None:
-        """There is nothing to go on with."""
+        """There is nothing to resume."""
         task = self.admit(make_task(upload_id="1"))
         self.assertEqual(self.park(task, 1.0, 0), [task.task_id])
         self.assertIsNone(self.store.get(task.task_id))
 
     def test_uploads_under_way_do_not_fill_the_queue(self) -> None:
-        """A hundred slow ones must not turn everybody else away."""
+        """A hundred slow uploads must not keep out everybody else."""
         for number in range(5):
             self.store.uploads.admit(make_task(f"192.0.2.{number}"), 1, 2)
         for number in range(5, 7):
@@ -357,20 +357,20 @@ class StoreTests(SynchronousTestCase):
         self.assertEqual(refused.code, 503)
 
     def test_the_time_to_resume_counts_from_the_break(self) -> None:
-        """However long ago the upload was begun."""
+        """However long ago the upload started."""
         task = self.admit(make_task(upload_id="1", created_at=1.0))
         self.park(task, 1000.0)
         self.assertEqual(self.store.uploads.delete_parked(999.0), [])
         self.assertEqual(self.store.uploads.delete_parked(1001.0), [task.task_id])
 
     def test_only_an_upload_can_be_forgotten_as_one(self) -> None:
-        """A queued task stays, whoever asks."""
+        """A queued task stays."""
         task = self.queued()
         self.assertFalse(self.store.uploads.delete_upload(task.task_id))
         self.assertIsNotNone(self.store.get(task.task_id))
 
     def test_a_broken_upload_needs_a_slot_to_go_on(self) -> None:
-        """It held none while it was broken."""
+        """It had none while it was interrupted."""
         broken = self.admit(make_task(upload_id="1"))
         self.park(broken, 1.0)
         other = self.admit(make_task())
@@ -380,7 +380,7 @@ class StoreTests(SynchronousTestCase):
         self.assertIs(self.store.uploads.resume(broken.task_id, 1, 100).state, State.UPLOADING)
 
     def test_a_database_of_a_newer_vidproc_is_refused(self) -> None:
-        """Better no start than rows that this version misreads."""
+        """This version would misread its rows."""
         self.store.close()
         with sqlite3.connect(self.path) as db:
             db.execute("PRAGMA user_version = 999")
@@ -388,7 +388,7 @@ class StoreTests(SynchronousTestCase):
         self.assertRaises(SchemaTooNew, TaskStore(self.path).open)
 
     def test_a_token_lists_its_own_tasks_newest_first(self) -> None:
-        """As many as asked for; uploads are no tasks yet."""
+        """As many as requested; uploads are not tasks yet."""
         mine = [self.queued(f"192.0.2.{n}", principal="ann") for n in range(3)]
         self.queued("192.0.2.8", principal="bob")
         self.admit(make_task("192.0.2.9", principal="ann"))
@@ -398,7 +398,7 @@ class StoreTests(SynchronousTestCase):
         )
 
     def test_known_keys_are_inputs_results_and_broken_uploads(self) -> None:
-        """What is not among them is an orphan."""
+        """Other files are orphans."""
         task = self.admit(make_task("192.0.2.1"))
         self.store.move(task.task_id, State.QUEUED, input_key="inputs/a")
         broken = self.admit(make_task("192.0.2.2", upload_id="1"))

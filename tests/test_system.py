@@ -27,7 +27,7 @@ from support.server_process import PlainClient, ServerProcess, receive, send, wa
 MEDIA = Path(__file__).parent / "media"
 CLIP = MEDIA / "flower-540p-aac.mp4"
 LONG: dict[str, Any] = {"start_time": 0, "duration": 5, "quality": 4, "width": 640}
-"""Parameters of a webm that takes some seconds: time enough to kill something."""
+"""Parameters of a WebM that takes some seconds, long enough to kill something."""
 
 
 @cache
@@ -39,7 +39,7 @@ def shared_server() -> ServerProcess:
 
 
 def codecs(path: Path) -> dict[str, Any]:
-    """Return what a file holds, by the library that players use."""
+    """Return the codecs in a file, according to FFmpeg's libraries."""
     import av
 
     with av.open(str(path)) as container:
@@ -53,7 +53,7 @@ def codecs(path: Path) -> dict[str, Any]:
 
 
 class SharedServerTests(TestCase):
-    """Tests that need no server of their own share one; each has an address of its own."""
+    """Tests that share a server; each has its own address."""
 
     addresses: ClassVar[int] = 10
 
@@ -66,7 +66,7 @@ class SharedServerTests(TestCase):
         self.folder.mkdir(parents=True)
 
     def process(self, type: str, parameters: dict[str, Any]) -> dict[str, Any]:
-        """Upload, wait, download; return what came out."""
+        """Upload, wait, download; return the result."""
         accepted = self.client.upload(CLIP, type, parameters)
         self.assertEqual(accepted.get("status"), "accepted", accepted)
         status = self.client.wait(accepted["task_id"])
@@ -84,12 +84,12 @@ class SharedServerTests(TestCase):
         self.assertLess((self.folder / "result.mp4").stat().st_size, CLIP.stat().st_size)
 
     def test_resolution_with_a_plain_socket(self) -> None:
-        """The size that was asked for."""
+        """The requested size."""
         found = self.process("resolution", {"width": 320, "height": 240})
         self.assertEqual((found["kind"], found["size"]), ("mp4", (320, 240)))
 
     def test_aspect_ratio_with_a_plain_socket(self) -> None:
-        """The shape that was asked for, no pixel of the frame lost."""
+        """The requested aspect ratio, with the whole frame."""
         found = self.process("aspect_ratio", {"aspect_ratio": "4:3"})
         self.assertEqual(found["size"], (960, 720))
 
@@ -100,7 +100,7 @@ class SharedServerTests(TestCase):
         self.assertLess(abs(found["duration"] - 5.055), 0.1)
 
     def test_gif_with_a_plain_socket(self) -> None:
-        """At most 480 pixels wide, the shape kept."""
+        """At most 480 pixels wide, with the aspect ratio kept."""
         found = self.process("gif", {"start_time": 0, "duration": 1})
         self.assertEqual((found["kind"], found["size"]), ("gif", (480, 270)))
 
@@ -122,7 +122,7 @@ class SharedServerTests(TestCase):
         self.assertEqual(cancelled["status"], "cancelled")
 
     def test_cancel_stops_ffmpeg_and_removes_the_files(self) -> None:
-        """When the answer comes, both are done and the slot is free."""
+        """Both are done, and the slot is free, when the answer arrives."""
         task_id = self.client.upload(CLIP, "webm", LONG)["task_id"]
         self.client.wait_for_stage(task_id, "encoding")
         answer, _, _ = self.client.request({"action": "cancel", "task_id": task_id})
@@ -135,7 +135,7 @@ class SharedServerTests(TestCase):
         self.assertEqual(self.client.upload(CLIP, "extract_audio", {})["status"], "accepted")
 
     def test_many_requests_on_one_connection(self) -> None:
-        """Sent all at once, answered in order, the last after an error in between."""
+        """Sent all at once, answered in order, even after an error in between."""
         with self.client.connect() as connection:
             for number in range(50):
                 send(connection, {"action": "info", "id": number})
@@ -177,7 +177,7 @@ class SharedServerTests(TestCase):
         self.assertEqual(answer["error"]["code"], 422)
 
     def test_anything_that_is_not_mmp_gets_400_at_once(self) -> None:
-        """HTTP and TLS, well before any timeout."""
+        """For HTTP and TLS, long before any timeout."""
         for foreign in (
             b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
             bytes.fromhex("1603010200010001fc0303") + bytes(512),
@@ -197,7 +197,7 @@ class SharedServerTests(TestCase):
             self.assertEqual(receive(connection)[0]["error"]["code"], 400)
 
     def test_a_cable_pulled_within_an_upload_frees_the_slot(self) -> None:
-        """By a reset; the next upload of the address is taken."""
+        """With a reset. The next upload of the address is accepted."""
         import struct
 
         connection = self.client.connect()
@@ -214,7 +214,7 @@ class SharedServerTests(TestCase):
         self.assertEqual(self.client.wait(accepted["task_id"])["status"], "completed")
 
     def test_a_large_upload_stays_small_in_memory(self) -> None:
-        """The server's peak is its own, not the file's."""
+        """The server's peak memory does not depend on the file's size."""
         if not Path("/proc/self/status").exists():
             raise SkipTest("needs /proc")
         request = {"action": "upload", "type": "extract_audio", "parameters": {}}
@@ -226,14 +226,14 @@ class SharedServerTests(TestCase):
         self.assertLess(peak, 150)
 
     def test_the_performance_log_has_a_line_of_figures(self) -> None:
-        """One at start."""
+        """The first one at startup."""
         self.assertRegex(
             self.server.log("performance.log").splitlines()[0],
             r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO cpu_ffmpeg=.* packets_in=.* queued=",
         )
 
     def test_what_a_client_sends_stays_on_one_line_of_the_log(self) -> None:
-        """A file name with a line break makes no second event."""
+        """A line break in a file name does not start another line."""
         request = {
             "action": "upload",
             "type": "extract_audio",
@@ -257,7 +257,7 @@ class OwnServerTests(TestCase):
         return server
 
     def encoding(self, server: ServerProcess) -> tuple[str, list[psutil.Process]]:
-        """Start a long encode; return its task id and its processes when it is under way."""
+        """Start a long encode; return its task ID and processes once it is running."""
         client = PlainClient(server.port)
         task_id = client.upload(CLIP, "webm", LONG)["task_id"]
         client.wait_for_stage(task_id, "encoding")
@@ -269,7 +269,7 @@ class OwnServerTests(TestCase):
         self.assertEqual([p for p in alive if p.status() != psutil.STATUS_ZOMBIE], [])
 
     def test_a_daemon_stops_within_ten_seconds_and_leaves_nothing(self) -> None:
-        """SIGTERM during an encode: no FFmpeg, no half result, no pid file; then it goes on."""
+        """SIGTERM during an encode leaves no FFmpeg, result or pid file; later it is done again."""
         server = self.server(daemon=True).start()
         self.assertEqual(psutil.Process(server.pid).ppid(), 1)
         task_id, children = self.encoding(server)
@@ -287,7 +287,7 @@ class OwnServerTests(TestCase):
         self.assertIn(status["status"], ("queued", "processing"))
 
     def test_kill_9_during_an_encode_loses_nothing(self) -> None:
-        """FFmpeg dies with its server; after a restart the task is done again and completes."""
+        """FFmpeg dies with its server; after a restart the task runs again and completes."""
         server = self.server().start()
         task_id, children = self.encoding(server)
         server.kill()
@@ -299,7 +299,7 @@ class OwnServerTests(TestCase):
         self.assertEqual(server.files(), [f"results/{task_id}.webm"])
 
     def test_a_second_sigterm_stops_at_once(self) -> None:
-        """Though an upload under way would have its grace."""
+        """Even though an upload in progress has its grace period."""
         server = self.server("--grace=1h").start()
         client = PlainClient(server.port)
         from vidproc.mmp.codec import encode_head
@@ -325,7 +325,7 @@ class OwnServerTests(TestCase):
         return time.monotonic() - start
 
     def with_a_failing_store(self, fail: Any) -> tuple[ServerProcess, psutil.Process, str]:
-        """Start an encode, let the store fail, and let an attempt run into that."""
+        """Start an encode and let the store fail during the attempt."""
         server = self.server("--grace=1s", "--tasks-per-ip=2").start()
         task_id, _ = self.encoding(server)
         fail(server)
@@ -341,7 +341,7 @@ class OwnServerTests(TestCase):
         resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
 
     def test_a_locked_store_does_not_hold_up_a_stop(self) -> None:
-        """It ends within the grace and 5 s; the next start has the task."""
+        """It ends within the grace period and 5 s, and the next start has the task."""
         server, process, task_id = self.with_a_failing_store(self.lock)
         self.assertLess(self.seconds_to_end(process), 6)
         self.assertFalse(server.pid_file.exists())
@@ -363,7 +363,7 @@ class OwnServerTests(TestCase):
         self.assertLess(self.seconds_to_end(process), 6)
 
     def test_all_that_it_writes_is_for_its_user_alone(self) -> None:
-        """Whatever the umask was: an id in a log or the store is the key to a result."""
+        """Whatever the umask, because an ID in a log or the store gives access to a result."""
         for daemon in (False, True):
             server = self.server(daemon=daemon, umask=0).start()
             client = PlainClient(server.port)
@@ -386,7 +386,7 @@ class OwnServerTests(TestCase):
         self.assertEqual([str(path) for path in written if path.stat().st_mode & 0o077], [])
 
     def test_strangers_write_nothing_into_twistds_log(self) -> None:
-        """The topic files, which are bounded, have what they did."""
+        """Only the topic files, which are bounded, record what they do."""
         server = self.server(daemon=True).start()
         for _ in range(20):
             with PlainClient(server.port).connect() as connection:
@@ -398,7 +398,7 @@ class OwnServerTests(TestCase):
         self.assertIn(" serves tcp ", log.read_text())
 
     def test_a_finished_task_survives_a_restart(self) -> None:
-        """It can still be downloaded, and its id is still known."""
+        """Its result can still be downloaded."""
         server = self.server().start()
         client = PlainClient(server.port)
         task_id = client.upload(CLIP, "extract_audio", {})["task_id"]
@@ -409,7 +409,7 @@ class OwnServerTests(TestCase):
         self.assertEqual(PlainClient(server.port).download(task_id), before)
 
     def test_a_second_server_on_the_same_data_folder_refuses_to_start(self) -> None:
-        """It says which folder and what to do."""
+        """The message names the folder and says what to do."""
         server = self.server().start()
         second = ServerProcess(Path(self.mktemp()), f"--data-dir={server.data_dir}")
         done = self.run_to_end(second)
@@ -417,7 +417,7 @@ class OwnServerTests(TestCase):
         self.assertIn(str(server.data_dir), done.stderr + done.stdout)
 
     def test_a_port_in_use_is_said_and_ends_the_start(self) -> None:
-        """Also by a daemon, whose parent waits for that."""
+        """Even of a daemon, whose parent process waits for that."""
         server = self.server().start()
         for daemon in (False, True):
             second = ServerProcess(Path(self.mktemp()), f"--port={server.port}", daemon=daemon)
@@ -427,7 +427,7 @@ class OwnServerTests(TestCase):
             self.assertNotIn("Traceback", done.stderr)
 
     def test_a_wrong_option_is_one_line_and_status_1(self) -> None:
-        """Before anything is forked."""
+        """Before the daemon is forked."""
         for options in (
             ("--retention=soon",),
             ("--port=http:80",),
@@ -462,7 +462,7 @@ class OwnServerTests(TestCase):
         self.assertEqual(answers[2]["error"]["code"], 429)
 
     def test_tls_by_endpoint_string(self) -> None:
-        """Upload, watch and download over TLS; the certificate is checked by the client."""
+        """Upload, watch and download over TLS; the client checks the certificate."""
         root = Path(self.mktemp()).absolute()
         root.mkdir(parents=True)
         certificate, key = write_certificate(root, "localhost")
@@ -481,7 +481,7 @@ class OwnServerTests(TestCase):
         self.assertEqual(codecs(root / "film_processed.mp3")["video"], None)
 
     def test_the_client_lists_the_tasks_of_its_token_alone(self) -> None:
-        """Another token's list stays empty, though its owner may know the address."""
+        """The list of another token stays empty."""
         root = Path(self.mktemp()).absolute()
         root.mkdir(parents=True)
         film = root / "film.mp4"
@@ -509,7 +509,7 @@ class OwnServerTests(TestCase):
         self.assertEqual(run("bob", "--list"), (0, ""))
 
     def test_the_client_carries_a_film_there_and_back(self) -> None:
-        """The command line as people use it: exit status 0, the result beside the input."""
+        """The command as people use it: exit status 0, and the result is next to the input."""
         server = self.server().start()
         folder = Path(self.mktemp())
         folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The server's options, and the service made of them."""
+"""The server's options, and the service that is made from them."""
 
 from __future__ import annotations
 

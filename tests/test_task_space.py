@@ -1,4 +1,4 @@
-"""Space for tasks: reserved, waited for, and made by removing results."""
+"""Space for tasks: reservations, waiting for space, and evicting results."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from vidproc.tasks.uploads.submission import Submission
 
 
 class SpaceTests(SchedulerTestCase):
-    """What a task writes is bounded by what is reserved for it."""
+    """A task can write only as much as is reserved for it."""
 
     def begin(self, rig: Rig, peer: str = "192.0.2.1") -> str:
-        """Begin a gif task, probed."""
+        """Start a GIF task and let the probe succeed."""
         task_id = self.submit(rig, peer)
         complete_step(rig.runner.running[-1])
         return task_id
 
     def test_the_output_is_reserved_again_when_the_source_is_known(self) -> None:
-        """Nothing of a film is known from its request alone."""
+        """The request alone says nothing about the film."""
         rig = self.rig()
         task_id = self.submit(rig)
         guess = rig.storage.space.reserved_for(task_id)
@@ -39,7 +39,7 @@ class SpaceTests(SchedulerTestCase):
         self.assertGreater(rig.storage.space.reserved_for(task_id), guess)
 
     def test_a_task_whose_output_does_not_fit_now_waits_and_says_so(self) -> None:
-        """It goes on when there is space, and has failed at nothing."""
+        """It continues when there is space; that does not count as a failure."""
         rig = self.rig()
         task_id = self.submit(rig)
         rig.storage.space.limit = rig.storage.space.measure() + (4 << 20)
@@ -57,7 +57,7 @@ class SpaceTests(SchedulerTestCase):
         self.assertIs(self.state(rig, task_id), State.COMPLETED)
 
     def test_a_task_that_waits_for_space_does_not_hold_up_the_others(self) -> None:
-        """Those that fit go on."""
+        """Those that fit continue."""
         rig = self.rig(max_concurrent=1)
         waiting = self.submit(rig)
         rig.storage.space.limit = rig.storage.space.measure() + (4 << 20)
@@ -69,7 +69,7 @@ class SpaceTests(SchedulerTestCase):
         self.assertIs(self.state(rig, waiting), State.QUEUED)
 
     def test_many_that_wait_for_space_ask_the_store_no_more_than_one(self) -> None:
-        """The sum over all results takes a while when there are very many."""
+        """Adding up very many results takes a while."""
         asked: list[int] = []
         for count in (1, 5):
             rig = self.rig(max_concurrent=count)
@@ -88,7 +88,7 @@ class SpaceTests(SchedulerTestCase):
         self.assertGreater(asked[0], 0)
 
     def test_what_can_never_fit_is_507(self) -> None:
-        """Whatever went to make space."""
+        """Even if everything else were evicted."""
         rig = self.rig()
         task_id = self.submit(rig)
         rig.storage.space.limit = rig.storage.space.measure() + (4 << 20)
@@ -98,7 +98,7 @@ class SpaceTests(SchedulerTestCase):
         self.assertEqual(failure.code, 507)
 
     def test_an_attempt_that_outgrows_its_space_is_stopped_and_gets_twice_as_much(self) -> None:
-        """However many files it writes."""
+        """However many files it writes to."""
         rig = self.rig()
         task_id = self.begin(rig)
         reserved = rig.storage.space.reserved_for(task_id)
@@ -115,7 +115,7 @@ class SpaceTests(SchedulerTestCase):
         self.assertEqual((view.task.state, view.task.failures), (State.COMPLETED, 0))
 
     def test_each_file_is_bounded_by_what_is_left(self) -> None:
-        """By the kernel, at every moment; commands that run at once share it."""
+        """The kernel enforces it at every moment; simultaneous commands share it."""
         rig = self.rig()
         task_id = self.begin(rig)
         reserved = rig.storage.space.reserved_for(task_id)
@@ -133,7 +133,7 @@ class PruneTests(SchedulerTestCase):
         return pruned
 
     def test_a_result_is_kept_for_its_retention(self) -> None:
-        """Then it expires: file gone, row kept."""
+        """Then it expires: the file is removed, the row is kept."""
         rig = self.rig(retention=100.0)
         task_id = self.finished(rig)
         rig.clock.advance(99)
@@ -144,7 +144,7 @@ class PruneTests(SchedulerTestCase):
         self.assertEqual(os.listdir(rig.storage.root / "results"), [])
 
     def test_a_full_disk_does_not_keep_results_from_going(self) -> None:
-        """When the row can't be written the file goes first; the row follows."""
+        """If the row can't be written, the file is removed first, and the row later."""
         rig = self.rig(retention=100.0)
         task_id = self.finished(rig)
         rig.clock.advance(100)
@@ -164,7 +164,7 @@ class PruneTests(SchedulerTestCase):
         self.assertIs(self.state(rig, task_id), State.EXPIRED)
 
     def result_of(self, rig: Rig, task_id: str, size: int) -> Path:
-        """Let a finished task's result have `size` bytes."""
+        """Give a finished task's result `size` bytes."""
         task = rig.store.get(task_id)
         assert task is not None and task.output_key is not None
         rig.storage.path(task.output_key).write_bytes(bytes(size))
@@ -188,7 +188,7 @@ class PruneTests(SchedulerTestCase):
         self.assertEqual(refused.value.code, 507)
 
     def test_a_claim_takes_no_result_that_nobody_has_fetched(self) -> None:
-        """Its bytes do, as they come, the oldest first; the tasks of those expire."""
+        """Only its bytes do, as they arrive; the oldest results expire first."""
         rig = self.rig(min_retention=0.0)
         old = self.finished(rig, "192.0.2.1")
         self.result_of(rig, old, 20 << 20)
@@ -209,7 +209,7 @@ class PruneTests(SchedulerTestCase):
         self.assertIsInstance(self.successResultOf(session.finish()), AcceptedTask)
 
     def test_a_small_upload_that_is_whole_at_once_makes_its_space_first(self) -> None:
-        """The limit holds whatever way the bytes come."""
+        """The limit is kept however the bytes arrive."""
         rig = self.rig(min_retention=0.0)
         old = self.finished(rig)
         self.result_of(rig, old, 16 << 20)
@@ -219,7 +219,7 @@ class PruneTests(SchedulerTestCase):
         self.assertLessEqual(rig.storage.space.measure(), rig.storage.space.limit)
 
     def test_a_young_result_that_nobody_has_fetched_goes_for_nobody(self) -> None:
-        """The upload gets 507 before a byte; an hour later it may come."""
+        """The upload gets 507 before its first byte; an hour later it is accepted."""
         rig = self.rig(min_retention=3600.0)
         young = self.finished(rig)
         self.result_of(rig, young, 20 << 20)
@@ -232,7 +232,7 @@ class PruneTests(SchedulerTestCase):
         self.assertIs(self.state(rig, young), State.EXPIRED)
 
     def test_a_shorter_retention_wins_over_the_minimum(self) -> None:
-        """What is past its retention is past it."""
+        """A result past its retention may go."""
         rig = self.rig(min_retention=3600.0, retention=10.0)
         old = self.finished(rig)
         self.result_of(rig, old, 20 << 20)
@@ -242,7 +242,7 @@ class PruneTests(SchedulerTestCase):
         self.assertIs(self.state(rig, old), State.EXPIRED)
 
     def test_a_claim_takes_orphans_and_then_what_was_fetched(self) -> None:
-        """Those are missed by nobody."""
+        """Nobody misses them."""
         rig = self.rig()
         old = self.finished(rig, "192.0.2.1")
         self.result_of(rig, old, 20 << 20)
@@ -274,7 +274,7 @@ class PruneTests(SchedulerTestCase):
         self.assertEqual([error.code for error in broken], [507])
 
     def test_nothing_is_given_up_for_what_does_not_fit_anyway(self) -> None:
-        """A request that claims the whole disk and more costs nobody their result."""
+        """A request for more than the whole disk does not evict any result."""
         rig = self.rig(max_upload=1 << 60)
         old = self.finished(rig)
         huge = Submission("gif", GIF, "mp4", payload_size=1 << 39)
@@ -287,7 +287,7 @@ class PruneTests(SchedulerTestCase):
         self.submit(rig)
 
     def test_an_address_gets_at_most_half_of_the_free_space(self) -> None:
-        """So that a few requests can't hold everything."""
+        """So that a few requests can't reserve everything."""
         rig = self.rig()
         rig.storage.space.limit = rig.storage.space.used + 1000
         rig.storage.space.reserve("a", 500, "192.0.2.1")
@@ -297,7 +297,7 @@ class PruneTests(SchedulerTestCase):
         self.assertEqual(rig.storage.space.reserved, 500)
 
     def test_downloaded_results_go_first_when_space_is_short(self) -> None:
-        """And no more of them than it takes."""
+        """No more of them than necessary."""
         rig = self.rig()
         first, second = self.finished(rig, "192.0.2.1"), self.finished(rig, "192.0.2.2")
         rig.tasks.note_downloaded(second)

@@ -13,7 +13,7 @@ from vidproc.frontends.traffic import Traffic
 
 
 class Accepted:
-    """The server's side of a connection, as far as `Traffic` looks at a transport."""
+    """The server's side of a connection, with the parts of a transport that `Traffic` uses."""
 
     def __init__(self, handle: socket.socket) -> None:
         self.handle = handle
@@ -40,13 +40,13 @@ class TrafficTests(SynchronousTestCase):
         return client, transport
 
     def send(self, client: socket.socket, transport: Accepted, count: int) -> None:
-        """Send so many packets, one after another."""
+        """Send that many packets, one after another."""
         for _ in range(count):
             client.sendall(b"x")
             self.assertEqual(transport.handle.recv(1), b"x")
 
     def test_a_packet_is_a_segment_with_data(self) -> None:
-        """Handshakes and acknowledgements are none; all connections count together."""
+        """Handshakes and acknowledgements do not count. All connections are added up."""
         first, second = self.connect(), self.connect()
         self.assertEqual(self.traffic.packets_received(), 0)
         self.send(*first, 3)
@@ -54,7 +54,7 @@ class TrafficTests(SynchronousTestCase):
         self.assertEqual(self.traffic.packets_received(), 5)
 
     def test_a_connection_that_has_ended_still_counts(self) -> None:
-        """As it was sampled last: its socket can't be asked any more."""
+        """With its last sample, because its socket can no longer be asked."""
         client, transport = self.connect()
         self.send(client, transport, 3)
         self.traffic.sample(transport)

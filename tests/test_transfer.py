@@ -32,7 +32,7 @@ class _Base(TestCase):
 
 class FileWriterTests(_Base):
     async def test_what_is_written_is_in_the_file_in_order(self) -> None:
-        """And the SHA-256 kept on the way is the file's."""
+        """The SHA-256 computed meanwhile is that of the file."""
         writer = FileWriter(self.threads, self.path, hashed=True)
         data = os.urandom(3_000_000)
         for start in range(0, len(data), 1400):
@@ -43,7 +43,7 @@ class FileWriterTests(_Base):
         self.assertEqual(writer.written, len(data))
 
     async def test_it_goes_on_at_an_offset_and_hashes_the_whole(self) -> None:
-        """What the file held past the offset is cut off."""
+        """Bytes after the offset are cut off."""
         self.path.write_bytes(b"0123456789-too-much")
         writer = FileWriter(self.threads, self.path, offset=10, hashed=True)
         writer.write(b"abc")
@@ -52,7 +52,7 @@ class FileWriterTests(_Base):
         self.assertEqual(digest, hashlib.sha256(b"0123456789abc").hexdigest())
 
     async def test_a_part_of_an_upload_is_not_hashed(self) -> None:
-        """Nor does a stop wait for a checksum."""
+        """A shutdown does not wait for a checksum, either."""
         self.path.write_bytes(b"0123456789")
         writer = FileWriter(self.threads, self.path, offset=10, hashed=True)
         self.assertIsNone(await writer.finish(digest=False))
@@ -62,7 +62,8 @@ class FileWriterTests(_Base):
             await writer.finish()
 
     async def test_a_lagging_disk_asks_for_a_pause_and_then_for_more(self) -> None:
-        """Whoever feeds it is told at the high-water mark, and again when it has caught up."""
+        """The producer is paused at the high-water mark, and resumed when the disk has caught
+        up."""
         told: list[str] = []
         caught_up: Deferred[None] = Deferred()
 
@@ -81,8 +82,8 @@ class FileWriterTests(_Base):
         await writer.finish()
 
     async def test_many_writers_keep_within_one_budget(self) -> None:
-        """Whatever each is given before it pauses: all that waits is the budget and a read of each;
-        and none waits for ever."""
+        """However much each gets before it pauses, all together keep at most the budget and one
+        read each, and none waits forever."""
         total, count = 1 << 20, 20
         budget = WriteBudget(total)
         lagging: set[int] = set()
@@ -117,7 +118,7 @@ class FileWriterTests(_Base):
         self.assertEqual(budget.share, total)
 
     async def test_a_write_that_fails_frees_its_budget(self) -> None:
-        """Others go on as if it had never been."""
+        """Other writers are not affected."""
         budget = WriteBudget(1000)
         writer = FileWriter(self.threads, self.path / "nowhere" / "file", budget=budget)
         failed: Deferred[Any] = Deferred()
@@ -129,7 +130,7 @@ class FileWriterTests(_Base):
         self.assertFalse(budget.spent)
 
     async def test_it_is_synced_on_the_way(self) -> None:
-        """Each time that so many bytes were written; the size told was on the disk by then."""
+        """Each time that many bytes were written; the reported size is on the disk."""
         synced: list[int] = []
         told: Deferred[None] = Deferred()
         real = os.fdatasync
@@ -163,7 +164,7 @@ class FileWriterTests(_Base):
             await deferLater(reactor, 0.001)
 
     async def test_a_sync_that_fails_fails_the_file(self) -> None:
-        """Though a later one would succeed: the kernel tells of lost bytes once."""
+        """Although a later one would succeed, because the kernel reports lost bytes only once."""
 
         def fail(fd: int) -> None:
             raise OSError(errno.EIO, "lost")
@@ -177,7 +178,7 @@ class FileWriterTests(_Base):
         self.assertEqual(len(errors), 1)
 
     async def test_a_disk_error_is_reported_and_ends_the_file(self) -> None:
-        """A write that fails reaches on_error, and finish fails with it."""
+        """on_error is called, and finish fails with the same error."""
         errors: list[Any] = []
         writer = FileWriter(self.threads, Path("/dev/full"), on_error=errors.append)
         # /dev/full can't be truncated either: both are errors of the disk to us.
@@ -186,7 +187,7 @@ class FileWriterTests(_Base):
         self.assertEqual(len(errors), 1)
 
     async def test_nothing_written_still_makes_a_file(self) -> None:
-        """An upload may be resumed exactly at its end."""
+        """An upload can be resumed exactly at its end."""
         await FileWriter(self.threads, self.path).finish()
         self.assertEqual(self.path.read_bytes(), b"")
 
@@ -199,7 +200,7 @@ class FileSenderTests(_Base):
         return FileSender(self.threads, fd, start, len(data), transport)
 
     async def test_it_sends_the_file_from_the_offset(self) -> None:
-        """All of it, in order, in several chunks."""
+        """Everything in order, in several chunks."""
         data = os.urandom(3 * CHUNK + 17)
         transport = StringTransport()
         sender = self.sender(data, 5, transport)
@@ -223,7 +224,7 @@ class FileSenderTests(_Base):
         sender.pauseProducing()
         sender.start()
         settled: Deferred[None] = Deferred()
-        reactor.callLater(0.05, settled.callback, None)  # time enough to do what it must not
+        reactor.callLater(0.05, settled.callback, None)  # enough time to do something wrong
         await settled
         self.assertEqual(transport.value(), b"")
         sender.resumeProducing()
@@ -238,7 +239,7 @@ class FileSenderTests(_Base):
         await self.assertFailure(sender.result, TransferStopped)
 
     async def test_a_file_that_shrinks_is_an_error(self) -> None:
-        """The header has promised more bytes than there are."""
+        """The header announced more bytes than there are."""
         sender = self.sender(bytes(CHUNK), 0, StringTransport())
         self.path.write_bytes(b"short")
         sender.start()

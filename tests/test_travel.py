@@ -70,7 +70,7 @@ class TravellingTests(TestCase):
         self.assertLess(result.path.stat().st_size, clip.stat().st_size)
 
     def test_compress_to_a_size_in_two_passes(self) -> None:
-        """The pass log travels, too, whoever writes it."""
+        """The pass log is copied as well."""
         clip = self.short(4.0)
         target = clip.stat().st_size // 2
         for codec in ("h264", "hevc"):
@@ -84,7 +84,7 @@ class TravellingTests(TestCase):
 
 
 class DeclaredNeedTests(TestCase):
-    """The runner that all tests of operations use notices a command that declares too little."""
+    """The runner in all tests of operations notices if a command declares too little."""
 
     def run_with(self, **changes: Any) -> None:
         folder = media.scratch(self)
@@ -110,7 +110,7 @@ class DeclaredNeedTests(TestCase):
 
 class DeclaredThreadsTests(TestCase):
     def test_no_thread_count_is_said_before_the_runner_says_it(self) -> None:
-        """Two runs that differ in their threads alone differ in nothing that a plan says."""
+        """Plans do not depend on the number of threads."""
         self.patch(segments, "LEAST", 0.4)
         folder = media.scratch(self)
         clip = media.synthesise(folder / "clip.mp4", lavfi="testsrc2=s=192x108:r=25", seconds=2)

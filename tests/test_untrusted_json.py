@@ -1,4 +1,4 @@
-"""JSON from strangers: what it means, and that decoding it takes no longer than its length."""
+"""JSON from strangers: the values, and that the time for decoding depends only on its length."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from vidproc.untrusted_json import decode_json
 
 SLOW_NUMBERS = b"[" + b",".join([b"1e308"] * 10_000) + b"]"
-"""What msgspec takes 30 times as long for as Python's own decoder."""
+"""JSON for which msgspec takes 30 times as long as Python's own decoder."""
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(1 << 63), 1 << 63) | st.text()
@@ -26,7 +26,7 @@ VALUES = st.recursive(
 
 
 def cpu_time(decode: Callable[[bytes], Any]) -> float:
-    """Return the least CPU time, in seconds, of three tries at the slow numbers."""
+    """Return the least CPU time of three tries at decoding `SLOW_NUMBERS`, in seconds."""
     taken = []
     for _ in range(3):
         began = time.thread_time()
@@ -42,10 +42,10 @@ class DecodeTests(SynchronousTestCase):
         self.assertEqual(decode_json(json.dumps(value).encode()), value)
 
     def test_numbers_take_no_longer_than_their_length(self) -> None:
-        """64 KiB of them held the server for 0.3 s."""
+        """64 KiB of them blocked the server for 0.3 s."""
         self.assertLess(cpu_time(decode_json), 5 * cpu_time(json.loads))
 
     def test_what_is_not_json_raises_one_error(self) -> None:
-        """Numbers that no float can hold, too; and what is nested too deep for the decoder."""
+        """Also for numbers that are too large for a float, and for too much nesting."""
         for data in (b"", b"{", b"\xff", b'"\xff"', b"[1e400]", b"NaN", b"[" * 5000 + b"]" * 5000):
             self.assertRaises(msgspec.DecodeError, decode_json, data)

@@ -1,4 +1,4 @@
-"""Data folders of earlier versions, taken over by this one; backup, restore and the way back.
+"""Upgrading data folders of earlier versions; backup, restore and downgrading.
 
 `tests/data/data-folder-0.1.0.tar.xz` was left by a server of version 0.1.0 (the first data format,
 without a marker) that was killed: two results, a partial upload of 5,000 bytes, a task that was
@@ -32,13 +32,13 @@ ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = sorted((ROOT / "vidproc/tasks/schema").glob("*.sql"))
 DIGESTS = Path(__file__).parent / "data" / "schema-digests.json"
 FIRST = 2
-"""The schema of that folder, which is the first that a server ever left behind."""
+"""The schema of that folder, the first one of any server."""
 ARCHIVE = Path(__file__).parent / "data" / "data-folder-0.1.0.tar.xz"
 UPLOAD_ID = "11111111-2222-4333-8444-555555555555"
 
 
 def extract(folder: Path) -> None:
-    """Put the data folder of 0.1.0 below `folder`."""
+    """Extract the data folder of 0.1.0 below `folder`."""
     with tarfile.open(ARCHIVE) as archive:
         # Python before 3.11.4 knows no filters, and the archive is our own.
         known: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
@@ -57,7 +57,7 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 class EachFormatTests(SynchronousTestCase):
-    """The data folder of 0.1.0, brought to each later format as the versions between did it."""
+    """The data folder of 0.1.0, upgraded to each later format as the versions between did."""
 
     def folder_of(self, version: int) -> Path:
         folder = Path(self.mktemp())
@@ -106,7 +106,7 @@ class EachFormatTests(SynchronousTestCase):
             self.assertTrue((root / "vidproc-data").is_file())
 
     def test_the_way_back_is_the_copy_that_was_made_before(self) -> None:
-        """It is the store as the older version left it, of each older version."""
+        """The copy is the store as each older version left it."""
         for version in range(FIRST, len(SCHEMA)):
             root = self.folder_of(version)
             before = {name: tuple(row) for name, row in self.before(root).items()}
@@ -125,16 +125,16 @@ class EachFormatTests(SynchronousTestCase):
         self.assertRaises(SchemaTooNew, self.upgrade, root)
 
     def test_what_was_released_is_never_changed(self) -> None:
-        """A folder somewhere has gone through these steps in this order: only add to them.
+        """Existing folders have gone through these steps in this order, so only add steps.
 
-        After adding one, add its line to tests/data/schema-digests.json.
+        After adding one, add a line to tests/data/schema-digests.json.
         """
         found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in SCHEMA}
         self.assertEqual(list(json.loads(DIGESTS.read_text()).items()), list(found.items()))
 
 
 class BackupTests(TestCase):
-    """`deploy/backup`, and restoring what it has made."""
+    """`deploy/backup`, and restoring its copies."""
 
     def backup(self, data: Path, target: Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -142,7 +142,7 @@ class BackupTests(TestCase):
         )
 
     def test_a_copy_of_a_running_server_has_all_of_it(self) -> None:
-        """Started elsewhere it gives back the results, and processes what waited."""
+        """A server on the copy returns the results and processes the waiting tasks."""
         server = ServerProcess(Path(self.mktemp()))
         self.addCleanup(server.stop)
         client = PlainClient(server.start().port)
@@ -194,7 +194,7 @@ class UpgradeTests(TestCase):
             store.close()
 
     def test_nothing_of_a_folder_of_0_1_0_is_lost(self) -> None:
-        """Results can be fetched, the upload goes on at its byte, what waited is done."""
+        """Results can be fetched, the upload resumes at its offset, waiting tasks are done."""
         before = self.rows()
         client = PlainClient(self.server.start().port)
         for task_id, row in before.items():
@@ -225,7 +225,7 @@ class UpgradeTests(TestCase):
         self.assertEqual(dict(states), {task_id: row["state"] for task_id, row in before.items()})
 
     def test_a_lost_store_costs_no_film(self) -> None:
-        """What it would have named is put aside, and told in the log."""
+        """The files are moved aside, and that is logged."""
         for path in self.server.data_dir.glob("tasks.sqlite*"):
             path.unlink()
         held = [
@@ -241,7 +241,7 @@ class UpgradeTests(TestCase):
             self.assertIn(path.name.partition("-")[2], log)
 
     def test_a_strangers_folder_is_refused_before_anything_is_started(self) -> None:
-        """One line, exit status 1, and nothing is touched."""
+        """There is one line, exit status 1, and nothing is changed."""
         (self.server.data_dir / "thesis.tex").write_text("precious")
         before = sorted(self.server.data_dir.rglob("*"))
         done = subprocess.run(

@@ -1,4 +1,5 @@
-"""Uploads between their parts: created, described, given a length later, abandoned, and fed."""
+"""Uploads between their parts: creating, describing, setting the length, abandoning and feeding
+them."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ ID = "0b1c2d3e-0000-4000-8000-000000000001"
 
 
 def submission(upload_id: str | None = ID, size: int | None = 8, **rest: Any) -> Submission:
-    """Return an upload for a GIF; without a `size` its length follows."""
+    """Return an upload for a GIF; without a `size`, the length follows later."""
     values: dict[str, Any] = {"payload_size": 0, "upload_id": upload_id, "size": size, **rest}
     return Submission("gif", GIF, "mp4", length_follows=size is None, **values)
 
@@ -57,7 +58,7 @@ class UploadsTestCase(SchedulerTestCase):
 
 class CreatedTests(UploadsTestCase):
     def test_an_upload_without_a_byte_holds_no_slot_and_no_space(self) -> None:
-        """Another task of the address is admitted meanwhile."""
+        """Meanwhile another task of the address is admitted."""
         rig = self.rig_with_space(tasks_per_ip=1)
         used = rig.storage.space.used
         view = self.create(rig)
@@ -66,7 +67,7 @@ class CreatedTests(UploadsTestCase):
         self.submit(rig)
 
     def test_it_is_kept_for_ten_minutes(self) -> None:
-        """And says so."""
+        """Its view has the expiry."""
         rig = self.rig_with_space()
         view = self.create(rig)
         self.assertEqual(view.expires_at, rig.clock.seconds() + ANNOUNCED_RETENTION)
@@ -78,7 +79,7 @@ class CreatedTests(UploadsTestCase):
         self.assertEqual(self.refused(rig.tasks.describe_upload(ID, CALLER)), 404)
 
     def test_an_address_keeps_only_a_few(self) -> None:
-        """The oldest goes; those of others stay."""
+        """The oldest is deleted; those of other addresses stay."""
         rig = self.rig_with_space()
         other = Caller("192.0.2.2")
         self.run_coroutine(rig.tasks.create_upload(submission("others"), other))
@@ -89,14 +90,14 @@ class CreatedTests(UploadsTestCase):
         self.run_coroutine(rig.tasks.describe_upload("others", other))
 
     def test_a_break_before_the_first_byte_does_not_end_it(self) -> None:
-        """Its client can go on."""
+        """Its client can continue."""
         rig = self.rig_with_space()
         self.create(rig)
         self.successResultOf(self.begin(rig).abort())
         self.assertEqual(self.describe(rig).offset, 0)
 
     def test_the_same_again_is_fine_and_something_else_is_not(self) -> None:
-        """422 for another request, 409 for another's."""
+        """422 for a different request, 409 if it belongs to someone else."""
         rig = self.rig_with_space(owner_only=True)
         self.create(rig)
         self.create(rig)
@@ -105,13 +106,13 @@ class CreatedTests(UploadsTestCase):
         self.assertEqual(self.refused(rig.tasks.create_upload(submission(), stranger)), 409)
 
     def test_what_can_be_refused_is_refused_at_once(self) -> None:
-        """An empty file and one that is too long."""
+        """An empty file, and one that is too large."""
         rig = self.rig_with_space(max_upload=100)
         self.assertEqual(self.refused(rig.tasks.create_upload(submission(size=0), CALLER)), 415)
         self.assertEqual(self.refused(rig.tasks.create_upload(submission(size=101), CALLER)), 413)
 
     def test_its_bytes_make_it_a_task(self) -> None:
-        """In parts, as ever; its description follows."""
+        """In parts, as usual; its description is updated."""
         rig = self.rig_with_space()
         self.create(rig)
         session = self.begin(rig, payload_size=4)
@@ -131,7 +132,7 @@ class CreatedTests(UploadsTestCase):
 
 class LengthTests(UploadsTestCase):
     def test_a_length_can_come_later(self) -> None:
-        """After some bytes have come, and before the last."""
+        """After some bytes, and before the last."""
         rig = self.rig_with_space()
         self.assertIsNone(self.create(rig, size=None).length)
         session = self.begin(rig, size=None)
@@ -148,7 +149,7 @@ class LengthTests(UploadsTestCase):
         self.assertEqual(task.input_size, 8)
 
     def test_a_length_is_said_once_and_must_be_possible(self) -> None:
-        """Not less than what has come, not more than is allowed."""
+        """Not less than was received, and not more than is allowed."""
         rig = self.rig_with_space(max_upload=100)
         self.create(rig, size=None)
         session = self.begin(rig, size=None)
@@ -162,7 +163,7 @@ class LengthTests(UploadsTestCase):
         self.assertEqual(self.refused(rig.tasks.set_upload_length(ID, 9, CALLER)), 422)
 
     def test_a_body_of_unknown_length_ends_when_its_sender_says_so(self) -> None:
-        """Without an upload_id, too; space is taken as it comes."""
+        """Even without an upload_id; space is reserved as bytes arrive."""
         rig = self.rig_with_space()
         film = os.urandom(10_000)
         sha256 = hashlib.sha256(film).hexdigest()
@@ -178,7 +179,7 @@ class LengthTests(UploadsTestCase):
         self.assertEqual(rig.storage.path(f"inputs/{task.task_id}").read_bytes(), film)
 
     def test_a_body_of_unknown_length_is_bounded(self) -> None:
-        """By what an upload may have."""
+        """By the largest upload."""
         rig = self.rig_with_space(max_upload=100)
         session = self.begin(rig, upload_id=None, size=None)
         broken: list[ServiceError] = []
@@ -197,7 +198,7 @@ class LengthTests(UploadsTestCase):
 
 class AbandonTests(UploadsTestCase):
     def test_an_abandoned_upload_leaves_nothing(self) -> None:
-        """Neither row nor bytes, whether some come or not."""
+        """Neither row nor bytes, whether or not bytes are arriving."""
         for under_way in (True, False):
             rig = self.rig_with_space()
             session = self.begin(rig, payload_size=8)
@@ -213,7 +214,7 @@ class AbandonTests(UploadsTestCase):
             self.submit(rig)
 
     def test_a_whole_upload_cannot_be_abandoned(self) -> None:
-        """It is a task by then, which stays."""
+        """It has become a task, which stays."""
         rig = self.rig_with_space()
         session = self.begin(rig, payload_size=8)
         session.write(b"all of it"[:8])
@@ -233,7 +234,7 @@ class AbandonTests(UploadsTestCase):
 
 @implementer(IPushProducer)
 class Source:
-    """Notes what it is told."""
+    """Records the calls."""
 
     def __init__(self) -> None:
         self.told: list[str] = []
@@ -250,7 +251,7 @@ class Source:
 
 class ConsumerTests(UploadsTestCase):
     def test_a_session_is_a_consumer_that_pauses_its_producer(self) -> None:
-        """Once for any number of reasons."""
+        """Once, for any number of reasons."""
         rig = self.rig_with_space()
         session = self.begin(rig, payload_size=8)
         verifyObject(IConsumer, session)

@@ -1,4 +1,4 @@
-"""What counts as a right result: exactly what the operation promised."""
+"""A result is right only if it is exactly what the operation promised."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class CompareTests(SynchronousTestCase):
         return compare(found, Expectation(**{**known, **expected}), source or media())
 
     def test_a_result_as_promised_is_right(self) -> None:
-        """Within the tolerance of its length."""
+        """Its length is within the tolerance."""
         for duration in (9.6, 10.0, 10.4):
             self.assertEqual(self.judge(media(duration=duration)), Verdict())
 
@@ -34,7 +34,7 @@ class CompareTests(SynchronousTestCase):
         self.assertIn("no audio stream", self.judge(media(audio=())).fault or "")
 
     def test_a_stream_that_should_not_be_there_is_a_fault(self) -> None:
-        """A mute clip that has the sound of the film, an audio file with a video."""
+        """A silent clip with the film's audio, or an audio file with a video."""
         found = self.judge(media(), audio=False)
         self.assertIn("should have no audio stream", found.fault or "")
         found = self.judge(media(), video=False, size=None)
@@ -45,7 +45,7 @@ class CompareTests(SynchronousTestCase):
         self.assertIn("640x360 pixels and should be 640x480", found.fault or "")
 
     def test_a_result_that_is_too_short_is_delivered_with_a_warning(self) -> None:
-        """FFmpeg ends well when a film is cut off; what there was of it is there."""
+        """FFmpeg succeeds even if a film is truncated; the existing part is delivered."""
         found = self.judge(media(duration=5.0))
         self.assertIsNone(found.fault)
         self.assertIn("ended early", found.warning or "")
@@ -55,7 +55,8 @@ class CompareTests(SynchronousTestCase):
         self.assertIn("should last", found.fault or "")
 
     def test_a_source_that_is_longer_than_its_header_says_is_not_a_fault(self) -> None:
-        """Its packets were not counted, so nothing else is known. A clip of it is not longer."""
+        """Its packets were not counted, so only the header is known. A clip of it must not be
+        longer."""
         unsure = media(measured=False)
         found = self.judge(media(duration=20.0), unsure)
         self.assertIsNone(found.fault)

@@ -1,4 +1,4 @@
-"""MMP/1 is a promise: what a client was told once, it is told today. Additions are allowed."""
+"""MMP/1 is a promise: clients get the same answers as in the recording. Additions are allowed."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from tests.wire.conversation import play, steps
 RECORDED = Path(__file__).parent / "wire" / "mmp1.json"
 
 TEXTS = {"message", "description", "solution", "error", "version", "warnings"}
-"""Keys whose value may be said better; that there is one, and of which type, is promised."""
+"""Keys whose texts may be improved; only their presence and type are promised."""
 MEASURED = {"input", "output", "limits", "progress", "eta", "speed", "stage"}
-"""Keys whose values are figures of this server and this file."""
+"""Keys whose values depend on the server and the file."""
 
 
 class WireTests(SynchronousTestCase):
     def test_a_recorded_conversation_gets_the_same_answers(self) -> None:
-        """Every key that was there is there, with the same value unless it is a text."""
+        """All keys are present, with the same values, except texts."""
         recorded = json.loads(RECORDED.read_text())
         self.assertEqual([exchange["step"] for exchange in recorded], steps())
         today = play(Path(self.mktemp()))
         for exchange, answers in zip(recorded, today, strict=True):
             promised = exchange["answers"]
             if exchange["step"].get("do") == "complete":
-                # How many stages a watch tells of is the operation's matter.
+                # The number of stages in a watch depends on the operation.
                 promised, answers = [promised[0], promised[-1]], [answers[0], answers[-1]]
             self.assertEqual(len(answers), len(promised), exchange["step"])
             for (head, kind, payload), (was, kind_was, payload_was) in zip(
@@ -37,7 +37,7 @@ class WireTests(SynchronousTestCase):
                 self.assertKept(was, head, str(exchange["step"]))
 
     def assertKept(self, was: Any, now: Any, where: str) -> None:
-        """`now` has all that `was` had."""
+        """`now` has everything that `was` had."""
         self.assertIs(type(now), type(was), where)
         if isinstance(was, dict):
             for key, value in was.items():
@@ -60,7 +60,7 @@ class WireTests(SynchronousTestCase):
             self.assertKept(was, now, where)
 
     def test_short_answers_still_fit_one_packet(self) -> None:
-        """All of the conversation's but the long forms."""
+        """All answers of the conversation, except the long forms."""
         for step, answers in zip(steps(), play(Path(self.mktemp())), strict=True):
             if "raw" in step or step["send"][0].get("detail"):
                 continue

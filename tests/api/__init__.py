@@ -1,1 +1,1 @@
-"""Tests of the HTTP API by a program that reads its description: `make test-api`."""
+"""Tests of the HTTP API that are generated from its description: `make test-api`."""

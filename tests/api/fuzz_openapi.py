@@ -1,6 +1,6 @@
-"""The HTTP API against what its OpenAPI document promises, by schemathesis.
+"""Tests of the HTTP API against its OpenAPI document, with schemathesis.
 
-Not one of `make test`: it takes a minute, and needs the extra `fuzz`. `make test-api` runs it.
+Not part of `make test`, because it takes a minute and needs the extra `fuzz`; run `make test-api`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from support.http_server import HTTPServerProcess
 
 FOLDER = Path(__file__).parent
 SECONDS = 60
-"""Seconds for which requests are made up and sent."""
+"""Seconds for which requests are generated and sent."""
 
 
 class SchemaTests(SynchronousTestCase):
     def test_no_request_gets_what_the_document_does_not_promise(self) -> None:
-        """No fault, no undocumented answer, no body of another type, no stuck connection."""
+        """No internal error, undocumented answer, body of another type, or stuck connection."""
         root = Path(self.mktemp()).absolute()
         server = HTTPServerProcess(root, "--tasks-per-ip=10000", "--queue-size=10000")
         self.addCleanup(server.stop)

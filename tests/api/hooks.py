@@ -1,4 +1,4 @@
-"""What schemathesis must be told: how a piece of an upload is written."""
+"""What schemathesis must know: how a part of an upload is serialized."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""MMP/1 as it was first promised: a recorded conversation, and what plays it again."""
+"""MMP/1 as first promised: a recorded conversation, and code that replays it."""

@@ -1,7 +1,7 @@
-"""Plays a conversation with a server in memory, and writes it down.
+"""Plays a conversation with a server in memory, and records it.
 
-`record.py` beside it made `mmp1.json` with the version that the promise dates from; it is not to be
-made anew. Task ids are replaced by the order in which they came.
+`record.py` made `mmp1.json` with the version in which the promise was given; do not make it again.
+Task IDs are replaced by their order.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def steps() -> list[Step]:
 
 
 def play(root: Path) -> list[list[Any]]:
-    """Play `steps` with a server in `root`; return the answers to each, as they are written down:
-    JSON, media type, payload."""
+    """Play `steps` with a server in `root`. Return the recorded answers to each step: JSON, media
+    type, payload."""
     rig = Rig(root)
     try:
         return _play(rig, rig.connect())
