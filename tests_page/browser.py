@@ -18,7 +18,10 @@ from playwright._impl._driver import compute_driver_executable
 from playwright.sync_api import Browser, sync_playwright
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+REBOUND = "rebound.example"
+"""A name that leads to this machine, as anybody's may."""
 FLAGS = (
+    f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1",
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",

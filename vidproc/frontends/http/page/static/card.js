@@ -130,17 +130,24 @@ function resultOf(film) {
     change: comparable ? text(key, { percent: Math.abs(change) }) : "",
     better: comparable && change < 0,
     from: text("figure.from", { size: size(before) }),
-    frame: output.width && output.height ? `${output.width} × ${output.height}` : "",
   };
 }
 
-/** What was asked of a film, in one line, such as "Resize · width 1280 · height 720". */
+/** What was asked of a film, in one line, such as "Resize · 1280 × 720 · fit crop"; then the size of
+ * its frames once it is done, else of its file. */
 function summary(film) {
+  const { width, height, ...rest } = film.parameters;
+  const frame = width && height ? `${width} × ${height}` : null;
   const words = [textOr(`operation.${film.type}`, film.type)];
-  for (const [name, value] of Object.entries(film.parameters)) {
+  if (frame) words.push(frame);
+  for (const [name, value] of Object.entries(frame ? rest : film.parameters)) {
     const title = textOr(`field.${name}`, name.replaceAll("_", " ")).toLocaleLowerCase();
     words.push(`${title} ${name.endsWith("_size") ? size(value) : name === "bitrate" ? `${value / 1000}k` : value}`);
   }
+  const output = (film.status?.status === "completed" && film.status.output) || {};
+  const made = output.width && output.height ? `${output.width} × ${output.height}` : null;
+  if (!made) words.push(size(film.size));
+  else if (made !== frame) words.push(made);
   return words.join(" · ");
 }
 
@@ -155,7 +162,7 @@ export class Card {
     this.thumb = make("div", { class: "thumb", "aria-hidden": "true" }, icon("film"));
     this.name = make("h3", { class: "name", dir: "auto" }, film.name);
     this.name.title = film.name;
-    this.meta = make("p", { class: "meta" }, `${summary(film)} · ${size(film.size)}`);
+    this.meta = make("p", { class: "meta" });
     this.bar = make("progress", { class: "bar", max: 1, hidden: true });
     this.says = make("span", { class: "says" });
     this.figures = make("span", { class: "figures" });
@@ -184,6 +191,7 @@ export class Card {
     const { film } = this;
     const view = viewOf(film, run, elsewhere);
     this.element.dataset.state = view.state;
+    setText(this.meta, summary(film));
     setText(this.says, view.says);
     setText(this.figures, (view.figures ?? []).join(" · "));
     setText(
@@ -227,7 +235,6 @@ export class Card {
       ...(result.change
         ? [make("span", { class: result.better ? "chip better" : "chip" }, result.change)]
         : []),
-      ...(result.frame ? [make("span", { class: "result-frame" }, result.frame)] : []),
     );
   }
 

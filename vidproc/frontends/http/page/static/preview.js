@@ -93,7 +93,10 @@ export class Preview {
     const response = await request(url, { headers: { Range: "bytes=0-" }, signal });
     const made = URL.createObjectURL(await response.blob());
     this.urls.push(made);
-    const image = make("img", { alt: text("preview.gif", { name: this.film.name }) });
+    const image = make("img", {
+      alt: text("preview.gif", { name: this.film.name }),
+      error: () => !signal.aborted && this.failed(),
+    });
     image.src = made;
     this.say("");
     this.box.replaceChildren(image);

@@ -1,0 +1,199 @@
+"""What other pages, names and files could do to whoever has the page open, in a real browser."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+from typing import Any
+
+from playwright.sync_api import Error, Page, expect
+
+from tests_page.browser import REBOUND, chromium
+from tests_page.case import FRIDAY, PATIENCE, PageTestCase
+
+ATTACK = """async ([url, film]) => {
+  const outcome = {};
+  const attempt = async (name, make) => {
+    try {
+      const answer = await make();
+      outcome[name] = answer.type === "opaque" ? "opaque" : await answer.text();
+    } catch {
+      outcome[name] = "refused";
+    }
+  };
+  const task = `${url}api/v1/tasks?type=extract_audio`;
+  const tus = { "Tus-Resumable": "1.0.0", "Upload-Length": "10", "Upload-Metadata": "type Z2lm" };
+  await attempt("read", () => fetch(`${url}api/v1/info`));
+  await attempt("metrics", () => fetch(`${url}metrics`));
+  await attempt("post", () => fetch(task, { method: "POST", body: new Blob([film]) }));
+  await attempt("put", () => fetch(task, { method: "PUT", body: new Blob([film]) }));
+  await attempt("tus", () => fetch(`${url}api/v1/uploads`, { method: "POST", headers: tus }));
+  await attempt("unasked", () =>
+    fetch(task, { method: "POST", mode: "no-cors", body: new Blob([film]) }));
+  const fields = new FormData();
+  fields.append("type", "extract_audio");
+  fields.append("file", new Blob([film]), "film.mp4");
+  await attempt("fields", () =>
+    fetch(`${url}api/v1/tasks`, { method: "POST", mode: "no-cors", body: fields }));
+  return outcome;
+}"""
+"""What a page elsewhere may try by itself. Returns what it could read of each answer."""
+FORM = """(url) => {
+  const form = document.createElement("form");
+  form.method = "post";
+  form.enctype = "multipart/form-data";
+  form.action = `${url}api/v1/tasks`;
+  for (const [name, value] of [["type", "gif"], ["start_time", "0"], ["duration", "1"]]) {
+    const field = document.createElement("input");
+    [field.name, field.value] = [name, value];
+    form.append(field);
+  }
+  document.body.append(form);
+  form.submit();
+}"""
+FRAME = """(url) => new Promise((done) => {
+  const frame = document.createElement("iframe");
+  frame.onload = () => done();
+  frame.src = url;
+  document.body.append(frame);
+})"""
+POLICY = """async (elsewhere) => {
+  const broken = [];
+  document.addEventListener("securitypolicyviolation", (event) =>
+    broken.push(event.effectiveDirective));
+  const tries = [
+    () => { document.body.insertAdjacentHTML("beforeend", "<img src=x onerror=alert(1)>"); },
+    () => { const s = document.createElement("script"); s.text = "window.owned = 1";
+            document.body.append(s); },
+    () => { const i = document.createElement("img"); i.src = `${elsewhere}i.png`;
+            document.body.append(i); },
+    () => { const f = document.createElement("iframe"); f.src = elsewhere;
+            document.body.append(f); },
+    () => { const f = document.createElement("form"); f.action = elsewhere;
+            document.body.append(f); f.submit(); },
+    () => fetch(elsewhere),
+    () => { document.body.setAttribute("style", "color: red"); },
+    () => { setTimeout("window.owned = 1"); },
+  ];
+  for (const one of tries) {
+    try {
+      await one();
+    } catch {
+      // the policy may throw as well as report
+    }
+  }
+  await new Promise((done) => setTimeout(done, 500));
+  return [broken, window.owned ?? null];
+}"""
+
+
+class Elsewhere(http.server.BaseHTTPRequestHandler):
+    """Another site: an empty page at any address. `asked` has what was asked for."""
+
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(b"<!doctype html><title>elsewhere</title><body>")
+
+    do_POST = do_GET
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+class HostileTests(PageTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.asked: list[str] = []
+        handler = type("Handler", (Elsewhere,), {"asked": self.asked})
+        site = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        thread = threading.Thread(target=site.serve_forever)
+        thread.start()
+        self.addCleanup(thread.join)
+        self.addCleanup(site.server_close)
+        self.addCleanup(site.shutdown)
+        # Another origin, and for a browser another site.
+        self.site = f"http://localhost:{site.server_port}/"
+
+    def visit(self, url: str) -> Page:
+        """Open another page in the browser, of which nothing is expected."""
+        context = chromium().new_context()
+        context.set_default_timeout(PATIENCE)
+        self.addCleanup(context.close)
+        page = context.new_page()
+        page.goto(url)
+        return page
+
+    def assert_untouched(self) -> None:
+        self.assertEqual(self.server.files(), [])
+        self.assertNotIn("accepted", self.server.log())
+        self.assertNotIn("upload for task", self.server.log())
+
+    def test_a_page_elsewhere_reads_and_sends_nothing(self) -> None:
+        """By fetch, by a form, in a frame, as a script."""
+        page = self.visit(self.site)
+        outcome = page.evaluate(ATTACK, [self.server.url, "film " * 2000])
+        readable = {
+            name: text for name, text in outcome.items() if text not in ("refused", "opaque")
+        }
+        self.assertEqual(readable, {})
+        self.assert_untouched()
+        with page.expect_navigation():
+            page.evaluate(FORM, self.server.url)
+        expect(page.locator("body")).to_contain_text("403")
+        self.assert_untouched()
+
+    def test_a_page_elsewhere_shows_it_in_no_frame(self) -> None:
+        """So nobody is led to press its buttons unknowingly."""
+        page = self.visit(self.site)
+        page.evaluate(FRAME, self.server.url)
+        (frame,) = page.frames[1:]
+        self.assertEqual(frame.locator("#composer").count(), 0)
+
+    def test_a_name_that_was_bound_anew(self) -> None:
+        """A name of somebody else's that suddenly leads here is not served, neither the page nor
+        what a script would ask for."""
+        for path in ("", "api/v1/info"):
+            page = self.visit(f"http://{REBOUND}:{self.server.http_port}/{path}")
+            expect(page.locator("body")).to_contain_text("421")
+
+    def test_the_policy_holds(self) -> None:
+        """Were there a hole in the page, nothing could come in or go out by it."""
+        self.expected_errors.append("Content Security Policy|Trusted|TrustedHTML|violates")
+        self.page.wait_for_selector("body.ready")
+        broken, owned = self.page.evaluate(POLICY, self.site)
+        self.assertIsNone(owned)
+        self.assertEqual(self.asked, [])
+        # Markup, scripts and code in strings stop at trusted types, before script-src is asked.
+        self.assertEqual(broken.count("require-trusted-types-for"), 3, broken)
+        wanted = {"img-src", "frame-src", "form-action", "connect-src", "style-src-attr"}
+        self.assertEqual(wanted - set(broken), set())
+        self.elsewhere.clear()  # tried, and stopped by the browser before anything was sent
+
+    def test_a_result_is_never_a_page(self) -> None:
+        """Were it one, whatever its video's name: it is fetched as a file, and no script runs."""
+        video = {"name": "x.html", "mimeType": "text/html", "buffer": FRIDAY.read_bytes()}
+        self.start("gif", video, duration="0.5", width="64")
+        card = self.wait_until("x.html", "done")
+        (name,) = (file for file in self.server.files() if file.startswith("results/"))
+        path = self.server.data_dir / name
+        markup = b"<!doctype html><script>document.title='owned'</script><svg onload=alert(1)>"
+        path.write_bytes(markup.ljust(path.stat().st_size))
+        with self.page.expect_download() as fetched:
+            card.get_by_role("button", name="Download").click()
+        self.assertEqual(fetched.value.suggested_filename, "x_processed.gif")
+        other = self.context.new_page()
+        with self.assertRaisesRegex(Error, "Download is starting"):
+            other.goto(fetched.value.url)
+        self.assertNotIn("owned", other.title())
+        answer = self.context.request.get(fetched.value.url)
+        self.assertEqual(answer.headers["content-type"], "image/gif")
+        self.assertEqual(answer.headers["x-content-type-options"], "nosniff")
+        self.assertIn("default-src 'none'", answer.headers["content-security-policy"])
+        card.get_by_role("button", name="Preview the result").click()
+        expect(card.locator(".preview")).to_contain_text("can't")
+        self.assertNotIn("owned", self.page.title())
