@@ -48,8 +48,8 @@ def first_gif(url: str) -> Path:
     with page.expect_file_chooser() as chooser:
         page.get_by_role("button", name="choose files").click()
     chooser.value.set_files(FRIDAY)
-    page.get_by_text("Make a GIF").click()
-    page.get_by_role("button", name="Make a GIF").click()
+    page.get_by_role("radio", name="Make a GIF").check()
+    page.locator("button.start").click()
     with page.expect_download() as download:
         page.get_by_role("button", name="Download").click()
     return Path(download.value.path())

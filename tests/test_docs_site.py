@@ -57,8 +57,8 @@ class PageTests(SynchronousTestCase):
             shown = docs_site.on_page_markdown(f"[x]({link})", page=Page)
             self.assertEqual(shown, f"[x]({expected})")
         Page.file.src_uri = "index.md"
-        shown = docs_site.on_page_markdown("[x](docs/page.png) [y](LICENSE)", page=Page)
-        self.assertEqual(shown, "[x](page.png) [y](reference/deploy.md#license)")
+        shown = docs_site.on_page_markdown("[x](docs/page.webp) [y](LICENSE)", page=Page)
+        self.assertEqual(shown, "[x](page.webp) [y](reference/deploy.md#license)")
 
 
 class RootTests(SynchronousTestCase):

@@ -1,78 +1,136 @@
-"""Screenshots of the page for the documentation: ``make page-pictures`` writes docs/page*.png."""
+"""Screenshots of the page for the documentation: ``make page-pictures`` writes docs/page*.webp.
+
+Each shows one state: nothing yet, the form, an upload, a task at work, a result compared with its
+source, an error, the server's figures, a phone, and the dark look.
+"""
 
 from __future__ import annotations
 
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from imageio_ffmpeg import get_ffmpeg_exe
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, ViewportSize, expect
 
 from tests_page.browser import chromium
-from tests_page.case import FLOWER, FRIDAY, PATIENCE, PageServer
+from tests_page.case import COCKATOO, FLOWER, FRIDAY, FULL_SPEED, PATIENCE, PageServer, throttle
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
+WIDE: ViewportSize = {"width": 1000, "height": 900}
+PHONE: ViewportSize = {"width": 390, "height": 844}
+SLOW = 100_000
+"""Bytes a second at which an upload can be seen."""
+SENT_SOME = "() => document.querySelector('.film progress:not([hidden])')?.value > 0.4"
+AT_WORK = """() => [...document.querySelectorAll(".film[data-state=busy]")].some((card) =>
+  /setting|Encoding/.test(card.textContent) && card.querySelector("progress").value > 0.1)"""
+VIDEOS = "[...document.querySelectorAll('.stage video')]"
 
 
-def take(page: Page, name: str) -> None:
-    """Write a screenshot in 256 colours, which is a third of its size."""
+def take(page: Page, name: str, *, whole: bool = False) -> None:
+    """Write a screenshot; `whole` says to the foot of the page, not only what fits."""
+    page.mouse.move(0, 0)
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "raw.png"
-        page.screenshot(path=raw)
-        graph = "split[a][b];[a]palettegen=max_colors=200[p];[b][p]paletteuse=dither=none"
-        subprocess.run(
-            [get_ffmpeg_exe(), "-v", "error", "-y", "-i", raw, "-vf", graph, DOCS / name],
-            check=True,
-        )
+        page.screenshot(path=raw, full_page=whole)
+        ffmpeg("-i", raw, "-c:v", "libwebp", "-quality", "85", DOCS / name)
+
+
+def ffmpeg(*arguments: object) -> None:
+    subprocess.run([get_ffmpeg_exe(), "-v", "error", "-y", *map(str, arguments)], check=True)
 
 
 def cut(film: Path, folder: Path, name: str) -> Path:
     """Return the first two seconds of a film, under another name."""
     path = folder / name
-    arguments = ["-i", str(film), "-t", "2", "-c", "copy", str(path)]
-    subprocess.run([get_ffmpeg_exe(), "-v", "error", "-y", *arguments], check=True)
+    ffmpeg("-i", film, "-t", "2", "-c", "copy", path)
     return path
 
 
-def run(page: Page, folder: Path) -> None:
-    """Have two films done, compare one, and take the pictures."""
-    films = [cut(FLOWER, folder, "garden.mp4"), cut(FRIDAY, folder, "friday.mp4")]
+def card(page: Page, film: Path) -> Any:
+    """Return the card of a film."""
+    return page.locator(".film", has=page.get_by_role("heading", name=film.name, exact=True))
+
+
+def wait_until(page: Page, film: Path, state: str) -> None:
+    expect(card(page, film)).to_have_attribute("data-state", state, timeout=PATIENCE)
+
+
+def add(page: Page, operation: str, *films: Path) -> None:
+    page.set_input_files("#files", list(films))
+    page.check(f"input[value={operation}]", force=True)
+
+
+def opened(browser: Browser, server: PageServer) -> Page:
+    """Return the page in a fresh profile."""
+    page = browser.new_context(viewport=WIDE).new_page()
     page.set_default_timeout(PATIENCE)
+    page.goto(server.url)
     page.wait_for_selector("body.ready")
-    page.set_input_files("#files", films)
+    return page
+
+
+def compare(page: Page, film: Path) -> None:
+    """Open the comparison of a film, a second after its start."""
+    card(page, film).get_by_role("button", name="Compare").click()
+    page.wait_for_function(f"() => {VIDEOS}.every((v) => v.readyState > 2)")
+    card(page, film).get_by_role("slider", name="Position").fill("1")
+    page.wait_for_function(f"() => {VIDEOS}.every((v) => !v.seeking)")
+
+
+def run(page: Page, folder: Path) -> None:
+    """Have films done, and take the pictures on the way."""
+    garden, friday = cut(FLOWER, folder, "garden.mp4"), cut(FRIDAY, folder, "friday.mp4")
+    cockatoo = cut(COCKATOO, folder, "cockatoo.mp4")
+    notes = folder / "notes.mp4"
+    notes.write_text("These are no frames.\n" * 1000)
+    take(page, "page-empty.webp")
+    add(page, "gif", friday, garden)
+    take(page, "page-form.webp", whole=True)
     page.check("input[value=resolution]", force=True)
     page.fill("#field-width", "640")
     page.fill("#field-height", "360")
     page.click(".start")
-    for path in reversed(films):
-        card = page.locator(".film", has=page.get_by_role("heading", name=path.name, exact=True))
-        expect(card).to_have_attribute("data-state", "done", timeout=PATIENCE)
-    card.get_by_role("button", name="Compare").click()
-    page.wait_for_function(
-        "() => [...document.querySelectorAll('.stage video')].every((v) => v.readyState > 2)"
-    )
-    card.get_by_role("slider", name="Position").fill("1")
-    page.wait_for_function(
-        "() => [...document.querySelectorAll('.stage video')].every((v) => !v.seeking)"
-    )
-    page.mouse.move(0, 0)
-    take(page, "page.png")
+    for film in (garden, friday):
+        wait_until(page, film, "done")
+    add(page, "compress", notes)
+    page.click(".start")
+    wait_until(page, notes, "failed")
+    take(page, "page-error.webp")
+    card(page, notes).get_by_role("button", name="Remove").click()
+    session = page.context.new_cdp_session(page)
+    session.send("Network.enable")
+    throttle(session, SLOW)
+    add(page, "compress", cockatoo)
+    page.click(".start")
+    page.wait_for_function(SENT_SOME)
+    take(page, "page-uploading.webp")
+    throttle(session, FULL_SPEED)
+    page.wait_for_function(AT_WORK)
+    take(page, "page-processing.webp")
+    page.get_by_role("button", name="Server").click()
+    expect(page.locator(".spark-line")).to_have_count(6)
+    take(page, "page-server.webp")
+    page.get_by_role("button", name="Server").click()
+    card(page, cockatoo).get_by_role("button", name="Cancel").click()
+    wait_until(page, cockatoo, "over")
+    card(page, cockatoo).get_by_role("button", name="Remove").click()
+    expect(card(page, cockatoo)).to_have_count(0)
+    compare(page, garden)
+    take(page, "page.webp")
     page.emulate_media(color_scheme="dark")
-    page.set_viewport_size({"width": 390, "height": 844})
+    take(page, "page-dark.webp")
+    page.set_viewport_size(PHONE)
     page.evaluate("() => document.querySelector('.stage').scrollIntoView({ block: 'center' })")
-    take(page, "page-phone.png")
+    take(page, "page-phone.webp")
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         server = PageServer(Path(folder)).start()
         try:
-            context = chromium().new_context(viewport={"width": 1000, "height": 900})
-            page = context.new_page()
-            page.goto(server.url)
-            run(page, Path(folder))
-            context.close()
+            run(opened(chromium(), server), Path(folder))
         finally:
             server.stop()
 

@@ -132,6 +132,28 @@ class WorkTests(PageTestCase):
         )
         expect(self.page.locator(".film")).to_have_count(0)
 
+    def test_a_field_that_counts_with_another(self) -> None:
+        """The codecs that can be played are asked for with codec auto only, and those that this
+        browser plays are ticked."""
+        self.add(COCKATOO)
+        self.choose("compress", preset="fast")
+        plays = self.page.get_by_role("group", name="Playable codecs")
+        expect(plays).to_be_hidden()
+        self.choose("compress", codec="auto")
+        expect(plays).to_be_visible()
+        boxes = plays.get_by_role("checkbox")
+        expect(boxes).to_have_count(3)
+        self.assertTrue(plays.get_by_label("H.264").is_checked())
+        plays.get_by_label("HEVC").check()
+        plays.get_by_label("AV1").uncheck()
+        with self.page.expect_request(lambda request: request.method == "POST") as sent:
+            self.page.click(".start")
+        pairs = dict(pair.split() for pair in sent.value.headers["upload-metadata"].split(","))
+        parameters = json.loads(base64.b64decode(pairs["parameters"]))
+        wanted = {"codec": "auto", "plays": ["h264", "hevc"], "preset": "fast"}
+        self.assertEqual(parameters, wanted)
+        self.film(COCKATOO.name).get_by_role("button", name="Cancel").click()
+
     def test_hostile_names(self) -> None:
         """A name is text wherever it is shown, and comes back as it was."""
         name = '"><img src=x onerror="document.title=\'owned\'">\u202egpj.{name} &amp; 日本 🎞.mp4'

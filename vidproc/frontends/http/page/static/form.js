@@ -2,7 +2,7 @@
 
 import { make, icon, setText } from "./dom.js";
 import { text, textOr } from "./texts.js";
-import { SUGGESTED, FIRST } from "./suggestions.js";
+import { FIRST, ONLY_WITH, SUGGESTED } from "./suggestions.js";
 
 const FACTORS = { bytes: 1e6, "bit/s": 1000 };
 const SLIDER_STEPS = 100; // values up to which a range gets a slider beside its number
@@ -25,6 +25,7 @@ function read(schema) {
     choices,
     boolean: of("boolean"),
     list: of("array"),
+    several: of("array")?.items?.enum ?? null,
     time: schema.unit === "s" && numeric && of("string"),
     string: of("string"),
     numeric,
@@ -108,9 +109,11 @@ export class Settings {
       if (first !== undefined) field.set(String(first));
       field.onInput = () => {
         typed[name] = field.raw;
+        this.showNeeded();
       };
       return field;
     });
+    this.showNeeded();
     const front = FIRST[this.operation] ?? [];
     const first = this.fields.filter((field) => !field.kind.optional || front.includes(field.name));
     const rest = this.fields.filter((field) => !first.includes(field));
@@ -123,6 +126,15 @@ export class Settings {
         make("div", { class: "fields" }, ...rest.map((field) => field.element)),
       );
       this.box.append(this.more);
+    }
+  }
+
+  /** Hide the fields that do not count now. */
+  showNeeded() {
+    for (const [name, [other, value]] of Object.entries(ONLY_WITH)) {
+      const field = this.fields.find((one) => one.name === name);
+      const decides = this.fields.find((one) => one.name === other);
+      if (field && decides) field.element.hidden = decides.raw !== value;
     }
   }
 
@@ -145,7 +157,7 @@ export class Settings {
   parameters() {
     const found = {};
     let wrong = null;
-    for (const field of this.fields) {
+    for (const field of this.fields.filter((one) => !one.element.hidden)) {
       const value = field.value();
       if (value instanceof Wrong) wrong ??= field;
       else if (value !== null) found[field.name] = value;
@@ -168,7 +180,7 @@ class Field {
     this.id = id;
     this.problem = make("p", { class: "problem", id: `${id}-problem`, hidden: true });
     this.hint = make("p", { class: "hint", id: `${id}-hint` }, this.hintText());
-    this.input = this.control();
+    this.input = kind.several ? this.group() : this.control();
     this.input.id = id;
     this.input.setAttribute("aria-describedby", `${id}-hint ${id}-problem`);
     if (!kind.optional) this.input.setAttribute("aria-required", "true");
@@ -178,7 +190,10 @@ class Field {
     if (unit && kind.numeric && !kind.time) body.push(make("span", { class: "unit", "aria-hidden": "true" }, unit));
     const slider = this.slider();
     if (slider) body.unshift(slider);
-    const label = make("label", { for: id }, title);
+    const label = kind.several
+      ? make("span", { class: "label", id: `${id}-label` }, title)
+      : make("label", { for: id }, title);
+    if (kind.several) this.input.setAttribute("aria-labelledby", label.id);
     this.element = make(
       "div",
       { class: kind.boolean ? "field check" : slider ? "field wide" : "field" },
@@ -234,6 +249,22 @@ class Field {
     });
   }
 
+  /** Boxes to tick, for a list of some of a few values. */
+  group() {
+    const { several, initial } = this.kind;
+    this.boxes = several.map((choice) =>
+      make("input", { type: "checkbox", value: choice, checked: (initial ?? []).includes(choice) }),
+    );
+    const labels = this.boxes.map((box) =>
+      make("label", { class: "tick" }, box, textOr(`choice.${box.value}`, box.value)),
+    );
+    return make("div", { class: "ticks", role: "group", tabindex: -1 }, ...labels);
+  }
+
+  get ticked() {
+    return this.boxes.filter((box) => box.checked).map((box) => box.value);
+  }
+
   /** A slider beside the number, where the range is short enough to be felt. */
   slider() {
     const { kind } = this;
@@ -262,11 +293,13 @@ class Field {
   }
 
   get raw() {
+    if (this.boxes) return this.ticked.join();
     return this.input.type === "checkbox" ? this.input.checked : this.input.value;
   }
 
   set(value) {
-    if (this.input.type === "checkbox") this.input.checked = value === "true";
+    if (this.boxes) for (const box of this.boxes) box.checked = value.split(",").includes(box.value);
+    else if (this.input.type === "checkbox") this.input.checked = value === "true";
     else this.input.value = value;
     if (this.partner) this.partner.value = value;
   }
@@ -287,6 +320,7 @@ class Field {
   value() {
     const { kind } = this;
     this.clear();
+    if (this.boxes) return this.ticked.length > 0 ? this.ticked : null;
     if (kind.boolean) return this.input.checked === (kind.initial ?? false) ? null : this.input.checked;
     const typed = this.input.value.trim();
     if (typed === "") return kind.optional ? null : this.wrong(text("settings.missing"));

@@ -84,6 +84,11 @@ const TEXTS = {
   "choice.pad": "Pad with bars",
   "choice.crop": "Crop",
   "choice.stretch": "Stretch",
+  "choice.keep": "Keep HDR",
+  "choice.sdr": "Convert to SDR",
+  "choice.all": "All",
+  "choice.default": "The default one",
+  "choice.off": "Off",
 
   "unit.bytes": "MB",
   "unit.bit/s": "kbit/s",
