@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -135,5 +134,12 @@ class ShotTests(SynchronousTestCase):
     def test_samples_lie_inside_their_shot(self) -> None:
         shot = divide([4.0], 10.0)[1]
         sample = shot.sample(2.0)
-        self.assertTrue(math.isclose(sample.start, 6.0) and math.isclose(sample.end, 8.0))
+        for have, want in zip(sample.stretches, ((5.0, 6.0), (8.0, 9.0)), strict=True):
+            self.assertApproximates(have[0], want[0], 1e-9)
+            self.assertApproximates(have[1], want[1], 1e-9)
+        self.assertApproximates(sample.length, 2.0, 1e-9)
         self.assertEqual(shot.sample(8.0), shot)
+
+    def test_a_shot_after_a_cut_is_read_from_its_own_first_frame(self) -> None:
+        shots = divide([4.0], 26.0, lead=0.02)
+        self.assertEqual([shot.lead for shot in shots], [0.0, 0.02, 0.0, 0.0])

@@ -41,8 +41,10 @@ _FEWEST = 4
 _MANY = 600.0
 """Seconds from which a second of each shot is enough for a sample."""
 _SAMPLE_FRACTION, _SAMPLE_SECONDS, _SAMPLE_FRAMES = 0.15, 1.0, 24
-_SAMPLE_BELOW = 0.25
-"""Score points that a sample lacks to its shot: see `one_crf`."""
+_REORDERED = 4
+_LACK_IN_SAMPLES = 0.17
+"""How much higher ln(missing points) is in samples than in their shots: see `one_crf`. Their first
+frames, which are better than the others, are not scored."""
 _WORTH = 0.02
 """The part of the bytes that CRFs of their own must save."""
 _TOO_LOW, _TOO_HIGH = 0.3, 0.8
@@ -165,7 +167,7 @@ async def _sample(
     ]
     scores = [
         segments.score_command(
-            work, s, name, stage="searching", weight=weight * s.length, every=SPARSE
+            work, s, name, stage="searching", weight=weight * s.length, every=SPARSE, skipped=1
         )
         for s, name in zip(samples, names, strict=True)
     ]
@@ -182,10 +184,11 @@ async def _sample(
         score = parse_score(scored, "vmaf")
         if score is None:
             return None
-        scores_found.append(min(score + _SAMPLE_BELOW, 100.0))
+        scores_found.append(100.0 - (100.0 - score) * math.exp(-_LACK_IN_SAMPLES))
         written = work.job.size_of(name)
         sizes = [size for size, _ in await work.job.examine(name, frame_sizes)]
-        size = _shot_bytes(sizes, shot.length * rate, written, shot.length / sample.length)
+        second = round((sample.stretches[0][1] - sample.start) * rate) if sample.gap else 0
+        size = _shot_bytes(sizes, second, shot.length * rate, written / (sample.length * rate))
         found.append((shot, sample, size))
     return [
         ShotCurve.through(work.video_encoder.curve, shot.length, crf, score, size)
@@ -193,13 +196,20 @@ async def _sample(
     ]
 
 
-def _shot_bytes(sizes: Sequence[int], frames: float, size: int, fraction: float) -> float:
-    """Return the bytes of a shot of so many frames, from the sizes of its sample's: it has one
-    keyframe, as the sample has. Where these are unknown, it is `fraction` times the
-    sample's `size`."""
+def _shot_bytes(sizes: Sequence[int], second: int, frames: float, per_frame: float) -> float:
+    """Return the bytes of a shot of `frames` frames from the sizes of its sample's frames.
+
+    The shot has one keyframe, as the sample has. The first frame of the sample's second half, the
+    frame `second` or shortly before it in coding order, costs nearly as much, and is left out.
+    Without the sizes, each frame has `per_frame` bytes.
+    """
     if len(sizes) < 2:
-        return max(size, 1) * fraction
-    return sizes[0] + sum(sizes[1:]) / (len(sizes) - 1) * max(frames - 1, 0.0)
+        return max(per_frame, 1.0) * frames
+    others = list(sizes[1:])
+    near = range(max(second - 1 - _REORDERED, 0), min(second, len(others)))
+    if second and len(others) > len(near):
+        del others[max(near, key=lambda n: others[n])]
+    return sizes[0] + sum(others) / len(others) * max(frames - 1, 0.0)
 
 
 async def _together(work: Work, commands: Sequence[Command]) -> list[Completed]:

@@ -90,13 +90,16 @@ def encode_command(
 
 
 def score_command(
-    work: Work, shot: Shot, name: str, *, stage: str, weight: float, every: int
+    work: Work, shot: Shot, name: str, *, stage: str, weight: float, every: int, skipped: int = 0
 ) -> Command:
-    """Return the command that scores the segment `name` of a shot."""
+    """Return the command that scores the segment `name` of a shot, without its `skipped` first
+    frames."""
     pixels, capabilities = work.video_encoder.pixels, work.job.capabilities
     video = require_video(work.job.media)
     encoded = ffmpeg.input(input_file(name), threads=1)["v:0"]
     pair = [encoded.filter("format", pixels.format), _video(work, shot)]
+    if skipped:
+        pair = [stream.filter("trim", start_frame=skipped) for stream in pair]
     result = ffmpeg.filter(
         [numbered(as_shown(stream, video, capabilities, pixels)) for stream in pair],
         "libvmaf",
@@ -174,6 +177,11 @@ def _video(work: Work, shot: Shot) -> Any:
         if shot.start:
             ends["start"] = seconds(shot.start)
         stream = stream.filter("trim", **ends) if ends else stream
+        if shot.gap is not None:
+            left_out = f"gte(t,{seconds(shot.gap[0])})*lt(t,{seconds(shot.gap[1])})"
+            rate = require_video(media).frame_rate or PAIRING_RATE
+            stream = stream.filter("select", f"not({left_out})")
+            return stream.filter("settb", f"1/{TICKS}").filter("setpts", f"N/({rate}*TB)")
         stream = stream.filter("settb", f"1/{TICKS}")
         if not shot.start:
             return stream.filter("setpts", "if(eq(N,0),0,PTS)")

@@ -43,7 +43,8 @@ class Shot:
     """A stretch of the film from `start` to `end`, in seconds from its first frame.
 
     `last` says that it extends to the video's end, wherever that is. Its first frame is at most
-    `lead` seconds after `start`, and no other is; 0 where that is not known.
+    `lead` seconds after `start`, and no other is; 0 where that is not known. A sample of a shot has
+    a `gap` (start, end) that is left out.
     """
 
     number: int
@@ -51,18 +52,29 @@ class Shot:
     end: float
     last: bool = False
     lead: float = 0.0
+    gap: tuple[float, float] | None = None
 
     @property
     def length(self) -> float:
-        """Its seconds."""
-        return self.end - self.start
+        """Its length in seconds."""
+        return sum(end - start for start, end in self.stretches)
+
+    @property
+    def stretches(self) -> list[tuple[float, float]]:
+        """The (start, end) of what it consists of, in seconds."""
+        if self.gap is None:
+            return [(self.start, self.end)]
+        return [(self.start, self.gap[0]), (self.gap[1], self.end)]
 
     def sample(self, length: float) -> Shot:
-        """Return the stretch of `length` seconds in its middle, all of it when that is no less."""
+        """Return a sample of `length` seconds, half from the shot's first half and half from its
+        second one. It is the whole shot if that is no longer."""
         if length >= self.length:
             return self
-        start = ticks(self.start + (self.length - length) / 2)
-        return Shot(self.number, start, ticks(start + length))
+        first = ticks(self.start + (self.length - length) / 4)
+        second = ticks(self.start + (3 * self.length - length) / 4)
+        half = ticks(length / 2)
+        return Shot(self.number, first, second + half, gap=(first + half, second))
 
 
 def ticks(seconds: float) -> float:

@@ -29,9 +29,13 @@ class SourceRate:
 
     def per_frame(self, shot: Shot) -> float:
         """Return the mean bytes of a shot's packets, 0 where there are none."""
-        first = bisect_left(self.times, shot.start) if shot.start else 0
-        end = len(self.times) if shot.last else bisect_left(self.times, shot.end)
-        return (self.sums[end] - self.sums[first]) / (end - first) if end > first else 0.0
+        frames, total = 0, 0
+        for start, end in shot.stretches:
+            first = bisect_left(self.times, start) if start else 0
+            after = len(self.times) if shot.last else bisect_left(self.times, end)
+            frames += after - first
+            total += self.sums[after] - self.sums[first]
+        return total / frames if frames > 0 else 0.0
 
     def ratio(self, shot: Shot, sample: Shot) -> float:
         """Return how much busier a shot is than its sample: bytes per frame over bytes per frame,
