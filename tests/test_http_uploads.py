@@ -239,6 +239,17 @@ class AppendTests(TusTestCase):
         first.send(b"gh")
         self.assertEqual(first.response().status, 204)
 
+    def test_no_bytes_ask_whether_bytes_would_be_taken(self) -> None:
+        """An empty part is refused as the file would be, and otherwise changes nothing. The page asks
+        so before it sends a large file."""
+        path, other = self.create(8), self.create(9)
+        self.assertEqual(self.append(path, 0, b"").headers["Upload-Offset"], "0")
+        first = self.rig.http_client()
+        first.send(self.patch_request(path, 0, b"abcdefgh")[:-2])
+        self.assert_problem(self.append(other, 0, b""), 429)
+        first.send(b"gh")
+        self.assertEqual(first.response().status, 204)
+
     def test_a_newer_connection_takes_over(self) -> None:
         """The older one gets an error, and nobody gets 423."""
         path = self.create(8)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import re
+import socket
 import urllib.parse
 from pathlib import Path
 from typing import Any
@@ -28,19 +30,31 @@ PATIENCE = 180_000
 expect.set_options(timeout=PATIENCE)
 
 
+def free_port() -> int:
+    """Return a port that is free and that the kernel gives to nobody: while a server is down, no
+    connection of the browser, which tries it again and again, may have it as its own."""
+    ports = list(range(20000, 32000))  # Linux gives out those from 32768 on
+    random.shuffle(ports)
+    for port in ports:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("there is no free port")
+
+
 class PageServer(HTTPServerProcess):
     """A server whose HTTP port stays the same over restarts."""
 
-    kept_port = 0
+    def __init__(self, root: Path, *options: str) -> None:
+        super().__init__(root, *options)
+        self.kept_port = free_port()
 
     def command(self) -> list[str]:
         port = f"--http={self.kept_port}"
         return [port if word == "--http=0" else word for word in super().command()]
-
-    def start(self) -> PageServer:
-        super().start()
-        self.kept_port = self.http_port
-        return self
 
     @property
     def url(self) -> str:
