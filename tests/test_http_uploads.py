@@ -240,8 +240,8 @@ class AppendTests(TusTestCase):
         self.assertEqual(first.response().status, 204)
 
     def test_no_bytes_ask_whether_bytes_would_be_taken(self) -> None:
-        """An empty part is refused as the file would be, and otherwise changes nothing. The page asks
-        so before it sends a large file."""
+        """An empty part is refused as the file would be, and otherwise changes nothing; the page
+        asks so before it sends a large file."""
         path, other = self.create(8), self.create(9)
         self.assertEqual(self.append(path, 0, b"").headers["Upload-Offset"], "0")
         first = self.rig.http_client()
