@@ -30,7 +30,7 @@ ifneq ($(shell cat '$(STAMP)' 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup venv demo serve docs dist sbom test test-api test-cluster test-page page-pictures coverage bench lint format soak constraints clean
+.PHONY: help setup venv demo serve docs dist sbom test test-api test-cluster cluster-certs test-page page-pictures coverage bench lint format soak constraints clean
 
 help:
 	@echo 'make demo     run all six operations on a real clip; results in demo-output/'
@@ -38,6 +38,7 @@ help:
 	@echo 'make test     run all tests (some of them: TESTS=tests.test_codec)'
 	@echo 'make test-api  send made-up requests to the HTTP API, by its own description'
 	@echo 'make test-cluster  test a cluster of real processes (CLUSTER_TESTS=tests_cluster.test_x)'
+	@echo 'make cluster-certs  make certificates for trying a cluster with TLS, in cluster-certs/'
 	@echo 'make test-page  test the page in Chromium (some: PAGE_TESTS=tests_page.test_work)'
 	@echo 'make bench    run the quick benchmarks (one of them: BENCHES=transfer)'
 	@echo 'make coverage run all tests and print line and branch coverage'
@@ -156,6 +157,10 @@ $(CLUSTER_STAMP): $(STAMP)
 test-cluster: $(CLUSTER_STAMP)
 	'$(BIN)/python' -m twisted.trial --temp-directory='$(VENV)/trial-cluster' \
 	    $(if $(TEST_JOBS),--jobs=$(TEST_JOBS)) $(TRIAL_OPTIONS) $(CLUSTER_TESTS)
+
+# A certificate authority and a certificate for trying a cluster with TLS, in cluster-certs/.
+cluster-certs: $(STAMP)
+	@'$(BIN)/python' scripts/cluster_certs.py
 
 # In one process. Processes that tests start (twistd, the client, the sandbox) are not measured:
 # measuring makes a process import more, and some tests check imports.
