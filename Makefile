@@ -30,10 +30,11 @@ ifneq ($(shell cat '$(STAMP)' 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup venv demo serve docs dist sbom test test-api test-cluster cluster-certs test-page page-pictures coverage bench lint format soak constraints clean
+.PHONY: help setup venv demo serve docs dist sbom test test-api test-cluster cluster-certs cluster-demo test-page page-pictures coverage bench lint format soak constraints clean
 
 help:
 	@echo 'make demo     run all six operations on a real clip; results in demo-output/'
+	@echo 'make cluster-demo  one long film on a cluster, of which one worker is killed'
 	@echo 'make serve    run the service in the foreground (SERVE_OPTIONS="--port 9998")'
 	@echo 'make test     run all tests (some of them: TESTS=tests.test_codec)'
 	@echo 'make test-api  send made-up requests to the HTTP API, by its own description'
@@ -77,8 +78,20 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	'$(BIN)/python' -c 'from twisted.plugin import IPlugin, getPlugins; list(getPlugins(IPlugin))'; \
 	echo '$(CURDIR)' > '$(STAMP)'
 
+# Real schedulers and workers, and a real S3 server; what it needs goes into the environment.
+CLUSTER_TESTS ?= tests_cluster
+CLUSTER_STAMP = $(VENV)/.cluster-tests
+
+$(CLUSTER_STAMP): $(STAMP)
+	@'$(BIN)/python' -m pip install --quiet --disable-pip-version-check \
+	    --constraint '$(CONSTRAINTS)' -e '.[dev,cluster,cluster-tests]'
+	@touch '$(CLUSTER_STAMP)'
+
 demo: $(STAMP)
 	@'$(BIN)/python' scripts/demo.py
+
+cluster-demo: $(CLUSTER_STAMP)
+	@'$(BIN)/python' scripts/cluster_demo.py
 
 serve: $(STAMP)
 	@echo 'The page is at http://localhost:9980/'
@@ -144,15 +157,6 @@ test-page: $(PAGE_STAMP)
 page-pictures: $(PAGE_STAMP)
 	@'$(BIN)/python' -m tests_page.browser
 	'$(BIN)/python' -m tests_page.pictures
-
-# Real schedulers and workers, and a real S3 server; what it needs goes into the environment.
-CLUSTER_TESTS ?= tests_cluster
-CLUSTER_STAMP = $(VENV)/.cluster-tests
-
-$(CLUSTER_STAMP): $(STAMP)
-	@'$(BIN)/python' -m pip install --quiet --disable-pip-version-check \
-	    --constraint '$(CONSTRAINTS)' -e '.[dev,cluster,cluster-tests]'
-	@touch '$(CLUSTER_STAMP)'
 
 test-cluster: $(CLUSTER_STAMP)
 	'$(BIN)/python' -m twisted.trial --temp-directory='$(VENV)/trial-cluster' \

@@ -134,6 +134,6 @@ class ServerTests(ServerCase):
         wait_until(media_processes)
         children = psutil.Process(server.pid).children(recursive=True)
         server.stop()
-        self.assertEqual(media_processes(), [])
+        wait_until(lambda: not media_processes())
         self.assertEqual([each for each in children if each.is_running()], [])
         self.assertEqual(self.objects(), [])

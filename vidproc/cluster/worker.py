@@ -359,6 +359,8 @@ class WorkerService:
         frozen_for, self._ticked_at = now - self._ticked_at - REPORT_EVERY, now
         dask = self._dask
         for key, job in list(self._jobs.items()):
+            if job.running is not None:
+                job.running.measure()
             if frozen_for > FROZEN_FOR:
                 self.log.warn("{key}: this process was frozen for {n:.0f} s", key=key, n=frozen_for)
                 self._stop(job, "the worker was frozen")
