@@ -1,9 +1,9 @@
-"""How good each shot shall be, so that the film has the wanted mean score in the fewest bytes.
+"""How good each shot should be for the video to reach a mean score with the fewest bytes.
 
-Bytes are best spent where every shot gains the same score for the next byte. Over the CRF both the
-logarithm of a shot's bytes and that of what it lacks to a perfect score are nearly straight lines,
-so one measured point of each shot says how far its CRF should be from the others'. A sample does
-not say everything about its shot, so the CRF moves only part of that way.
+Bytes are spent best when one more byte would gain every shot the same. The logarithms of a shot's
+bytes and of the points that it is missing to a perfect score are nearly straight lines over the
+CRF, so one measured point per shot tells how far its CRF should be from the others'. A sample does
+not represent its shot fully, so the CRF moves only part of that way.
 """
 
 from __future__ import annotations
@@ -15,29 +15,31 @@ from dataclasses import dataclass
 from vidproc.operations.compress.search import Curve
 
 PERFECT = 100.6
-"""What a score lacks is counted from here, so that it always has a logarithm."""
+"""Missing points are counted from here, so that they always have a logarithm."""
 _SIZE_WEIGHT = 0.5
-"""How far towards the CRF of equal slopes a shot's bytes move it. Both weights are less than 1, for
-a sample and one point of a curve mislead. They come from a regression over 73 shots of six films,
-each left out in turn (`benchmarks/compress.py` measures what they give)."""
+"""How far a shot's bytes move its CRF towards the one with equal slopes. Both weights are below 1,
+because a sample is not the whole shot and a point is not the whole curve. They come from a
+regression over 73 shots of six videos, leaving one video out each time (`benchmarks/compress.py`
+measures what they give)."""
 _LACK_WEIGHT, _LACK_FROM = 0.02, 80.0
-"""The same for what a shot lacks, for each score point of the aim above `_LACK_FROM`: what the next
-point costs depends on it only where few points are lacking."""
+"""The same for a shot's missing points, per score point of the aim above `_LACK_FROM`: the cost of
+the next point depends on them only where few are missing."""
 _MOST_LACK_WEIGHT = 0.36
 _SURE_FROM, _UNSURE_AT = 85.0, 65.0
-"""Aims between which the bytes' weight falls to none: shots' curves differ more, the lower."""
+"""Aims between which the weight of the bytes falls to zero: shots' curves differ more at low
+scores."""
 _REAL_PART = 0.5
-"""How much of the predicted saving is real, as measured on these films: 0.15 to 0.75."""
+"""How much of the predicted saving is real, as measured on these videos: 0.15 to 0.75."""
 _FARTHEST = 4.0
-"""Steps of a quantizer of 0 to 51 that a shot's CRF may be from the others'."""
+"""How far a shot's CRF may be from the others', in steps of a quantizer from 0 to 51."""
 _WORST = 0.1
-"""The part of the film, the worst at one CRF, that says how bad a shot may be."""
+"""The worst fraction of the video at one CRF: no shot may score less than that does."""
 
 
 @dataclass(slots=True)
 class ShotCurve:
-    """What is known of a shot: at `crf` it lacks exp(`lack`) to a perfect score and has exp(`size`)
-    bytes. `seconds` is its length. `curve` tells how the encoder answers to its CRF."""
+    """What is known about a shot: at `crf` it is exp(`lack`) points below a perfect score and has
+    exp(`size`) bytes. `seconds` is its length. `curve` is how the encoder responds to its CRF."""
 
     curve: Curve
     seconds: float
@@ -58,11 +60,11 @@ class ShotCurve:
         return min(max(PERFECT - lack, 0.0), 100.0)
 
     def lack_at(self, crf: float) -> float:
-        """Return the logarithm of what is expected to lack at a CRF."""
+        """Return the logarithm of the points expected to be missing at a CRF."""
         return self.lack + self.curve.score_slope * (crf - self.crf)
 
     def cost(self) -> float:
-        """Return the bytes of a second for the next score point, up to a factor for all shots."""
+        """Return the bytes per second that the next score point costs, up to a common factor."""
         return math.exp(self.size - self.lack) / self.seconds
 
     def size_at(self, crf: float) -> float:
@@ -74,30 +76,30 @@ class ShotCurve:
         return self.crf + (_lack(score) - self.lack) / self.curve.score_slope
 
     def moved(self, lack: float, size: float) -> ShotCurve:
-        """Return the curve with its logarithms moved by so much."""
+        """Return the curve with these values added to its logarithms."""
         return ShotCurve(self.curve, self.seconds, self.crf, self.lack + lack, self.size + size)
 
 
 def mean_score(shots: Sequence[ShotCurve], crfs: Sequence[float]) -> float:
-    """Return the score of the film when each shot has its CRF."""
+    """Return the score of the video when each shot has its CRF."""
     total = sum(shot.seconds for shot in shots)
     return sum(s.seconds * s.score_at(crf) for s, crf in zip(shots, crfs, strict=True)) / total
 
 
 def total_size(shots: Sequence[ShotCurve], crfs: Sequence[float]) -> float:
-    """Return the bytes of the film when each shot has its CRF."""
+    """Return the bytes of the video when each shot has its CRF."""
     return sum(s.size_at(crf) for s, crf in zip(shots, crfs, strict=True))
 
 
 def one_crf(shots: Sequence[ShotCurve], aim: float) -> float:
-    """Return the CRF at which all shots together have the mean score `aim`."""
+    """Return the one CRF for all shots that gives the video the mean score `aim`."""
     return _bisect(shots[0].curve, lambda crf: mean_score(shots, [crf] * len(shots)) - aim)
 
 
 def allocate(shots: Sequence[ShotCurve], aim: float) -> list[float]:
-    """Return a CRF for each shot, at which they have the mean score `aim` together.
+    """Return the CRF of each shot that gives the video the mean score `aim`.
 
-    No shot is worse than the worst tenth of the film would be at one CRF for all.
+    No shot is worse than the worst tenth of the video would be at one CRF for all.
     """
     curve = shots[0].curve
     same = one_crf(shots, aim)
@@ -119,8 +121,8 @@ def allocate(shots: Sequence[ShotCurve], aim: float) -> list[float]:
 
 
 def _wishes(shots: Sequence[ShotCurve], same: float, aim: float) -> list[float]:
-    """Return how far each shot should go from the CRF `same` of all, in steps of the logarithm of
-    bytes for the next score point."""
+    """Return how far each shot should move from the common CRF `same`, in ln(bytes for the next
+    score point)."""
     lack_weight = min(max(_LACK_WEIGHT * (aim - _LACK_FROM), 0.0), _MOST_LACK_WEIGHT)
     sure = (aim - _UNSURE_AT) / (_SURE_FROM - _UNSURE_AT)
     size_weight = _SIZE_WEIGHT * min(max(sure, 0.0), 1.0)
@@ -134,9 +136,9 @@ def _wishes(shots: Sequence[ShotCurve], same: float, aim: float) -> list[float]:
 
 
 def shifted(shots: Sequence[ShotCurve], crfs: Sequence[float], aim: float) -> list[float]:
-    """Return the CRFs, all moved by the same, at which the shots have the mean score `aim`.
+    """Return the CRFs, all moved by the same amount, that give the video the mean score `aim`.
 
-    They move by `_FARTHEST` at most: what is measured on a few shots may not hold for the rest.
+    They move by `_FARTHEST` at most: what a few shots measured may not hold for the rest.
     """
     curve = shots[0].curve
     low, high = curve.crf_range
@@ -156,13 +158,13 @@ def shifted(shots: Sequence[ShotCurve], crfs: Sequence[float], aim: float) -> li
 
 
 def saving(shots: Sequence[ShotCurve], aim: float, crfs: Sequence[float]) -> float:
-    """Return the part of the bytes that `crfs` probably save against one CRF for all, up to 1."""
+    """Return the fraction of the bytes that `crfs` probably save compared with one CRF."""
     same = total_size(shots, [one_crf(shots, aim)] * len(shots))
     return _REAL_PART * (1.0 - total_size(shots, crfs) / same)
 
 
 def _worst(shots: Sequence[ShotCurve], crf: float) -> float:
-    """Return the score under which the worst part of the film is at one CRF."""
+    """Return the score that the worst `_WORST` of the video stays below at one CRF."""
     total = sum(shot.seconds for shot in shots)
     seen = 0.0
     for score, seconds in sorted((shot.score_at(crf), shot.seconds) for shot in shots):

@@ -1,9 +1,9 @@
-"""Encoding a film shot by shot: each at the CRF at which its bytes are spent best.
+"""Encoding a video shot by shot, each at the CRF where its bytes are spent best.
 
-A sample of each shot is encoded and scored once, which tells the shots' CRFs. Then the shots are
-encoded, some at once, and scored while others are encoded. What the first ones really score moves
-the CRFs of those that follow, so that the film meets its target without a second encode; what
-still misses is corrected by encoding again as few shots as possible.
+A sample of each shot is encoded and scored once, which gives the shots' CRFs. Then the shots are
+encoded, several at a time, and scored while others are encoded. The scores of the first ones adjust
+the CRFs of those that follow, so that the video meets its target without a second encode. If it
+still misses, as few shots as possible are encoded again.
 """
 
 from __future__ import annotations
@@ -35,30 +35,30 @@ from vidproc.operations.compress.work import SPARSE, Work
 from vidproc.operations.frames import require_video
 
 SHORTEST, LONGEST = 16.0, 3 * 3600.0
-"""Seconds of a film that is encoded by shot: a shorter one has too little to choose from, a longer
-one too many segments."""
+"""Length in seconds of videos that are encoded by shot: shorter ones have too few shots, longer
+ones too many segments."""
 _FEWEST = 4
 _MANY = 600.0
-"""Seconds from which a second of each shot is enough for a sample."""
+"""Length in seconds from which the shortest sample of each shot is enough."""
 _SAMPLE_FRACTION, _SAMPLE_SECONDS, _SAMPLE_FRAMES = 0.15, 1.0, 24
 _REORDERED = 4
 _LACK_IN_SAMPLES = 0.17
 """How much higher ln(missing points) is in samples than in their shots: see `one_crf`. Their first
 frames, which are better than the others, are not scored."""
 _WORTH = 0.02
-"""The part of the bytes that CRFs of their own must save."""
+"""The fraction of the bytes that shots with their own CRFs must save."""
 _TOO_LOW, _TOO_HIGH = 0.3, 0.8
 """Score points below and above the target beyond which shots are encoded again."""
 _BELOW_AIM, _ABOVE_AIM, _STEERED = 0.3, 0.4, 1.5
-"""Score points around the aim within which the remaining shots keep their CRFs, and the most that
-their CRFs move for one batch. If the last shots made up for all others to meet the aim exactly,
-that would cost as much as equal slopes save, as measured."""
+"""Score points below and above the aim within which the remaining shots keep their CRFs, and the
+largest change of these per batch. Making the last shots compensate for all others, to meet the aim
+exactly, cost as many bytes as encoding by shot saved."""
 _CORRECTIONS = 3
 _SIZE_RESERVE = 0.97
 
 
 def suits(work: Work) -> bool:
-    """Return whether a film can be encoded by shot."""
+    """Return whether a video can be encoded by shot."""
     video = require_video(work.job.media)
     length = video.duration or 0.0
     return (
@@ -71,13 +71,13 @@ def suits(work: Work) -> bool:
 
 
 _HIGHEST = 97.0
-"""The quality up to which no film's own score, of 97 and more, is a hindrance."""
+"""Above this quality, the source's own score may limit the target, which only `one_crf` handles."""
 
 
 @dataclass(slots=True)
 class _Take:
-    """A shot with its curve, and what it was encoded with: `file` holds it at `crf`, and then its
-    measured `score` and `size` in bytes are known. `trials` counts its encodes."""
+    """A shot with its curve and its encode: `file` is the shot at `crf`, once encoded, with its
+    measured `score` and its `size` in bytes. `trials` counts its encodes."""
 
     shot: Shot
     curve: ShotCurve
@@ -89,7 +89,7 @@ class _Take:
 
 
 async def compress_by_shot(work: Work) -> Product | None:
-    """Return the film, or None where it is better encoded as a whole."""
+    """Return the video, or None if it should be encoded as a whole."""
     try:
         return await _compress(work)
     except CommandFailed as error:
@@ -220,9 +220,9 @@ async def _together(work: Work, commands: Sequence[Command]) -> list[Completed]:
 
 
 async def _encode(work: Work, takes: Sequence[_Take], aim: float | None, weight: float) -> None:
-    """Encode the shots that have no file yet, and score them.
+    """Encode and score the shots that have no file yet.
 
-    With an `aim` the CRFs follow what was measured so far, so that the film's score becomes it.
+    With an `aim`, the CRFs are adjusted to what was measured so far, so that the video reaches it.
     """
     waiting = _spread([take for take in takes if take.file is None])
     per_second = weight / 1.3 / sum(take.shot.length for take in waiting)
@@ -262,7 +262,7 @@ async def _encode(work: Work, takes: Sequence[_Take], aim: float | None, weight:
 async def _run(
     work: Work, encodes: Sequence[Command], unscored: Sequence[_Take], per_second: float
 ) -> None:
-    """Run encodes, and beside them score shots that were encoded before."""
+    """Run encodes, and score the shots that were encoded before in parallel."""
     scores = [_score(work, take, per_second) for take in unscored]
     done = await _together(work, [*encodes, *scores])
     work.encode_time += max(each.elapsed for each in done)
@@ -283,18 +283,18 @@ def _score(work: Work, take: _Take, per_second: float) -> Command:
 
 
 def _spread(takes: Sequence[_Take]) -> list[_Take]:
-    """Return the shots in an order in which the first ones tell of the whole film."""
+    """Return the shots in an order in which the first ones represent the whole video."""
     step = max(1, round(math.sqrt(len(takes))))
     return [take for first in range(step) for take in takes[first::step]]
 
 
 def _steer(takes: Sequence[_Take], aim: float) -> None:
-    """Move the CRFs of the shots that are still to be encoded so that the film's mean becomes
+    """Move the CRFs of the shots that are still to be encoded so that the video's mean becomes
     `aim`, given what the others score."""
     known = [take for take in takes if take.score is not None]
     if not known:
         return
-    # By the sums, for the film's score is a mean of scores, not of their logarithms.
+    # By the sums, for the video's score is a mean of scores, not of their logarithms.
     missing = sum(t.shot.length * (PERFECT - (t.score or 0.0)) for t in known)
     foreseen = sum(t.shot.length * (PERFECT - t.curve.score_at(t.crf)) for t in known)
     lack = math.log(missing / foreseen)
@@ -324,9 +324,9 @@ def _mean(takes: Sequence[_Take]) -> float:
 
 
 def _wrong(takes: Sequence[_Take], target: float, aim: float) -> list[tuple[_Take, float]]:
-    """Return the shots to encode again, with their CRFs, so that the film meets its target.
+    """Return the shots to encode again, with their CRFs, so that the video meets its target.
 
-    They are those that gain most by it, and no more than it takes.
+    These are as few as possible: the ones where it is worth most.
     """
     if any(take.score is None for take in takes):
         return []
@@ -338,7 +338,7 @@ def _wrong(takes: Sequence[_Take], target: float, aim: float) -> list[tuple[_Tak
         for t in takes
     ]
     total = sum(take.shot.length for take in takes)
-    # Twice as far as all shots would have to go: half of the film is encoded again at most.
+    # Twice as far as all shots would have to go: half of the video is encoded again at most.
     crfs = shifted(curves, [take.crf for take in takes], aim + (aim - mean))
     gains = [
         take.shot.length * (curve.score_at(crf) - (take.score or 0.0)) / total

@@ -92,7 +92,7 @@ def joined_parameters(*options: Mapping[str, Any]) -> Options:
 
 
 # CRFs that reach a VMAF score on a typical video: medians over eight clips and the shots of six
-# films (H.264), over the clips (the others).
+# videos (H.264), over the clips (the others).
 _TYPICAL_H264 = (
     *((70, 36.3), (75, 35.0), (80, 33.3), (85, 31.1)),
     *((90, 28.3), (92, 26.7), (95, 22.8), (97, 18.5), (99, 12.5)),
@@ -288,7 +288,7 @@ def film_command(
     weight: float,
     reads: tuple[str, ...] = (),
 ) -> Command:
-    """Return the command that encodes the whole film with its sound into the MP4 file `name`.
+    """Return the command that encodes the whole video with its sound into the MP4 file `name`.
 
     `rate` holds the encoder's rate options (``crf``, or ``b:v`` and what goes with it); `reads`
     are the files of a pass log.
@@ -321,7 +321,7 @@ def analysis_command(
     weight: float,
     writes: tuple[str, ...],
 ) -> Command:
-    """Return the first of two passes: it writes no film, only the pass log's files `writes`."""
+    """Return the first of two passes: it writes no video, only the pass log's files `writes`."""
     stream = normalised(source(media), media, capabilities, size, pixels=video_encoder.pixels)
     options: Options = {
         **video_encoder.output_options(rate),

@@ -1,4 +1,4 @@
-"""What encoders are told of an HDR film: on which display it was graded, and how bright it is."""
+"""What encoders are told of an HDR video: on which display it was graded, and how bright it is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from vidproc.ffmpeg.media import MasteringDisplay, VideoStream
 
 
 def hdr_parameters(encoder: str, video: VideoStream) -> dict[str, str]:
-    """Return the encoder's parameters (``x265-params`` and the like) for a film that stays HDR.
+    """Return the encoder's parameters (``x265-params`` and the like) for a video that stays HDR.
 
     The transfer function, primaries and matrix come with the frames.
     """

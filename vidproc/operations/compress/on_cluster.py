@@ -1,4 +1,4 @@
-"""Compressing on a cluster: a film at one CRF in segments, and what shots read of the source."""
+"""Compressing on a cluster: a video at one CRF in segments, and what shots read of the source."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _ENCODING, _JOINING = 0.75, 0.05
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A film: its file, the seconds that encoding and scoring took, and its score, if known."""
+    """A video: its file, the seconds that encoding and scoring took, and its score, if known."""
 
     name: str
     encode_time: float
@@ -43,7 +43,7 @@ class Made:
 
 
 async def encode(work: Work, crf: float, *, every: int, weight: float) -> Made | None:
-    """Encode a film in segments, join them, and score each `every`-th frame of each.
+    """Encode a video in segments, join them, and score each `every`-th frame of each.
 
     Returns None if it must be encoded in one piece: without a cluster, for one.
     """
@@ -81,7 +81,7 @@ async def encode(work: Work, crf: float, *, every: int, weight: float) -> Made |
 
 
 def _mean(film: spread.Film, scores: Sequence[float | None]) -> float | None:
-    """Return the mean score of a film's frames."""
+    """Return the mean score of a video's frames."""
     total = sum(segment.stretch.frames for segment in film.segments)
     mean = 0.0
     for segment, score in zip(film.segments, scores, strict=True):
@@ -93,7 +93,7 @@ def _mean(film: spread.Film, scores: Sequence[float | None]) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class _Segments:
-    """The segments of a film at one CRF; `weight` is that of all commands in the progress."""
+    """The segments of a video at one CRF; `weight` is that of all commands in the progress."""
 
     work: Work
     film: spread.Film

@@ -1,7 +1,7 @@
-"""Encoding a film at one CRF that is searched for: sample, encode, score, correct.
+"""Encoding a video at one CRF: search with samples, encode, score, correct.
 
-Trials of short samples tell which CRF reaches the wanted score. Then the film is encoded and
-scored as a whole. One that missed is encoded again, until it is right or the trials are used up.
+Trials on short samples find the CRF that reaches the wanted score. Then the whole video is encoded
+and scored. If it missed, it is encoded again until it is right or the trials are used up.
 """
 
 from __future__ import annotations
@@ -28,25 +28,24 @@ from vidproc.operations.compress.work import SPARSE, Work
 from vidproc.operations.frames import require_video
 
 SHORT = 60.0
-"""Seconds below which a search may take longer than the encode."""
+"""Seconds below which the search may take longer than the encode."""
 _LONG = 600.0
 AIM_ABOVE = 0.2
-"""Score points above the target that are aimed for: the allowed range reaches higher than
-lower."""
+"""How many score points above the target to aim: the allowed range extends further up than down."""
 _TOO_LOW, _TOO_HIGH = 0.4, 0.9
-"""Score points below and above the target beyond which a film is corrected. The scores of a subset
+"""Score points below and above the target beyond which a video is corrected. The scores of a subset
 of the frames are 0.1 off."""
 _UNPAIRED = 15.0
-"""Score points: a film this far below its prediction does not have the frames of the source in
+"""Score points: a video this far below its prediction does not have the frames of the source in
 their order (it is damaged, or repeats timestamps), so its score means nothing."""
 _LACK_IN_SAMPLES, _LACK_IN_LONG_SAMPLES = 0.12, 0.05
 """How much higher ln(missing points) is in samples than in the whole video: an encoder spends less
 on what it soon no longer shows. Measured for short samples with x264 and SVT-AV1 at 85 to 95,
 eleven clips: 0.12 on average, with a standard deviation of 0.07."""
 _TINY = 3.0
-"""Seconds below which a film is not sampled but tried as a whole."""
+"""Seconds below which trials encode the whole video instead of samples."""
 _TOO_SHORT_TO_COUNT = 5.0
-"""Seconds below which a search may take its time."""
+"""Seconds below which the search has no time limit."""
 _FEW_FRAMES = 90
 """The same for frames, for screen recordings of few frames a second."""
 _SAMPLE_FRAMES = 24
@@ -79,12 +78,12 @@ def plan_samples(duration: float, scoring_cost: float, frame_rate: float = 25.0)
 
 
 def time_limit(duration: float) -> float:
-    """Return the most that trials of samples may take, as a part of the final encode's time."""
+    """Return how long trials of samples may take, as a multiple of the final encode's time."""
     return 3.0 if duration < SHORT else 1.0 if duration < _LONG else 0.35
 
 
 async def compress_at_one_crf(work: Work) -> Product:
-    """Return the film at one CRF that reaches the quality, or the source where none does."""
+    """Return the video at one CRF that reaches the quality, or the source if none does."""
     video_encoder = work.video_encoder
     if not work.duration or work.metric is None:
         return await _without_search(work)
@@ -108,7 +107,7 @@ async def compress_at_one_crf(work: Work) -> Product:
     except CommandFailed as error:
         if error.command.stage != "searching" or not error.kind.may_be_the_files:
             raise
-        # It may not be possible to sample a damaged film that can still be encoded from its start.
+        # It may not be possible to sample a damaged video that can still be encoded from its start.
         return await _without_search(work)
     if not search.points:
         return await _without_search(work)
@@ -119,7 +118,7 @@ async def compress_at_one_crf(work: Work) -> Product:
 
 
 async def _try_samples(work: Work, search: Search, samples: Samples) -> None:
-    """Encode and score samples until the search knows enough or has used its time."""
+    """Encode and score samples until the search knows enough or its time is used up."""
     dense = samples.frames or work.video_encoder.scoring_cost < 0.5
     every = 1 if dense or work.frames * samples.fraction <= 40 else SPARSE
     while (crf := search.next_crf()) is not None:
@@ -171,7 +170,7 @@ async def _try_samples(work: Work, search: Search, samples: Samples) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Film:
-    """The whole film as it was encoded by `choice`: its file, measured score, bytes, seconds."""
+    """An encode of the whole video: its file, score and bytes, and the seconds that it took."""
 
     name: str
     choice: Choice
@@ -181,7 +180,7 @@ class _Film:
 
 
 async def _encode(work: Work, search: Search, choice: Choice, direct: bool = False) -> Product:
-    """Encode the film; correct it when it is too large or misses the score.
+    """Encode the video, and again if it is too large or misses the score.
 
     A `direct` one was not sampled before: its first encode is the first trial.
     """
@@ -221,7 +220,7 @@ async def _encode(work: Work, search: Search, choice: Choice, direct: bool = Fal
 async def _make(
     work: Work, crf: float, every: int, search: Search | None
 ) -> tuple[str, float, float | None, float]:
-    """Encode and score the film; return its file, the seconds that it took, its score, and the
+    """Encode and score the video; return its file, the seconds that it took, its score, and the
     seconds that scoring took. A `search` is told what the source scores against itself."""
     if search is None:
         made = await on_cluster.encode(work, crf, every=every, weight=0.8)
@@ -241,7 +240,7 @@ async def _make(
 
 
 def _best(work: Work, search: Search, tried: list[_Film]) -> _Film | None:
-    """Return the film to deliver: the last one when it is good, else the smallest good one, else
+    """Return the encode to deliver: the last one if it is good, else the smallest good one, else
     the best; None when nothing that is small enough can be good enough."""
     fitting = [film for film in tried if film.written <= work.largest]
     if not fitting:
@@ -259,7 +258,7 @@ def _best(work: Work, search: Search, tried: list[_Film]) -> _Film | None:
 
 
 def _correction(work: Work, search: Search, film: _Film) -> Choice | None:
-    """Return what to encode with instead, None when the film is right or nothing is better."""
+    """Return what to encode with instead; None if the video is right or nothing is better."""
     choice, score = film.choice, film.score
     video_bytes = max(film.written - work.other_bytes, 1.0)
     too_large = film.written > work.largest or video_bytes > search.size_limit * 1.05
@@ -280,7 +279,7 @@ def _good(measured: float, choice: Choice, search: Search) -> bool:
 
 
 def _wasteful(measured: float | None, choice: Choice, search: Search, size: float) -> bool:
-    """Return whether a film gave up quality for its size and then became smaller than it had to."""
+    """Return whether quality was given up for the size, and more of it than necessary."""
     if measured is None or not choice.gave_way:
         return False
     return measured < search.target - _TOO_LOW and size < search.size_limit * 0.93
@@ -305,7 +304,7 @@ def _details(work: Work, search: Search, film: _Film, error: float) -> dict[str,
 
 
 async def _without_search(work: Work) -> Product:
-    """Encode at the usual CRF of the quality, once more at a higher one if that was too large."""
+    """Encode at the typical CRF of the quality, and again at a higher one if that was too large."""
     crf = work.video_encoder.curve.typical_crf(work.job.parameters.quality)
     for more in (0.0, 5.0):
         wanted = min(crf + more, work.video_encoder.curve.crf_range[1])

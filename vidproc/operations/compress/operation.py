@@ -1,6 +1,6 @@
-"""compress: the same film in fewer bytes, at a perceived quality or under a size.
+"""compress: the same video in fewer bytes, at a perceived quality or below a size.
 
-The quality is a VMAF score, which every result is measured by and corrected to. The result is
+The quality is a VMAF score. Every result is measured, and corrected if it misses. The result is
 never larger than the source: when no encode is good and small enough, the source's own streams
 are the result.
 """
@@ -18,7 +18,7 @@ from vidproc.operations.parameters import Compress
 
 
 class CompressOperation(Operation[Compress]):
-    """Make a film smaller and keep how it looks."""
+    """Make a video smaller without visible loss."""
 
     name = "compress"
 

@@ -1,4 +1,4 @@
-"""How the compressor looks at a film: samples of it, and scores of what was made of them.
+"""How the compressor judges a video: samples of it, and the scores of encodes.
 
 A score is the mean of VMAF (model vmaf_v0.6.1) over the frames, at the delivered size, with
 the encoder's own input as the reference: HDR is scored as the SDR that it was mapped to or, where
@@ -57,7 +57,7 @@ SSIM_TO_VMAF: Sequence[tuple[float, float]] = (
     (1.000, 100.0),
 )
 """Luma SSIM and the VMAF that goes with it: measured on live action with x264 medium, from 0.966
-up; below that a continuation. Films differ by some 2 points either way."""
+up; below that a continuation. Videos differ by some 2 points either way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +81,14 @@ class Samples:
 
 
 def whole_film(duration: float) -> Samples:
-    """Return the sample that is the whole film, `duration` seconds long."""
+    """Return the sample that is the whole video, `duration` seconds long."""
     return Samples((), duration, 1.0)
 
 
 def spread(duration: float, fraction: float, length: float, most: int) -> Samples:
-    """Return samples of about `length` seconds that make up `fraction` of a film, evenly spread.
+    """Return samples of about `length` seconds that make up `fraction` of a video, evenly spread.
 
-    There are at most `most` of them; what is nearly everything becomes the whole film.
+    There are at most `most` of them; what is nearly everything becomes the whole video.
     """
     if fraction >= 0.8:
         return whole_film(duration)
@@ -259,10 +259,10 @@ def vmaf_of_ssim(ssim: float) -> float:
 
 
 def film_bytes(head: bytes, size: int, samples: Samples, frames: int | None) -> float:
-    """Return the bytes that the video of the whole film would take.
+    """Return the bytes that the whole video would take.
 
     `head` is the beginning of the encoded samples (Matroska), or all of it, `size` their bytes
-    and `frames` the frames of the film. Each sample begins with a keyframe that the film
+    and `frames` the frames of the video. Each sample begins with a keyframe that the video
     would not have there; what these cost more than others is not counted.
     """
     sizes = frame_sizes(head)

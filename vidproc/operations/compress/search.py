@@ -26,7 +26,7 @@ GIVES_WAY_TO = 90.0
 
 _CLOSE = 2.5
 """The largest distance in score points from a single measured point to the aim. Over 105 stretches
-of six films, predictions from any one point were within -0.6 and +0.7 four times in five; and a
+of six videos, predictions from any one point were within -0.6 and +0.7 four times in five; and a
 miss of the whole video is corrected."""
 _NEAR = 1.5
 """The same from the nearest of several measured points."""
@@ -35,13 +35,13 @@ _BRACKET = 5.0
 _CONVERGENCE, _FASTEST, _LEAST_DISTANCE = 0.55, 0.6, 0.1
 """How fast videos' curves approach the typical one as the CRF rises: at a CRF where the typical
 ln(missing points) is higher by x, a video's distance from it is multiplied by 1 - 0.55 x, at least
-by 0.1. (At VMAF 97, the CRFs of the six films' shots have a standard deviation of 4.4, at 80 of
+by 0.1. (At VMAF 97, the CRFs of the six videos' shots have a standard deviation of 4.4, at 80 of
 1.5.) For a video far off, the factor is limited so that its curve keeps rising."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What an encode at `crf` gives: its score, and the size of the whole film's video."""
+    """What an encode at `crf` gives: its score, and the bytes of the whole video stream."""
 
     crf: float
     score: float
@@ -84,8 +84,8 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The CRF to encode with and what it will probably give. `gave_way` says that the target
-    was lowered for the size's sake."""
+    """The CRF to encode with, and its expected score and size. `gave_way` means that the target was
+    lowered to meet the size limit."""
 
     crf: float
     score: float
@@ -97,9 +97,9 @@ class Choice:
 class Search:
     """Finds the CRF for `target` under `size_limit`.
 
-    `aim` is the score that is steered for, a little above the target, and `floor` the lowest that
-    the size rule may lead to. `start` is the CRF to look at first, `best` what the source scores
-    against itself. `whole` are the points that were measured on the whole film.
+    `aim` is the score to aim for, a little above the target. `floor` is the lowest score that the
+    size limit may lead to. `start` is the first CRF to try, `best` the source's score against
+    itself. `whole` are the points that were measured on the whole video.
     """
 
     curve: Curve
@@ -114,7 +114,7 @@ class Search:
     whole: list[Point] = field(default_factory=list)
 
     def cap(self, best: float, below: float) -> None:
-        """Learn what the source scores against itself; the target is at least `below` less."""
+        """Take in the source's score against itself: no target is higher than that less `below`."""
         self.best = best
         if self.target > best - below:
             above = self.aim - self.target
@@ -123,16 +123,16 @@ class Search:
             self.floor = min(self.floor, self.target)
 
     def add(self, point: Point) -> None:
-        """Take in a measured point; one at the same CRF is replaced."""
+        """Take in a measured point. It replaces one at the same CRF."""
         self.points = [p for p in self.points if p.crf != point.crf]
         self.points.append(point)
         self.points.sort(key=lambda p: p.crf)
 
     def calibrate(self, measured: Point) -> None:
-        """Take in what the whole film really gave.
+        """Take in what was measured on the whole video.
 
         The first time the samples' points are moved so that the curves go through it; a single one
-        would only repeat it. From the second time on, the whole film tells enough without them.
+        would only repeat it. From the second time on, the whole video tells enough without them.
         """
         if self.whole or len(self.points) == 1:
             self.points = list(self.whole)
@@ -149,7 +149,7 @@ class Search:
         self.add(measured)
 
     def next_crf(self) -> float | None:
-        """Return the CRF to look at next, None when `choose` has enough to go by."""
+        """Return the CRF to try next; None if `choose` has enough to go by."""
         if not self.points:
             return self._round(self.start)
         if len(self.points) >= self.max_probes:
@@ -159,14 +159,14 @@ class Search:
             return None
         expected = self.score_at(goal)
         if self._size_rules(goal):
-            # Clearly hopeless, or clearly good enough: no need to look.
+            # Clearly hopeless, or clearly good enough: no need for a trial.
             if len(self.points) > 1 and expected < self.floor - 3:
                 return None
             return None if self._known(expected) and expected > self.floor + 0.5 else goal
         return None if self._known(expected) else goal
 
     def choose(self) -> Choice | None:
-        """Return what to encode with; None when no CRF is good and small enough at once."""
+        """Return what to encode with; None if no CRF is both good and small enough."""
         if not self.points:
             raise ValueError("nothing was measured yet")
         goal = self._goal()
@@ -191,7 +191,7 @@ class Search:
         return math.exp(self._value(crf, lambda p: math.log(max(p.size, 1)), self.curve.size_slope))
 
     def _goal(self) -> float:
-        """Return the CRF that meets the aim, or the better of those that meet the size limit."""
+        """Return the CRF that meets the aim, or the lowest that meets the size limit."""
         if len(self.points) == 1 and self.curve.typical:
             wanted = self._crf_by_one(self._lack(self.aim))
         else:
@@ -261,7 +261,7 @@ class Search:
         return base.crf + (wanted - of(base)) / slope
 
     def _neighbours(self, x: float, of: Callable[[Point], float]) -> tuple[Point, Point]:
-        """Return the two points around `x`, or the two on its side; one point stands for both."""
+        """Return the two points around `x`, or the two nearest to it; a single point is both."""
         points: Sequence[Point] = self.points
         if len(points) == 1:
             return points[0], points[0]
@@ -273,7 +273,7 @@ class Search:
     def _slope(
         self, left: Point, right: Point, of: Callable[[Point], float], usual: float
     ) -> float:
-        """Return the slope between two points, kept within reason: noise must not turn it over."""
+        """Return the slope between two points, limited so that noise can't reverse it."""
         if right.crf - left.crf < self.curve.step / 2:
             return usual
         slope = (of(right) - of(left)) / (right.crf - left.crf)

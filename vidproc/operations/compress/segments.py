@@ -1,7 +1,7 @@
-"""Encoding a film in segments, each a command of its own, and joining them without loss.
+"""Encoding a video in segments, one command each, and joining them without loss.
 
 Segments touch each other exactly: all inputs count time from the same moment, and one number of
-seconds ends a segment and begins the next, whatever the film's timestamps are. A segment is scored
+seconds ends a segment and begins the next, whatever the video's timestamps are. A segment is scored
 against the very stretch of the source that it was made from. Joining copies packets.
 """
 
@@ -37,7 +37,7 @@ _LIST = "shots.ffconcat"
 
 
 def possible(media: MediaInfo) -> bool:
-    """Return whether a film can be encoded in segments."""
+    """Return whether a video can be encoded in segments."""
     video = require_video(media)
     return (
         not media.ends_early
@@ -130,7 +130,7 @@ def score_command(
 def join_command(
     work: Work, files: Sequence[tuple[Shot, str]], name: str, weight: float
 ) -> Command:
-    """Return the command that joins segments, with the film's sound, into the MP4 file `name`."""
+    """Return the command that joins segments, with the video's sound, into the MP4 file `name`."""
     media = work.job.media
     lines = ["ffconcat version 1.0"]
     for shot, file in files:

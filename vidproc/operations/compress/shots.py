@@ -1,8 +1,8 @@
-"""Where the shots of a film are, and how they become the segments that it is encoded in.
+"""Finding the shots of a video, and the segments that it is encoded in.
 
-A cut is seen by FFmpeg's `scdet`, on small frames. A shot that is too short joins the one before
-it, one that is too long is cut evenly, so that every segment has room for a sample and none keeps
-a core for long.
+FFmpeg's `scdet` finds the cuts, on small frames. A shot that is too short is merged with the one
+before it, and one that is too long is divided evenly, so that every segment is long enough for a
+sample and none occupies a core for long.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from vidproc.operations.frames import require_video
 from vidproc.operations.reading import NO_SEEK, SAFE_INPUT
 
 SHORTEST, LONGEST = 2.0, 10.0
-"""Seconds of a segment, at least and at most."""
+"""The shortest and the longest segment, in seconds."""
 TICKS = 90_000
 """Time base of the segments, in ticks per second."""
 _WIDTH = 320
 _THRESHOLD = 8
-"""Of `scdet`, 0 to 100: low, for a cut that is none costs only a keyframe."""
+"""Of `scdet`, 0 to 100: low, because a false cut costs only a keyframe."""
 _MOST_BYTES = 1 << 20
 _CUT = re.compile(rb"lavfi\.scd\.time=([0-9.]+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """A stretch of the film from `start` to `end`, in seconds from its first frame.
+    """A stretch of the video from `start` to `end`, in seconds from its first frame.
 
     `last` says that it extends to the video's end, wherever that is. Its first frame is at most
     `lead` seconds after `start`, and no other is; 0 where that is not known. A sample of a shot has
@@ -86,7 +86,7 @@ def cuts_command(media: MediaInfo, *, packets: str, weight: float) -> Command:
     """Return the command that prints the times of the cuts to its standard output, and writes the
     times and sizes of the video's packets to the file `packets` (FFmpeg's `framecrc`).
 
-    Cuts show without the frames that no other frame needs, at two thirds of the time.
+    Frames that no other frame refers to are skipped: the same cuts for two thirds of the CPU time.
     """
     video = require_video(media)
     node = ffmpeg.input(

@@ -1,6 +1,6 @@
 """compress with `codec` auto: the smallest result at the same score, whatever time it takes.
 
-Each codec that the client can play compresses the whole film. Scores differ by what a search
+Each codec that the client can play compresses the whole video. Scores differ by what a search
 allows, so sizes are compared at the target's score, by the encoders' usual curves.
 """
 

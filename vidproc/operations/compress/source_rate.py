@@ -1,7 +1,7 @@
 """How many bytes the source spends on each stretch of its video.
 
-A sample does not say how busy the rest of its shot is. The source's own encoder has seen all of it:
-the bytes of its packets tell how much the rest differs from the sample.
+A sample does not tell how busy the rest of its shot is. The source's own encoder has seen all of
+it: the bytes of its packets tell how the rest differs from the sample.
 """
 
 from __future__ import annotations

@@ -34,10 +34,10 @@ from vidproc.operations.tracks import Tracks
 from vidproc.units import format_size
 
 _FILLED = 0.95
-"""The part of the wanted size that the file should have when the film can use it."""
+"""The fraction of the wanted size that the file should have if the video can use it."""
 _AIM = 0.98
 _SOUND_PART = 0.2
-"""The part of the bytes that the sound may have before its rate is lowered."""
+"""The fraction of the bytes that audio may have before its bit rate is lowered."""
 _BEARABLE_QUALITY = 72.0
 _LIKELY_QUALITY = 90.0
 _PIXELS_TO_BYTES = 0.75
@@ -52,7 +52,7 @@ _LEAST_SOUND = 24_000
 
 
 async def compress_to_size(work: Work, target: int) -> Product:
-    """Return the film in fewer than `target` bytes, which is less than the source has.
+    """Return the video in fewer than `target` bytes, which is less than the source has.
 
     Raises `ServiceError` 422, naming the least possible size, when that can't be.
     """
@@ -72,7 +72,7 @@ async def compress_to_size(work: Work, target: int) -> Product:
     least = _least_bytes(work, needed, smallest)
     if room <= 0 or target < least:
         raise too_small(target, least)
-    # Each further round is for a film that needs more than its sample told.
+    # Each further round is for a video that needs more than its sample told.
     factor = max(smallest, min(1.0, (room / needed) ** (0.5 / _PIXELS_TO_BYTES)))
     over = 0
     for attempt in range(3):
@@ -217,7 +217,7 @@ def _smallest_factor(size: Size) -> float:
 
 
 def _least_bytes(work: Work, needed: float, smallest: float) -> int:
-    """Return the size that the film surely fits into: smallest frame, coarsest quality."""
+    """Return a size that the video surely fits into: smallest frames, coarsest quality."""
     curve = work.video_encoder.curve
     steps = curve.crf_range[1] - work.video_encoder.curve.typical_crf(_BEARABLE_QUALITY)
     coarsest = max(math.exp(curve.size_slope * steps), 0.3)
@@ -292,7 +292,7 @@ async def _fit(work: Work, target: int) -> tuple[str | None, int, int]:
 
 
 def _can_use_no_more(tried: list[tuple[float, int]]) -> bool:
-    """Whether a higher rate changed nearly nothing: the encoder is at its best quality."""
+    """Return whether a higher rate made hardly a difference: the encoder is at its best quality."""
     if len(tried) < 2:
         return False
     (rate, written), (rate_now, written_now) = tried[-2:]

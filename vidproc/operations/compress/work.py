@@ -1,4 +1,4 @@
-"""A compression under way: what it works with and what it has used so far."""
+"""The state of a compression: what it works with and what it has used so far."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from vidproc.operations.spread import Film
 from vidproc.operations.tracks import Tracks, choose_tracks, track_warnings
 
 SIZE_RULE = 0.9
-"""The part of the source's video bytes that compressed video may take."""
+"""The fraction of the source's video bytes that the compressed video may take."""
 SPARSE = 3
 """Trials are scored on every third frame."""
 _SPARSE_ERRORS = ((5, 0.9), (3, 0.55))
 """Whole videos are scored on every fifth or third frame where that is exact enough: (interval,
 error). The error of the mean, which 95 % of measurements stay under, is this times the score points
 missing to 101, over the square root of the number of frames. Measured over 2,000 stretches of 60 to
-1,700 frames of six films, H.264, HEVC and AV1. Encoders give some frames more bits than others, in
+1,700 frames of six videos, H.264, HEVC and AV1. Encoders give some frames more bits than others, in
 periods of 2, 4, 8 and more frames (x265 also of 5), so the interval must share no factor
 with those: every fourth frame scored up to 1.8 too high."""
 _LARGEST_ERROR = 0.3
@@ -54,7 +54,7 @@ _MUX_BYTES_PER_FRAME = 14
 class Work:
     """What a compression works with, and what it has used so far: times are in seconds.
 
-    `notes` are the warnings about a film that is encoded; one that is returned unchanged has none.
+    `notes` are the warnings about a video that is encoded; one that is returned unchanged has none.
     """
 
     job: Job[Compress]
@@ -70,7 +70,7 @@ class Work:
     encode_time: float = 0.0
     sound_bytes: float | None = None
     cut: Film | None = None
-    """The segments of the film, once it has been cut for a cluster."""
+    """The segments of the video, once it has been cut for a cluster."""
     parts: dict[tuple[float, float], Part] = field(default_factory=dict)
     """What shots read of the source, by their start and end."""
 
@@ -113,7 +113,7 @@ class Work:
 
     @property
     def duration(self) -> float:
-        """The film's length in seconds, 0 when it is unknown."""
+        """The video's length in seconds, 0 when it is unknown."""
         return self.job.media.duration or 0.0
 
     @property
@@ -136,7 +136,7 @@ class Work:
 
     @property
     def largest(self) -> float:
-        """Bytes above which a result is not worth having."""
+        """The largest result that is worth having, in bytes."""
         return self.job.media.size * 0.99
 
     @property
@@ -148,27 +148,27 @@ class Work:
 
     @property
     def sound_weight(self) -> float:
-        """Bytes of the delivered audio: measured, or estimated from its rate."""
+        """Bytes of the delivered audio: measured, or estimated from its bit rate."""
         if self.sound_bytes is not None:
             return self.sound_bytes
         return sound_rate(self.job.media, self.tracks) * self.duration / 8
 
     @property
     def other_bytes(self) -> float:
-        """The approximate bytes of the delivered file that are not video."""
+        """The approximate bytes of the delivered file other than video."""
         video = self.job.media.video
         rate = (video.frame_rate if video is not None else None) or 30.0
         frames = self.duration * rate * _MUX_BYTES_PER_FRAME
         return self.sound_weight + frames + 2000
 
     def weight(self, fraction: float) -> float:
-        """Take `fraction` of what is left of the progress bar."""
+        """Take `fraction` of the rest of the progress bar, and return its weight."""
         taken = self.left * fraction
         self.left -= taken
         return taken
 
     def film(self, rate: Options, *, weight: float) -> tuple[str, Command]:
-        """Return a new file's name and the command that encodes the film into it."""
+        """Return a new file's name and the command that encodes the video into it."""
         self.files += 1
         name = f"result-{self.files}.mp4"
         return name, film_command(
@@ -216,13 +216,13 @@ class Work:
         except CommandFailed as error:
             if stage == "searching" or not error.kind.may_be_the_files:
                 raise
-            return None, 0.0  # the film itself is there
+            return None, 0.0  # the video itself is there
         if capping and search is not None:
             search.cap(parse_best(done, self.metric), _CAPPED_BY_SELF)
         return parse_score(done, self.metric), done.elapsed
 
     async def run_twice(self, command: Command) -> Completed:
-        """Run a command, and once more if it crashed: scoring does, one time in thousands."""
+        """Run a command, and again if it crashed: scoring crashes once in thousands of times."""
         try:
             return await self.job.run(command)
         except CommandFailed as error:
@@ -231,7 +231,7 @@ class Work:
             return await self.job.run(command)
 
     def product(self, name: str, details: dict[str, Any]) -> Product:
-        """Return the finished file, and warn about what was changed on the way."""
+        """Return the finished file, and warn about what was changed."""
         for sentence in self.notes:
             self.job.warn(sentence)
         media = self.job.media
