@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 from twisted.internet import reactor, task
@@ -37,6 +37,7 @@ from vidproc.mmp.codec import (
     PayloadChunk,
     encode_head,
 )
+from vidproc.reactor import IFullReactor
 from vidproc.transport import IStreamTransport
 
 TASK = "00112233445566778899aabbccddeeff"
@@ -312,7 +313,7 @@ class ServerCase(TestCase):
     def client(self, **options: Any) -> Client:
         options = {"retry": RetryPolicy(base=0.001), "stall_timeout": 10.0, **options}
         link = Link(
-            reactor,
+            cast(IFullReactor, reactor),
             "127.0.0.1",
             options.pop("port", self.port),
             log=self.log,
@@ -376,7 +377,7 @@ class SessionCase(ServerCase):
         self.notices = Notices(display)  # type: ignore[assignment]
         return Session(
             options,
-            reactor,
+            cast(IFullReactor, reactor),
             client=self.client(**client),
             display=display,
             out=self.out,

@@ -8,6 +8,7 @@ import signal
 import time
 import uuid
 from pathlib import Path
+from typing import cast
 
 from twisted.internet import reactor
 from twisted.trial.unittest import TestCase
@@ -19,6 +20,7 @@ from vidproc.client.batch_display import BarBatchDisplay, PlainBatchDisplay
 from vidproc.client.batch_report import Outcome, report_lines
 from vidproc.client.command_line import parse_command_line
 from vidproc.client.link import RetryPolicy
+from vidproc.reactor import IFullReactor
 
 
 def each_its_own_task(server: ScriptedServer) -> list[str]:
@@ -64,7 +66,7 @@ class BatchCase(ServerCase):
         self.out, self.err = io.StringIO(), io.StringIO()
         return Batch(
             options,
-            reactor,
+            cast(IFullReactor, reactor),
             connect=lambda reached: self.client(reached=reached),
             display=PlainBatchDisplay(len(options.films), self.err, 60, time.monotonic),
             out=self.out,

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import cast
 
 from twisted.internet import reactor
 from twisted.trial.unittest import SkipTest, TestCase
@@ -16,6 +17,7 @@ from twisted.trial.unittest import SkipTest, TestCase
 from tests.forking_case import Child
 from tests.hostile_decoder import call
 from vidproc.ffmpeg.sandbox import Sandbox, find_layers, fork_server, job_of
+from vidproc.reactor import IFullReactor
 from vidproc.runners.forking import ForkServer
 
 ATTACKER = str(Path(__file__).with_name("hostile_decoder.py"))
@@ -97,7 +99,7 @@ class HostileDecoderTests(TestCase):
 
     async def test_nothing_gets_through_in_a_forked_probe(self) -> None:
         """As a child of the fork server, whose process it attacks too."""
-        server = ForkServer(reactor, lambda: fork_server(ATTACKER))
+        server = ForkServer(cast(IFullReactor, reactor), lambda: fork_server(ATTACKER))
         server.start()
         self.addCleanup(server.stop)
         sandbox = Sandbox(address_space=4 << 30, file_size=1 << 30, layers=self.layers)

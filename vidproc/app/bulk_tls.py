@@ -94,7 +94,7 @@ class BulkTLSTransport(BufferingTLSTransport):
         if self._tlsConnection is not None:
             self._tlsConnection = _BulkConnection(self._tlsConnection)
 
-    def _write(self, bytes: Any) -> None:
+    def _write(self, bytes: bytes) -> None:
         """Encrypt what is written, and send its records together."""
         if self._lostTLSConnection:
             return

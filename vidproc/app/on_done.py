@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from vidproc.answers import StatusDetail
 from vidproc.files.threads import WorkerThreads, when_fired
 from vidproc.frontends.reports import status_report
+from vidproc.reactor import IFullReactor
 from vidproc.tasks.model import State, Task
 from vidproc.tasks.store.untold_rows import UntoldRows
 from vidproc.tasks.views import TaskView, view_of_ended
@@ -57,7 +58,7 @@ class OnDone:
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IFullReactor,
         command: Sequence[str],
         untold: UntoldRows,
         store_thread: WorkerThreads,
@@ -143,7 +144,7 @@ class _Command(ProcessProtocol):
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IFullReactor,
         message: bytes,
         time_limit: float,
         ended: Deferred[tuple[int | None, bytes]],

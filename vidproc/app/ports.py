@@ -30,7 +30,7 @@ class _UntilServed(Factory):
     noisy = False
     served_by: IProtocolFactory | None = None
 
-    def buildProtocol(self, addr: IAddress | None) -> Any:
+    def buildProtocol(self, addr: IAddress | None) -> Any:  # a type that Twisted keeps private
         if self.served_by is None:
             return None
         return self.served_by.buildProtocol(addr)  # type: ignore[arg-type]  # as Factory says

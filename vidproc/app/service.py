@@ -13,6 +13,7 @@ import signal
 import sqlite3
 import sys
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -100,7 +101,9 @@ def _show_in_one_line() -> None:
     """Print a `CannotStart` that ends the process as one line, without a traceback."""
     usual = sys.excepthook
 
-    def show(kind: Any, error: Any, traceback: Any) -> None:
+    def show(
+        kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+    ) -> None:
         if issubclass(kind, CannotStart) and sys.__stderr__ is not None:
             sys.__stderr__.write(f"vidproc: {error}\n")  # sys.stderr is the log by then
         else:

@@ -13,7 +13,7 @@ import signal
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TextIO
+from typing import TextIO
 
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 
@@ -32,6 +32,7 @@ from vidproc.client.link import RetryPolicy
 from vidproc.client.next_steps import RunState
 from vidproc.client.options import Film, Options
 from vidproc.client.words import printable
+from vidproc.reactor import IFullReactor
 from vidproc.resume import ResumeFile
 
 MAX_AT_ONCE = 8
@@ -48,7 +49,7 @@ class Batch:
     def __init__(
         self,
         options: Options,
-        reactor: Any,
+        reactor: IFullReactor,
         *,
         connect: Callable[[bool], Client],
         display: BatchDisplay,

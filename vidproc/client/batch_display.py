@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from vidproc.client.batch_report import Outcome
 from vidproc.client.display import write_line
 from vidproc.client.words import describe_status, fraction_of, printable, stage_of, time_left
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 _UPLOADED, _PROCESSED = 0.1, 0.95
 """The progress of a video that has been uploaded, and of one that has been processed."""
@@ -109,7 +112,7 @@ class FilmDisplay:
         self.name = name
         self.fraction = 0.0
         self.note = ""
-        self.handle: Any = None
+        self.handle: TaskID | None = None
 
     def show(self, fraction: float, note: str) -> None:
         """Show the progress, 0 to 1, and what is being done."""

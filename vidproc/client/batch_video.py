@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from twisted.internet.defer import CancelledError
 
@@ -26,6 +25,7 @@ from vidproc.client.options import Film, Options
 from vidproc.client.steps import Steps, resume_file
 from vidproc.client.texts import unfinished_lines, warnings_of
 from vidproc.client.words import printable
+from vidproc.reactor import IFullReactor
 from vidproc.resume import ResumeFile
 
 
@@ -45,7 +45,7 @@ class Video:
         self,
         film: Film,
         options: Options,
-        reactor: Any,
+        reactor: IFullReactor,
         *,
         client: Client,
         display: Display,

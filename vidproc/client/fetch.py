@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vidproc.client.answer import Answer
 from vidproc.client.client import Client
 from vidproc.client.display import Display
 from vidproc.client.errors import ChecksumMismatch, Refused
@@ -88,7 +89,7 @@ class _Shown:
     def offset(self) -> int:
         return self._part.offset
 
-    def begin(self, answer: Any) -> None:
+    def begin(self, answer: Answer) -> None:
         self._part.begin(answer)
         self._show()
 

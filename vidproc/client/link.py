@@ -26,6 +26,7 @@ from vidproc.client.errors import (
     Unreachable,
 )
 from vidproc.client.log import Log
+from vidproc.reactor import IFullReactor
 
 T = TypeVar("T")
 
@@ -60,7 +61,7 @@ class Link:
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IFullReactor,
         host: str,
         port: int,
         *,

@@ -6,7 +6,7 @@ import logging
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from vidproc.client.client import Client
 from vidproc.client.display import make_display, write_line
@@ -17,6 +17,7 @@ from vidproc.client.log import open_log, route_twisted_log
 from vidproc.client.options import Options, UsageError
 from vidproc.client.session import Session
 from vidproc.client.words import printable
+from vidproc.reactor import IFullReactor
 
 if TYPE_CHECKING:
     from vidproc.client.batch import Batch
@@ -29,7 +30,7 @@ def run(options: Options) -> int:
     """
     from twisted.internet import reactor as installed
 
-    reactor: Any = installed  # several interfaces at once, as `Link` and `Session` need
+    reactor = cast(IFullReactor, installed)
     tls = None
     if options.tls:
         from vidproc.client.tls import tls_options
@@ -68,7 +69,7 @@ def run(options: Options) -> int:
     return drive(reactor, session)
 
 
-def _batch(options: Options, reactor: Any, log: logging.Logger, tls: Any) -> Batch:
+def _batch(options: Options, reactor: IFullReactor, log: logging.Logger, tls: Any) -> Batch:
     from vidproc.client.batch import Batch
     from vidproc.client.batch_display import make_batch_display
 
@@ -102,7 +103,7 @@ def _batch(options: Options, reactor: Any, log: logging.Logger, tls: Any) -> Bat
     )
 
 
-def drive(reactor: Any, session: Session | Batch) -> int:
+def drive(reactor: IFullReactor, session: Session | Batch) -> int:
     """Run the reactor until the session has ended, on its own or by a signal."""
     statuses: list[int] = []
 

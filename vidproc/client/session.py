@@ -31,6 +31,7 @@ from vidproc.client.texts import (
     warnings_of,
 )
 from vidproc.client.words import printable
+from vidproc.reactor import IFullReactor
 from vidproc.resume import REMEMBER_FROM
 
 
@@ -43,7 +44,7 @@ class Session:
     def __init__(
         self,
         options: Options,
-        reactor: Any,
+        reactor: IFullReactor,
         *,
         client: Client,
         display: Display,

@@ -19,6 +19,7 @@ from vidproc.client.log import Log
 from vidproc.client.options import Options
 from vidproc.client.upload import UploadRequest
 from vidproc.client.words import describe_status
+from vidproc.reactor import IFullReactor
 from vidproc.resume import ResumeFile
 
 T = TypeVar("T")
@@ -36,7 +37,7 @@ class Steps:
     """The steps for one video: coroutines that raise `ClientError`."""
 
     def __init__(
-        self, options: Options, reactor: Any, *, client: Client, display: Display, log: Log
+        self, options: Options, reactor: IFullReactor, *, client: Client, display: Display, log: Log
     ) -> None:
         self._options = options
         self._reactor = reactor

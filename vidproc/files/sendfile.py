@@ -12,9 +12,9 @@ import select
 import socket
 import time
 from collections.abc import Callable
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
-from twisted.internet.interfaces import IPullProducer, ITransport
+from twisted.internet.interfaces import IProducer, IPullProducer, ITransport
 from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -72,7 +72,7 @@ class SendfileSender(Sender[Connection]):
         self._started = False
         self._waiting = False
         self._socket: int | None = None
-        self._former: tuple[Any, bool] | None = None
+        self._former: tuple[IProducer, bool] | None = None
         self._producer = _WhenWritable(self)
         self._fallback: FileSender | None = None
 

@@ -27,6 +27,7 @@ from twisted.python.failure import Failure
 from vidproc.ffmpeg.fork_server import CONTROL
 from vidproc.ffmpeg.probe import PROBE_CHILD, PROBE_PACKAGE
 from vidproc.ffmpeg.sandbox import fork_server
+from vidproc.reactor import IFullReactor
 from vidproc.runners.failures import name_of_signal
 from vidproc.topics import Topic, TopicLogger
 
@@ -72,7 +73,7 @@ class ForkServer:
 
     log = TopicLogger(Topic.MEDIA)
 
-    def __init__(self, reactor: Any, argv: Callable[[], Sequence[str]]) -> None:
+    def __init__(self, reactor: IFullReactor, argv: Callable[[], Sequence[str]]) -> None:
         self._reactor = reactor
         self._argv = argv
         self._process: _Process | None = None
@@ -171,7 +172,7 @@ class ForkServer:
         self._restart = self._reactor.callLater(self._pause, self.start)
 
 
-def probe_fork_server(reactor: Any, layers: frozenset[str]) -> ForkServer | None:
+def probe_fork_server(reactor: IFullReactor, layers: frozenset[str]) -> ForkServer | None:
     """Return a fork server for probes; None where only executing them is safe.
 
     Without seccomp a child could start processes, which need a group to be killed by.
@@ -184,7 +185,9 @@ def probe_fork_server(reactor: Any, layers: frozenset[str]) -> ForkServer | None
 class _Process(ProcessProtocol):
     """One fork server process."""
 
-    def __init__(self, reactor: Any, on_ended: Callable[[_Process, Failure], None]) -> None:
+    def __init__(
+        self, reactor: IFullReactor, on_ended: Callable[[_Process, Failure], None]
+    ) -> None:
         self._reactor = reactor
         self._on_ended = on_ended
         self.started_at = reactor.seconds()
@@ -266,7 +269,7 @@ class ForkedProcess:
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IFullReactor,
         parent: Parent,
         server: _Process,
         pipes: Sequence[int],
@@ -349,7 +352,7 @@ class ForkedProcess:
 class _Pipe(FileDescriptor):
     """The reading end of a pipe."""
 
-    def __init__(self, reactor: Any, fd: int, on_end: Callable[[_Pipe], None]) -> None:
+    def __init__(self, reactor: IFullReactor, fd: int, on_end: Callable[[_Pipe], None]) -> None:
         super().__init__(reactor)
         self._fd = fd
         self._on_data: Callable[[bytes], None] = lambda data: None

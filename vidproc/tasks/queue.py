@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -273,7 +273,7 @@ class Queue:
             ),
         )
 
-    def _surely(self, work: Any) -> Deferred[None]:
+    def _surely(self, work: Coroutine[Any, Any, None]) -> Deferred[None]:
         """Run a coroutine. If it fails, that is a fault of ours and is logged."""
         return ensureDeferred(work).addErrback(
             lambda failure: self.log.failure("a fault in the queue", failure)

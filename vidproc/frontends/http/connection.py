@@ -6,9 +6,7 @@ its own buffers.
 
 from __future__ import annotations
 
-from typing import Any
-
-from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web import http
@@ -259,7 +257,7 @@ class HTTPConnection(StreamingChannel):
         """Note that a file is sent from now on: start measuring how fast the client reads."""
         self._slow_client.forgive()
 
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
+    def registerProducer(self, producer: IPushProducer, streaming: bool) -> None:
         super().registerProducer(producer, streaming)
         if self._write_blocked:
             producer.pauseProducing()  # the transport told only us, earlier

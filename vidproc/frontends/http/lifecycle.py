@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from enum import Enum, auto
-from typing import Any
+
+from vidproc.transport import IStreamTransport
 
 
 class Life(Enum):
@@ -24,7 +25,7 @@ class ReadingHolds:
     further requests before it got its answers.
     """
 
-    def __init__(self, transport: Any) -> None:
+    def __init__(self, transport: IStreamTransport) -> None:
         self._transport = transport
         self._reasons: set[str] = set()
 

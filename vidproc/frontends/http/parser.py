@@ -8,6 +8,7 @@ twisted.web that we use although it does not document them.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from twisted.web import http
@@ -216,5 +217,5 @@ class StreamingChannel(http.HTTPChannel):
             lines += [b"%b: %b\r\n" % (name, value) for value in values]
         self.write(b"".join([*lines, b"\r\n"]))
 
-    def writeSequence(self, iovec: Any) -> None:
+    def writeSequence(self, iovec: Iterable[bytes]) -> None:
         self.write(b"".join(iovec))

@@ -166,7 +166,7 @@ class MMPServerProtocol(Protocol):
             self._pumping = False
         self.adjust_reading()
 
-    def _take(self, event: Event | Any) -> None:
+    def _take(self, event: Event) -> None:
         if isinstance(event, PayloadChunk):
             self.state.take(event.data)
         elif isinstance(event, MessageStarted):
