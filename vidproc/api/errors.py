@@ -35,7 +35,7 @@ class TaskCancelled(VidprocError):
 class Unreachable(VidprocError):
     """The server cannot be reached, or the connection broke too often.
 
-    `upload_url` is where an interrupted upload can be resumed, None if none was under way.
+    `upload_url` is where an interrupted upload can be resumed, None if there was none.
     """
 
     def __init__(self, description: str, *, task_id: str | None = None) -> None:

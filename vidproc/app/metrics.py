@@ -163,7 +163,7 @@ class _Now:
         yield _gauge("vidproc_tasks_queued", "Tasks that wait.", queue.queued)
         yield _gauge("vidproc_tasks_running", "Tasks that are worked on.", queue.running)
         yield _gauge("vidproc_concurrency", "Tasks that may run at a time.", queue.concurrency)
-        yield _gauge("vidproc_uploads_active", "Uploads under way.", self._tasks.uploads.active)
+        yield _gauge("vidproc_uploads_active", "Uploads in progress.", self._tasks.uploads.active)
         yield _gauge("vidproc_watches", "Watches on tasks.", len(queue.watches))
 
     def _of_connections(self) -> Iterator[Metric]:

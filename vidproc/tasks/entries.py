@@ -14,7 +14,7 @@ from vidproc.tasks.views import TaskView
 
 @dataclass(slots=True)
 class Entry:
-    """A task, what it asks for, and the attempt under way. Sizes in bytes.
+    """A task, what it asks for, and the attempt in progress. Sizes in bytes.
 
     `ended` fires when the attempt has freed its place.
     """
@@ -55,11 +55,11 @@ class Entries(dict[str, Entry]):
         return [entry for entry in self.values() if entry.task.state is State.QUEUED]
 
     def attempts(self) -> list[Attempt]:
-        """Return the attempts under way."""
+        """Return the attempts in progress."""
         return [entry.attempt for entry in self.values() if entry.attempt is not None]
 
     def runs(self, task_id: str) -> bool:
-        """Return whether an attempt at a task is under way."""
+        """Return whether an attempt at a task is in progress."""
         entry = self.get(task_id)
         return entry is not None and entry.attempt is not None
 

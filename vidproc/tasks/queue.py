@@ -137,7 +137,7 @@ class Queue:
         self.refuse_new()
         for attempt in self._entries.attempts():
             attempt.stop(StopReason.STOPPING)
-        if self._filling is not None:  # a claim that is under way puts its task back
+        if self._filling is not None:  # a claim in progress puts its task back
             await when_fired(self._filling)
         for entry in list(self._entries.values()):
             if entry.attempt is not None:
@@ -197,7 +197,7 @@ class Queue:
                 self._fill_again = False
                 await self._fill_places()
         except Exception:
-            self.log.failure("the queue can't go on; trying again")
+            self.log.failure("the queue can't continue; trying again")
             self._reactor.callLater(STORE_RETRY, self._fill)
         filled, self._filling = self._filling, None
         if filled is not None:
@@ -340,7 +340,7 @@ class Queue:
     # --- space ---------------------------------------------------------------------------------
 
     async def look_for_space(self) -> None:
-        """Let a task go on that waits for space, if there is some; for upkeep."""
+        """Let a task that waits for space continue, if there is some; for upkeep."""
         await self._space_waiting.look()
 
     async def check_growth(self) -> None:

@@ -63,7 +63,7 @@ def unplayable_result() -> ServiceError:
     """The probe can't read the result."""
     return ServiceError(
         ErrorCode.UNSUPPORTED_MEDIA,
-        "The result made from this file can't be played, so it was thrown away.",
+        "The result made from this file can't be played, so it was discarded.",
         _CHECK,
     )
 

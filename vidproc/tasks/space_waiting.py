@@ -12,7 +12,7 @@ from vidproc.tasks.results import Results
 
 
 class SpaceWaiting:
-    """Lets those of `entries` go on that wait for space; then `on_space` is called."""
+    """Lets those of `entries` continue that wait for space; then `on_space` is called."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class SpaceWaiting:
         self._on_space = on_space
 
     async def look(self) -> None:
-        """Let the first task go on for which there is space, evicting results if that helps.
+        """Let the first task continue for which there is space, evicting results if that helps.
 
         If nothing is running and there can never be space for the first one, end it.
         """

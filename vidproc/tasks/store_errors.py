@@ -21,7 +21,7 @@ def explain_store_error(error: BaseException | None) -> ServiceError:
         return ServiceError(
             ErrorCode.UNAVAILABLE,
             "The server is shutting down.",
-            "Try again in a minute; an upload with an upload_id goes on where it stopped.",
+            "Try again in a minute; an upload with an upload_id continues where it stopped.",
         )
     return ServiceError(
         ErrorCode.INTERNAL,

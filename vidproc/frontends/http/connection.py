@@ -383,7 +383,7 @@ class HTTPConnection(StreamingChannel):
     # --- slow clients --------------------------------------------------------------------------
 
     def _log_peer(self, why: str) -> None:
-        """Log why a connection ends, with the request that was under way, if any."""
+        """Log why a connection ends, with the current request, if any."""
         request_id = (self.requests[0].request_id or None) if self.requests else None
         self.log.info("peer {peer}: {why}", peer=self.peer, why=why, request_id=request_id)
 

@@ -379,7 +379,7 @@ class MMPServerProtocol(Protocol):
         self.end()
 
     def _log_peer(self, why: str) -> None:
-        """Log why a connection ends, with the request that was under way, if any."""
+        """Log why a connection ends, with the current request, if any."""
         request_id = None if self._decoder.idle else self._request_id
         self.log.info("peer {peer}: {why}", peer=self.peer, why=why, request_id=request_id)
 

@@ -21,6 +21,6 @@ def too_slow(why: str) -> ServiceError:
     return ServiceError(
         ErrorCode.BAD_REQUEST,
         why,
-        "Send it again over a faster connection; an upload with an upload_id goes on where it"
+        "Send it again over a faster connection; an upload with an upload_id continues where it"
         " stopped.",
     )

@@ -47,9 +47,9 @@ class UploadSession:
     """One connection's part of an upload. Feed it with `write`, end it with `finish` or `abort`.
 
     Whoever feeds it registers as its producer, which is paused while the disk lags or space has to
-    be made. `on_broken` is called when the session can't go on (a disk error, no space, or a newer
-    connection took over). One of `finishing`, `aborting` and `reverting` is called once, at its
-    end: to store what was received, to keep it for later, or to drop it.
+    be made. `on_broken` is called when the session can't continue (a disk error, no space, or a
+    newer connection took over). One of `finishing`, `aborting` and `reverting` is called once, at
+    its end: to store what was received, to keep it for later, or to drop it.
     """
 
     log = TopicLogger(Topic.UPLOADS)

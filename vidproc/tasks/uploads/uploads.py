@@ -103,7 +103,7 @@ class Uploads:
 
     @property
     def active(self) -> int:
-        """Uploads under way."""
+        """Uploads in progress."""
         return len(self._sessions)
 
     # --- the beginning -------------------------------------------------------------------------
