@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.load import long_film, mmp_upload, raise_file_limit, run_streams
+from support.results import add_result
 from support.server_process import PlainClient, ServerProcess, receive, send
-from vidproc.files.data_folder import input_key, result_key
+from vidproc.files.data_folder import input_key
 from vidproc.mmp.codec import encode_head
 from vidproc.tasks.model import State, Task, new_task_id
 from vidproc.tasks.store.store import TaskStore
@@ -53,40 +54,8 @@ class SlowDiskServer(ServerProcess):
 
 
 def place_result(server: ServerProcess, size: int, *, fill: bool = False) -> str:
-    """Add a finished task with a result of `size` zero bytes to a stopped server's folder.
-
-    Without `fill` the file is sparse.
-    """
-    store = TaskStore(server.data_dir / "tasks.sqlite")
-    store.open()
-    now = time.time()
-    task = Task(
-        task_id=new_task_id(),
-        type="webm",
-        parameters={},
-        peer="127.0.0.9",
-        created_at=now,
-        input_size=1,
-    )
-    store.uploads.admit(task, 1, 100)
-    store.move(task.task_id, State.QUEUED)
-    store.attempts.claim_next("benchmark", now, now)
-    key = result_key(task.task_id, "webm")
-    with (server.data_dir / key).open("wb") as file:
-        file.truncate(size)
-        for start in range(0, size if fill else 0, 1 << 20):
-            file.write(bytes(min(1 << 20, size - start)))
-    store.move(
-        task.task_id,
-        State.COMPLETED,
-        completed_at=now,
-        output_key=key,
-        output_type="webm",
-        output_size=size,
-        output_sha256="0" * 64,
-    )
-    store.close()
-    return task.task_id
+    """Add a finished task with a result to a stopped server's folder; see `add_result`."""
+    return add_result(server.data_dir, size, fill=fill)[0]
 
 
 def place_film(server: ServerProcess, film: Path) -> str:

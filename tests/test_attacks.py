@@ -20,12 +20,10 @@ from typing import Any
 import psutil
 from twisted.trial.unittest import SkipTest, TestCase
 
+from support.results import add_result
 from support.server_process import PlainClient, ServerProcess, receive, send, wait_for
 from vidproc.ffmpeg.binary import find_ffmpeg
-from vidproc.files.data_folder import result_key
 from vidproc.mmp.codec import encode_head
-from vidproc.tasks.model import State, Task, new_task_id
-from vidproc.tasks.store.store import TaskStore
 
 MEDIA = Path(__file__).parent / "media"
 CLIP = MEDIA / "screencast-480p-vp9-opus.webm"
@@ -43,31 +41,6 @@ def next_address() -> str:
     return f"127.2.0.{next(_addresses)}"
 
 
-def place_result(server: ServerProcess, size: int) -> str:
-    """Add a finished task with a result of `size` bytes to a stopped server's folder."""
-    store = TaskStore(server.data_dir / "tasks.sqlite")
-    store.open()
-    now = time.time()
-    task = Task(
-        task_id=new_task_id(),
-        type="webm",
-        parameters={},
-        peer="127.0.0.9",
-        created_at=now,
-        input_size=1,
-    )
-    store.uploads.admit(task, 1, 100)
-    store.move(task.task_id, State.QUEUED)
-    store.attempts.claim_next("test", now, now)
-    key = result_key(task.task_id, "webm")
-    with (server.data_dir / key).open("wb") as file:
-        file.truncate(size)
-    fields: dict[str, Any] = {"output_key": key, "output_type": "webm", "output_size": size}
-    store.move(task.task_id, State.COMPLETED, completed_at=now, output_sha256="0" * 64, **fields)
-    store.close()
-    return task.task_id
-
-
 class AttackedServer(ServerProcess):
     """A server whose queue of unaccepted connections has space for the whole crowd."""
 
@@ -82,7 +55,7 @@ def shared_server() -> tuple[ServerProcess, str]:
     options = (f"--idle-timeout={IDLE:.0f}s", "--max-connections-per-ip=600", "--max-upload=2T")
     server = AttackedServer(Path(f"attacked-server-{os.getpid()}"), *options).start()
     server.stop()
-    task_id = place_result(server, RESULT_SIZE)
+    task_id, _ = add_result(server.data_dir, RESULT_SIZE)
     server.start()
     atexit.register(server.stop)
     return server, task_id

@@ -8,7 +8,6 @@ import os
 import socket
 import sqlite3
 import ssl
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from support.certificates import write_certificate
 from support.http_server import HTTPServerProcess
+from support.results import add_result
 from support.server_process import wait_for
-from vidproc.files.data_folder import DataFolder, result_key
-from vidproc.tasks.model import State, Task, new_task_id
+from vidproc.files.data_folder import DataFolder
 from vidproc.tasks.store.store import TaskStore
 
 SIZE = 24 << 20
@@ -41,35 +40,14 @@ def place_result(server: HTTPServerProcess, content: bytes) -> str:
     """Add a finished task with a result to the folder of a future server; return its ID."""
     folder = DataFolder(server.data_dir, 1 << 40)
     folder.open()
+    task_id, path = add_result(server.data_dir, len(content), filename="film.mov")
+    path.write_bytes(content)
     store = TaskStore(server.data_dir / "tasks.sqlite")
     store.open()
-    now = time.time()
-    task = Task(
-        task_id=new_task_id(),
-        type="webm",
-        parameters={},
-        peer="127.0.0.9",
-        created_at=now,
-        input_size=1,
-        filename="film.mov",
-    )
-    store.uploads.admit(task, 1, 100)
-    store.move(task.task_id, State.QUEUED)
-    store.attempts.claim_next("test", now, now)
-    key = result_key(task.task_id, "webm")
-    (server.data_dir / key).write_bytes(content)
-    store.move(
-        task.task_id,
-        State.COMPLETED,
-        completed_at=now,
-        output_key=key,
-        output_type="webm",
-        output_size=len(content),
-        output_sha256=hashlib.sha256(content).hexdigest(),
-    )
+    store.update(task_id, output_sha256=hashlib.sha256(content).hexdigest())
     store.close()
     folder.close()
-    return task.task_id
+    return task_id
 
 
 class DownloadTests(SynchronousTestCase):
