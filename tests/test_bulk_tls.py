@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from ssl import CERT_NONE, PROTOCOL_TLS_CLIENT, MemoryBIO, SSLContext, SSLWantReadError
 from typing import Any
 
 from twisted.internet import ssl
@@ -16,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from support.certificates import write_certificate
 from vidproc.app.bulk_tls import MOST_AT_ONCE, BulkTLSTransport, use_bulk_transport
+from vidproc.app.certificates import Certificate
 
 
 class Recorder(Protocol):
@@ -128,3 +130,44 @@ class BulkTests(SynchronousTestCase):
         self.assertGreater(FileDescriptor.SEND_LIMIT, 0)
         for name in ("_tlsConnection", "_lostTLSConnection"):
             self.assertTrue(hasattr(self.ends[1], name), name)
+
+
+class NegotiationTests(SynchronousTestCase):
+    """Clients that offer protocols (ALPN), as curl and browsers do."""
+
+    def negotiate(self, *offered: str) -> str | None:
+        """Return what a server agrees on with a client that offers this; raises `SSLError`."""
+        certificate, key = write_certificate(Path(self.mktemp()))
+        own = ssl.PrivateCertificate.loadPEM(certificate.read_bytes() + key.read_bytes())
+        factory = TLSMemoryBIOFactory(
+            Certificate(own.options()),
+            False,
+            Factory.forProtocol(Recorder),
+        )
+        use_bulk_transport(factory)
+        server: Any = factory.buildProtocol(None)
+        server.makeConnection(Wire())
+        context = SSLContext(PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, CERT_NONE
+        if offered:
+            context.set_alpn_protocols(list(offered))
+        incoming, outgoing = MemoryBIO(), MemoryBIO()
+        client = context.wrap_bio(incoming, outgoing)
+        for _ in range(10):
+            try:
+                client.do_handshake()
+                break
+            except SSLWantReadError:
+                server.dataReceived(outgoing.read())
+                server._aggregator.flush()
+                incoming.write(server.transport.value())
+                server.transport.clear()
+        self.assertIsNotNone(client.version())
+        return client.selected_alpn_protocol()
+
+    def test_http_1_1_is_chosen_when_it_is_offered(self) -> None:
+        self.assertEqual(self.negotiate("h2", "http/1.1"), "http/1.1")
+
+    def test_what_we_do_not_speak_refuses_nobody(self) -> None:
+        self.assertIsNone(self.negotiate("mmp"))
+        self.assertIsNone(self.negotiate())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from OpenSSL.SSL import Connection
+from OpenSSL.SSL import NO_OVERLAPPING_PROTOCOLS, Connection
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.internet.protocol import Factory
@@ -27,11 +27,20 @@ class Certificate:
     def replace(self, options: CertificateOptions) -> None:
         """Use another certificate for new connections. Raises OpenSSL's exception if it is not
         one."""
-        self._context = options.getContext()
+        context = options.getContext()
+        # Twisted's own refuses a client that offers protocols, as curl and browsers do: it looks
+        # for what the server speaks on a connection that it has not made itself.
+        context.set_alpn_select_callback(_select_protocol)
+        self._context = context
 
     def serverConnectionForTLS(self, protocol: Any) -> Connection:
         """Return the TLS connection for a new connection."""
         return Connection(self._context, None)
+
+
+def _select_protocol(connection: Connection, offered: list[bytes]) -> Any:
+    """Choose HTTP/1.1 from the protocols that a client offers; without it none is chosen."""
+    return b"http/1.1" if b"http/1.1" in offered else NO_OVERLAPPING_PROTOCOLS
 
 
 class CertificateReactor:
