@@ -367,6 +367,20 @@ class DecisionTests(SynchronousTestCase):
                 self.assertLessEqual(job.search_part(details), limit, (duration, lack))
                 self.assertApproximates(details["predicted_score"], 95.2, 0.6)
 
+    def test_scores_of_a_subset_state_their_error(self) -> None:
+        for duration, quality, codec, every in (
+            (4.0, 95.0, "h264", 1),
+            (8.0, 95.0, "h264", 3),
+            (20.0, 95.0, "h264", 5),
+            (20.0, 95.0, "hevc", 3),
+            (20.0, 80.0, "h264", 1),
+        ):
+            job, _, details = self.compress(duration, size=1e6, quality=quality, codec=codec)
+            scored = [c.arguments for c in job.commands if c.stage == "scoring"]
+            self.assertIn(f"n_subsample={every}", " ".join(scored[-1]), (duration, codec))
+            self.assertTrue(0 <= details["measured_error"] <= 0.3)
+            self.assertEqual(details["measured_error"] == 0, every == 1)
+
     def test_every_film_is_scored(self) -> None:
         for duration in (2.0, 20.0, 7200.0):
             job, product, details = self.compress(duration, size=3e6, lack=7.0)

@@ -14,6 +14,7 @@ from support.job import RealJob, run_operation
 from support.travel import TravellingRunner
 from tests.test_compress import MEDIA, CompressCase, MadeUpJob, measure
 from vidproc.ffmpeg.command import SOURCE, Command, CommandFailed, Completed, FailureKind
+from vidproc.operations.compress.by_shot import _shot_bytes
 from vidproc.operations.compress.operation import CompressOperation
 from vidproc.operations.compress.scoring import frame_sizes
 from vidproc.runners.interface import Runner
@@ -90,6 +91,16 @@ class RealTests(CompressCase):
         known = [part.size for part in parts if part is not None and part.size is not None]
         self.assertGreater(len(known), len(CLIPS))
         self.assertLess(max(known), 0.8 * job.media.size)
+
+
+class ShotBytesTests(SynchronousTestCase):
+    def test_a_sample_of_two_places_has_one_keyframe_of_the_shot(self) -> None:
+        """The second place's first frame is large, and comes early in coding order."""
+        sizes = [1000, *(100 for _ in range(9)), 900, *(100 for _ in range(13))]
+        self.assertEqual(_shot_bytes(sizes, 12, 101, 0.0), 1000 + 100 * 100)
+
+    def test_unknown_sizes(self) -> None:
+        self.assertEqual(_shot_bytes([], 12, 100, 50.0), 5000)
 
 
 class MadeUpShots(MadeUpJob):

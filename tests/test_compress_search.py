@@ -146,6 +146,25 @@ class SearchTests(SynchronousTestCase):
             off.measure(better.crf).size / search.size_at(better.crf), 1.0, 0.05
         )
 
+    def test_one_point_of_a_typical_video_leads_along_the_typical_curve(self) -> None:
+        for target in (75.0, 85.0, 95.0):
+            search = Search(X264, target, target, 70, 1e15, 23.0)
+            for score, crf in X264.typical:
+                search.points = [Point(crf, score, 1e6)]
+                choice = search.choose()
+                assert choice is not None
+                self.assertApproximates(choice.crf, X264.typical_crf(target), 0.5)
+
+    def test_one_point_tells_more_of_lower_scores(self) -> None:
+        """A video far from the typical one is nearer to it at a higher CRF."""
+        search = Search(X264, 80, 80, 70, 1e15, 23.0)
+        search.points = [Point(22.8, 97.0, 1e6)]
+        at_start = 97.0 - 95.0
+        expected = search.score_at(X264.typical_crf(80))
+        self.assertTrue(80 < expected < 80 + 4 * at_start, expected)
+        scores = [search.score_at(crf) for crf in range(10, 46)]
+        self.assertEqual(scores, sorted(scores, reverse=True))
+
     def test_choosing_needs_a_measurement(self) -> None:
         search = Search(X264, 95, 95.2, 90, 1e6, 23.0)
         self.assertRaises(ValueError, search.choose)
@@ -172,6 +191,17 @@ class SampleTests(SynchronousTestCase):
         samples = spread(100.0, 0.1, 5.0, 8)
         self.assertEqual(samples.starts, (22.5, 72.5))
         self.assertEqual(samples.seconds, 10.0)
+
+    def test_samples_of_short_videos_are_counted_in_frames(self) -> None:
+        for duration, rate in ((5.0, 25.0), (14.0, 30.0), (50.0, 60.0)):
+            samples = plan_samples(duration, 0.7, rate)
+            self.assertGreater(len(samples.frames), 2)
+            edges = [edge for run in samples.frames for edge in run]
+            self.assertEqual(edges, sorted(set(edges)))
+            self.assertLessEqual(edges[-1], duration * rate)
+            frames = sum(end - first for first, end in samples.frames)
+            self.assertApproximates(frames / (duration * rate), samples.fraction, 0.05)
+        self.assertEqual(plan_samples(70.0, 0.7, 25.0).frames, ())
 
     def test_nearly_everything_is_the_whole_film(self) -> None:
         self.assertEqual(spread(10.0, 0.9, 2.0, 6), whole_film(10.0))
@@ -213,6 +243,16 @@ class WeightTests(SynchronousTestCase):
         samples = Samples((0.0, 10.0), 2.0, 0.1)
         whole = film_bytes(data, len(data), samples, 1000)
         self.assertApproximates(whole, 5 * 1000 + 995 * 100, 10)
+
+    def test_samples_in_one_stream_begin_with_dear_frames(self) -> None:
+        """These have the bytes of keyframes, a few frames early in coding order."""
+        dear = {0, 8, 18}
+        data = b"".join(simple_block(1000 if n in dear else 100, n == 0) for n in range(30))
+        runs = ((0, 10), (100, 110), (200, 210))
+        samples = Samples((0.0, 4.0, 8.0), 0.4, 0.1, runs)
+        found = film_bytes(data, len(data), samples, 300)
+        without, all_counted = 1000 * (1 + 300 / 250) + 298 * 100, (3 * 1000 + 27 * 100) / 0.1
+        self.assertApproximates(found, math.sqrt(without * all_counted), 200)
 
     def test_the_whole_film_weighs_what_it_weighs(self) -> None:
         data = simple_block(1000, True) + simple_block(100, False)

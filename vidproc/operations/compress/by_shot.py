@@ -42,14 +42,14 @@ _MANY = 600.0
 """Length in seconds from which the shortest sample of each shot is enough."""
 _SAMPLE_FRACTION, _SAMPLE_SECONDS, _SAMPLE_FRAMES = 0.15, 1.0, 24
 _REORDERED = 4
-_LACK_IN_SAMPLES = 0.17
+_LACK_IN_SAMPLES = 0.22
 """How much higher ln(missing points) is in samples than in their shots: see `one_crf`. Their first
 frames, which are better than the others, are not scored."""
 _WORTH = 0.02
 """The fraction of the bytes that shots with their own CRFs must save."""
 _TOO_LOW, _TOO_HIGH = 0.3, 0.8
 """Score points below and above the target beyond which shots are encoded again."""
-_BELOW_AIM, _ABOVE_AIM, _STEERED = 0.3, 0.4, 1.5
+_BELOW_AIM, _ABOVE_AIM, _STEERED = 0.3, 0.25, 1.5
 """Score points below and above the aim within which the remaining shots keep their CRFs, and the
 largest change of these per batch. Making the last shots compensate for all others, to meet the aim
 exactly, cost as many bytes as encoding by shot saved."""
