@@ -378,7 +378,7 @@ class DecisionTests(SynchronousTestCase):
             job, _, details = self.compress(duration, size=1e6, quality=quality, codec=codec)
             scored = [c.arguments for c in job.commands if c.stage == "scoring"]
             self.assertIn(f"n_subsample={every}", " ".join(scored[-1]), (duration, codec))
-            self.assertTrue(0 <= details["measured_error"] <= 0.3)
+            self.assertTrue(0 <= details["measured_error"] <= 0.35)
             self.assertEqual(details["measured_error"] == 0, every == 1)
 
     def test_every_film_is_scored(self) -> None:

@@ -64,7 +64,7 @@ class RealTests(CompressCase):
         self.assertEqual(details["shots"], 4)
         self.assertIn("saved_percent", details)
         score = measure(job.path_of(product.file), film)
-        self.assertApproximates(score, details["measured_score"], 0.3)
+        self.assertApproximates(score, details["measured_score"], 2 * details["measured_error"])
         self.assertTrue(-0.5 <= score - parameters["quality"] <= 1.0, score)
         before, after = times(film), times(job.path_of(product.file))
         self.assertEqual(len(after), len(before))
@@ -178,6 +178,13 @@ class ShotDecisionTests(SynchronousTestCase):
         self.assertTrue(-0.5 <= details["measured_score"] - 95 <= 1.0, details)
         self.assertGreater(len(self.encodes(job)), 5)
         self.assertLessEqual(details["probes"], 5)
+
+    def test_a_correction_goes_no_further_than_it_has_to(self) -> None:
+        """Else the shots that are encoded again go past the aim, and the next correction back."""
+        for duration, bias in ((16.0, 1.0), (20.0, -3.0), (28.0, 1.0)):
+            job, details = self.compress(duration, size=3e6, bias=bias, spread=0.0)
+            self.assertTrue(-0.5 <= details["measured_score"] - 95 <= 1.0, details)
+            self.assertLessEqual(len(self.encodes(job)), 2 * details["shots"] - 1)
 
     def test_a_segment_without_frames_leads_to_one_encode(self) -> None:
         job = MadeUpShots(60.0, size=3e6)

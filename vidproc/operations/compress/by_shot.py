@@ -351,10 +351,13 @@ def _wrong(takes: Sequence[_Take], target: float, aim: float) -> list[tuple[_Tak
     for n in order:
         if abs(aim - mean) < 0.1:
             break
-        take, crf = takes[n], crfs[n]
-        if abs(gains[n]) > 1e-6:
+        take, crf, gain = takes[n], crfs[n], gains[n]
+        if abs(gain) > abs(aim - mean):  # the last one goes only as far as it has to
+            gain = aim - mean
+            crf = curves[n].crf_for((take.score or 0.0) + gain * total / take.shot.length)
+        if abs(gain) > 1e-6:
             wrong.append((take, crf))
-            mean += gains[n]
+            mean += gain
     return wrong
 
 
