@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -14,6 +15,7 @@ from vidproc.ffmpeg.command import (
     CommandStopped,
     Completed,
     FailureKind,
+    Part,
     Progress,
     Workspace,
 )
@@ -88,6 +90,49 @@ class CommandGroupTests(SynchronousTestCase):
         self.patch(self.runner, "start", refuse)
         self.failureResultOf(self.run_group(), RuntimeError)
         self.assertEqual(self.runner.running, [])
+
+    def test_a_killed_command_is_started_again_alone(self) -> None:
+        """The other goes on. After two more tries it is given up."""
+        running = self.run_group()
+        one, two = self.runner.running
+        two.fail(FailureKind.KILLED)
+        for tries_left in (1, 0):
+            self.assertEqual((one.stops, len(self.runner.running)), (0, 2), tries_left)
+            again = self.runner.running[-1]
+            self.assertIs(again.command, TWO)
+            again.fail(FailureKind.OOM_KILLED)
+        error = self.failureResultOf(running, CommandFailed).value
+        self.assertEqual((error.kind, one.stops), (FailureKind.OOM_KILLED, 1))
+
+    def test_a_command_of_its_own_is_not(self) -> None:
+        """The queue makes another attempt."""
+        group = CommandGroup(self.runner, [ONE], Workspace("", ""), 2, self.progress.append)
+        running = ensureDeferred(group.run())
+        self.runner.running[0].fail(FailureKind.KILLED)
+        self.failureResultOf(running, CommandFailed)
+
+    def test_nothing_is_started_again_after_a_stop(self) -> None:
+        """Even if the command was killed at that moment."""
+        self.runner.stops_at_once = False
+        running = self.run_group()
+        one, two = self.runner.running
+        self.group.stop()
+        two.fail(FailureKind.KILLED)
+        one.end(CommandStopped("stopped on request"))
+        self.failureResultOf(running, CommandFailed)
+        self.assertEqual(self.runner.running, [])
+
+    def test_what_fails_on_a_part_of_the_source_gets_all_of_it(self) -> None:
+        """Once: then the file is the reason."""
+        part = Part(2.0, 4.0, ((0, 4096), (8192, 12288)))
+        command = replace(ONE, part=part)
+        group = CommandGroup(self.runner, [command], Workspace("", ""), 2, self.progress.append)
+        running = ensureDeferred(group.run())
+        self.runner.running[0].fail(FailureKind.INPUT)
+        (again,) = self.runner.running
+        self.assertIsNone(again.command.part)
+        again.fail(FailureKind.INPUT)
+        self.failureResultOf(running, CommandFailed)
 
     def test_one_that_cannot_be_stopped_does_not_keep_the_others(self) -> None:
         """The error is logged."""

@@ -25,6 +25,8 @@ SURVEY_CHILD = str(Path(__file__).with_name("survey_child.py"))
 
 _SEGMENT_FORMATS = "mov,matroska"
 _CAPTURE = 4 << 20
+_MEMORY = 512 << 20
+_MEMORY_PER_PACKET = 400
 _LEAST_SECONDS = 120
 _SLOWEST = 20_000_000
 """Bytes per second: a survey of a file on a slow disk may take so long."""
@@ -129,7 +131,10 @@ def survey_command(
         "seconds": _LEAST_SECONDS + media.size // _SLOWEST,
         "segments": False,
     }
-    return _command((SOURCE,), options, "preparing", weight)
+    video = media.video
+    packets = video.frames or (video.duration or 0.0) * (video.frame_rate or 0.0)
+    memory = _MEMORY + int(packets) * _MEMORY_PER_PACKET
+    return _command((SOURCE,), options, "preparing", weight, memory)
 
 
 def check_command(files: Sequence[str], *, tick: Fraction, weight: float = 0.0) -> Command:
@@ -140,7 +145,7 @@ def check_command(files: Sequence[str], *, tick: Fraction, weight: float = 0.0) 
         "seconds": _LEAST_SECONDS + 2 * len(files),
         "segments": True,
     }
-    return _command(files, options, "joining", weight)
+    return _command(files, options, "joining", weight, _MEMORY)
 
 
 def _limits(formats: str) -> dict[str, Any]:
@@ -153,14 +158,16 @@ def _limits(formats: str) -> dict[str, Any]:
     }
 
 
-def _command(files: Sequence[str], options: dict[str, Any], stage: str, weight: float) -> Command:
+def _command(
+    files: Sequence[str], options: dict[str, Any], stage: str, weight: float, memory: int
+) -> Command:
     return Command(
         program="survey",
         arguments=(*map(input_file, files), msgspec.json.encode(options).decode()),
         stage=stage,
         weight=weight,
         cpus=1.0,
-        memory=2 << 30 if not options["segments"] else 512 << 20,
+        memory=memory,
         capture=_CAPTURE,
         near=True,
     )

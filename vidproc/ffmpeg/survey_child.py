@@ -27,7 +27,7 @@ try:
 except ImportError:  # not on Windows
     resource = None  # type: ignore[assignment]
 
-_MOST_PACKETS = 20_000_000
+_MOST_PACKETS = 5_000_000
 _MOST_RANGES = 64
 """Byte ranges of one segment; with more, gaps between them are filled."""
 _BLOCK = 4096

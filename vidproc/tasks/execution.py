@@ -52,6 +52,7 @@ _NOT_THE_FILES = frozenset(
     {FailureKind.REFUSED, FailureKind.OURS, FailureKind.KILLED, FailureKind.OOM_KILLED}
 )
 _MAX_WARNINGS = 50
+_UNEVEN = 4
 _MAX_READ = 16 << 20
 
 
@@ -262,12 +263,14 @@ class Attempt:
         """Return the workspace with what is left of the reserved space, for commands run at once.
 
         With Landlock a command writes only the files that it names, and all of them together stay
-        within this. Elsewhere it limits single files, and `check_growth` all of them together.
+        within this. Elsewhere it limits single files, and `check_growth` all of them together. Of
+        many commands one may need more than the others: each may have `_UNEVEN` times its share.
         """
         if self._reserved is None:
             return self._workspace
         left = self._reserved - await self._disk.call(self._data_folder.size_below, self.folder_key)
-        return replace(self._workspace, space=max(1, left // commands))
+        shares = max(min(commands, _UNEVEN), commands // _UNEVEN)
+        return replace(self._workspace, space=max(1, left // shares))
 
     async def check_growth(self) -> None:
         """Stop the attempt if its folder has outgrown the space reserved for it."""

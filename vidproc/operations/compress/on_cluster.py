@@ -187,7 +187,9 @@ async def find_parts(work: Work, shots: Sequence[Shot]) -> None:
     try:
         found = await work.job.run(command)
         _, stretches = parse_survey(found.stdout, len(windows))
-    except SurveyFailed:
+    except (CommandFailed, SurveyFailed) as error:
+        if isinstance(error, CommandFailed) and not error.kind.may_be_the_files:
+            raise
         return  # then the whole source travels
     work.search_time += found.elapsed
     for window, stretch in zip(windows, stretches, strict=True):
