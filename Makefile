@@ -30,7 +30,7 @@ ifneq ($(shell cat '$(STAMP)' 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup venv demo serve docs dist sbom test test-api test-cluster cluster-certs cluster-demo test-page page-pictures coverage bench lint format soak constraints clean
+.PHONY: help setup venv demo serve docs dist sbom test test-api test-cluster cluster-certs cluster-demo test-page page-pictures coverage bench lint format matrix soak constraints clean
 
 help:
 	@echo 'make demo     run all six operations on a real clip; results in demo-output/'
@@ -47,6 +47,7 @@ help:
 	@echo 'make format   format the code'
 	@echo 'make docs     build the documentation site in site/; checks its links'
 	@echo 'make dist     build wheel, sdist and SBOM into dist/, and check them in a new environment'
+	@echo 'make matrix   process all clips with all operations, and check each result in detail'
 	@echo 'make soak     break things at random for SOAK_MINUTES (15) and check that nothing is lost'
 	@echo 'make setup    create the environment ($(VENV)) that the others use'
 	@echo 'make constraints  update constraints.txt to the newest versions that setup.cfg allows'
@@ -196,6 +197,12 @@ lint: $(STAMP)
 format: $(STAMP)
 	'$(BIN)/python' -m ruff check --fix .
 	'$(BIN)/python' -m ruff format .
+
+# All clips of tests/media and ../shared/media with all operations: minutes on a quiet machine.
+MATRIX_OPTIONS ?= --markdown matrix.md
+
+matrix: $(STAMP)
+	'$(BIN)/python' -m benchmarks.matrix $(MATRIX_OPTIONS)
 
 soak: $(STAMP)
 	'$(BIN)/python' -m benchmarks.soak --minutes $(SOAK_MINUTES)

@@ -17,7 +17,7 @@ from vidproc.ffmpeg.command import THREADS, Command, ffmpeg_command, output_file
 from vidproc.ffmpeg.media import AudioStream, MediaInfo, VideoStream
 from vidproc.operations.audio import ChosenAudio, aac_rate, choose_audio
 from vidproc.operations.base import require_encoder
-from vidproc.operations.compress.hdr import hdr_parameters
+from vidproc.operations.compress.hdr import hdr_curve, hdr_parameters
 from vidproc.operations.compress.scoring import KEY_INTERVAL, Samples, sampled_frames
 from vidproc.operations.compress.search import Curve
 from vidproc.operations.delivery import (
@@ -154,6 +154,7 @@ def video_encoder_for(
         )
     if codec == "hevc":
         options, cost = _X265[preset]
+        hevc = Curve((10.0, 45.0), 0.1, 0.14, -0.12, _TYPICAL_HEVC)
         return VideoEncoder(
             codec=codec,
             encoder=require_encoder(capabilities, ENCODERS[codec]),
@@ -163,7 +164,7 @@ def video_encoder_for(
                 "tag:v": "hvc1",
                 **(hdr_parameters("libx265", video) if hdr else {}),
             },
-            curve=Curve((10.0, 45.0), 0.1, 0.14, -0.12, _TYPICAL_HEVC),
+            curve=hdr_curve("libx265", video, hevc) if hdr else hevc,
             scoring_cost=cost,
             memory_factor=1.5,
             passes="x265",
@@ -171,6 +172,7 @@ def video_encoder_for(
             joinable={},
         )
     options, cost = _SVTAV1[preset]
+    av1 = Curve((8.0, 63.0), 0.25, 0.07, -0.055, _TYPICAL_AV1)
     return VideoEncoder(
         codec=codec,
         encoder=require_encoder(capabilities, ENCODERS[codec]),
@@ -179,7 +181,7 @@ def video_encoder_for(
             **options,
             **(hdr_parameters("libsvtav1", video) if hdr else {}),
         },
-        curve=Curve((8.0, 63.0), 0.25, 0.07, -0.055, _TYPICAL_AV1),
+        curve=hdr_curve("libsvtav1", video, av1) if hdr else av1,
         scoring_cost=cost,
         memory_factor=2.5,
         passes="none",
