@@ -111,7 +111,7 @@ def look(path: Path) -> File:
         found.tracks = list(tracks.values())
         times: list[float] = []
         for packet in container.demux():
-            track = tracks.get(packet.stream_index)
+            track = tracks.get(packet.stream.index)  # the flushing ones have no stream_index
             if track is None or track.kind not in ("video", "audio") or not track.codec:
                 continue
             try:
