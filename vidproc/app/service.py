@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import resource
 import signal
 import sqlite3
-import sys
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -31,10 +28,12 @@ from vidproc.app.logs import TopicLogs
 from vidproc.app.measuring import Meter, usable_cores
 from vidproc.app.metrics import Metrics
 from vidproc.app.on_done import OnDone
+from vidproc.app.open_files import most_connections, raise_open_files
 from vidproc.app.performance import PerformanceService
 from vidproc.app.ports import CannotListen, Ports, reload_or_log
 from vidproc.app.private_files import everything_below, keep_private, tighten
 from vidproc.app.settings import Config
+from vidproc.app.startup_errors import CannotStart, show_in_one_line
 from vidproc.app.stopping import Deadline, Patience
 from vidproc.clock import SteadyClock
 from vidproc.ffmpeg.binary import FFmpeg, FFmpegUnusable, find_ffmpeg
@@ -64,10 +63,6 @@ WRITER_THREADS = 2
 """Threads that write uploads to the disk. If the kernel preempts a thread that holds Python's lock,
 the reactor waits: with ten threads, ten uploads raised the p99 of a status from 53 to 105 ms. Two
 are as fast as the network, and none of them waits for an fsync."""
-FILES_BESIDE = 256
-"""Descriptors that the server may need besides those of its connections."""
-FILES_PER_CONNECTION = 3
-"""Descriptors of a connection with a transfer: its socket, a copy of it for a thread, the file."""
 
 TOLD = frozenset(
     (
@@ -91,25 +86,6 @@ TOLD = frozenset(
     )
 )
 """Options that clients may know of: limits, but no paths, ports or commands."""
-
-
-class CannotStart(Exception):
-    """The server can't start. The text says why and what to do."""
-
-
-def _show_in_one_line() -> None:
-    """Print a `CannotStart` that ends the process as one line, without a traceback."""
-    usual = sys.excepthook
-
-    def show(
-        kind: type[BaseException], error: BaseException, traceback: TracebackType | None
-    ) -> None:
-        if issubclass(kind, CannotStart) and sys.__stderr__ is not None:
-            sys.__stderr__.write(f"vidproc: {error}\n")  # sys.stderr is the log by then
-        else:
-            usual(kind, error, traceback)
-
-    sys.excepthook = show
 
 
 class VidprocService(Service):
@@ -137,7 +113,7 @@ class VidprocService(Service):
 
     def privilegedStartService(self) -> None:
         """Open the ports. Raises `CannotStart`."""
-        _show_in_one_line()
+        show_in_one_line()
         keep_private()
         if self.config.pid_file is not None:
             # Absolute only now: a daemon has changed to its --rundir.
@@ -431,21 +407,6 @@ class VidprocService(Service):
         ended = [await patience.wait_for("a thread", stop) for stop in stops]
         patience.cancel()
         return all(ended)
-
-
-def most_connections(files: int) -> int:
-    """Return for how many connections that many descriptors are enough, if all have a transfer."""
-    return max(16, (files - FILES_BESIDE) // FILES_PER_CONNECTION)
-
-
-def raise_open_files() -> int:
-    """Raise the limit on open files as far as possible, and return it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = min(hard, 1 << 16) if hard != resource.RLIM_INFINITY else 1 << 16
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        return wanted
-    return 1 << 16 if soft == resource.RLIM_INFINITY else soft
 
 
 def _readable(address: object) -> str:
