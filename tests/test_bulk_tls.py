@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from support.certificates import write_certificate
+from vidproc.app import bulk_tls
 from vidproc.app.bulk_tls import MOST_AT_ONCE, BulkTLSTransport, use_bulk_transport
 from vidproc.app.certificates import Certificate
 
@@ -123,6 +124,12 @@ class BulkTests(SynchronousTestCase):
         self.ends[0].dataReceived(b"\x17\x03\x03\x00\x05hello")
         self.assertTrue(self.ends[0].transport.disconnecting)
 
+    def test_what_is_used_of_pyopenssl(self) -> None:
+        """Names that it does not promise; without them each record is copied once more."""
+        self.assertIsNotNone(bulk_tls._place)
+        self.assertIsNotNone(self.ends[0]._tlsConnection._ssl)
+        self.assertTrue(callable(self.ends[0]._tlsConnection._raise_ssl_error))
+
     def test_what_is_used_of_twisted(self) -> None:
         """Names that Twisted does not document; if they go, this module must be revised."""
         for name in ("_write", "_bufferedWrite", "_tlsShutdownFinished", "_flushReceiveBIO"):
@@ -171,3 +178,15 @@ class NegotiationTests(SynchronousTestCase):
     def test_what_we_do_not_speak_refuses_nobody(self) -> None:
         self.assertIsNone(self.negotiate("mmp"))
         self.assertIsNone(self.negotiate())
+
+
+class PublicBulkTests(BulkTests):
+    """With what pyOpenSSL promises alone."""
+
+    def setUp(self) -> None:
+        self.patch(bulk_tls, "_place", None)
+        super().setUp()
+
+    def test_what_is_used_of_pyopenssl(self) -> None:
+        """Nothing of its own."""
+        self.assertIsNone(self.ends[0]._tlsConnection._ssl)

