@@ -29,7 +29,8 @@ _WRITTEN = 256 << 10  # bytes that are encrypted by one call
 _plain = bytearray(MOST_AT_ONCE + RECORD)
 _view = memoryview(_plain)
 # OpenSSL's own function, for want of one in pyOpenSSL that makes no further copy of each record.
-_lib, _ffi = getattr(SSL, "_lib", None), getattr(SSL, "_ffi", None)
+_lib: Any = getattr(SSL, "_lib", None)
+_ffi: Any = getattr(SSL, "_ffi", None)
 _place: Any = _ffi.from_buffer(_plain) if _lib is not None and _ffi is not None else None
 
 
@@ -39,6 +40,10 @@ class _BulkConnection:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self._ssl = getattr(connection, "_ssl", None) if _place is not None else None
+        if self._ssl is not None:
+            # Else a write returns after each record. What is written goes to memory, so a longer
+            # one never has to wait.
+            _lib.SSL_clear_mode(self._ssl, _lib.SSL_MODE_ENABLE_PARTIAL_WRITE)
         self._error: Error | None = None
         self._input = memoryview(b"")
         self._established = False
