@@ -15,7 +15,7 @@ TESTS ?= tests
 TEST_JOBS ?= $(shell echo $$(($$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1) + 1)))
 TRIAL_OPTIONS ?=
 SERVE_OPTIONS ?=
-BENCHES ?= transfer http_transfer latency memory overhead reserve parallel mixed resume streams
+BENCHES ?= transfer http_transfer latency memory overhead first_second reserve parallel mixed resume streams
 BENCH_OPTIONS ?= --quick
 SOAK_MINUTES ?= 15
 # The tested versions. /dev/null installs the newest ones that setup.cfg allows.

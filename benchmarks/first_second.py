@@ -34,7 +34,7 @@ SECONDS = 8
 GOAL = 0.4
 CASES: dict[str, dict[str, Any]] = {
     "extract_audio": {},
-    "gif": {"start_time": 0, "duration": SECONDS},
+    "gif": {"start_time": 0, "duration": 3},
     "resolution": {"width": 640, "height": 360},
 }
 PARTS = ("client", "service", "probes", "ffmpeg")
