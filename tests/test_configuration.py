@@ -122,6 +122,14 @@ class OrderTests(ConfigurationCase):
         ports = [text.split(":")[1] for text in self.server("--port=5")["endpoints"]["mmp"]]
         self.assertEqual(ports, ["5"])
 
+    def test_an_empty_list_turns_a_frontend_off_but_not_the_last_one(self) -> None:
+        path = self.file("port = []\n")
+        options = self.server("--config", path, "--http=0")
+        self.assertEqual((options["endpoints"]["mmp"], len(options["endpoints"]["http"])), ([], 1))
+        status, _, errors = self.server_says("--config", path)
+        self.assertEqual(status, 1)
+        self.assertIn("nothing to listen on", errors)
+
     def test_each_option_of_the_server_can_be_set(self) -> None:
         """By a variable, so by a file: both go the same way."""
         names = {one.name for one in self.server().held}

@@ -13,6 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from support.check_dist import IN_SDIST, NOWHERE, Wrong, check_names
 from support.programs import need_program
+from vidproc.app.worker_command import parser as worker_parser
+from vidproc.program_options import parse
 from vidproc.tap import Options
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,6 +83,14 @@ class SettingsTests(SynchronousTestCase):
         container = (DEPLOY / "container/Containerfile").read_text()
         for ports in options["endpoints"].values():
             self.assertIn(f"{ports[0].split(':')[1]}", container)
+
+    def test_of_a_worker(self) -> None:
+        arguments = ["tcp://127.0.0.1:8786", f"--config={DEPLOY / 'worker.toml'}"]
+        given, sources = parse(worker_parser(), arguments, "worker", environ={})
+        self.assertEqual(given.log_dir, "/var/log/vidproc-worker")
+        self.assertEqual(sources["object-store"], str(DEPLOY / "worker.toml"))
+        unit = (DEPLOY / "systemd/vidproc-worker.service").read_text()
+        self.assertIn(f"CacheDirectory={Path(given.scratch).name}\n", unit)
 
     def test_commented_lines_are_options_too(self) -> None:
         for path in (DEPLOY / "server.toml", DEPLOY / "container/server.toml"):

@@ -190,6 +190,10 @@ class Options(usage.Options):
             ]
             for listed in FRONTENDS
         }
+        if not any(self["endpoints"].values()):
+            raise usage.UsageError(
+                "--port: there is nothing to listen on; name a port, or use --http"
+            )
         for listed in FRONTENDS:
             for option in listed.options:
                 self._convert_frontend_option(listed, option)
