@@ -175,13 +175,13 @@ class PageTestCase(SynchronousTestCase):
         return session
 
 
-def throttle(session: Any, bytes_a_second: int) -> None:
-    """Set how fast a tab may send, or `FULL_SPEED`."""
+def throttle(session: Any, bytes_a_second: int, latency: int = 0) -> None:
+    """Set how fast a tab may send, or `FULL_SPEED`, and after how many ms at least it is told."""
     session.send(
         "Network.emulateNetworkConditions",
         {
             "offline": False,
-            "latency": 0,
+            "latency": latency,
             "downloadThroughput": -1,
             "uploadThroughput": bytes_a_second,
         },

@@ -11,7 +11,16 @@ from typing import Any
 from imageio_ffmpeg import get_ffmpeg_exe
 from playwright.sync_api import expect
 
-from tests_page.case import COCKATOO, FLOWER, FRIDAY, SCREENCAST, PageTestCase
+from support.server_process import wait_for
+from tests_page.case import (
+    COCKATOO,
+    FLOWER,
+    FRIDAY,
+    FULL_SPEED,
+    SCREENCAST,
+    PageTestCase,
+    throttle,
+)
 
 DROP = """([files]) => {
   const transfer = new DataTransfer();
@@ -112,6 +121,20 @@ class WorkTests(PageTestCase):
         )
         self.assertEqual(self.server.files(), [])
 
+    def test_cancel_before_the_page_is_told_of_its_task(self) -> None:
+        """The server has just made a task of the upload: that is cancelled, not left behind."""
+        self.expected_errors.append("409")
+        self.add(COCKATOO)
+        self.choose("compress")
+        session = self.context.new_cdp_session(self.page)
+        session.send("Network.enable")
+        throttle(session, FULL_SPEED, latency=2500)
+        self.page.click(".start")
+        wait_for(lambda: " accepted: " in self.server.log())
+        self.film(COCKATOO.name).get_by_role("button", name="Cancel").click()
+        throttle(session, FULL_SPEED)
+        wait_for(lambda: self.server.files() == [])
+
     def test_a_refused_file_says_what_to_do(self) -> None:
         """The server's sentences are shown, and the next film has its turn."""
         friday = upload_of(FRIDAY.name, FRIDAY.read_bytes())
@@ -152,7 +175,6 @@ class WorkTests(PageTestCase):
         parameters = json.loads(base64.b64decode(pairs["parameters"]))
         wanted = {"codec": "auto", "plays": ["h264", "hevc"], "preset": "fast"}
         self.assertEqual(parameters, wanted)
-        self.film(COCKATOO.name).get_by_role("button", name="Cancel").click()
 
     def test_hostile_names(self) -> None:
         """A name is text wherever it is shown, and comes back as it was."""

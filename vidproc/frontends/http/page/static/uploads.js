@@ -345,8 +345,20 @@ export async function askOffset(film) {
 async function forget(uploadUrl) {
   try {
     await request(uploadUrl, { method: "DELETE", headers: TUS });
+  } catch (problem) {
+    // Else it is forgotten already, or will be when its time is over.
+    if (problem.status === 409) await cancelTaskOf(uploadUrl);
+  }
+}
+
+/** Cancel the task of an upload that was accepted before this tab was told. */
+async function cancelTaskOf(uploadUrl) {
+  try {
+    const response = await request(uploadUrl, { method: "HEAD", headers: TUS });
+    const taskId = response.headers.get("Vidproc-Task");
+    if (taskId) await request(`api/v1/tasks/${taskId}`, { method: "DELETE" });
   } catch {
-    // It is forgotten already, or will be when its time is over.
+    // It has ended, or the server is gone: then it ends without this page.
   }
 }
 
