@@ -17,7 +17,7 @@ from vidproc.operations.compress import on_cluster
 from vidproc.operations.compress.encode import sample_command
 from vidproc.operations.compress.scoring import (
     Samples,
-    by_number,
+    decoded_once,
     film_bytes,
     spread,
     whole_film,
@@ -70,7 +70,7 @@ def plan_samples(duration: float, scoring_cost: float, frame_rate: float = 25.0)
         fraction = min(max(_SAMPLED_SECONDS / duration, 0.15), 0.35)
         fewest = _SHORT_SAMPLE_FRAMES / max(frame_rate, 0.1)
         samples = spread(duration, fraction, max(_SHORT_SAMPLE, fewest), 8)
-        return by_number(samples, frame_rate)
+        return decoded_once(samples, frame_rate)
     fewest = _SAMPLE_FRAMES / max(frame_rate, 0.1)
     fraction = 0.75 if duration < _LONG else 0.26
     fraction /= 3 * (1 + scoring_cost)

@@ -22,7 +22,7 @@ from vidproc.ffmpeg.command import THREADS, Command, Completed, ffmpeg_command, 
 from vidproc.ffmpeg.media import MediaInfo, VideoStream
 from vidproc.operations.delivery import encoding_memory
 from vidproc.operations.frames import Pixels, as_shown, normalised, require_video
-from vidproc.operations.reading import source
+from vidproc.operations.reading import seconds, source
 from vidproc.operations.sizes import Size
 
 Metric = Literal["vmaf", "ssim"]
@@ -65,8 +65,8 @@ class Samples:
     """The samples of a video that a trial encodes: each `length` seconds long, from `starts`.
 
     Without starts the whole video is the sample, and `length` its duration. `fraction` is their
-    part of the video, 0 to 1. With `frames`, (first, end) of each sample, frames are counted from
-    the beginning of the video: for short videos, decoding once is quicker than seeking.
+    part of the video, 0 to 1. With `frames`, the approximate numbers (first, end) of each one's
+    frames, the video is decoded once for all of them: for short ones that is quicker than seeking.
     """
 
     starts: tuple[float, ...]
@@ -99,8 +99,8 @@ def spread(duration: float, fraction: float, length: float, most: int) -> Sample
     return Samples(starts, round(length, 3), fraction)
 
 
-def by_number(samples: Samples, frame_rate: float) -> Samples:
-    """Return the same samples, counted in frames."""
+def decoded_once(samples: Samples, frame_rate: float) -> Samples:
+    """Return the same samples, for a video that is decoded once for all of them."""
     frames = tuple(
         (round(start * frame_rate), round((start + samples.length) * frame_rate))
         for start in samples.starts
@@ -122,8 +122,13 @@ def sampled_frames(
         rate = (media.video.frame_rate if media.video is not None else None) or PAIRING_RATE
 
         def selected(stream: Any) -> Any:
-            stream = stream.filter("trim", end_frame=samples.frames[-1][1])
-            runs = "+".join(f"between(n,{first},{end - 1})" for first, end in samples.frames)
+            stream = stream.filter("setpts", "PTS-STARTPTS")
+            stream = stream.filter("trim", end=seconds(samples.starts[-1] + samples.length))
+            # By time, for a frame rate can be far from what a file says of it.
+            runs = "+".join(
+                f"gte(t,{seconds(start)})*lt(t,{seconds(start + samples.length)})"
+                for start in samples.starts
+            )
             return stream.filter("select", runs).filter("setpts", f"N/({rate}*TB)")
 
         return normalised(source(media), media, capabilities, size, pixels=pixels, sample=selected)
