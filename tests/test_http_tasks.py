@@ -214,6 +214,9 @@ class ResultTests(TaskTestCase):
         head, got = self.get("HEAD"), None
         self.assertFalse(self.fetched())
         got = self.get()
+        for answer in (head, got):
+            self.assertTrue(answer.headers["X-Request-Id"])
+            del answer.headers["X-Request-Id"]  # each request has its own
         self.assertEqual(head.headers.items(), got.headers.items())
         self.assertEqual(head.rest, b"")
 
