@@ -106,7 +106,8 @@ def look(path: Path) -> File:
             codec = stream.codec_context.name if stream.codec_context is not None else ""
             cover = stream.type == "video" and disposition & 0xC00
             kind = "cover" if cover else stream.type
-            language = stream.language if stream.language != "und" else None
+            language = stream.language or container.metadata.get("language")  # ID3 has one
+            language = None if language == "und" else language
             tracks[stream.index] = Track(kind, codec, language, bool(disposition & 1))
         found.tracks = list(tracks.values())
         times: list[float] = []
@@ -308,17 +309,17 @@ def _clip_times(source: File, result: File, operation: str) -> Iterable[str]:
     video = result.of("video")[0]
     length = float(_CLIP["duration"])
     film = source.of("video")[0]
+    shown = length
     if film.last is not None and film.first is not None:
         end = film.last + source.interval - film.first
-        if not result.of("audio"):
-            length = min(length, end - float(_CLIP["start_time"]))
+        shown = min(length, end - float(_CLIP["start_time"]))
     if video.first is None or video.last is None:
         yield "no frame has a time"
         return
     if video.first > source.interval + 0.01:
         yield f"the first frame is at {video.first:.3f} s"
-    if video.last > length + 0.011 or video.last < length - max(2 * source.interval, 0.1) - 0.03:
-        yield f"the last frame is at {video.last:.3f} s of {length} s"
+    if video.last > shown + 0.011 or video.last < shown - max(2 * source.interval, 0.1) - 0.03:
+        yield f"the last frame is at {video.last:.3f} s of {shown:.3f} s"
     for track in result.of("audio"):
         if track.first is None or track.last is None or track.last > length + SYNC + 0.05:
             yield f"audio ends at {track.last} s of {length} s"

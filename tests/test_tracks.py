@@ -219,6 +219,25 @@ class TracksTests(TestCase):
         result = media.process(source, "webm", fields, self.folder / "out")
         self.assertEqual(chapters(result.path), [(0.0, "Leaves"), (0.4, "Petals")])
 
+    def test_a_clip_that_is_joined_from_segments_has_its_chapters(self) -> None:
+        """From the source, which may have nothing else to give to the command that joins."""
+        (self.folder / "chapters.txt").write_text(CHAPTERS.replace("END=2000", "END=9000"))
+        choices: tuple[list[str], ...] = ([], ["-f", "lavfi", "-i", "sine=d=9"])
+        for sound in choices:
+            path = self.folder / "long.mkv"
+            media.ffmpeg(
+                *("-f", "lavfi", "-i", "testsrc2=s=64x48:r=10:d=9"),
+                *("-i", self.folder / "chapters.txt"),
+                *(*sound, "-map", "0", "-map_chapters", "1"),
+                *(["-map", "2"] if sound else []),
+                *("-c:v", "libx264", "-g", "10", path),
+            )
+            fields = {"start_time": 0.5, "duration": 8.4}
+            result = media.process(path, "webm", fields, self.folder / "out")
+            self.assertGreater(result.product.details.get("chunks", 1), 1)
+            self.assertEqual(chapters(result.path), [(0.0, "Leaves"), (0.4, "Petals")])
+            self.assertEqual(len(result.media.audio), len(sound) // 4)
+
     def test_a_track_without_a_sound_does_not_spoil_the_rest(self) -> None:
         """A track whose packets cannot be decoded is told of; the film is there."""
         source = film(self.folder, "film.mkv", video=media.FLOWER, sound="ac3", text=None)

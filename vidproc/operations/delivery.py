@@ -67,7 +67,26 @@ def deliver(node: Any, media: MediaInfo, stream: Any, delivery: Delivery) -> Any
         options["movflags"] = "+faststart"
     options.update(delivery.extra)
     streams = [stream, *delivery.tracks.streams(node)]
-    return ffmpeg.output(*streams, output_file(delivery.file), **options)
+    output = ffmpeg.output(*streams, output_file(delivery.file), **options)
+    if not delivery.tracks.chapters:
+        return output
+    # Chapters come from the source, which is not the first input of a command that joins segments,
+    # and none of its inputs where no other track comes from it.
+    source = _input_arguments(node)
+    arguments = ffmpeg.get_args(output)
+    inputs = [arguments[at + 1] for at, word in enumerate(arguments) if word == "-i"]
+    if source[-1] in inputs:
+        options["map_chapters"] = inputs.index(source[-1])
+        return ffmpeg.output(*streams, output_file(delivery.file), **options)
+    options["map_chapters"] = len(inputs)
+    output = ffmpeg.output(*streams, output_file(delivery.file), **options)
+    return output.global_args(*source)
+
+
+def _input_arguments(node: Any) -> list[str]:
+    """Return the arguments of an input node, up to its file."""
+    arguments = [str(word) for word in ffmpeg.get_args(ffmpeg.output(node["0"], "-"))]
+    return arguments[: arguments.index("-i") + 2]
 
 
 def rate_options(media: MediaInfo, container: Container = "mp4") -> dict[str, Any]:
