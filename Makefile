@@ -212,6 +212,8 @@ constraints:
 	@set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
 	touch "$$folder/none"; \
 	$(MAKE) --no-print-directory setup VENV="$$folder/venv" CONSTRAINTS="$$folder/none"; \
+	"$$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+	    -e '.[bench,cluster,cluster-tests,dist,docs,page-tests]'; \
 	{ echo '# The versions that vidproc was tested with. `make constraints` refreshes them.'; \
 	  "$$folder/venv/bin/python" -m pip freeze --disable-pip-version-check --exclude-editable; \
 	} > "$$folder/constraints"; \
