@@ -22,7 +22,7 @@ from vidproc.cluster.object_store import PATIENCE, ObjectStore
 from vidproc.cluster.runner import ClusterRunner
 from vidproc.cluster.security import ClusterOptions
 
-TIMEOUT = 120.0
+TIMEOUT = 180.0
 TERM = 3.0
 """The lease's term in tests."""
 

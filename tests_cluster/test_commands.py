@@ -25,7 +25,7 @@ from vidproc.ffmpeg.command import (
     input_file,
     output_file,
 )
-from vidproc.operations.parameters import Gif, Resolution
+from vidproc.operations.parameters import Gif, Parameters, Resolution
 from vidproc.operations.registry import OPERATIONS
 
 MEDIA = Path(__file__).parents[1] / "tests" / "media"
@@ -82,10 +82,11 @@ class CommandTests(ClusterCase):
 
     def test_operations_give_the_same_frames(self) -> None:
         """Of more than one command, whose files are each other's inputs."""
-        for name, parameters in (
+        operations: tuple[tuple[str, Parameters], ...] = (
             ("resolution", Resolution(width=320, height=240)),
             ("gif", Gif(start_time=0.5, duration=1.0, width=120)),
-        ):
+        )
+        for name, parameters in operations:
             made: list[str] = []
             for runner in (self.runner_, local_runner()):
                 folder = self.root / "task" / str(len(made) + 2)
@@ -125,11 +126,12 @@ class CommandTests(ClusterCase):
         turn_until(lambda: len(reports) >= 5)
         self.assertTrue(media_processes())
         gaps = [later - sooner for sooner, later in pairwise(reports)]
-        self.assertLess(sorted(gaps)[len(gaps) // 2], 1.0)
+        self.assertLess(sorted(gaps)[len(gaps) // 2], 1.5)
         asked_at = time.monotonic()
         running.stop()
         self.failureResultOf(self._fired(running.result), CommandStopped)
-        self.assertLess(time.monotonic() - asked_at, 3.0)
+        # 0.1 s on a quiet machine.
+        self.assertLess(time.monotonic() - asked_at, 5.0)
         self.assertEqual(media_processes(), [])
         self.assertEqual(self.runner_.spare_cores, 2)
         self.runner_.release(self.workspace)

@@ -101,6 +101,8 @@ class ClusterRunner:
         )
         self._capabilities = ClusterCapabilities(ffmpeg, self)
         self._remote: dict[RemoteRunning, None] = {}
+        self._by_key: dict[str, RemoteRunning] = {}
+        self._was_up = False
         self._sweep_every = sweep_every
         self._next_sweep = 0.0
         self._told = "not yet known"
@@ -245,6 +247,7 @@ class ClusterRunner:
     def ended(self, running: RemoteRunning) -> None:
         """Note that a command has ended."""
         self._remote.pop(running, None)
+        self._by_key.pop(running.key, None)
 
     def has_another(self, worker: Worker) -> bool:
         """Return whether there is a worker besides this one."""
@@ -265,19 +268,36 @@ class ClusterRunner:
         )
 
     def _reported(self, report: Report) -> None:
-        for running in self._remote:
-            if running.key == report.key:
-                running.reported(report)
-                return
+        running = self._by_key.get(report.key)
+        if running is None or running.key != report.key:
+            # A command gets another key with each try.
+            self._by_key = {each.key: each for each in self._remote}
+            running = self._by_key.get(report.key)
+        if running is not None:
+            running.reported(report)
 
     def _saw_workers(self, found: dict[str, Any] | None) -> None:
         if self.closed:
             return
         for sentence in self.workers.update(found):
             self.log.info("{sentence}", sentence=sentence)
-        if self.up:
-            self._last_up = self._reactor.seconds()
+        self._note_whether_up()
         self.placing.place()
+
+    def _note_whether_up(self) -> None:
+        up = self.up
+        if up:
+            self._last_up = self._reactor.seconds()
+        if up != self._was_up:
+            self._was_up = up
+            if up:
+                self.log.info(
+                    "commands run on {workers} workers with {cores} cores",
+                    workers=len(self.workers.usable()),
+                    cores=self.workers.cores,
+                )
+            else:
+                self.log.warn("no worker is up; commands run on this machine")
 
     def _lost(self, worker: Worker, reason: str) -> None:
         """Let the commands of a worker that is gone go on elsewhere."""

@@ -204,7 +204,7 @@ class RemoteRunning:
         while True:
             self._check_stopped()
             if self._faults >= MOST_FAULTS:
-                return await self._run_here("no worker was able to run it")
+                return await self._run_here("the cluster was not able to run it")
             if not self._runner.up:
                 if not self._runner.expects_workers:
                     return await self._run_here("no worker is up")
@@ -214,7 +214,7 @@ class RemoteRunning:
                 done = await self._try_worker()
             except (StoreAway, TransferStopped) as error:
                 self._check_stopped()
-                self._faults += 1
+                self._faults = MOST_FAULTS  # enough patience was had with it
                 self._tell(f"the object store: {error}")
             except NoSpace as error:
                 raise CommandFailed(self.command, str(error), kind=FailureKind.SPACE) from error
