@@ -207,12 +207,9 @@ class HdrTests(TestCase):
     def test_hdr10_plus_becomes_hdr10(self) -> None:
         path = with_hdr10_plus(HDR10, self.folder)
         self.assertEqual(facts(path)["dynamic"], ["DYNAMIC_HDR_PLUS"])
-        for codec in ("hevc", "av1"):
-            result = self.compress(path, codec=codec)
-            self.assert_same_colours(result, path)
-            self.assertEqual(
-                result.warnings, ["The HDR10+ metadata was left out; the video is HDR10."]
-            )
+        result = self.compress(path, codec="av1")
+        self.assert_same_colours(result, path)
+        self.assertEqual(result.warnings, ["The HDR10+ metadata was left out; the video is HDR10."])
 
     def test_dolby_vision_without_a_base_layer_is_refused(self) -> None:
         """In any container: profile 5 says nothing of its colours, or full range."""
@@ -229,20 +226,24 @@ class HdrTests(TestCase):
 
     def test_sdr_looks_as_it_should(self) -> None:
         """As bright as the reference, in H.264 and wherever it is asked for."""
-        for source in (HDR10, HLG, DOLBY):
-            wanted = reference_level(source)
-            for fields in ({}, {"codec": "hevc", "hdr": "sdr"}):
-                result = self.compress(source, **fields)
-                found = facts(result.path)
-                self.assertEqual(found["format"], "yuv420p")
-                self.assertEqual(
-                    (found["transfer"], found["primaries"], found["matrix"], found["range"]),
-                    (1, 1, 1, 1),
-                )
-                self.assertNotIn("mastering", found)
-                level = luma_level(result.path)
-                self.assertApproximates(level / wanted, 1.0, 0.05, f"{source.name} {fields}")
-                self.assertTrue(any("standard dynamic range" in each for each in result.warnings))
+        size = {"width": 240, "height": 136}
+        for source, operation, fields in (
+            (HDR10, "compress", {"quality": 80, "preset": "fast"}),
+            (HLG, "compress", {"quality": 80, "preset": "fast", "codec": "hevc", "hdr": "sdr"}),
+            (HLG, "resolution", {**size, "fit": "stretch"}),
+            (DOLBY, "resolution", {**size, "fit": "stretch"}),
+        ):
+            result = media.process(source, operation, fields, self.folder / "out")
+            found = facts(result.path)
+            self.assertEqual(found["format"], "yuv420p")
+            self.assertEqual(
+                (found["transfer"], found["primaries"], found["matrix"], found["range"]),
+                (1, 1, 1, 1),
+            )
+            self.assertNotIn("mastering", found)
+            level = luma_level(result.path) / reference_level(source)
+            self.assertApproximates(level, 1.0, 0.05, f"{source.name} {fields}")
+            self.assertTrue(any("standard dynamic range" in each for each in result.warnings))
 
     def test_keeping_hdr_in_h264_is_refused(self) -> None:
         error = self.assertRaises(ServiceError, self.compress, HDR10, hdr="keep")
