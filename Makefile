@@ -161,7 +161,7 @@ page-pictures: $(PAGE_STAMP)
 
 test-cluster: $(CLUSTER_STAMP)
 	'$(BIN)/python' -m twisted.trial --temp-directory='$(VENV)/trial-cluster' \
-	    $(if $(TEST_JOBS),--jobs=$(TEST_JOBS)) $(TRIAL_OPTIONS) $(CLUSTER_TESTS)
+	    $(TRIAL_OPTIONS) $(CLUSTER_TESTS)
 
 # A certificate authority and a certificate for trying a cluster with TLS, in cluster-certs/.
 cluster-certs: $(STAMP)
