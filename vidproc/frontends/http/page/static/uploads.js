@@ -10,6 +10,8 @@ const WAITS = [1, 2, 4, 8, 15, 30]; // seconds
 const REFUSALS_BEFORE_END = 5; // errors of the server in a row, without progress
 const SHOW_EVERY = 250; // ms between two looks at an upload's progress
 const RATE_WINDOW = 4000; // ms
+// A lock and a change of localStorage reach other tabs in any order: ms until they surely have both.
+const TOLD = 1000;
 const TUS = { "Tus-Resumable": "1.0.0" };
 
 /** What this tab knows of a film's upload and no other tab does. */
@@ -249,6 +251,9 @@ export class Uploads {
     Object.assign(run.film, fields, { problem: null });
     store.save(run.film);
     this.onAccepted(run.film);
+    // Not at once, or other tabs might take the film for one that no tab sends any more.
+    const { release } = run;
+    run.release = () => setTimeout(release, TOLD);
     this.drop(run);
   }
 
