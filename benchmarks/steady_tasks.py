@@ -18,6 +18,7 @@ from twisted.internet.task import LoopingCall
 from twisted.scripts.twistd import run
 
 from vidproc.app import cpu_reserve, service
+from vidproc.ffmpeg.capabilities import Capabilities
 from vidproc.ffmpeg.command import (
     Command,
     CommandStopped,
@@ -25,6 +26,7 @@ from vidproc.ffmpeg.command import (
     Progress,
     Workspace,
 )
+from vidproc.runners.interface import Runner, RunningCommand
 
 STEP = 0.01
 """Seconds of output by which a task's progress grows each second."""
@@ -35,6 +37,7 @@ class SteadyCommand:
 
     peak_memory = 0
     cpu_time = 0.0
+    here = True
 
     def __init__(
         self, runner: SteadyRunner, command: Command, threads: int, report: Callable[..., None]
@@ -84,10 +87,10 @@ class SteadyRunner:
 
     probed = b""
 
-    def __init__(self, reactor: Any, ffmpeg: Any, *_: Any) -> None:
+    def __init__(self, reactor: Any, ffmpeg: Any, *_: Any, **__: Any) -> None:
         self.reactor = reactor
-        self.capabilities = ffmpeg
-        self.running: list[SteadyCommand] = []
+        self.capabilities: Capabilities = ffmpeg
+        self.running: list[RunningCommand] = []
 
     def start(
         self, command: Command, workspace: Workspace, threads: int, on_progress: Any
@@ -98,6 +101,13 @@ class SteadyRunner:
         self.reactor.callLater(0, running.begin)
         return running
 
+    def release(self, workspace: Workspace) -> None:
+        """Do nothing: there are no files."""
+
+
+STEADY_RUNNER: type[Runner] = SteadyRunner
+"""So that mypy compares the two."""
+
 
 async def leave_uploads_alone(_: cpu_reserve.CpuReserve) -> None:
     """Replaces the check that reserves CPU time for FFmpeg."""
@@ -105,7 +115,7 @@ async def leave_uploads_alone(_: cpu_reserve.CpuReserve) -> None:
 
 if __name__ == "__main__":
     SteadyRunner.probed = Path(sys.argv.pop(1)).read_bytes()
-    vars(service)["LocalRunner"] = SteadyRunner
+    vars(service)["LocalRunner"] = STEADY_RUNNER
     if sys.argv[1] == "--flood":
         del sys.argv[1]
         setattr(cpu_reserve.CpuReserve, "check", leave_uploads_alone)  # noqa: B010 - mypy
