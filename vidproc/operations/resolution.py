@@ -142,14 +142,13 @@ class _Reshaping:
 
     def segment(self, film: spread.Film, segment: spread.Segment, careful: bool) -> Command:
         """Return the command that encodes a segment of the film."""
-        weight = 1 - spread.SURVEYING - spread.JOINING
         return spread.encode_command(
             film,
             segment,
             self.scaled,
             {**delivery.x264(), **delivery.STITCHABLE},
             memory=self.memory,
-            weight=weight * film.length(segment) / film.duration,
+            weight=film.encoding_weight(segment),
             careful=careful,
         )
 

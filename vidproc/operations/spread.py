@@ -128,6 +128,11 @@ class Film:
             end += self.duration
         return max(end - stretch.start, float(self.tick))
 
+    def encoding_weight(self, segment: Segment) -> float:
+        """Return a segment's part of the progress, where encoding has what surveying and joining
+        leave."""
+        return (1 - SURVEYING - JOINING) * self.length(segment) / self.duration
+
     @property
     def listing(self) -> bytes:
         """The contents of `LIST`: the segments in order, with their lengths.

@@ -190,14 +190,13 @@ class _Making:
 
     def segment(self, film: spread.Film, segment: spread.Segment, careful: bool) -> Command:
         """Return the command that encodes a segment of the clip for one core."""
-        weight = 1 - spread.SURVEYING - spread.JOINING
         return spread.encode_command(
             film,
             segment,
             self.scaled,
             encoder(self._parameters, self.size, self._capabilities, cores=1),
             memory=self.memory,
-            weight=weight * film.length(segment) / film.duration,
+            weight=film.encoding_weight(segment),
             careful=careful,
         )
 

@@ -16,6 +16,7 @@ from vidproc.operations.compress.encode import joined_parameters
 from vidproc.operations.compress.scoring import (
     PAIRING_RATE,
     mapping_memory,
+    measured,
     numbered,
     parse_score,
 )
@@ -127,16 +128,8 @@ class _Segments:
             for stream in (encoded.filter("format", pixels.format), shown)
         ]
         result = ffmpeg.filter(pair, "libvmaf", shortest=1, n_threads=1, n_subsample=every)
-        graph = ffmpeg.output(
-            result,
-            "-",
-            format="null",
-            fps_mode="passthrough",
-            enc_time_base=f"1:{PAIRING_RATE}",
-            filter_complex_threads=1,
-        )
         return ffmpeg_command(
-            graph,
+            measured(result, 1),
             stage="scoring",
             duration=stretch.frames / PAIRING_RATE,
             weight=self._weight(segment, 1 - _ENCODING - _JOINING),

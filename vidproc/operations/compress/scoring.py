@@ -188,17 +188,7 @@ def score_command(
         )
         for pair in pairs
     ]
-    outputs = [
-        ffmpeg.output(
-            result,
-            "-",
-            format="null",
-            fps_mode="passthrough",
-            enc_time_base=f"1:{PAIRING_RATE}",
-            filter_complex_threads=THREADS,
-        )
-        for result in results
-    ]
+    outputs = [measured(result, THREADS) for result in results]
     graph = outputs[0] if len(outputs) == 1 else ffmpeg.merge_outputs(*outputs)
     rate = media.video.frame_rate if media.video is not None else None
     return ffmpeg_command(
@@ -229,6 +219,18 @@ def numbered(stream: Any) -> Any:
     """Return a stream whose frames are timed by their number and tagged like any other's."""
     stream = stream.filter("setparams", **_SAME_LABELS)
     return stream.filter("settb", f"1/{PAIRING_RATE}").filter("setpts", "N")
+
+
+def measured(compared: Any, threads: int | str) -> Any:
+    """Return the output node that compares `numbered` streams and discards the frames."""
+    return ffmpeg.output(
+        compared,
+        "-",
+        format="null",
+        fps_mode="passthrough",
+        enc_time_base=f"1:{PAIRING_RATE}",
+        filter_complex_threads=threads,
+    )
 
 
 def parse_score(completed: Completed, metric: Metric) -> float | None:

@@ -15,7 +15,7 @@ import ffmpeg
 from vidproc.ffmpeg.command import SOURCE, Command, ffmpeg_command, input_file, output_file
 from vidproc.ffmpeg.media import MediaInfo
 from vidproc.operations.compress.encode import joined_parameters
-from vidproc.operations.compress.scoring import PAIRING_RATE, mapping_memory, numbered
+from vidproc.operations.compress.scoring import PAIRING_RATE, mapping_memory, measured, numbered
 from vidproc.operations.compress.shots import TICKS, Shot
 from vidproc.operations.compress.work import Work
 from vidproc.operations.delivery import (
@@ -107,17 +107,9 @@ def score_command(
         n_threads=1,
         n_subsample=every,
     )
-    graph = ffmpeg.output(
-        result,
-        "-",
-        format="null",
-        fps_mode="passthrough",
-        enc_time_base=f"1:{PAIRING_RATE}",
-        filter_complex_threads=1,
-    )
     rate = video.frame_rate or PAIRING_RATE
     return ffmpeg_command(
-        graph,
+        measured(result, 1),
         stage=stage,
         duration=shot.length * rate / PAIRING_RATE,
         weight=weight,
