@@ -23,6 +23,8 @@ CONSTRAINTS ?= constraints.txt
 
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
+# Before the name of a group of setup.cfg's extras that only some targets need.
+EXTRA = $(VENV)/.installed-
 NEW_ENOUGH = import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
 
 # An environment contains the absolute path of its checkout: reinstall if either has moved.
@@ -79,19 +81,16 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	'$(BIN)/python' -c 'from twisted.plugin import IPlugin, getPlugins; list(getPlugins(IPlugin))'; \
 	echo '$(CURDIR)' > '$(STAMP)'
 
-# Real schedulers and workers, and a real S3 server; what it needs goes into the environment.
-CLUSTER_TESTS ?= tests_cluster
-CLUSTER_STAMP = $(VENV)/.cluster-tests
-
-$(CLUSTER_STAMP): $(STAMP)
+$(EXTRA)%: $(STAMP)
+	@echo 'Installing what .[$*] adds'
 	@'$(BIN)/python' -m pip install --quiet --disable-pip-version-check \
-	    --constraint '$(CONSTRAINTS)' -e '.[dev,cluster,cluster-tests]'
-	@touch '$(CLUSTER_STAMP)'
+	    --constraint '$(CONSTRAINTS)' -e '.[dev,$*]'
+	@touch '$@'
 
 demo: $(STAMP)
 	@'$(BIN)/python' scripts/demo.py
 
-cluster-demo: $(CLUSTER_STAMP)
+cluster-demo: $(STAMP)
 	@'$(BIN)/python' scripts/cluster_demo.py
 
 serve: $(STAMP)
@@ -104,19 +103,11 @@ test: $(STAMP)
 	    $(if $(TEST_JOBS),--jobs=$(TEST_JOBS)) $(TRIAL_OPTIONS) $(TESTS)
 
 # A minute of made-up requests; needs the network once, to install schemathesis.
-test-api: $(STAMP)
-	@'$(BIN)/python' -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
+test-api: $(EXTRA)fuzz
 	'$(BIN)/python' -m twisted.trial --temp-directory='$(VENV)/trial' tests.api.fuzz_openapi
 
 # Wheel and sdist, checked; the SBOM; the deployment files, linted. Needs the network.
-DIST_STAMP = $(VENV)/.dist
-
-$(DIST_STAMP): $(STAMP)
-	@'$(BIN)/python' -m pip install --quiet --disable-pip-version-check \
-	    --constraint '$(CONSTRAINTS)' -e '.[dev,dist]'
-	@touch '$(DIST_STAMP)'
-
-dist: $(DIST_STAMP)
+dist: $(EXTRA)dist
 	rm -rf build share dist vidproc.egg-info/SOURCES.txt
 	'$(BIN)/python' -m support.shell_files share
 	'$(BIN)/python' -m build --outdir dist . >dist.log 2>&1 || { tail -n 40 dist.log >&2; exit 1; }
@@ -125,14 +116,7 @@ dist: $(DIST_STAMP)
 	'$(BIN)/hadolint' deploy/container/Containerfile
 
 # The documentation site, in site/. Warnings are errors: a link to nowhere, a page that no one finds.
-DOCS_STAMP = $(VENV)/.docs
-
-$(DOCS_STAMP): $(STAMP)
-	@'$(BIN)/python' -m pip install --quiet --disable-pip-version-check \
-	    --constraint '$(CONSTRAINTS)' -e '.[dev,docs]'
-	@touch '$(DOCS_STAMP)'
-
-docs: $(DOCS_STAMP)
+docs: $(EXTRA)docs
 	NO_MKDOCS_2_WARNING=1 '$(BIN)/python' -m mkdocs build --strict --clean --quiet
 	@echo 'The documentation is in site/index.html'
 
@@ -144,22 +128,18 @@ sbom: dist
 PAGE_TESTS ?= tests_page
 CHROMIUM ?=
 export CHROMIUM
-PAGE_STAMP = $(VENV)/.page-tests
-
-$(PAGE_STAMP): $(STAMP)
-	@'$(BIN)/python' -m pip install --quiet --disable-pip-version-check \
-	    --constraint '$(CONSTRAINTS)' -e '.[dev,page-tests]'
-	@touch '$(PAGE_STAMP)'
-
-test-page: $(PAGE_STAMP)
+test-page: $(EXTRA)page-tests
 	@'$(BIN)/python' -m tests_page.browser
 	'$(BIN)/python' -m twisted.trial --temp-directory='$(VENV)/trial-page' $(TRIAL_OPTIONS) $(PAGE_TESTS)
 
-page-pictures: $(PAGE_STAMP)
+page-pictures: $(EXTRA)page-tests
 	@'$(BIN)/python' -m tests_page.browser
 	'$(BIN)/python' -m tests_page.pictures
 
-test-cluster: $(CLUSTER_STAMP)
+# Real schedulers and workers, and a real S3 server.
+CLUSTER_TESTS ?= tests_cluster
+
+test-cluster: $(EXTRA)cluster-tests
 	'$(BIN)/python' -m twisted.trial --temp-directory='$(VENV)/trial-cluster' \
 	    $(TRIAL_OPTIONS) $(CLUSTER_TESTS)
 
