@@ -23,25 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import ffmpeg
-import psutil
-from twisted.internet.defer import ensureDeferred
-from twisted.internet.task import deferLater
 
-from support.blocking import private_reactor, wait_for
-from support.cluster import Program, Scheduler, Worker, wait_until
-from support.job import (
-    RealJob,
-    bundled_ffmpeg,
-    key_of_path,
-    local_runner,
-    path_of_key,
-    run_operation,
-    sandbox,
-)
+from support.blocking import wait_for
+from support.cluster import wait_until
+from support.job import RealJob, bundled_ffmpeg, key_of_path, local_runner, run_operation
+from support.local_cluster import LocalCluster, close_runner, media_processes
 from support.server_process import PlainClient, ServerProcess
-from vidproc.cluster.object_store import ObjectStore
 from vidproc.cluster.runner import ClusterRunner
-from vidproc.cluster.security import ClusterOptions
 from vidproc.ffmpeg.command import (
     SOURCE,
     THREADS,
@@ -59,50 +47,19 @@ FLOWER = MEDIA / "flower-540p-aac.mp4"
 WANTED, YARDSTICK, OVERHEAD = 1.75, 0.9, 0.3
 
 
-class Cluster:
-    """A scheduler, workers and a runner below `root`."""
+class Cluster(LocalCluster):
+    """A running scheduler, and a worker pinned to each of `cores`."""
 
     def __init__(self, root: Path, cores: list[int]) -> None:
-        self.root = root
-        self.store_folder = root / "store"
-        self.store_folder.mkdir(exist_ok=True)
-        self.store = f"file://{self.store_folder}"
-        self.scheduler = Scheduler(root).start()
-        self.workers = [
-            Worker(root, f"worker-{n}", self.scheduler.address, self.store, cpus=[core])
-            for n, core in enumerate(cores)
-        ]
-        for each in self.workers:
-            Program.start(each)
-        for each in self.workers:
-            each.wait_until_serving()
+        super().__init__(root)
+        self.start_scheduler()
+        self.start_workers([self.worker(cpus=[core]) for core in cores])
 
-    def runner(self) -> ClusterRunner:
+    def ready_runner(self) -> ClusterRunner:
         """Return a runner that sees all workers."""
-        runner = ClusterRunner(
-            private_reactor(),
-            ClusterOptions(self.scheduler.address, self.store),
-            local_runner(),
-            bundled_ffmpeg(),
-            sandbox(),
-            "auto",
-            path_of_key,
-            "benchmark",
-            short=0.0,
-            term=3.0,
-        )
-        runner.open()
-        give_up_at = time.monotonic() + 120
-        while not (runner.up and len(runner.workers.usable()) == len(self.workers)):
-            if time.monotonic() > give_up_at:
-                raise AssertionError("the workers did not come up")
-            wait_for(deferLater(private_reactor(), 0.05, lambda: None))
+        runner = self.runner()
+        self.wait_for_workers(runner, len(self.workers))
         return runner
-
-    def close(self) -> None:
-        """End everything."""
-        for each in (*self.workers, self.scheduler):
-            each.kill()
 
 
 def make_film(path: Path, seconds: int) -> Path:
@@ -160,7 +117,7 @@ def _folder(path: Path) -> Path:
 def one_run(cluster: Cluster, name: str, parameters: Parameters, film: Path) -> float:
     """Return the seconds that an operation takes on a cluster."""
     folder = _folder(cluster.root / "task" / "1")
-    runner = cluster.runner()
+    runner = cluster.ready_runner()
     try:
         job = RealJob(film, folder, parameters, runner=runner, threads=2)
         began = time.monotonic()
@@ -168,7 +125,7 @@ def one_run(cluster: Cluster, name: str, parameters: Parameters, film: Path) -> 
         return time.monotonic() - began
     finally:
         runner.release(Workspace(key_of_path(film), key_of_path(folder)))
-        wait_for(ensureDeferred(runner.close()))
+        close_runner(runner)
         shutil.rmtree(folder)
 
 
@@ -230,7 +187,7 @@ def overhead(root: Path, rounds: int) -> None:
     """Print what a remote command costs over a local one, in seconds."""
     cluster = Cluster(_folder(root / "overhead"), sorted(os.sched_getaffinity(0))[:1])
     try:
-        runner = cluster.runner()
+        runner = cluster.ready_runner()
         folder = _folder(cluster.root / "task" / "1")
         workspace = Workspace(key_of_path(FLOWER), key_of_path(folder))
         times: dict[str, list[float]] = {"here": [], "away": []}
@@ -246,7 +203,7 @@ def overhead(root: Path, rounds: int) -> None:
             f" {away - here:+.3f} s {'ok' if away - here <= OVERHEAD else 'TOO MUCH'}"
         )
         runner.release(workspace)
-        wait_for(ensureDeferred(runner.close()))
+        close_runner(runner)
     finally:
         cluster.close()
 
@@ -279,29 +236,15 @@ def kills(root: Path, tasks: int, count: int, seed: int) -> bool:
             victim.start()
             killed.append(victim.name)
         states = [client.wait(task_id)["status"] for task_id in ids]
-        wait_until(lambda: not _objects(cluster), what="objects are left")
+        wait_until(lambda: not cluster.left_on_disk(), what="objects are left")
         server.stop()
-        wait_until(lambda: not _left_processes(root), what="processes are left")
+        wait_until(lambda: not media_processes(root), what="processes are left")
         done = sum(state == "completed" for state in states)
         print(f"{done} of {tasks} tasks completed; killed {', '.join(killed)}; nothing is left")
         return bool(done == tasks)
     finally:
         server.stop()
         cluster.close()
-
-
-def _objects(cluster: Cluster) -> list[str]:
-    keys = [key for key, _ in ObjectStore(cluster.store).keys("vidproc")]
-    return [key for key in keys if "/lease/" not in key]
-
-
-def _left_processes(root: Path) -> list[int]:
-    return [
-        process.pid
-        for process in psutil.process_iter(["cmdline"])
-        if "ffmpeg" in " ".join((process.info["cmdline"] or [])[:1])
-        and str(root) in " ".join(process.info["cmdline"])
-    ]
 
 
 def main() -> int:

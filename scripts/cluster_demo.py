@@ -23,7 +23,8 @@ from pathlib import Path
 import av
 import imageio_ffmpeg
 
-from support.cluster import Scheduler, Worker, wait_until
+from support.cluster import Worker, wait_until
+from support.local_cluster import LocalCluster
 from support.server_process import ServerProcess
 from vidproc.units import format_duration, format_size
 
@@ -52,21 +53,15 @@ def frames_of(path: Path) -> int:
 
 def run(root: Path, stack: contextlib.ExitStack) -> int:
     """Run the demo below `root`; return the exit status."""
-    store = root / "store"
-    store.mkdir()
+    cluster = LocalCluster(root)
+    stack.callback(cluster.close)
     film = root / "film.mp4"
     make_film(film)
     print(f"A film of {LENGTH} s; a scheduler, two workers and a server are starting.")
-    scheduler = Scheduler(root)
-    stack.callback(scheduler.kill)
-    scheduler.start()
-    workers = []
-    for name in ("worker-1", "worker-2"):
-        worker = Worker(root, name, scheduler.address, f"file://{store}")
-        stack.callback(worker.kill)
-        workers.append(worker.start())
+    scheduler = cluster.start_scheduler()
+    workers = cluster.start_workers([cluster.worker() for _ in range(2)])
     server = ServerProcess(
-        root / "server", f"--cluster={scheduler.address}", f"--object-store=file://{store}"
+        root / "server", f"--cluster={scheduler.address}", f"--object-store={cluster.store}"
     )
     stack.callback(server.stop)
     server.start()
@@ -100,7 +95,7 @@ def run(root: Path, stack: contextlib.ExitStack) -> int:
     status = client.wait(CLIENT_TIMEOUT)
     elapsed = time.monotonic() - began
     table(server, workers, victim)
-    left = [path for path in store.rglob("*") if path.is_file() and path.parent.name != "lease"]
+    left = cluster.left_on_disk()
     found, expected = frames_of(RESULT) if status == 0 else 0, frames_of(film)
     print(
         f"{found} of {expected} frames after {format_duration(elapsed)};"

@@ -10,11 +10,12 @@ from typing import Any
 
 import av
 import ffmpeg
-import psutil
+from twisted.internet.defer import ensureDeferred
 
 from support.blocking import wait_for
 from support.job import RealJob, key_of_path, local_runner, run_operation
 from tests_cluster.case import ClusterCase, turn_until
+from vidproc.cluster.object_store import ObjectStore
 from vidproc.ffmpeg.command import (
     SOURCE,
     THREADS,
@@ -48,16 +49,6 @@ def encode(name: str = "out.mp4", *, seconds: float | None = None, **more: Any) 
     return ffmpeg_command(graph, stage="encoding", **{"duration": 5.0, "memory": 256 << 20, **more})
 
 
-def media_processes() -> list[psutil.Process]:
-    """Return the FFmpegs on this machine that belong to a test's worker."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        words = " ".join(process.info["cmdline"] or [])
-        if "ffmpeg" in words and "vidproc-test-cluster-" in words and "launcher.py" not in words:
-            found.append(process)
-    return found
-
-
 def decoded(path: Path) -> str:
     """Return a digest of everything that a file decodes to; WebM has random numbers in it."""
     digest = hashlib.sha256()
@@ -87,9 +78,16 @@ class CommandTests(ClusterCase):
         wait_for(local_runner().start(encode(), self.workspace, 1, lambda _: None).result)
         here = (self.folder / "out.mp4").read_bytes()
         self.assertEqual(hashlib.sha256(away).digest(), hashlib.sha256(here).digest())
-        self.assertTrue(self.objects())
+        self.assertTrue(self.cluster.objects())
         self.runner_.release(self.workspace)
-        turn_until(lambda: not self.left_on_disk())
+        turn_until(lambda: not self.cluster.left_on_disk())
+
+    def test_a_stop_leaves_nothing_in_the_store(self) -> None:
+        """Even if the attempt was never released, and its lease ran out meanwhile."""
+        wait_for(self.runner_.start(encode(), self.workspace, 1, lambda _: None).result)
+        self.assertTrue(self.cluster.objects())
+        wait_for(ensureDeferred(self.runner_.close()))
+        self.assertEqual(ObjectStore(self.cluster.store).keys("vidproc"), [])
 
     def test_operations_give_the_same_frames(self) -> None:
         """Of more than one command, whose files are each other's inputs."""
@@ -137,7 +135,7 @@ class CommandTests(ClusterCase):
             encode(seconds=60), self.workspace, 1, lambda _: reports.append(time.monotonic())
         )
         turn_until(lambda: len(reports) >= 5)
-        self.assertTrue(media_processes())
+        self.assertTrue(self.media_processes())
         gaps = [later - sooner for sooner, later in pairwise(reports)]
         self.assertLess(sorted(gaps)[len(gaps) // 2], 1.5)
         asked_at = time.monotonic()
@@ -145,10 +143,10 @@ class CommandTests(ClusterCase):
         self.failureResultOf(self._fired(running.result), CommandStopped)
         # 0.1 s on a quiet machine.
         self.assertLess(time.monotonic() - asked_at, 5.0)
-        self.assertEqual(media_processes(), [])
+        self.assertEqual(self.media_processes(), [])
         self.assertEqual(self.runner_.spare_cores, 2)
         self.runner_.release(self.workspace)
-        turn_until(lambda: not self.left_on_disk())
+        turn_until(lambda: not self.cluster.left_on_disk())
 
     def test_commands_wait_for_free_cores(self) -> None:
         """Five commands on two cores: two at a time, and all of them on workers."""
@@ -178,7 +176,7 @@ class CommandTests(ClusterCase):
 class NoWorkerTests(ClusterCase):
     def test_without_a_worker_commands_run_here(self) -> None:
         """And say so, once those that were lost do not come back."""
-        self.start_scheduler()
+        self.cluster.start_scheduler()
         (worker,) = self.start_workers(1)
         runner = self.runner()
         self.wait_for_workers(runner, 1)
@@ -189,4 +187,4 @@ class NoWorkerTests(ClusterCase):
         running = runner.start(encode(), workspace, 1, lambda _: None)
         wait_for(running.result)
         self.assertTrue((self.folder / "out.mp4").stat().st_size)
-        self.assertEqual(self.objects(), [])
+        self.assertEqual(self.cluster.objects(), [])

@@ -10,7 +10,7 @@ from typing import Any
 from support.cluster import Worker
 from support.job import key_of_path
 from tests_cluster.case import ClusterCase, turn, turn_until
-from tests_cluster.test_commands import FLOWER, encode, media_processes
+from tests_cluster.test_commands import FLOWER, encode
 from vidproc.cluster import workers as workers_module
 from vidproc.ffmpeg.command import Command, CommandFailed, Completed, FailureKind, Workspace
 
@@ -21,21 +21,21 @@ class FaultCase(ClusterCase):
     def setUp(self) -> None:
         super().setUp()
         self.set_up_cluster()
-        self.cluster = self.runner()
-        self.wait_for_workers(self.cluster, self.count)
+        self.runner_ = self.runner()
+        self.wait_for_workers(self.runner_, self.count)
         self.workspace = Workspace(key_of_path(FLOWER), key_of_path(self.folder))
         self.outcomes: dict[str, Any] = {}
         self.progress: dict[str, int] = {}
 
     def set_up_cluster(self) -> None:
-        self.start_scheduler()
+        self.cluster.start_scheduler()
         self.start_workers(self.count)
 
     def start(self, name: str, command: Command) -> Any:
         def reported(_: object) -> None:
             self.progress[name] = self.progress.get(name, 0) + 1
 
-        running = self.cluster.start(command, self.workspace, 1, reported)
+        running = self.runner_.start(command, self.workspace, 1, reported)
         running.result.addBoth(lambda outcome: self.outcomes.setdefault(name, outcome))
         return running
 
@@ -56,9 +56,9 @@ class FaultCase(ClusterCase):
         return next(w for w in self.workers if f"-{w.pid}-" in running.worker.facts.id)
 
     def assert_nothing_left(self) -> None:
-        self.cluster.release(self.workspace)
-        turn_until(lambda: not self.left_on_disk())
-        turn_until(lambda: media_processes() == [])
+        self.runner_.release(self.workspace)
+        turn_until(lambda: not self.cluster.left_on_disk())
+        turn_until(lambda: self.media_processes() == [])
 
 
 class KilledTests(FaultCase):
@@ -69,8 +69,8 @@ class KilledTests(FaultCase):
         turn_until(lambda: self.progress.get("1", 0) >= 2)
         worker.kill()
         self.assert_completed("1")
-        self.assertEqual(self.cluster.local.running, set())
-        self.assertEqual([each.done for each in self.cluster.workers], [1])
+        self.assertEqual(self.runner_.local.running, set())
+        self.assertEqual([each.done for each in self.runner_.workers], [1])
         self.assert_nothing_left()
 
     def test_a_frozen_workers_command_is_done_again(self) -> None:
@@ -81,7 +81,7 @@ class KilledTests(FaultCase):
         turn_until(lambda: self.progress.get("1", 0) >= 2)
         worker.signal(signal.SIGSTOP)
         self.assert_completed("1")
-        self.assertEqual(sum(each.done for each in self.cluster.workers), 1)
+        self.assertEqual(sum(each.done for each in self.runner_.workers), 1)
         stopped = encode("late.mp4", seconds=600)
         late = self.start("2", stopped)
         other = self.worker_of(late)
@@ -92,9 +92,9 @@ class KilledTests(FaultCase):
         turn_until(lambda: late.worker is not None and self.worker_of(late) is worker)
         late.stop()
         self.outcome("2")
-        self.assertTrue(media_processes())  # the frozen worker's, which no one waits for
+        self.assertTrue(self.media_processes())  # the frozen worker's, which no one waits for
         other.signal(signal.SIGCONT)
-        turn_until(lambda: media_processes() == [])
+        turn_until(lambda: self.media_processes() == [])
         self.assertFalse((self.folder / "late.mp4").exists())
         self.assert_nothing_left()
 
@@ -129,28 +129,28 @@ class TroubledTests(FaultCase):
         """Its worker gets no other for a while, and the command no blame."""
         full = self.workers[0]
         self.assertEqual(full.stop(), 0)
-        self.wait_for_workers(self.cluster, 1)
+        self.wait_for_workers(self.runner_, 1)
         self.workers[1].stop()
         full.file_size = 100 << 10
         full.start()
-        self.wait_for_workers(self.cluster, 1)
+        self.wait_for_workers(self.runner_, 1)
         self.start("1", encode())
         turn_until(lambda: "unable" in full.logged() or "failed" in full.logged())
         self.workers[1].start()
         self.assert_completed("1")
-        self.assertEqual(sum(each.done for each in self.cluster.workers), 1)
+        self.assertEqual(sum(each.done for each in self.runner_.workers), 1)
         self.assert_nothing_left()
 
     def test_a_scheduler_that_starts_again_gets_its_workers_back(self) -> None:
         """Commands wait for them and run there; nobody is blamed."""
         running = self.start("1", encode(seconds=4))
         turn_until(lambda: self.progress.get("1", 0) >= 2)
-        self.scheduler.kill()
-        turn_until(lambda: not self.cluster.up)
-        self.scheduler.start()
+        self.cluster.scheduler.kill()
+        turn_until(lambda: not self.runner_.up)
+        self.cluster.scheduler.start()
         self.assert_completed("1")
         self.assertEqual(running.losses, 0)
-        self.wait_for_workers(self.cluster, 2)
+        self.wait_for_workers(self.runner_, 2)
         self.assert_nothing_left()
 
     def test_a_stopping_worker_gives_back_what_it_cannot_finish(self) -> None:
@@ -159,7 +159,7 @@ class TroubledTests(FaultCase):
         worker.stop()
         worker.argv += ["--grace", "1s"]
         worker.start()
-        self.wait_for_workers(self.cluster, 2)
+        self.wait_for_workers(self.runner_, 2)
         commands = [self.start(str(n), encode(f"{n}.mp4", seconds=6)) for n in range(2)]
         turn_until(lambda: len(self.progress) == 2)
         self.assertEqual({self.worker_of(each) for each in commands}, set(self.workers))
@@ -202,13 +202,13 @@ class PatienceTests(FaultCase):
         self.start("running", encode("running.mp4", seconds=4))
         turn_until(lambda: self.progress.get("running"))
         away = self.root / "away"
-        self.store_folder.rename(away)
+        self.cluster.store_folder.rename(away)
         self.start("new", encode("new.mp4"))
         back_at = time.monotonic() + 30
         turn_until(lambda: time.monotonic() > back_at)
-        self.assertFalse(self.store_folder.exists())
+        self.assertFalse(self.cluster.store_folder.exists())
         self.assertNotIn("running", self.outcomes)
-        away.rename(self.store_folder)
+        away.rename(self.cluster.store_folder)
         self.assert_completed("running", "running.mp4")
         self.assert_completed("new", "new.mp4")
         self.assert_nothing_left()

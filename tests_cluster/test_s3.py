@@ -40,7 +40,7 @@ class S3Case(ClusterCase):
 
         self.client = boto3.client("s3", endpoint_url=self.endpoint, region_name="us-east-1")
         self.client.create_bucket(Bucket=BUCKET)
-        self.store = f"s3://{BUCKET}/scratch"
+        self.store = self.cluster.store = f"s3://{BUCKET}/scratch"
 
     def set_variable(self, name: str, value: str) -> None:
         before = os.environ.get(name)
@@ -111,7 +111,7 @@ class StoreTests(S3Case):
 class CommandTests(S3Case):
     def test_commands_run_over_s3(self) -> None:
         """With only the part of the input that they read; and nothing is left."""
-        self.start_scheduler()
+        self.cluster.start_scheduler()
         self.start_workers(2)
         runner = self.runner()
         self.wait_for_workers(runner, 2)

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from support.cluster import wait_until
 from support.server_process import PlainClient, ServerProcess
 from tests_cluster.case import shared_cluster
-from tests_cluster.test_commands import FLOWER, MEDIA, media_processes
+from tests_cluster.test_commands import FLOWER, MEDIA
 from vidproc.cluster.object_store import ObjectStore
 
 LONG = MEDIA / "friday-480p-aac.mp4"
@@ -48,10 +48,6 @@ class ServerCase(SynchronousTestCase):
         self.wait_for_log(server, "the object store is ours", "performance.log", count)
         self.wait_for_log(server, "cores", "performance.log", 2 * count)
 
-    def objects(self) -> list[str]:
-        keys = [key for key, _ in ObjectStore(self.cluster.store).keys("vidproc")]
-        return [key for key in keys if "/lease/" not in key]
-
     def upload(self, client: PlainClient, path: Path, type: str, **parameters: Any) -> str:
         answer = client.upload(path, type, parameters)
         self.assertEqual(answer["status"], "accepted", answer)
@@ -72,7 +68,7 @@ class ServerTests(ServerCase):
         self.assert_completed(client, task_id)
         self.assertIn(": encoding took", server.log("performance.log"))
         self.assertEqual(client.download(task_id)[0]["status"], "completed")
-        wait_until(lambda: not self.objects())
+        wait_until(lambda: not self.cluster.objects())
         server.stop()
         self.assertEqual(ObjectStore(self.cluster.store).keys("vidproc"), [])
 
@@ -82,13 +78,13 @@ class ServerTests(ServerCase):
         client = self.start(server)
         self.wait_for_cluster(server)
         task_id = self.upload(client, LONG, "webm", start_time=0, duration=6, codec="av1")
-        wait_until(media_processes)
+        wait_until(self.cluster.media_processes)
         server.kill(signal.SIGKILL)
-        wait_until(lambda: not media_processes())
-        self.assertTrue(self.objects())
+        wait_until(lambda: not self.cluster.media_processes())
+        self.assertTrue(self.cluster.objects())
         client = self.start(server)
         self.assert_completed(client, task_id)
-        wait_until(lambda: not self.objects())
+        wait_until(lambda: not self.cluster.objects())
 
     def test_a_cancel_ends_the_workers_process(self) -> None:
         """Within a second or so, and removes the objects."""
@@ -96,14 +92,14 @@ class ServerTests(ServerCase):
         client = self.start(server)
         self.wait_for_cluster(server)
         task_id = self.upload(client, LONG, "webm", start_time=0, duration=6, codec="av1")
-        wait_until(media_processes)
+        wait_until(self.cluster.media_processes)
         asked_at = time.monotonic()
         self.assertEqual(
             client.request({"action": "cancel", "task_id": task_id})[0]["status"], "cancelled"
         )
-        self.assertEqual(media_processes(), [])
+        self.assertEqual(self.cluster.media_processes(), [])
         self.assertLess(time.monotonic() - asked_at, 5)
-        wait_until(lambda: not self.objects())
+        wait_until(lambda: not self.cluster.objects())
 
     def test_two_servers_with_one_id_do_not_harm_each_other(self) -> None:
         """The second runs its tasks on its own machine, and sweeps nothing of the first's."""
@@ -118,7 +114,7 @@ class ServerTests(ServerCase):
         other = self.start(second)
         wait_until(lambda: "another server with this" in second.log("performance.log")[before:])
         task_id = self.upload(client, LONG, "webm", start_time=0, duration=6, codec="av1")
-        wait_until(self.objects)
+        wait_until(self.cluster.objects)
         other_id = self.upload(other, FLOWER, "resolution", width=320, height=240)
         self.assert_completed(other, other_id)
         self.assertNotIn(": encoding took", second.log("performance.log")[before:])
@@ -131,9 +127,9 @@ class ServerTests(ServerCase):
         client = self.start(server)
         self.wait_for_cluster(server)
         self.upload(client, LONG, "webm", start_time=0, duration=6, codec="av1")
-        wait_until(media_processes)
+        wait_until(self.cluster.media_processes)
         children = psutil.Process(server.pid).children(recursive=True)
         server.stop()
-        wait_until(lambda: not media_processes())
+        wait_until(lambda: not self.cluster.media_processes())
         self.assertEqual([each for each in children if each.is_running()], [])
-        self.assertEqual(self.objects(), [])
+        self.assertEqual(self.cluster.objects(), [])

@@ -6,12 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from support.blocking import private_reactor, wait_for
-from support.cluster import Program, Scheduler, wait_until
-from support.job import bundled_ffmpeg, key_of_path, local_runner, path_of_key, sandbox
+from support.blocking import wait_for
+from support.cluster import Program, wait_until
+from support.job import key_of_path
 from tests_cluster.case import ClusterCase
 from tests_cluster.test_commands import FLOWER, encode
-from vidproc.cluster.runner import ClusterRunner
 from vidproc.cluster.security import checked
 from vidproc.ffmpeg.command import Workspace
 
@@ -28,33 +27,20 @@ class TlsTests(ClusterCase):
     def test_only_who_has_a_certificate_takes_part(self) -> None:
         """A worker with another authority's certificate never gets in, nor does one without."""
         ca, cert, key = self.certificates("ours")
-        self.scheduler = Scheduler(
-            self.root, *("--tls-ca-file", ca, "--tls-cert", cert, "--tls-key", key), tls=True
+        self.cluster.start_scheduler(
+            *("--tls-ca-file", ca, "--tls-cert", cert, "--tls-key", key), tls=True
         )
-        self.end_later(self.scheduler)
-        self.scheduler.start()
-        ours = self.worker("--cluster-ca", ca, "--cluster-cert", cert, "--cluster-key", key)
+        ours = self.cluster.worker("--cluster-ca", ca, "--cluster-cert", cert, "--cluster-key", key)
         other = self.certificates("others")
-        foreign = self.worker(
+        foreign = self.cluster.worker(
             *("--cluster-ca", other[0], "--cluster-cert", other[1], "--cluster-key", other[2])
         )
         Program.start(foreign)
         ours.start()
-        options = checked(self.scheduler.address, self.store, ca=ca, cert=cert, key=key)
-        runner = ClusterRunner(
-            private_reactor(),
-            options,
-            local_runner(),
-            bundled_ffmpeg(),
-            sandbox(),
-            "auto",
-            path_of_key,
-            "tls",
-            short=0.0,
-            term=3.0,
+        options = checked(
+            self.cluster.scheduler.address, self.cluster.store, ca=ca, cert=cert, key=key
         )
-        runner.open()
-        self.addCleanup(self.close, runner)
+        runner = self.runner(cluster=options)
         self.wait_for_workers(runner, 1)
         workspace = Workspace(key_of_path(FLOWER), key_of_path(self.folder))
         wait_for(runner.start(encode(), workspace, 1, lambda _: None).result)

@@ -192,6 +192,12 @@ class Objects:
             attempt.over.set()
             self._remove_if_over(attempt)
 
+    def release_all(self) -> None:
+        """Release all attempts, at a stop; what is on its way stops soon."""
+        for attempt in list(self._attempts.values()):
+            attempt.over.set()
+            self._remove_if_over(attempt)
+
     def _remove_if_over(self, attempt: _Attempt) -> None:
         if attempt.over.is_set() and not attempt.transfers and not attempt.removing:
             attempt.removing = True
@@ -219,7 +225,11 @@ class Objects:
         return self._store.remove_below(self._prefix, self._is_known)
 
     def _is_known(self, key: str) -> bool:
-        prefixes = [attempt.prefix for attempt in list(self._attempts.values())]
+        prefixes = [
+            attempt.prefix
+            for attempt in list(self._attempts.values())
+            if attempt.transfers or not attempt.over.is_set()
+        ]
         return any(
             key.startswith(f"{prefix}/") or f"{prefix}/".startswith(key)
             for prefix in [*prefixes, self._lease.prefix]

@@ -131,14 +131,17 @@ class ClusterRunner:
             self._upkeep.stop()
         if self._upkept is not None:
             await when_fired(self._upkept)
+        self.objects.release_all()
         await self.link.stop()
+        # What is on its way stops first: nothing is put after the sweep.
+        await self._threads.stop_in_background()
         await self._upkeep_thread.call(self._leave)
-        for pool in (self._threads, self._upkeep_thread):
-            await pool.stop_in_background()
+        await self._upkeep_thread.stop_in_background()
 
     def _leave(self) -> None:
         try:
-            self.objects.sweep()
+            if self._lease.renew():  # the stop may have taken longer than its term
+                self.objects.sweep()
             self._lease.give_up()
         except StoreAway as error:
             self.log.warn("the object store could not be swept: {error}", error=str(error))

@@ -1,0 +1,96 @@
+"""What the server has in the object store: put once, kept while it is needed, and then removed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from twisted.internet.defer import ensureDeferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from support.blocking import private_reactor, wait_for
+from vidproc.cluster.lease import Lease
+from vidproc.cluster.messages import ShippedFile
+from vidproc.cluster.object_store import ObjectStore, StoreAway
+from vidproc.cluster.objects import INLINE, Objects
+from vidproc.ffmpeg.command import SOURCE, Command, Workspace
+from vidproc.files.threads import WorkerThreads
+
+
+class ObjectsTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.root = Path(self.mktemp()).absolute()
+        (self.root / "store").mkdir(parents=True)
+        (self.root / "task" / "1").mkdir(parents=True)
+        (self.root / "film").write_bytes(os.urandom(2 * INLINE))
+        self.store = ObjectStore(f"file://{self.root}/store", patience=0.0)
+        self.threads = WorkerThreads(private_reactor(), "objects", 2)
+        self.threads.start()
+        self.running = True
+        self.addCleanup(self.wait_until_stopped)
+        self.objects = self.of_server(Lease(self.store, "vidproc/me"))
+        self.workspace = Workspace("film", "task/1")
+
+    def of_server(self, lease: Lease) -> Objects:
+        lease.renew()
+        return Objects(self.store, "vidproc/me", lease, self.threads, lambda key: self.root / key)
+
+    def ship(self) -> tuple[ShippedFile, ...]:
+        command = Command("ffmpeg", (), "encoding", reads=(SOURCE,))
+        return wait_for(ensureDeferred(self.objects.ship(command, self.workspace)))
+
+    def keys(self) -> list[str]:
+        return [key for key, _ in self.store.keys("vidproc") if "/lease/" not in key]
+
+    def wait_until_stopped(self) -> None:
+        """Wait for what is on its way; the threads end."""
+        if self.running:
+            self.running = False
+            wait_for(self.threads.stop_in_background())
+
+    def test_an_input_is_there_once_until_its_attempt_is_released(self) -> None:
+        """However often it is shipped."""
+        self.assertEqual(self.ship(), self.ship())
+        self.assertEqual(
+            self.keys(), ["vidproc/me/task/1/source", "vidproc/me/task/1/source.blocks"]
+        )
+        self.assertEqual(self.objects.bytes_put, 2 * INLINE)
+        self.assertEqual(self.objects.sweep(), 0)
+        self.objects.release(self.workspace)
+        self.wait_until_stopped()
+        self.assertEqual(self.keys(), [])
+
+    def test_a_stop_releases_all(self) -> None:
+        """What attempts had that nobody released goes, too."""
+        self.ship()
+        self.objects.release_all()
+        self.wait_until_stopped()
+        self.objects.sweep()
+        self.assertEqual(self.keys(), [])
+
+    def test_a_sweep_removes_what_a_late_worker_puts(self) -> None:
+        """And leaves other servers' objects, and the lease."""
+        self.ship()
+        self.store.put("vidproc/me/task/9/result.mp4.0123", b"late")
+        self.store.put("vidproc/other/task/9/source", b"foreign")
+        self.assertEqual(self.objects.sweep(), 1)
+        self.assertEqual(len(self.keys()), 3)
+        self.assertIn("vidproc/other/task/9/source", self.keys())
+
+    def test_who_lacks_the_lease_sweeps_nothing(self) -> None:
+        """It may be that another server has this one's id."""
+        self.ship()
+        second = self.of_server(Lease(self.store, "vidproc/me"))
+        self.assertEqual(second.sweep(), 0)
+        self.assertEqual(len(self.keys()), 2)
+
+    def test_a_failed_removal_is_left_to_a_sweep(self) -> None:
+        """A store that was away when the attempt ended."""
+        self.ship()
+        (self.root / "store").rename(self.root / "away")
+        self.objects.release(self.workspace)
+        self.wait_until_stopped()
+        self.assertRaises(StoreAway, self.objects.sweep)
+        (self.root / "away").rename(self.root / "store")
+        self.assertEqual(self.objects.sweep(), 2)
+        self.assertEqual(self.keys(), [])
