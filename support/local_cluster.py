@@ -95,9 +95,14 @@ class LocalCluster:
             each.wait_until_serving()
         return list(workers)
 
-    def runner(self, server_id: str | None = None, **options: Any) -> ClusterRunner:
+    def runner(
+        self,
+        server_id: str | None = None,
+        kind: type[ClusterRunner] = ClusterRunner,
+        **options: Any,
+    ) -> ClusterRunner:
         """Return an open runner that sends every command away that may travel."""
-        runner = ClusterRunner(
+        runner = kind(
             private_reactor(),
             options.pop("cluster", None) or ClusterOptions(self.scheduler.address, self.store),
             local_runner(),

@@ -12,7 +12,7 @@ from vidproc.cluster.digest import Digest
 from vidproc.ffmpeg.binary import FFmpeg
 from vidproc.ffmpeg.command import Command, Part
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised when these messages change their meaning."""
 
 
@@ -86,6 +86,9 @@ class Outcome(msgspec.Struct, frozen=True):
     outputs: tuple[MadeFile, ...] = ()
     fetched: int = 0
     """Bytes that were fetched for it."""
+    fetching: float = 0.0
+    storing: float = 0.0
+    """Seconds that fetching its inputs and putting its outputs took."""
 
 
 class WorkerFacts(msgspec.Struct, frozen=True):

@@ -103,6 +103,13 @@ class Objects:
             files.append(file)
         return tuple(files)
 
+    def ship_ahead(self, workspace: Workspace) -> None:
+        """Begin to put the source into the store, for commands that come soon."""
+        ensureDeferred(self._ship_file(SOURCE, workspace)).addErrback(
+            # Those that need it try again, and see to the failure.
+            lambda failure: self.log.info("the source could not be put: {why}", why=failure.value)
+        )
+
     async def _ship_file(self, name: str, workspace: Workspace) -> ShippedFile:
         attempt = self._attempt(workspace)
         path = self._path_of_key(workspace.key_of(name))

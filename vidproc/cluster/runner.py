@@ -24,7 +24,7 @@ from vidproc.cluster.running import RemoteRunning
 from vidproc.cluster.security import ClusterOptions
 from vidproc.cluster.workers import Worker, Workers
 from vidproc.ffmpeg.binary import FFmpeg
-from vidproc.ffmpeg.command import Command, OnProgress, Workspace
+from vidproc.ffmpeg.command import SOURCE, Command, OnProgress, Workspace
 from vidproc.ffmpeg.sandbox import Sandbox
 from vidproc.files.threads import WorkerThreads, when_fired
 from vidproc.runners.admission import Admission
@@ -221,6 +221,8 @@ class ClusterRunner:
         """Start a command on a worker, or here."""
         # One of many, such as a segment, waits for its turn here, too.
         away = self.up or self.expects_workers or command.part is not None
+        if self.up and command.program == "survey" and SOURCE in command.inputs:
+            self.objects.ship_ahead(workspace)  # while it finds out where to cut it
         if not away or self._stays(command, workspace):
             return self.local.start(command, workspace, threads, on_progress)
         running = RemoteRunning(self, command, workspace, threads, on_progress)
@@ -260,13 +262,16 @@ class ClusterRunner:
         """Log what a worker did."""
         self.log.info(
             "worker {id}: {stage} took {elapsed:.1f} s, {cpu:.1f} s of CPU time, {fetched} bytes"
-            " fetched, {made} made",
+            " fetched, {made} made; {where}",
             id=worker.facts.id,
             stage=running.command.stage,
             elapsed=outcome.elapsed,
             cpu=outcome.cpu_time,
             fetched=outcome.fetched,
             made=sum(file.digest.size for file in outcome.outputs),
+            where=", ".join(
+                f"{part} {seconds:.2f}" for part, seconds in running.journey.spent(outcome).items()
+            ),
             request_id=running.request_id,
         )
 

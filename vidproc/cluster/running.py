@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.python.failure import Failure
 
 from vidproc.cluster import messages
+from vidproc.cluster.journey import Journey
 from vidproc.cluster.link import DaskLink, LinkLost
 from vidproc.cluster.messages import Order, Outcome, Report, ShippedFile
 from vidproc.cluster.object_store import Damaged, NoSpace, StoreAway, TransferStopped
@@ -113,6 +114,7 @@ class RemoteRunning:
         self._stopping = False
         self._lost_on: list[str] = []
         self._faults = 0
+        self.journey = Journey(runner.workers.now)
 
     @property
     def worker(self) -> Worker | None:
@@ -224,10 +226,13 @@ class RemoteRunning:
 
     async def _try_worker(self) -> Completed | None:
         """Run the command on a worker; return None if it is to be tried again."""
+        self.journey.begin()
         files = await self._unless_interrupted(
             self._runner.objects.ship(self.command, self._workspace)
         )
+        self.journey.note("shipped")
         grant = await self._wait_for_worker(files)
+        self.journey.note("placed")
         if grant is None:
             if self._runner.up:
                 return await self._run_here("no worker has enough disk space")
@@ -248,6 +253,7 @@ class RemoteRunning:
         finally:
             self._worker = None
             self._runner.placing.give_back(grant)
+        self.journey.note("answered")
         return await self._judge(outcome, worker)
 
     async def _wait_for_worker(self, files: tuple[ShippedFile, ...]) -> Grant | None:
@@ -346,6 +352,7 @@ class RemoteRunning:
                 self._tell(str(error))
                 return None
         worker.done += 1
+        self.journey.note("back")
         self._runner.tell_done(self, outcome, worker)
         return Completed(
             outcome.stdout[: self.command.capture],

@@ -244,10 +244,14 @@ class WorkerService:
 
     async def _carry_out(self, job: _Job) -> Outcome:
         held = ExitStack()
+        began = self._now()
         try:
             folder = await self._in_thread(self._prepare, job, held)
+            fetched = self._now()
             completed = await self._execute(job, folder)
+            executed = self._now()
             made = await self._in_thread(self._put_outputs, job, folder)
+            stored = self._now()
         finally:
             await self._in_thread(held.close)
         return Outcome(
@@ -259,6 +263,8 @@ class WorkerService:
             peak_memory=completed.peak_memory,
             outputs=tuple(made),
             fetched=job.fetched,
+            fetching=fetched - began,
+            storing=stored - executed,
         )
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:

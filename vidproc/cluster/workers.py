@@ -86,7 +86,7 @@ class Workers:
         self._ffmpeg = ffmpeg
         self._features = messages.features_of(ffmpeg)
         self._sandbox = sandbox
-        self._now = now
+        self.now = now
         self._on_lost = on_lost
         self._workers: dict[str, Worker] = {}
         self.connected = False
@@ -96,7 +96,7 @@ class Workers:
 
     def usable(self) -> list[Worker]:
         """Return the workers that may get commands now."""
-        now = self._now()
+        now = self.now()
         return [worker for worker in self._workers.values() if not worker.objection(now)]
 
     @property
@@ -113,7 +113,7 @@ class Workers:
         """Take in what the scheduler says; return sentences about what has changed."""
         self.connected = found is not None
         told = []
-        now = self._now()
+        now = self.now()
         for address in [address for address in self._workers if address not in (found or {})]:
             worker = self._workers.pop(address)
             worker.lost = True
@@ -153,15 +153,15 @@ class Workers:
 
     def objection(self, worker: Worker) -> str:
         """Return why a worker gets no commands now, empty if it does."""
-        return worker.objection(self._now())
+        return worker.objection(self.now())
 
     def heard(self, worker: Worker) -> None:
         """Note a sign of life."""
-        worker.heard_at = self._now()
+        worker.heard_at = self.now()
 
     def pause(self, worker: Worker, reason: str) -> None:
         """Give a worker that could not run a command no other for a while."""
-        worker.paused_until = self._now() + _PAUSE_AFTER_FAULT
+        worker.paused_until = self.now() + _PAUSE_AFTER_FAULT
         worker.paused_for = reason
 
     def _refusal(self, facts: WorkerFacts) -> str:
