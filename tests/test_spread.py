@@ -24,30 +24,38 @@ from vidproc.runners.interface import RunningCommand
 _X264 = ("-c:v", "libx264", "-preset", "ultrafast")
 
 
-class CountTests(SynchronousTestCase):
-    """Into how many segments a film is cut."""
+class DivideTests(SynchronousTestCase):
+    """Into which segments a film is cut."""
 
-    def count(self, length: float | None, cores: int) -> int:
+    def divide(self, length: float | None, cores: int) -> list[float]:
         video = VideoStream(
             index=0, codec="h264", width=64, height=64, duration=length, frame_rate=25.0
         )
-        return spread.segment_count(film(video={"duration": length}), video.duration, cores)
+        return spread.divide(film(video={"duration": length}), video.duration, cores)
 
-    def test_one_for_each_core_or_several_of_a_long_film(self) -> None:
-        self.assertEqual(self.count(30.0, 2), 2)
-        self.assertEqual(self.count(60.0, 2), 4)
-        self.assertEqual(self.count(600.0, 2), 8)
-        self.assertEqual(self.count(60.0, 12), 12)
+    def test_the_last_ones_are_the_shortest(self) -> None:
+        """So that all cores are done at about the same time, whatever each segment takes."""
+        self.assertEqual(self.divide(30.0, 2), [7.5] * 4)
+        self.assertEqual(self.divide(60.0, 2), [15.0, 15.0, *[7.5] * 4])
+        self.assertEqual(self.divide(640.0, 2), [160, 160, 80, 80, 40, 40, *[20] * 4])
+        for length, cores in ((60.0, 3), (7200.0, 100), (7200.0, 300), (36_000.0, 900)):
+            lengths = self.divide(length, cores)
+            self.assertAlmostEqual(sum(lengths), length, places=6)
+            self.assertEqual(lengths, sorted(lengths, reverse=True))
+            self.assertLessEqual(len(lengths), spread.MOST)
+            self.assertLessEqual(max(lengths), length / cores)
 
     def test_none_is_shorter_than_four_seconds(self) -> None:
-        self.assertEqual(self.count(60.0, 100), 15)
+        self.assertEqual(self.divide(60.0, 12), [5.0] * 12)
+        self.assertEqual(self.divide(60.0, 100), [4.0] * 15)
+        self.assertEqual(len(self.divide(60_000.0, 5000)), spread.MOST)
 
     def test_what_stays_whole(self) -> None:
         """A short film, one of unknown length, one core, no cluster."""
-        self.assertEqual(self.count(29.9, 8), 1)
-        self.assertEqual(self.count(None, 8), 1)
-        self.assertEqual(self.count(60.0, 1), 1)
-        self.assertEqual(self.count(60.0, 0), 1)
+        self.assertEqual(self.divide(29.9, 8), [])
+        self.assertEqual(self.divide(None, 8), [])
+        self.assertEqual(self.divide(60.0, 1), [])
+        self.assertEqual(self.divide(60.0, 0), [])
 
 
 class TickTests(SynchronousTestCase):
@@ -88,6 +96,7 @@ class CutFilmTests(TestCase):
     def setUp(self) -> None:
         self.patch(spread, "LEAST_FILM", 1.0)
         self.patch(spread, "LEAST", 0.5)
+        self.patch(spread, "FINEST", 1)  # one for each core
         self.folder = media.scratch(self)
 
     def process(

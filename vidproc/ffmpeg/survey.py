@@ -103,7 +103,7 @@ def survey_command(
     start: float = 0.0,
     end: float | None = None,
     windows: Sequence[tuple[float, float]] = (),
-    snap: float = 0.0,
+    snap: float | Sequence[float] = 0.0,
     least: float = 0.0,
     lead: float = 0.0,
     weight: float = 0.0,
@@ -112,9 +112,9 @@ def survey_command(
     container's start.
 
     The video from `start` to `end` is cut at about `cuts`: at a keyframe, if one is at most `snap`
-    seconds away, else at the next frame; a stretch shorter than `least` is not cut off. `windows`
-    are other stretches to look at. Decoding begins at least `lead` seconds before each. `tick` is
-    the length of the ticks in which frames' times are given.
+    seconds away (a number for all cuts, or one for each), else at the next frame; a stretch shorter
+    than `least` is not cut off. `windows` are other stretches to look at. Decoding begins at least
+    `lead` seconds before each. `tick` is the length of the ticks in which frames' times are given.
     """
     assert media.video is not None
     options = {
@@ -125,7 +125,7 @@ def survey_command(
         "tick": [tick.numerator, tick.denominator],
         "start": start,
         "end": end,
-        "snap": snap,
+        "snap": [float(snap)] * len(cuts) if isinstance(snap, float) else list(snap),
         "least": least,
         "lead": lead,
         "seconds": _LEAST_SECONDS + media.size // _SLOWEST,

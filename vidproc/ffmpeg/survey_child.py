@@ -268,8 +268,8 @@ def _edges(packets: Packets, options: dict[str, Any]) -> list[int]:
     edges = [packets.shown[first]]
     keys = sorted(packets.pts[index] for index in packets.keys)
     least = options["least"] / packets.base
-    for cut in options["cuts"]:
-        at = _nearest_key(keys, cut, options["snap"], packets.base)
+    for cut, snap in zip(options["cuts"], options["snap"], strict=True):
+        at = _nearest_key(keys, cut, snap, packets.base)
         edge = _nearest(packets, cut) if at is None else at
         if edge is not None and edge - edges[-1] >= max(least, 1):
             edges.append(edge)

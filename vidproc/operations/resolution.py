@@ -100,13 +100,15 @@ async def reshape(job: Job[Any], plan: Plan, shape: Shape) -> Product:
     """Fit the video into a frame: in segments if a cluster has cores for them, else by `plan`."""
     work = _Reshaping(job.media, job.capabilities, shape)
     length = frames.require_video(job.media).duration
-    count = spread.segment_count(job.media, length, job.capabilities.spare_cores)
-    film = await spread.cut(job, count, tick=spread.tick_for(job.media))
-    if film is None or not await spread.encode(job, film, partial(work.segment, film)):
+    lengths = spread.divide(job.media, length, job.capabilities.spare_cores)
+    film = await spread.cut(job, lengths, tick=spread.tick_for(job.media))
+    if film is None:
+        return await follow(job, plan)
+    segment = partial(work.segment, film)
+    if await spread.encode(job, film, segment, [work.join(film)]) is None:
         return await follow(job, plan)
     for sentence in plan.warnings:
         job.warn(sentence)
-    await job.run(work.join(film))
     return work.product({"chunks": len(film.segments)})
 
 

@@ -7,13 +7,16 @@ counted: one with other frames than it must have is encoded again from the whole
 does not help, the film is encoded as a whole. Joining copies packets and keeps their times; audio
 and subtitles are taken from the source at that point, as a whole.
 
-    film = await spread.cut(job, count, tick=spread.tick_for(media))
-    if film is not None and await spread.encode(job, film, command_for):
-        await job.run(spread.with_join(command_that_copies(film.joined()), film))
+    lengths = spread.divide(media, duration, job.capabilities.spare_cores)
+    film = await spread.cut(job, lengths, tick=spread.tick_for(media))
+    if film is not None:
+        join = spread.with_join(command_that_copies(film.joined()), film)
+        encoded = await spread.encode(job, film, command_for, [join])
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -51,12 +54,10 @@ LEAST_FILM = 30.0
 """Seconds of the shortest film that is cut for a cluster."""
 LEAST = 4.0
 """The shortest segment, in seconds."""
-LONG = 15.0
-"""Seconds: with longer segments than this, each core gets several. They even out how long the
-segments take, and a lost worker costs less."""
-MOST_PER_CORE = 4
 MOST = 1000
 """The most segments of a film."""
+FINEST = 16
+"""The shortest segment that is worth it is so much shorter than a core's part of the film."""
 LIST = "segments.ffconcat"
 """The name of the file that lists the segments for FFmpeg."""
 SURVEYING, JOINING = 0.01, 0.03
@@ -181,24 +182,36 @@ def tick_for(media: MediaInfo) -> Fraction:
     return FINE
 
 
-def segment_count(media: MediaInfo, length: float | None, cores: int) -> int:
-    """Return into how many segments `length` seconds of a film are cut for so many cores: one for
-    each, or several; 1 if it must stay whole."""
+def divide(media: MediaInfo, length: float | None, cores: int) -> list[float]:
+    """Return the lengths in seconds of the segments into which `length` seconds of a film are cut
+    for so many cores; an empty list if it must stay whole.
+
+    Each core first gets half of what would be its part, then half of what is left, and so on: some
+    segments take longer than others of their length, and the short ones that come last even it
+    out.
+    """
     if length is None or length < LEAST_FILM or cores < 2 or not segments.possible(media):
-        return 1
-    rounds = max(1, min(MOST_PER_CORE, round(length / cores / LONG)))
-    return max(1, min(cores * rounds, int(length / LEAST), MOST))
+        return []
+    cores = max(2, min(cores, int(length / LEAST), MOST))
+    least = max(LEAST, length / cores / FINEST)
+    left = length
+    found: list[float] = []
+    while left / (2 * cores) >= least and len(found) + 3 * cores <= MOST:
+        found += [left / (2 * cores)] * cores
+        left -= left / 2
+    rest = cores if len(found) + cores <= MOST else MOST - len(found)
+    return [*found, *[left / rest] * rest]
 
 
 async def cut(
     job: Job[Any],
-    count: int,
+    lengths: Sequence[float],
     *,
     tick: Fraction,
     start: float = 0.0,
     length: float | None = None,
 ) -> Film | None:
-    """Return the film cut into about `count` segments of the same length; None if it must stay
+    """Return the film cut into segments of about these `lengths` in seconds; None if it must stay
     whole.
 
     A clip begins at `start` (seconds from the container's start) and has `length` seconds; its
@@ -206,21 +219,22 @@ async def cut(
     """
     media = job.media
     video = frames.require_video(media)
-    if count < 2 or video.duration is None:
+    if len(lengths) < 2 or video.duration is None:
         return None
     begin = start if length is not None else video.start_time
     shown = video.start_time + video.duration - begin
     if length is not None:
         shown = min(length, shown)
-    step = shown / count
+    scale = shown / sum(lengths)
+    ends = itertools.accumulate(scale * each for each in lengths[:-1])
     command = survey_command(
         media,
-        [begin + step * number for number in range(1, count)],
+        [begin + end for end in ends],
         tick=tick,
         start=start,
         end=None if length is None else start + length,
-        snap=_SNAP * step,
-        least=step / 2,
+        snap=[_SNAP * scale * min(pair) for pair in itertools.pairwise(lengths)],
+        least=scale * min(lengths) / 2,
         lead=_LEAD if video.interlaced else 0.0,
         weight=SURVEYING,
     )
@@ -322,15 +336,27 @@ def _exactly(film: Film, segment: Segment, stream: Any) -> Any:
     return stream.filter("setpts", f"if(eq(N,0),0,{moved})")
 
 
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A film whose segments are right: what their encodes took, and the results of the commands
+    that read them."""
+
+    encodes: list[Completed]
+    readers: list[Completed]
+
+
 async def encode(
-    job: Job[Any], film: Film, command_for: Callable[[Segment, bool], Command]
-) -> list[Completed]:
-    """Encode and check all segments. Return what the encodes took; an empty list if they cannot be
-    joined and the film must be encoded as a whole.
+    job: Job[Any],
+    film: Film,
+    command_for: Callable[[Segment, bool], Command],
+    readers: Sequence[Command],
+) -> Encoded | None:
+    """Encode and check all segments, and run the `readers`: the commands that read them, such as
+    the join. Return None if the film must be encoded as a whole.
 
     `command_for` returns the command for a segment, a careful one (see `encode_command`) for its
-    second encode. Raises `CommandStopped`, and `CommandFailed` for failures that the file did not
-    cause.
+    second encode. The readers run while the segments are checked, and again if one was wrong.
+    Raises `CommandStopped`, and `CommandFailed` for failures that the file did not cause.
     """
     waiting: Sequence[Segment] = film.segments
     counted: dict[int, Counted] = {}
@@ -340,7 +366,8 @@ async def encode(
             # The longest first, so that none of them is begun when the others are done.
             order = sorted(waiting, key=film.length, reverse=True)
             done += await job.run_together([command_for(segment, careful) for segment in order])
-            counted |= await _count(job, film, waiting)
+            found, read = await _check(job, film, waiting, readers)
+            counted |= found
             waiting = [each for each in waiting if not right(film, each, counted[each.number])]
             if not waiting:
                 break
@@ -351,25 +378,41 @@ async def encode(
                     found=counted[segment.number],
                     expected=segment.expected,
                 )
+        if waiting:
+            return None
+        if len({each.headers for each in counted.values()}) > 1:
+            log.warn("the segments' headers differ: they can't be joined")
+            return None
+        if read is None:
+            read = await job.run_together(readers)
     except SurveyFailed as error:
         log.warn("the segments can't be checked: {error}", error=str(error))
-        return []
+        return None
     except CommandFailed as error:
         if not error.kind.may_be_the_files:
             raise
-        log.warn("a segment can't be encoded: {error}", error=str(error))
-        return []
-    if len({each.headers for each in counted.values()}) > 1:
-        log.warn("the segments' headers differ: they can't be joined")
-        return []
-    return [] if waiting else done
+        log.warn("a segment can't be encoded or joined: {error}", error=str(error))
+        return None
+    return Encoded(done, read)
 
 
-async def _count(job: Job[Any], film: Film, encoded: Sequence[Segment]) -> dict[int, Counted]:
+async def _check(
+    job: Job[Any], film: Film, encoded: Sequence[Segment], readers: Sequence[Command]
+) -> tuple[dict[int, Counted], list[Completed] | None]:
+    """Count the frames of segments, and run the readers meanwhile. Return what was counted, by the
+    segments' numbers, and the readers' results, None if they failed."""
     files = [segment.file for segment in encoded]
-    found = await job.run(check_command(files, tick=film.tick))
+    check = check_command(files, tick=film.tick)
+    read: list[Completed] | None
+    try:
+        found, *read = await job.run_together([check, *readers])
+    except CommandFailed as error:
+        if not error.kind.may_be_the_files:
+            raise
+        # If a segment is wrong, that is why.
+        found, read = await job.run(check), None
     counted = parse_check(found.stdout, len(files))
-    return {each.number: one for each, one in zip(encoded, counted, strict=True)}
+    return {each.number: one for each, one in zip(encoded, counted, strict=True)}, read
 
 
 def right(film: Film, segment: Segment, found: Counted) -> bool:

@@ -95,16 +95,17 @@ class WebMOperation(Operation[WebM]):
     async def _spread(self, job: Job[WebM]) -> Product | None:
         """Make it on a cluster, in segments; return None if it must be made in another way."""
         work = _Making(job.media, job.parameters, job.capabilities)
-        count = spread.segment_count(job.media, work.shown, job.capabilities.spare_cores)
+        lengths = spread.divide(job.media, work.shown, job.capabilities.spare_cores)
         film = await spread.cut(
-            job, count, tick=spread.FINE, start=work.begin, length=work.clip.length
+            job, lengths, tick=spread.FINE, start=work.begin, length=work.clip.length
         )
-        if film is None or not await spread.encode(job, film, partial(work.segment, film)):
+        if film is None:
+            return None
+        join = spread.with_join(work.joined(film.joined(), weight=spread.JOINING), film)
+        if await spread.encode(job, film, partial(work.segment, film), [join]) is None:
             return None
         for sentence in work.warnings:
             job.warn(sentence)
-        join = work.joined(film.joined(), weight=spread.JOINING)
-        await job.run(spread.with_join(join, film))
         return work.product(len(film.segments))
 
     def estimate_output(self, media: MediaInfo, parameters: WebM) -> int:
