@@ -1,10 +1,12 @@
-"""Compressing on a cluster: a video at one CRF in segments, and what shots read of the source."""
+"""Compressing on a cluster: samples side by side, a video at one CRF in segments, and what samples
+and shots read of the source."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import ffmpeg
@@ -12,19 +14,24 @@ import ffmpeg
 from vidproc.ffmpeg.command import Command, CommandFailed, ffmpeg_command, input_file
 from vidproc.ffmpeg.survey import SurveyFailed, parse_survey, survey_command
 from vidproc.operations import spread
-from vidproc.operations.compress.encode import joined_parameters
+from vidproc.operations.compress.encode import joined_parameters, sample_command
 from vidproc.operations.compress.scoring import (
     PAIRING_RATE,
+    Samples,
+    film_bytes,
     mapping_memory,
     measured,
     numbered,
+    parse_best,
     parse_score,
 )
+from vidproc.operations.compress.search import Search
 from vidproc.operations.compress.shots import TICKS, Shot
-from vidproc.operations.compress.work import Work
+from vidproc.operations.compress.work import CAPPED_BY_SELF, Work
 from vidproc.operations.delivery import Delivery, deliver, encoding_memory
 from vidproc.operations.frames import as_shown, normalised, require_video
 from vidproc.operations.reading import source
+from vidproc.operations.segments import possible
 
 _LEAD = 1.0
 """Seconds: shots are read from half a second before their start, and FFmpeg may seek to a little
@@ -53,29 +60,24 @@ async def encode(work: Work, crf: float, *, every: int, weight: float) -> Made |
         return None
     if work.cut is None:
         length = require_video(media).duration
-        count = spread.segment_count(media, length, work.job.capabilities.spare_cores)
-        work.cut = await spread.cut(work.job, count, tick=spread.tick_for(media))
+        lengths = spread.divide(media, length, work.job.capabilities.spare_cores)
+        work.cut = await spread.cut(work.job, lengths, tick=spread.tick_for(media))
     film = work.cut
     if film is None:
         return None
     segments = _Segments(work, film, crf, work.weight(weight))
-    encoded = await spread.encode(work.job, film, segments.encode)
-    if not encoded:
-        work.cut = None
-        return None
     work.files += 1
     name = f"result-{work.files}.mp4"
-    commands = [segments.join(name), *(segments.score(each, every) for each in film.segments)]
-    try:
-        joined, *scored = await work.job.run_together(commands)
-    except CommandFailed as error:
-        if not error.kind.may_be_the_files:
-            raise
+    readers = [segments.join(name), *(segments.score(each, every) for each in film.segments)]
+    encoded = await spread.encode(work.job, film, segments.encode, readers)
+    if encoded is None:
+        work.cut = None
         return None
+    joined, *scored = encoded.readers
     scores = [parse_score(each, "vmaf") for each in scored]
     return Made(
         name,
-        max(each.elapsed for each in encoded) + joined.elapsed,
+        max(each.elapsed for each in encoded.encodes) + joined.elapsed,
         max(each.elapsed for each in scored),
         _mean(film, scores),
     )
@@ -168,12 +170,95 @@ class _Segments:
         return encoding_memory(self.work.size, (video.width, video.height))
 
 
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What samples at one CRF give: their mean score, None if there is none, the bytes that the
+    whole video would take, and the seconds that encoding and scoring took."""
+
+    score: float | None
+    size: float
+    encode_time: float
+    score_time: float
+
+
+async def trial(
+    work: Work, crf: float, samples: Samples, *, every: int, search: Search | None
+) -> Trial | None:
+    """Encode and score samples side by side, a command for each.
+
+    A `search` is told what the source scores against itself. Returns None if the samples belong
+    into one command: without a cluster, or where the video is decoded once for all of them.
+    """
+    media, count = work.job.media, len(samples.starts)
+    if work.job.capabilities.spare_cores < 2 or count < 2 or samples.frames:
+        return None
+    if not possible(media):  # there is no telling which bytes a sample needs
+        return None
+    offset = max(0.0, require_video(media).start_time)
+    windows = [(offset + start, offset + start + samples.length) for start in samples.starts]
+    if windows[0] not in work.parts:
+        await _find_parts(work, windows)
+    ones = [
+        replace(samples, starts=(start,), fraction=samples.fraction / count)
+        for start in samples.starts
+    ]
+    names = [f"sample-{number}.mkv" for number in range(count)]
+    capping = search is not None and work.capped
+    encoding, scoring = work.weight(0.1) / count, work.weight(0.05) / count
+    encodes, scores = [], []
+    for one, name, window in zip(ones, names, windows, strict=True):
+        encode = sample_command(
+            media,
+            work.job.capabilities,
+            work.video_encoder,
+            work.video_encoder.rate(crf),
+            name=name,
+            size=work.size,
+            samples=one,
+            weight=encoding,
+        )
+        score = work.score_command(
+            name, one, stage="searching", weight=scoring, every=every, best=capping
+        )
+        part = work.parts.get(window)
+        encodes.append(replace(encode, part=part))
+        scores.append(replace(score, part=part))
+    encoded = await work.job.run_together(encodes)
+    scored = await work.job.run_together(scores)
+    if capping and search is not None:
+        search.cap(_plain_mean([parse_best(each, "vmaf") for each in scored]), CAPPED_BY_SELF)
+    found = [parse_score(each, "vmaf") for each in scored]
+    known = [score for score in found if score is not None]
+    sizes = []
+    for one, name in zip(ones, names, strict=True):
+        weigh = partial(
+            film_bytes,
+            size=work.job.size_of(name),
+            samples=one,
+            frames=require_video(media).frames,
+        )
+        sizes.append(await work.job.examine(name, weigh))
+    return Trial(
+        _plain_mean(known) if len(known) == count else None,
+        _plain_mean(sizes),
+        max(each.elapsed for each in encoded),
+        max(each.elapsed for each in scored),
+    )
+
+
+def _plain_mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
 async def find_parts(work: Work, shots: Sequence[Shot]) -> None:
     """Find out which bytes of the source each shot needs, if there is a cluster to send them to."""
-    if work.job.capabilities.spare_cores < 2:
-        return
+    if work.job.capabilities.spare_cores >= 2:
+        await _find_parts(work, [(shot.start, shot.end) for shot in shots])
+
+
+async def _find_parts(work: Work, windows: Sequence[tuple[float, float]]) -> None:
     media = work.job.media
-    windows = [(shot.start, shot.end) for shot in shots]
+    work.parts.update(dict.fromkeys(windows))
     command = survey_command(
         media, tick=Fraction(1, TICKS), windows=windows, lead=_LEAD, weight=work.weight(0.01)
     )

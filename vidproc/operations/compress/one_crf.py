@@ -122,43 +122,18 @@ async def _try_samples(work: Work, search: Search, samples: Samples) -> None:
     dense = samples.frames or work.video_encoder.scoring_cost < 0.5
     every = 1 if dense or work.frames * samples.fraction <= 40 else SPARSE
     while (crf := search.next_crf()) is not None:
-        encoded = await work.job.run(
-            sample_command(
-                work.job.media,
-                work.job.capabilities,
-                work.video_encoder,
-                work.video_encoder.rate(crf),
-                name=_TRIAL_FILE,
-                size=work.size,
-                samples=samples,
-                weight=work.weight(0.1),
-            )
-        )
-        score, scored = await work.score(
-            _TRIAL_FILE,
-            samples,
-            stage="searching",
-            weight=0.05,
-            every=every,
-            search=None if search.points else search,
-        )
+        trial = await _trial(work, crf, samples, every, None if search.points else search)
         work.probes += 1
-        cost = encoded.elapsed + scored
+        cost = trial.encode_time + trial.score_time
         work.search_time += cost
-        if score is None:
+        if trial.score is None:
             return
-        weigh = partial(
-            film_bytes,
-            size=work.job.size_of(_TRIAL_FILE),
-            samples=samples,
-            frames=require_video(work.job.media).frames,
-        )
-        size = await work.job.examine(_TRIAL_FILE, weigh)
+        score = trial.score
         if samples.starts:
             more = _LACK_IN_SAMPLES if samples.frames else _LACK_IN_LONG_SAMPLES
             score = 100.0 - (100.0 - score) * math.exp(-more)
-        search.add(Point(crf, score, size))
-        allowed = time_limit(work.duration) * encoded.elapsed / samples.fraction
+        search.add(Point(crf, score, trial.size))
+        allowed = time_limit(work.duration) * trial.encode_time / samples.fraction
         reserve = 0.0
         if work.duration < _TOO_SHORT_TO_COUNT:
             continue
@@ -166,6 +141,42 @@ async def _try_samples(work: Work, search: Search, samples: Samples) -> None:
             reserve = cost / samples.fraction
         if work.search_time + cost + reserve > allowed * 0.9:
             return
+
+
+async def _trial(
+    work: Work, crf: float, samples: Samples, every: int, search: Search | None
+) -> on_cluster.Trial:
+    """Encode and score samples. A `search` is told what the source scores against itself."""
+    trial = None
+    if work.metric == "vmaf":
+        trial = await on_cluster.trial(work, crf, samples, every=every, search=search)
+    if trial is not None:
+        return trial
+    encoded = await work.job.run(
+        sample_command(
+            work.job.media,
+            work.job.capabilities,
+            work.video_encoder,
+            work.video_encoder.rate(crf),
+            name=_TRIAL_FILE,
+            size=work.size,
+            samples=samples,
+            weight=work.weight(0.1),
+        )
+    )
+    score, scored = await work.score(
+        _TRIAL_FILE, samples, stage="searching", weight=0.05, every=every, search=search
+    )
+    size = 0.0
+    if score is not None:
+        weigh = partial(
+            film_bytes,
+            size=work.job.size_of(_TRIAL_FILE),
+            samples=samples,
+            frames=require_video(work.job.media).frames,
+        )
+        size = await work.job.examine(_TRIAL_FILE, weigh)
+    return on_cluster.Trial(score, size, encoded.elapsed, scored)
 
 
 @dataclass(frozen=True, slots=True)

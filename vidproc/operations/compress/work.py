@@ -43,7 +43,7 @@ missing to 101, over the square root of the number of frames. (0.9 and 0.53 over
 give some frames more bits than others, in periods of 2, 4, 8 and more frames (x265 also of 5), so
 the interval must share no factor with those: every fourth frame scored up to 1.8 too high."""
 _LARGEST_ERROR = 0.35
-_CAPPED_BY_SELF = 0.5
+CAPPED_BY_SELF = 0.5
 """No target is higher than the source's score against itself, less this."""
 _NEVER_CAPPED = 96.5
 """The quality up to which that can't matter: even a still scores 97.4 against itself."""
@@ -71,8 +71,8 @@ class Work:
     sound_bytes: float | None = None
     cut: Film | None = None
     """The segments of the video, once it has been cut for a cluster."""
-    parts: dict[tuple[float, float], Part] = field(default_factory=dict)
-    """What shots read of the source, by their start and end."""
+    parts: dict[tuple[float, float], Part | None] = field(default_factory=dict)
+    """What shots and samples read of the source, by their start and end; None is all of it."""
 
     @classmethod
     def of(cls, job: Job[Compress]) -> Work:
@@ -182,6 +182,38 @@ class Work:
             weight=self.weight(weight),
         )
 
+    @property
+    def capped(self) -> bool:
+        """Whether the source's score against itself may limit the target."""
+        return self.job.parameters.quality > _NEVER_CAPPED
+
+    def score_command(
+        self,
+        name: str,
+        samples: Samples,
+        *,
+        stage: str,
+        weight: float,
+        every: int,
+        best: bool,
+    ) -> Command:
+        """Return the command that scores a file, and with `best` the source against itself;
+        `weight` is its weight in the progress."""
+        assert self.metric is not None
+        return score_command(
+            self.job.media,
+            self.job.capabilities,
+            name,
+            metric=self.metric,
+            size=self.size,
+            pixels=self.video_encoder.pixels,
+            samples=samples,
+            stage=stage,
+            weight=weight,
+            every=every,
+            best=best,
+        )
+
     async def score(
         self,
         name: str,
@@ -197,19 +229,9 @@ class Work:
         The score is None when there is none to be had. A `search` is told the source's own score.
         """
         assert self.metric is not None
-        capping = search is not None and self.job.parameters.quality > _NEVER_CAPPED
-        command = score_command(
-            self.job.media,
-            self.job.capabilities,
-            name,
-            metric=self.metric,
-            size=self.size,
-            pixels=self.video_encoder.pixels,
-            samples=samples,
-            stage=stage,
-            weight=self.weight(weight),
-            every=every,
-            best=capping,
+        capping = search is not None and self.capped
+        command = self.score_command(
+            name, samples, stage=stage, weight=self.weight(weight), every=every, best=capping
         )
         try:
             done = await self.run_twice(command)
@@ -218,7 +240,7 @@ class Work:
                 raise
             return None, 0.0  # the video itself is there
         if capping and search is not None:
-            search.cap(parse_best(done, self.metric), _CAPPED_BY_SELF)
+            search.cap(parse_best(done, self.metric), CAPPED_BY_SELF)
         return parse_score(done, self.metric), done.elapsed
 
     async def run_twice(self, command: Command) -> Completed:
