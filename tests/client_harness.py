@@ -27,6 +27,7 @@ from vidproc.client.command_line import parse_command_line
 from vidproc.client.display import PlainDisplay
 from vidproc.client.files import PartFile, Source
 from vidproc.client.link import Link, RetryPolicy
+from vidproc.client.options import Options
 from vidproc.client.session import Session
 from vidproc.client.upload import UploadRequest
 from vidproc.mmp.codec import (
@@ -365,14 +366,17 @@ class SessionCase(ServerCase):
         self.out = io.StringIO()
         self.err = io.StringIO()
 
-    def session(self, line: str, **client: Any) -> Session:
+    def options(self, line: str, port: int | None = None) -> Options:
         token = self.state.parent / "token"
         token.write_text("s3cret\n")
         places = {"FILM": self.path, "FOLDER": self.folder, "TOKEN": token}
         words = [str(places.get(word, word)) for word in shlex.split(line)]
-        options = parse_command_line(
-            [*words, "--host", "127.0.0.1", "--port", str(client.get("port", self.port))]
+        return parse_command_line(
+            [*words, "--host", "127.0.0.1", "--port", str(self.port if port is None else port)]
         )
+
+    def session(self, line: str, **client: Any) -> Session:
+        options = self.options(line, client.get("port"))
         display = PlainDisplay(self.err, options.check_interval, time.monotonic)
         self.notices = Notices(display)  # type: ignore[assignment]
         return Session(
@@ -383,6 +387,7 @@ class SessionCase(ServerCase):
             out=self.out,
             err=self.err,
             log=self.log,
+            early=client.get("early"),
         )
 
     async def run_command(self, line: str, **client: Any) -> int:

@@ -8,9 +8,7 @@ argparse parser. Imports nothing heavy.
 
 from __future__ import annotations
 
-import difflib
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +118,8 @@ def read_variables(settings: Sequence[Setting], environ: Mapping[str, str]) -> d
             continue
         setting = by_variable.get(variable)
         if setting is None:
+            import difflib
+
             near = difflib.get_close_matches(variable, [*by_variable, f"{PREFIX}CONFIG"], 1)
             if near and _similar(variable, near[0]) >= _MISSPELT:
                 raise ConfigurationError(
@@ -136,6 +136,8 @@ def read_variables(settings: Sequence[Setting], environ: Mapping[str, str]) -> d
 
 def _similar(one: str, other: str) -> float:
     """Return how alike two variables are beside the prefix that all share, 0 to 1."""
+    import difflib
+
     ends = (one.removeprefix(PREFIX), other.removeprefix(PREFIX))
     return difflib.SequenceMatcher(None, *ends).ratio()
 
@@ -153,6 +155,8 @@ def read_file(program: str, settings: Sequence[Setting], path: Path) -> dict[str
     Raises `ConfigurationError` if the file cannot be read, is not TOML, or says something that
     this program does not know.
     """
+    import tomllib  # as difflib, it would add to each start of the client
+
     path = path.expanduser().absolute()
     try:
         with path.open("rb") as file:
@@ -177,6 +181,8 @@ def read_file(program: str, settings: Sequence[Setting], path: Path) -> dict[str
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
+    import difflib
+
     plain = name.lower().lstrip("-").replace("_", "-")
     near = difflib.get_close_matches(plain, list(names), 1, cutoff=0.5)
     if near:

@@ -6,6 +6,7 @@ from twisted.internet.interfaces import (
     IReactorCore,
     IReactorFDSet,
     IReactorProcess,
+    IReactorSocket,
     IReactorTCP,
     IReactorThreads,
     IReactorTime,
@@ -13,7 +14,13 @@ from twisted.internet.interfaces import (
 
 
 class IFullReactor(
-    IReactorCore, IReactorFDSet, IReactorProcess, IReactorTCP, IReactorThreads, IReactorTime
+    IReactorCore,
+    IReactorFDSet,
+    IReactorProcess,
+    IReactorSocket,
+    IReactorTCP,
+    IReactorThreads,
+    IReactorTime,
 ):
     """A reactor with everything that we use.
 

@@ -8,10 +8,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from vidproc.client import startup
 from vidproc.client.command_line import parse_command_line
-from vidproc.client.options import UsageError
+from vidproc.client.options import Options, UsageError
 from vidproc.client.tls import do_without_tls
+
+if TYPE_CHECKING:
+    from vidproc.client.early import EarlyUpload
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,11 +25,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     Like every argparse program it raises `SystemExit` for ``--help``, ``--version`` and
     malformed options.
     """
+    whole = argv is None  # this process is for the command alone
+    if whole:
+        startup.begin()
     _allow_odd_characters()
     try:
         return _main(argv)
     finally:
         _ignore_closed_streams()
+        if whole:
+            startup.end()
 
 
 def _main(argv: Sequence[str] | None) -> int:
@@ -32,9 +42,11 @@ def _main(argv: Sequence[str] | None) -> int:
         options = parse_command_line(argv)
         if not options.tls:
             do_without_tls()
+        startup.postpone_unused()
+        early = _begin_early(options)
         from vidproc.client.run import run
 
-        return run(options)
+        return run(options, early)
     except UsageError as error:
         _say(*error.lines)
         return 2
@@ -44,6 +56,14 @@ def _main(argv: Sequence[str] | None) -> int:
     except Exception as error:  # the last resort: users never see a traceback
         _say(f"Something unexpected went wrong: {type(error).__name__}: {error}")
         return 1
+
+
+def _begin_early(options: Options) -> EarlyUpload | None:
+    if options.action != "process":
+        return None
+    from vidproc.client.early import begin_upload
+
+    return begin_upload(options)
 
 
 def _say(*lines: str) -> None:

@@ -5,9 +5,10 @@ It never keeps a payload in memory.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import msgspec
 from twisted.internet import error as net_error
@@ -20,6 +21,7 @@ from twisted.python.failure import Failure
 from vidproc.client.answer import TERMINAL, Answer
 from vidproc.client.errors import ClientError, ConnectFailed, ConnectionBroken
 from vidproc.client.file_body import CHUNK_SIZE, FileBody
+from vidproc.client.requests import encode_request
 from vidproc.client.tls import tls_problem
 from vidproc.mmp.codec import (
     Decoder,
@@ -27,9 +29,11 @@ from vidproc.mmp.codec import (
     MessageEnded,
     MessageStarted,
     NeedData,
-    encode_head,
 )
 from vidproc.mmp.errors import RemoteProtocolError
+
+if TYPE_CHECKING:
+    from vidproc.client.early import EarlyUpload
 
 _TLS_ALERT = b"\x15\x03"  # content type and major version (RFC 8446, 5.1)
 
@@ -67,9 +71,13 @@ class Connection(TwistedProtocol):
     Every request fails with `ConnectionBroken` when the connection ends or stalls, with
     `ConnectFailed` when the peer does not speak MMP, and with what a sink raised.
     A connection stalls if there is no byte in either direction for `stall_timeout` seconds.
+    `early` is an upload that has begun over it: it must be the first request, and is continued.
     """
 
-    def __init__(self, clock: IReactorTime, stall_timeout: float) -> None:
+    def __init__(
+        self, clock: IReactorTime, stall_timeout: float, early: EarlyUpload | None = None
+    ) -> None:
+        self._early = early
         self._clock = clock
         self._stall_timeout = stall_timeout
         self._timer: IDelayedCall | None = None
@@ -77,6 +85,12 @@ class Connection(TwistedProtocol):
         self._exchange: _Exchange | None = None
         self._heard = False
         self.usable = False
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether an upload has begun over it, before this object existed, that no one has
+        continued yet."""
+        return self._early is not None
 
     # requests
 
@@ -112,8 +126,13 @@ class Connection(TwistedProtocol):
         `on_sent` gets the size of each chunk. An early answer ends the sending.
         """
         exchange = _Exchange(lambda answer: True, self._deferred())
+        sent = self._early.file_sent if self._early is not None else 0
         # After the last byte, the server must still sync the file.
         done = self._begin(fields, exchange, 5 * self._stall_timeout, media_type, size)
+        if sent:
+            file.seek(sent, os.SEEK_CUR)
+            size -= sent
+            on_sent(sent)
         if size and self._exchange is exchange:
             exchange.body = FileBody(
                 file,
@@ -160,9 +179,17 @@ class Connection(TwistedProtocol):
     ) -> Deferred[Answer]:
         if self._exchange is not None or not self.usable:
             raise ConnectionBroken("The connection is not free for a request.")
+        head = encode_request(fields, media_type, size)
+        early, self._early = self._early, None
+        if early is not None:
+            if head != early.head:
+                self.close()
+                raise ConnectionBroken("The connection is in use for another request.")
+            head = head[early.sent :]
         self._exchange = exchange
         self._watch_for_stall(patience or self._stall_timeout)
-        self._write(encode_head(msgspec.json.encode(fields), media_type, size))
+        if head:
+            self._write(head)
         return exchange.done
 
     def _write(self, data: bytes) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet import error as net_error
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IReactorTime
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, ServerFactory
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
@@ -26,7 +25,11 @@ from vidproc.client.errors import (
     Unreachable,
 )
 from vidproc.client.log import Log
+from vidproc.client.requests import request_fields
 from vidproc.reactor import IFullReactor
+
+if TYPE_CHECKING:
+    from vidproc.client.early import EarlyUpload
 
 T = TypeVar("T")
 
@@ -55,8 +58,8 @@ class Link:
 
     `notice` is called with a sentence when a connection broke and will be retried.
     `tls` is what `optionsForClientTLS` returned, or None. `reached` is whether the server has
-    answered another link: then a first connection that fails is tried again as well. Times are in
-    seconds.
+    answered another link: then a first connection that fails is tried again as well. `early` is an
+    upload that has begun, over what becomes the first connection. Times are in seconds.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Link:
         stall_timeout: float = 60.0,
         clock: IReactorTime | None = None,
         reached: bool = False,
+        early: EarlyUpload | None = None,
     ) -> None:
         self._reactor = reactor
         self.clock = reactor if clock is None else clock
@@ -82,7 +86,8 @@ class Link:
         self.log = log
         self.notice = notice
         self._tls = tls
-        self._token = token
+        self.token = token
+        self._early = early
         self._retry = retry or RetryPolicy()
         self._connect_timeout = connect_timeout
         self._stall_timeout = stall_timeout
@@ -103,9 +108,7 @@ class Link:
 
     def fields(self, action: str, **fields: Any) -> dict[str, Any]:
         """Return a request's JSON, with the token if there is one."""
-        if self._token is not None:
-            fields["token"] = self._token
-        return {"action": action, **fields}
+        return request_fields(action, self.token, **fields)
 
     async def ask(self, connection: Connection, action: str, **fields: Any) -> Answer:
         """Send a request without a payload; return its answer, even an error answer."""
@@ -117,6 +120,33 @@ class Link:
         """Return the open connection, or a new one. Raises `ConnectFailed`."""
         if self._connection is not None and self._connection.usable:
             return self._connection
+        connection = self._adopted() or await self._new_connection()
+        self.log.info("connected to %s port %d", self.host, self.port)
+        self._was_connected = True
+        self._connection = connection
+        return connection
+
+    def _adopted(self) -> Connection | None:
+        """Return the connection of the early upload, the first time; None if it has ended."""
+        early, self._early = self._early, None
+        if early is None:
+            return None
+        connection = Connection(self.clock, self._stall_timeout, early)
+        factory: Any = ServerFactory.forProtocol(lambda: connection)
+        factory.noisy = False
+        socket = early.connection
+        try:
+            self._reactor.adoptStreamConnection(socket.fileno(), socket.family, factory)
+        except OSError as problem:
+            self.log.info("the early connection has ended: %s", problem)
+            return None
+        finally:
+            socket.close()  # the reactor has a duplicate
+        return connection
+
+    async def _new_connection(self) -> Connection:
+        from twisted.internet.endpoints import HostnameEndpoint
+
         endpoint: Any = HostnameEndpoint(
             self._reactor,
             self.host,
@@ -135,9 +165,6 @@ class Link:
             connection: Connection = await _cancellable(endpoint.connect(factory))
         except (net_error.ConnectError, net_error.DNSLookupError, OSError, ValueError) as problem:
             raise _not_connected(self.host, self.port, problem) from None
-        self.log.info("connected to %s port %d", self.host, self.port)
-        self._was_connected = True
-        self._connection = connection
         return connection
 
     async def persist(

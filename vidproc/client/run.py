@@ -16,21 +16,25 @@ from vidproc.client.link import Link, RetryPolicy
 from vidproc.client.log import open_log, route_twisted_log
 from vidproc.client.options import Options, UsageError
 from vidproc.client.session import Session
+from vidproc.client.startup import started
 from vidproc.client.words import printable
 from vidproc.reactor import IFullReactor
 
 if TYPE_CHECKING:
     from vidproc.client.batch import Batch
+    from vidproc.client.early import EarlyUpload
 
 
-def run(options: Options) -> int:
+def run(options: Options, early: EarlyUpload | None = None) -> int:
     """Carry out the options in Twisted's reactor and return the exit status.
 
-    Raises `UsageError` if the given certificates cannot be used. Call it only once per process.
+    `early` is their upload, if it has begun. Raises `UsageError` if the given certificates cannot
+    be used. Call it only once per process.
     """
     from twisted.internet import reactor as installed
 
     reactor = cast(IFullReactor, installed)
+    started()
     tls = None
     if options.tls:
         from vidproc.client.tls import tls_options
@@ -56,6 +60,7 @@ def run(options: Options) -> int:
         tls=tls,
         token=options.token,
         retry=RetryPolicy(),
+        early=early,
     )
     session = Session(
         options,
@@ -65,8 +70,9 @@ def run(options: Options) -> int:
         out=sys.stdout,
         err=sys.stderr,
         log=log,
+        early=early,
     )
-    return drive(reactor, session)
+    return drive(reactor, session, early)
 
 
 def _batch(options: Options, reactor: IFullReactor, log: logging.Logger, tls: Any) -> Batch:
@@ -103,8 +109,8 @@ def _batch(options: Options, reactor: IFullReactor, log: logging.Logger, tls: An
     )
 
 
-def drive(reactor: IFullReactor, session: Session | Batch) -> int:
-    """Run the reactor until the session has ended, on its own or by a signal."""
+def drive(reactor: IFullReactor, session: Session | Batch, early: EarlyUpload | None = None) -> int:
+    """Run the reactor until the session has ended, on its own or by a signal, if only `early`'s."""
     statuses: list[int] = []
 
     def ended(status: int) -> None:
@@ -124,6 +130,8 @@ def drive(reactor: IFullReactor, session: Session | Batch) -> int:
         for wanted_signal in wanted:
             signal.signal(wanted_signal, interrupted)
         session.start().addCallback(ended)
+        if early is not None and early.signal:
+            session.interrupt(early.signal)
 
     reactor.callWhenRunning(begin)
     reactor.run()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from twisted.internet.defer import Deferred
 
@@ -34,11 +34,15 @@ from vidproc.client.words import printable
 from vidproc.reactor import IFullReactor
 from vidproc.resume import REMEMBER_FROM
 
+if TYPE_CHECKING:
+    from vidproc.client.early import EarlyUpload
+
 
 class Session:
     """One run. `out` gets the result, `err` and `display` everything else.
 
-    `client` and `display` can be given for tests; `reactor` runs it all.
+    `client` and `display` can be given for tests; `reactor` runs it all. `early` is the upload, if
+    it has begun.
     """
 
     def __init__(
@@ -51,8 +55,10 @@ class Session:
         out: TextIO,
         err: TextIO,
         log: logging.Logger,
+        early: EarlyUpload | None = None,
     ) -> None:
         self.options = options
+        self._early = early
         self._client = client
         self._display = display
         self._out = out
@@ -146,14 +152,15 @@ class Session:
                 self._print(str(there))
                 return DONE
         try:
-            source = Source(options.input)
+            source = self._early.source if self._early is not None else Source(options.input)
         except OSError as error:
             raise InputChanged(f"The input file can't be read: {error.strerror}") from None
         resume = resume_file(options, source, self._log)
         try:
             if source.size >= REMEMBER_FROM:
                 resume.open()
-            task_id = await self._steps.upload(source, resume)
+            begun = self._early.upload_id if self._early is not None else None
+            task_id = await self._steps.upload(source, resume, begun)
             resume.forget()
         finally:
             self._state.upload_kept = resume.kept

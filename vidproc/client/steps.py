@@ -45,8 +45,11 @@ class Steps:
         self._display = display
         self._log = log
 
-    async def upload(self, source: Source, resume: ResumeFile) -> str:
-        """Upload the file, or the rest of it after an earlier run; return the task's ID."""
+    async def upload(self, source: Source, resume: ResumeFile, begun_id: str | None = None) -> str:
+        """Upload the file, or the rest of it after an earlier run; return the task's ID.
+
+        `begun_id` is the upload_id of an upload that this run has begun.
+        """
         options = self._options
         try:
             return await self._client.upload(
@@ -60,6 +63,7 @@ class Steps:
                     on_progress=lambda sent: self._display.upload(sent, source.size),
                     unchanged=source.unchanged,
                     earlier_id=resume.upload_id,
+                    begun_id=begun_id,
                     on_upload_id=resume.remember,
                     sha256=lambda: self.in_thread(source.sha256),
                 )

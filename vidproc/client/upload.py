@@ -11,6 +11,7 @@ from vidproc.client.answer import TERMINAL, Answer
 from vidproc.client.connection import Connection
 from vidproc.client.errors import ConnectFailed, InputChanged
 from vidproc.client.link import Link
+from vidproc.client.requests import upload_fields
 from vidproc.units import format_size
 
 
@@ -20,8 +21,9 @@ class UploadRequest:
 
     `on_progress` gets the number of bytes sent so far. `unchanged` says whether the file is still
     the same as when the upload began. `earlier_id` is the upload_id of an earlier run with the same
-    file and request: bytes that the server already has are not sent again. `on_upload_id` gets the
-    upload_id before anything is sent with it. `sha256` returns the checksum of the whole file, for
+    file and request: bytes that the server already has are not sent again. `begun_id` is the
+    upload_id with which this run has sent something. `on_upload_id` gets the upload_id before
+    anything is sent with it. `sha256` returns the checksum of the whole file, for
     an upload that is resumed.
     """
 
@@ -34,6 +36,7 @@ class UploadRequest:
     on_progress: Callable[[int], None]
     unchanged: Callable[[], bool] = lambda: True
     earlier_id: str | None = None
+    begun_id: str | None = None
     on_upload_id: Callable[[str], None] = lambda upload_id: None
     sha256: Callable[[], Awaitable[str]] | None = None
 
@@ -49,6 +52,9 @@ class Upload:
         if request.earlier_id is not None:
             self._state.upload_id = request.earlier_id
             self._state.earlier = True
+        elif request.begun_id is not None:
+            self._state.upload_id = request.begun_id
+            self._state.begun = True
 
     async def run(self) -> str:
         """Send the file and return the task ID.
@@ -63,7 +69,7 @@ class Upload:
         known = state.begun or state.earlier
         if known and not request.unchanged():
             raise InputChanged("The input file changed while it was being sent.")
-        if known and state.resumable:
+        if known and state.resumable and not connection.has_begun:
             answer = await self._link.ask(connection, "upload_status", upload_id=state.upload_id)
             if self._resume_at(answer):
                 if not state.earlier or state.begun or await self._worth_having(answer):
@@ -114,9 +120,9 @@ class Upload:
         rest_of = await self._rest_of() if state.offset else {}
         if rest_of:  # reading the file took time: the server may have closed the connection
             connection = await self._link.connected()
-        fields = self._link.fields(
-            "upload",
-            type=request.operation,
+        fields = upload_fields(
+            self._link.token,
+            operation=request.operation,
             parameters=request.parameters,
             filename=request.filename,
             size=request.size,

@@ -1,0 +1,154 @@
+"""A small upload that begins while Twisted is still being imported.
+
+The server can then work during half of the client's startup. What was sent is just what
+`vidproc.client.upload` sends: that then goes on with the same socket, which Twisted adopts, where
+this has stopped. Whatever does not work at once is left to it, with its errors and its patience.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from vidproc.client.files import Source
+from vidproc.client.options import Options
+from vidproc.client.requests import encode_request, upload_fields
+from vidproc.mmp.errors import LocalProtocolError
+from vidproc.resume import REMEMBER_FROM
+
+_REACH = 0.25
+"""Seconds that finding the server and connecting to it may take."""
+_SEND = 0.1
+"""Seconds after which sending is left to Twisted."""
+_CHUNK_SIZE = 1 << 20
+
+
+@dataclass
+class EarlyUpload:
+    """An upload that has begun: the request `head` and bytes of the `source`, of which `sent` are
+    gone in all. `signal` came meanwhile; 0 is none."""
+
+    source: Source
+    upload_id: str
+    connection: socket.socket
+    head: bytes
+    sent: int = 0
+    signal: int = 0
+
+    @property
+    def file_sent(self) -> int:
+        """Bytes of the file that are gone."""
+        return max(0, self.sent - len(self.head))
+
+    def hold_interrupts(self) -> None:
+        """Note Ctrl-C from now on instead of ending: the server may have the task already."""
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._interrupted)
+
+    def _interrupted(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
+
+    def send(self) -> None:
+        """Send what the network takes now; stop when there is an answer, an error or no time."""
+        until = time.monotonic() + _SEND
+        while (data := self._next()) and time.monotonic() < until:
+            try:
+                readable, writable, _ = select.select(
+                    [self.connection], [self.connection], [], max(0.0, until - time.monotonic())
+                )
+                if readable or not writable:
+                    return
+                self.sent += self.connection.send(data)
+            except (OSError, ValueError):
+                return  # Twisted will see it, too
+
+    def _next(self) -> bytes:
+        if self.sent < len(self.head):
+            return self.head[self.sent :]
+        try:
+            return os.pread(self.source.file.fileno(), _CHUNK_SIZE, self.file_sent)
+        except OSError:
+            return b""
+
+
+def begin_upload(options: Options) -> EarlyUpload | None:
+    """Begin the upload that the options ask for; None if it is none, too large or not possible."""
+    if options.action != "process" or options.tls or options.skip_existing or os.name != "posix":
+        return None
+    assert options.input is not None
+    try:
+        source = Source(options.input)
+    except OSError:
+        return None
+    early = _begin(options, source) if source.size < REMEMBER_FROM else None
+    if early is None:
+        source.close()
+    return early
+
+
+def _begin(options: Options, source: Source) -> EarlyUpload | None:
+    upload_id = str(uuid.uuid4())
+    fields = upload_fields(
+        options.token,
+        operation=options.type,
+        parameters=options.parameters,
+        filename=source.label,
+        size=source.size,
+        upload_id=upload_id,
+    )
+    try:
+        head = encode_request(fields, source.media_type, source.size)
+    except LocalProtocolError:
+        return None
+    connection = _connect(options.host, options.port)
+    if connection is None:
+        return None
+    early = EarlyUpload(source, upload_id, connection, head)
+    early.hold_interrupts()
+    early.send()
+    return early
+
+
+def _connect(host: str, port: int) -> socket.socket | None:
+    """Return a connection to the server, which does not block; None if there is none at once."""
+    until = time.monotonic() + _REACH
+    for family, address in _addresses(host, port):
+        try:
+            connection = socket.socket(family, socket.SOCK_STREAM)
+        except OSError:
+            continue  # no IPv6 here, for instance
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.settimeout(max(0.001, until - time.monotonic()))
+            connection.connect(address)
+            connection.setblocking(False)
+        except OSError:
+            connection.close()
+        else:
+            return connection
+    return None
+
+
+def _addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, Any]]:
+    """Return the addresses of the server; none if finding them takes long."""
+    found: list[tuple[socket.AddressFamily, Any]] = []
+
+    def look() -> None:
+        try:
+            rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError):
+            return
+        found.extend((family, address) for family, _, _, _, address in rows)
+
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    looking.join(_REACH)
+    return [] if looking.is_alive() else found
