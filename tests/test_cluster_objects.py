@@ -60,6 +60,16 @@ class ObjectsTests(SynchronousTestCase):
         self.wait_until_stopped()
         self.assertEqual(self.keys(), [])
 
+    def test_what_is_distrusted_is_put_again(self) -> None:
+        """Once, under another key, however many workers found it damaged."""
+        before = self.ship()
+        self.objects.distrust(before, self.workspace)
+        after = self.ship()
+        self.objects.distrust(before, self.workspace)
+        self.assertEqual(self.ship(), after)
+        self.assertEqual(after[0].key, "vidproc/me/task/1/source.2")
+        self.assertEqual(after[0].digest, before[0].digest)
+
     def test_a_stop_releases_all(self) -> None:
         """What attempts had that nobody released goes, too."""
         self.ship()

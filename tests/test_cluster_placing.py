@@ -147,6 +147,58 @@ class PlacingTests(PlacingCase):
         self.placing.place()
         self.assertIsNone(self.granted["2"])
 
+    def test_thousands_may_wait_for_a_thousand_workers(self) -> None:
+        """No worker is asked about for each command that waits, begins or ends."""
+        asked = 0
+        free_cores = Worker.free_cores
+
+        def counted(worker: Worker) -> int:
+            nonlocal asked
+            asked += 1
+            found: int = free_cores.__get__(worker)
+            return found
+
+        self.see(*(facts(f"w{number}", 2) for number in range(1000)))
+        self.patch(Worker, "free_cores", property(counted))
+        for number in range(1000):
+            self.ask(str(number), 2.0)
+        self.assertEqual(len({self.given(name)[0] for name in self.granted}), 1000)
+        asked = 0
+        for number in range(1000, 3000):
+            self.ask(str(number), 2.0)
+        self.assertEqual(self.placing.waiting, 2000)
+        self.finish("0")
+        self.assertEqual(self.given("1000"), ("w0", 2))
+        self.assertLess(asked, 5000)
+
+    def test_what_fits_nowhere_keeps_no_one_else_waiting(self) -> None:
+        """Neither one that needs less of anything."""
+        self.see(facts("a", 8), facts("b", 8))
+        self.ask("1", 7.0, memory=3 << 30)
+        self.ask("2", 7.0, memory=3 << 30)
+        self.ask("large", 1.0, memory=2 << 30)
+        self.ask("many", 8.0)
+        self.ask("larger", 2.0, memory=3 << 30)
+        self.ask("small", 1.0)
+        self.assertEqual(sorted(self.granted), ["1", "2", "small"])
+
+    def test_a_command_that_begins_may_ask_for_more(self) -> None:
+        """While it is being given its worker; and another may be withdrawn then."""
+        self.see(facts("a", 2))
+        last = Wanted(Command("ffmpeg", (), "encoding", cpus=1.0), "last", lambda _: None)
+
+        def granted(grant: Grant | None) -> None:
+            self.granted["first"] = grant
+            self.placing.withdraw(last)
+            self.ask("more")
+
+        self.ask("filler", 2.0)
+        self.placing.ask(Wanted(Command("ffmpeg", (), "encoding", cpus=1.0), "first", granted))
+        self.placing.ask(last)
+        self.finish("filler")
+        self.assertEqual(sorted(self.granted), ["first", "more"])
+        self.assertEqual(self.placing.waiting, 0)
+
     def test_what_is_withdrawn_gets_nothing(self) -> None:
         """The next one does."""
         self.see(facts("a", 1))

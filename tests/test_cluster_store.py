@@ -13,6 +13,7 @@ from vidproc.cluster.lease import Lease
 from vidproc.cluster.messages import ShippedFile
 from vidproc.cluster.object_store import (
     Damaged,
+    Lacking,
     NoSpace,
     ObjectStore,
     StoreAway,
@@ -92,6 +93,19 @@ class FileTests(StoreCase):
         self.assertRaises(Damaged, self.store.fetch_range, "a/b", back, digest, blocks, 3, 4)
         self.store.put("a/c", blocks[:-1])
         self.assertRaises(Damaged, self.store.fetch_blocks, "a/c", back, digest)
+
+    def test_what_is_lacking_is_told_from_a_store_that_is_away(self) -> None:
+        """An object that is gone, or cut off; not a folder that is not mounted."""
+        digest, _, data = self.put(2 * LEAST_BLOCK)
+        back = self.root / "back"
+        (self.folder / "a" / "b").write_bytes(data[:LEAST_BLOCK])
+        self.assertRaises(Lacking, self.store.fetch, "a/b", back, digest)
+        (self.folder / "a" / "b").unlink()
+        self.assertRaises(Lacking, self.store.fetch, "a/b", back, digest)
+        self.assertRaises(Lacking, self.store.get, "a/b")
+        self.folder.rename(self.root / "away")
+        error = self.assertRaises(StoreAway, self.store.fetch, "a/b", back, digest)
+        self.assertNotIsInstance(error, Lacking)
 
     def test_a_transfer_stops_when_asked(self) -> None:
         """And leaves nothing behind."""

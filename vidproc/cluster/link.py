@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
+import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
 
@@ -210,7 +211,10 @@ class DaskLink:
             await asyncio.wait_for(client._close(fast=True), _CLOSING)
 
     async def _reported(self, event: tuple[float, bytes]) -> None:
-        report = messages.decode_report(event[1])
+        try:
+            report = messages.decode_report(event[1])
+        except (msgspec.MsgspecError, TypeError, IndexError):
+            return  # not one of ours
         self._reactor.callFromThread(self._on_report, report)
 
     async def _submit(self, key: str, order: bytes, worker: str, cores: int, memory: int) -> bytes:

@@ -12,7 +12,7 @@ from vidproc.cluster.digest import Digest
 from vidproc.ffmpeg.binary import FFmpeg
 from vidproc.ffmpeg.command import Command, Part
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised when these messages change their meaning."""
 
 
@@ -89,6 +89,8 @@ class Outcome(msgspec.Struct, frozen=True):
     fetching: float = 0.0
     storing: float = 0.0
     """Seconds that fetching its inputs and putting its outputs took."""
+    bad_inputs: bool = False
+    """With `unable`: its inputs are not in the store, or damaged there."""
 
 
 class WorkerFacts(msgspec.Struct, frozen=True):

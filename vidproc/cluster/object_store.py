@@ -45,6 +45,10 @@ class StoreAway(Exception):
     """The object store could not be reached, or lacks an object, for as long as we wait."""
 
 
+class Lacking(StoreAway):
+    """The object store is there, but an object, or the end of it, is not."""
+
+
 class Damaged(Exception):
     """A file arrived damaged every time."""
 
@@ -282,7 +286,7 @@ class ObjectStore:
             got += len(data)
             yield data
         if got != end:
-            raise OSError(f"{key} ended after {got} of {end} bytes")
+            raise _Incomplete(f"{key} ended after {got} of {end} bytes")
 
     # --- patience -------------------------------------------------------------------------------
 
@@ -302,7 +306,8 @@ class ObjectStore:
                 return call()
             except (StoreAway, *_ERRORS) as error:
                 if time.monotonic() >= give_up_at:
-                    raise StoreAway(f"{what}: {error}") from error
+                    kind = Lacking if isinstance(error, _LACKING) else StoreAway
+                    raise kind(f"{what}: {error}") from error
                 if not told and pause > _FIRST_PAUSE:
                     self.log.warn(
                         "object store: {what}: {error}; trying again", what=what, error=str(error)
@@ -312,6 +317,11 @@ class ObjectStore:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
 
+class _Incomplete(OSError):
+    """An object is shorter than it was when it was put."""
+
+
+_LACKING = (obstore.exceptions.NotFoundError, FileNotFoundError, _Incomplete)
 _ERRORS = (obstore.exceptions.BaseError, OSError, ValueError)
 """What obstore raises: some of its errors are Python's own."""
 

@@ -161,6 +161,14 @@ class Objects:
         self._store.put(key + _BLOCKS, blocks, attempt.over.is_set)
         return ShippedFile(name, digest, key, blocks=key + _BLOCKS)
 
+    def distrust(self, files: tuple[ShippedFile, ...], workspace: Workspace) -> None:
+        """Put files again when a command needs them: a worker found them lacking or damaged."""
+        known = self._attempt(workspace).files
+        for file in files:
+            shipped = known.get(file.name)
+            if shipped is not None and shipped.file is not None and shipped.file.key == file.key:
+                del known[file.name]
+
     # --- from the workers -----------------------------------------------------------------------
 
     async def fetch(self, made: MadeFile, workspace: Workspace) -> None:

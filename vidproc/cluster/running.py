@@ -16,6 +16,7 @@ from vidproc.cluster.link import DaskLink, LinkLost
 from vidproc.cluster.messages import Order, Outcome, Report, ShippedFile
 from vidproc.cluster.object_store import Damaged, NoSpace, StoreAway, TransferStopped
 from vidproc.cluster.objects import Objects
+from vidproc.cluster.outcomes import Nonsense, checked
 from vidproc.cluster.placing import Placing, Wanted
 from vidproc.cluster.workers import Grant, Worker, Workers
 from vidproc.ffmpeg.command import (
@@ -240,20 +241,28 @@ class RemoteRunning:
         worker = grant.worker
         try:
             outcome = await self._run_on(grant, files)
+        except Nonsense as error:
+            self._note_fault(worker, str(error))
+            return None
         except WorkerLost as lost:
             self._note_loss(worker, lost)
             return None
         except LinkLost as error:
             self._check_stopped()
             if self._runner.up:  # it is not the scheduler
-                self._faults += 1
-                self._runner.workers.pause(worker, f"it could not run a command: {error}")
-            self._tell(f"worker {worker.facts.id}: {error}")
+                self._note_fault(worker, str(error))
+            else:
+                self._tell(f"worker {worker.facts.id}: {error}")
             return None
         finally:
             self._worker = None
             self._runner.placing.give_back(grant)
         self.journey.note("answered")
+        if outcome.bad_inputs:
+            self._faults += 1
+            self._runner.objects.distrust(files, self._workspace)
+            self._tell(f"worker {worker.facts.id}: {outcome.reason}; the inputs are put again")
+            return None
         return await self._judge(outcome, worker)
 
     async def _wait_for_worker(self, files: tuple[ShippedFile, ...]) -> Grant | None:
@@ -278,10 +287,11 @@ class RemoteRunning:
 
     async def _run_on(self, grant: Grant, files: tuple[ShippedFile, ...]) -> Outcome:
         worker, runner = grant.worker, self._runner
+        prefix = runner.objects.prefix_of(self._workspace)
         self.threads = min(grant.cores, max(1, math.ceil(self.command.cpus)))
         order = Order(
             key=self.key,
-            prefix=runner.objects.prefix_of(self._workspace),
+            prefix=prefix,
             topic=runner.link.topic,
             command=messages.remote(self.command),
             inputs=files,
@@ -299,7 +309,10 @@ class RemoteRunning:
                 self.key, messages.encode(order), worker.address, grant.cores, grant.memory
             )
         )
-        return messages.decode_outcome(data)
+        most = runner.sandbox.file_size
+        if self._workspace.space is not None:
+            most = min(most, self._workspace.space)
+        return checked(data, self.command, prefix, most)
 
     def reported(self, report: Report) -> None:
         """Take in a report of the worker."""
@@ -324,6 +337,12 @@ class RemoteRunning:
                 kind=FailureKind.CRASHED,
             )
 
+    def _note_fault(self, worker: Worker, reason: str) -> None:
+        """Try another worker, and give this one nothing for a while."""
+        self._faults += 1
+        self._runner.workers.pause(worker, f"it could not run a command: {reason}")
+        self._tell(f"worker {worker.facts.id}: {reason}")
+
     async def _judge(self, outcome: Outcome, worker: Worker) -> Completed | None:
         self._check_stopped()
         kind = FailureKind(outcome.kind) if outcome.state == "failed" else None
@@ -331,31 +350,21 @@ class RemoteRunning:
             return await self._bring_back(outcome, worker)
         if kind is not None and kind not in _THE_WORKERS:
             raise CommandFailed(self.command, outcome.reason, outcome.stderr_tail, kind=kind)
-        self._faults += 1
-        reason = outcome.reason or outcome.state
-        self._runner.workers.pause(worker, f"it could not run a command: {reason}")
-        self._tell(f"worker {worker.facts.id}: {reason}")
+        self._note_fault(worker, outcome.reason or outcome.state)
         return None
 
     async def _bring_back(self, outcome: Outcome, worker: Worker) -> Completed | None:
-        names = self.command.outputs
-        prefix = self._runner.objects.prefix_of(self._workspace)
         for made in outcome.outputs:
-            if made.name not in names or not made.key.startswith(f"{prefix}/"):
-                raise CommandFailed(
-                    self.command, f"a worker sent {made.name!r}", kind=FailureKind.OURS
-                )
             try:
                 await self._unless_interrupted(self._runner.objects.fetch(made, self._workspace))
             except Damaged as error:
-                self._faults += 1
-                self._tell(str(error))
+                self._note_fault(worker, str(error))
                 return None
         worker.done += 1
         self.journey.note("back")
         self._runner.tell_done(self, outcome, worker)
         return Completed(
-            outcome.stdout[: self.command.capture],
+            outcome.stdout,
             outcome.stderr_tail,
             outcome.elapsed,
             outcome.cpu_time,

@@ -23,6 +23,7 @@ from vidproc.cluster import entry, messages
 from vidproc.cluster.messages import MadeFile, Order, Outcome, Report, WorkerFacts, WorkerState
 from vidproc.cluster.object_store import (
     Damaged,
+    Lacking,
     NoSpace,
     ObjectStore,
     StoreAway,
@@ -223,7 +224,8 @@ class WorkerService:
             outcome = Outcome("failed", error.reason, error.kind, stderr_tail=error.stderr_tail)
         except (NoSpace, StoreAway, Damaged) as error:
             self.log.error("{stage}: {error}", stage=order.command.stage, error=str(error))
-            outcome = Outcome("unable", str(error))
+            bad_inputs = not job.began and isinstance(error, (Lacking, Damaged))
+            outcome = Outcome("unable", str(error), bad_inputs=bad_inputs)
         except Exception as error:
             self.log.failure("{stage}: a fault", stage=order.command.stage)
             outcome = Outcome("unable", f"a fault: {error!r}")

@@ -1,0 +1,256 @@
+"""What a large cluster costs: the scheduler, and the server's own bookkeeping.
+
+    python -m benchmarks.cluster_size [--workers 1000] [--seconds 20] [--command 10]
+
+The scheduler and the server's runner are real, and so are the connections. The workers are Dask's
+own, many in a process; in place of FFmpeg they wait `--command` seconds, and report progress twice
+a second as real ones do. So what is measured is what the cluster itself costs: CPU and memory of
+the scheduler and of the server's runner, idle and with a command on every worker, how long placing
+takes, and how large the answer to `vidproc --server-info` gets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+
+from support.cluster import Scheduler
+from support.job import bundled_ffmpeg, key_of_path, sandbox
+from support.local_cluster import LocalCluster, close_runner, turn, turn_until
+from vidproc import __version__
+from vidproc.app.cluster_figures import ClusterFigures
+from vidproc.cluster import entry, messages
+from vidproc.cluster.messages import Outcome, Report, WorkerFacts, WorkerState
+from vidproc.cluster.runner import ClusterRunner
+from vidproc.cluster.worker import REPORT_EVERY
+from vidproc.ffmpeg.command import SOURCE, Command, Workspace
+
+PROCESSES = 4
+"""Processes that have the workers: a single one could not answer for all of them in time."""
+CORES, MEMORY = 8, 32 << 30
+
+
+class Waiting:
+    """In place of `vidproc.cluster.worker.WorkerService`: waits instead of running commands."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.workers: list[Any] = []
+
+    async def run(self, order: bytes) -> bytes:
+        """Wait, and report."""
+        decoded = messages.decode_order(order)
+        reporter = self.workers[hash(decoded.key) % len(self.workers)]
+        began = time.monotonic()
+        while (passed := time.monotonic() - began) < self.seconds:
+            report = Report(decoded.key, passed, int(25 * passed), 1.0, True)
+            reporter.log_event(decoded.topic, messages.encode(report))
+            await asyncio.sleep(REPORT_EVERY)
+        return messages.encode(Outcome("completed", elapsed=self.seconds))
+
+    async def stop_command(self, key: str) -> bool:
+        """Nothing is stopped here."""
+        return False
+
+
+def serve(address: str, count: int, first: int, seconds: float, folder: str, up: Any) -> None:
+    """Be `count` workers, in a process of their own, until it is killed."""
+    # So many workers in one process are late now and then, and say so.
+    logging.disable(logging.CRITICAL)
+    asyncio.run(_serve(address, count, first, seconds, folder, up))
+
+
+async def _serve(
+    address: str, count: int, first: int, seconds: float, folder: str, up: Any
+) -> None:
+    import distributed
+    from distributed.worker import DEFAULT_METRICS, DEFAULT_STARTUP_INFORMATION
+
+    entry.service = waiting = Waiting(seconds)
+    state = messages.encode(WorkerState(True, 50 << 30))
+    for number in range(first, first + count):
+        facts = messages.encode(_facts(number))
+        make: Any = distributed.Worker
+        worker = make(
+            address,
+            name=f"worker-{number}",
+            nthreads=CORES,
+            host="127.0.0.1",
+            resources={"cores": CORES, "memory": MEMORY},
+            memory_limit=0,
+            local_directory=folder,
+            dashboard=False,
+            dashboard_address="127.0.0.1:0",
+            startup_information={
+                **DEFAULT_STARTUP_INFORMATION,
+                "vidproc": partial(_first, facts),
+            },
+            metrics={**DEFAULT_METRICS, "vidproc": partial(_first, state)},
+        )
+        await worker
+        waiting.workers.append(worker)
+        with up.get_lock():
+            up.value += 1
+    await asyncio.Event().wait()
+
+
+def _first(value: bytes, _: object) -> bytes:
+    return value
+
+
+def _facts(number: int) -> WorkerFacts:
+    ffmpeg = bundled_ffmpeg()
+    return WorkerFacts(
+        id=f"encoder-{number:04d}-{os.getpid()}-{number:06x}",
+        host=f"10.0.{number // 256}.{number % 256}",
+        pid=os.getpid(),
+        version=__version__,
+        protocol=messages.PROTOCOL,
+        ffmpeg=ffmpeg.version,
+        features=messages.features_of(ffmpeg),
+        layers=tuple(sorted(sandbox().layers)),
+        cores=CORES,
+        memory=MEMORY,
+    )
+
+
+class Meter:
+    """The CPU time of this process and of the scheduler, and how long placing takes."""
+
+    def __init__(self, scheduler: Scheduler, runner: ClusterRunner) -> None:
+        self._processes = {
+            "scheduler": psutil.Process(scheduler.pid),
+            "server's runner": psutil.Process(),
+        }
+        self._place = runner.placing.place
+        runner.placing.place = self._timed_place  # type: ignore[method-assign]
+        self.placing = 0.0
+        self.longest = 0.0
+        self.calls = 0
+
+    def _timed_place(self) -> None:
+        began = time.perf_counter()
+        self._place()
+        took = time.perf_counter() - began
+        self.placing += took
+        self.longest = max(self.longest, took)
+        self.calls += 1
+
+    def over(self, name: str, seconds: float) -> None:
+        """Print what is used while the reactor turns for some seconds."""
+        before = {each: self._cpu(process) for each, process in self._processes.items()}
+        placing, calls, began = self.placing, self.calls, time.monotonic()
+        turn_for(seconds)
+        elapsed = time.monotonic() - began
+        for each, process in self._processes.items():
+            used = (self._cpu(process) - before[each]) / elapsed
+            memory = process.memory_info().rss >> 20
+            print(f"  {name:<22}{each:<18}{used:8.3f} CPU s a second{memory:8d} MiB", flush=True)
+        print(
+            f"  {name:<22}{'placing':<18}{(self.placing - placing) / elapsed:8.3f} s a second,"
+            f" {self.calls - calls} times, the longest {1000 * self.longest:.1f} ms",
+            flush=True,
+        )
+
+    @staticmethod
+    def _cpu(process: psutil.Process) -> float:
+        times = process.cpu_times()
+        return float(times.user + times.system)
+
+
+def turn_for(seconds: float) -> None:
+    """Turn the reactor for some seconds."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        turn()
+
+
+def run(root: Path, count: int, seconds: float, command_seconds: float) -> bool:
+    """Run the benchmark below `root`; return whether all commands completed."""
+    cluster = LocalCluster(root)
+    context = multiprocessing.get_context("spawn")
+    up = context.Value("i", 0)
+    processes = []
+    try:
+        cluster.start_scheduler()
+        shares = [count // PROCESSES + (n < count % PROCESSES) for n in range(PROCESSES)]
+        for number, share in enumerate(shares):
+            arguments = (
+                *(cluster.scheduler.address, share, sum(shares[:number]), command_seconds),
+                *(str(root / "dask"), up),
+            )
+            process = context.Process(target=serve, args=arguments, daemon=True)
+            process.start()
+            processes.append(process)
+        runner = cluster.runner(sweep_every=60.0, term=15.0)
+        turn_until(lambda: up.value == count, 900.0, lambda: f"{up.value} workers are up")
+        cluster.wait_for_workers(runner, count)
+        print(f"{count} workers of {CORES} cores; load {os.getloadavg()[0]:.1f}", flush=True)
+        meter = Meter(cluster.scheduler, runner)
+        meter.over("idle", seconds)
+        completed = busy(root, runner, meter, count, seconds)
+        figures = ClusterFigures(runner, None)  # type: ignore[arg-type] # no queue is asked
+        reports = figures.reports() or ()
+        print(f"  all workers' reports as JSON: {len(msgspec.json.encode(reports)):,} bytes")
+        close_runner(runner)
+        return completed
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+        cluster.close()
+
+
+def busy(root: Path, runner: ClusterRunner, meter: Meter, count: int, seconds: float) -> bool:
+    """Send two commands for each worker, each for a worker's cores; return whether all ended."""
+    source = root / "source"
+    source.write_bytes(bytes(1000))
+    folder = root / "task" / "1"
+    folder.mkdir(parents=True)
+    workspace = Workspace(key_of_path(source), key_of_path(folder))
+    done: list[Any] = []
+    commands = 2 * count
+    began = time.monotonic()
+    for _ in range(commands):
+        command = Command("ffmpeg", (), "encoding", cpus=float(CORES), reads=(SOURCE,))
+        runner.start(command, workspace, CORES, lambda _: None).result.addBoth(done.append)
+    print(f"  {commands} commands sent in {time.monotonic() - began:.2f} s", flush=True)
+    turn_until(lambda: len(runner.running) >= count * 0.95 or done, 600.0)
+    print(f"  {len(runner.running)} run after {time.monotonic() - began:.2f} s", flush=True)
+    meter.over("a command on each", seconds)
+    turn_until(lambda: len(done) == commands, 900.0, lambda: f"{len(done)} commands have ended")
+    elapsed = time.monotonic() - began
+    failed = sum(isinstance(each, Exception) or hasattr(each, "value") for each in done)
+    print(f"  {commands} commands ended in {elapsed:.1f} s, {failed} failed", flush=True)
+    return not failed
+
+
+def main() -> int:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workers", type=int, default=1000)
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement")
+    parser.add_argument("--command", type=float, default=10.0, help="seconds of a command")
+    options = parser.parse_args()
+    root = Path(tempfile.mkdtemp(prefix="vidproc-cluster-size-")).resolve()
+    try:
+        return 0 if run(root, options.workers, options.seconds, options.command) else 1
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
