@@ -463,6 +463,19 @@ class GifTests(OperationCase):
         for number, stamp in enumerate(stamps):
             self.assertApproximates(stamp, number / 30, 0.0101)
 
+    def test_frames_too_small_to_be_compared_are_enough(self) -> None:
+        """SSIM is not a number under 8 pixels."""
+        clip = self.clip("-c:v", "ffv1", size=(4, 6), name="small.mkv")
+        result = self.do(clip, "gif", start_time=0, duration=0.4)
+        self.assertEqual(self.video(result).displayed_size, (4, 6))
+
+    def test_a_single_frame_is_a_gif_at_any_rate(self) -> None:
+        """It may be shown for less than half an interval between two frames."""
+        clip = self.clip("-frames:v", "1")
+        result = self.do(clip, "gif", start_time=0, duration=1, fps=5)
+        self.assertEqual(len(media.times(result.path)), 1)
+        self.assert_quadrants(result.path, 40)
+
     def test_a_long_one_is_made_in_two_steps_that_give_the_same_kind(self) -> None:
         """Frames are not kept in memory until the palette is known."""
         self.patch(gif_commands, "BUFFER", 100_000)
@@ -525,6 +538,49 @@ class GifTests(OperationCase):
         error = self.refused(long, "gif", start_time=0, duration=300, width=1920, fps=25)
         self.assertEqual(error.code, 422)
         self.assertIn("webm", error.solution)
+
+
+class SeekingTests(OperationCase):
+    """Files in which FFmpeg finds nothing after a seek. The first second is red, the next blue."""
+
+    def two_colours(self, name: str, *options: str | Path) -> Path:
+        """Make a clip of two colours and silence, whose video begins after the audio."""
+        blue = ("-f", "lavfi", "-t", "1", "-i", "color=blue:s=64x48:r=25")
+        sound = ("-f", "lavfi", "-t", "2", "-i", "anullsrc=r=44100")
+        return media.synthesise(
+            self.folder / name,
+            *(*blue, *sound, "-filter_complex", "[0][1]concat", "-pix_fmt", "yuv420p"),
+            *options,
+            lavfi="color=red:s=64x48:r=25",
+        )
+
+    def check(self, clip: Path) -> None:
+        """Cut clips at the start, a little after it, and around the change of the colour."""
+        for start, length, colour in ((0, 0.2, RED), (0.04, 0.2, RED), (1.0, 0.2, BLUE)):
+            result = self.do(clip, "webm", start_time=start, duration=length)
+            self.assertApproximates(result.media.duration or 0, length, 0.05)
+            self.assert_near(media.colour(media.frame_at(result.path), 0.5, 0.5), colour)
+        result = self.do(clip, "gif", start_time=0.9, duration=0.2, fps=10)
+        for number, colour in ((0, RED), (1, BLUE)):
+            self.assert_near(media.colour(media.frame_at(result.path, number), 0.5, 0.5), colour)
+
+    def test_flash_video_is_cut_before_its_first_keyframe(self) -> None:
+        """Its video starts after its audio, and decoding times before both."""
+        self.check(self.two_colours("film.flv"))
+
+    def test_a_bare_stream_has_no_times_to_seek_to(self) -> None:
+        """It is decoded from its start; that nothing tells its length is no damage."""
+        for name in ("film.h264", "film.m4v"):
+            clip = self.two_colours(name)
+            self.assertEqual(self.do(clip, "resolution", width=64, height=48).warnings, [])
+            self.check(clip)
+
+    def test_a_film_that_begins_before_zero_is_cut_all_the_same(self) -> None:
+        """In Matroska FFmpeg finds no keyframe there; its frames before 0 have no times."""
+        times = ("-output_ts_offset", "-0.5", "-avoid_negative_ts", "disabled")
+        clip = self.two_colours("film.mkv", *times)
+        result = self.do(clip, "webm", start_time=0.2, duration=0.2)
+        self.assertApproximates(result.media.duration or 0, 0.2, 0.05)
 
 
 class WebMTests(OperationCase):

@@ -125,6 +125,13 @@ class Cover(msgspec.Struct, kw_only=True, frozen=True):
     height: int
 
 
+UNTIMED = frozenset(
+    {"h264", "hevc", "vvc", "m4v", "mpegvideo", "obu", "h263", "h261", "vc1", "mjpeg", "dirac"}
+    | {"cavsvideo"}
+)
+"""Demuxers of bare video streams, whose packets have no time stamps; FFmpeg cannot seek in them."""
+
+
 class MediaInfo(msgspec.Struct, kw_only=True, frozen=True):
     """The properties of a file. `duration` and `start_time` in seconds, `size` in bytes.
 

@@ -15,7 +15,14 @@ import msgspec
 from vidproc.errors import ErrorCode, ServiceError
 from vidproc.ffmpeg import probe_values as values
 from vidproc.ffmpeg.command import SOURCE, Command, input_file
-from vidproc.ffmpeg.media import AudioStream, Cover, MediaInfo, SubtitleStream, VideoStream
+from vidproc.ffmpeg.media import (
+    UNTIMED,
+    AudioStream,
+    Cover,
+    MediaInfo,
+    SubtitleStream,
+    VideoStream,
+)
 from vidproc.units import format_size
 from vidproc.untrusted_json import decode_json
 
@@ -190,6 +197,8 @@ def _media(found: dict[str, Any], size: int) -> MediaInfo:
     real, ends_early = _real_duration(
         [*videos, *audios], origin, claimed, complete, video if readable else None
     )
+    if container in UNTIMED:
+        ends_early = False  # nothing says when it ends
     duration = claimed
     if real is not None and (claimed is None or ends_early or abs(real - claimed) > 0.25):
         duration = real

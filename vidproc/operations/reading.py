@@ -8,7 +8,7 @@ from typing import Any
 import ffmpeg
 
 from vidproc.ffmpeg.command import SOURCE, THREADS, input_file
-from vidproc.ffmpeg.media import MediaInfo
+from vidproc.ffmpeg.media import UNTIMED, MediaInfo
 from vidproc.ffmpeg.probe import ANALYZE_DURATION, FORMATS, MAX_PIXELS, MAX_STREAMS, PROBE_SIZE
 
 NO_SEEK = 0.02
@@ -21,6 +21,19 @@ _UNINDEXED = frozenset({"mpegts", "mpeg"})
 
 _LONGEST_GOP = 10.0
 """The longest GOP, in seconds; encoders seldom make longer ones."""
+
+
+_KEYFRAME_FIRST = frozenset({"flv", "live_flv"})
+"""Containers in which FFmpeg reads nothing at all after a seek to before the first keyframe."""
+
+
+_NEAR_START = 1.0
+"""Seconds: a seek this near the start may be to before the first keyframe, since FFmpeg seeks by
+decoding times, which come earlier, and a little ahead of those."""
+
+
+_MOST_NEGATIVE = -0.1
+"""Seconds: encoder delays of audio are shorter. Before that FFmpeg finds no keyframe."""
 
 
 SAFE_INPUT: dict[str, Any] = {
@@ -54,12 +67,22 @@ def source(
         if at > NO_SEEK:
             if media.container in _UNINDEXED:
                 lead = _LONGEST_GOP if at > _LONGEST_GOP + NO_SEEK else at
+            elif _unseekable(media, at):
+                lead = at
             if at > lead:
                 options["ss"] = seconds(at - lead)
         if duration is not None:
             options["t"] = seconds(duration + lead)
     node = ffmpeg.input(input_file(name), **options)
     return _Later(node, media, lead) if lead else node
+
+
+def _unseekable(media: MediaInfo, at: float) -> bool:
+    """Return whether FFmpeg would read nothing after a seek to `at` seconds."""
+    if media.container in _KEYFRAME_FIRST:
+        return at <= _NEAR_START
+    negative = media.start_time < _MOST_NEGATIVE and not media.subtitles
+    return media.container in UNTIMED or negative
 
 
 @dataclass(frozen=True, slots=True)

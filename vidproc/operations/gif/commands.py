@@ -122,7 +122,10 @@ def _frames(
     before = skipped / rendition.fps
 
     def sample(stream: Any) -> Any:
-        stream = stream.filter("fps", fps=rate(rendition.fps), start_time=-_ROUNDING)
+        # Without "pass", a video shorter than half an interval would have no frame at all.
+        stream = stream.filter(
+            "fps", fps=rate(rendition.fps), start_time=-_ROUNDING, eof_action="pass"
+        )
         stream = stream.filter(
             "trim", start_frame=skipped, end_frame=skipped + frame_count(rendition, clip)
         )

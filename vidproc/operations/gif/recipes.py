@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 
 _SAME_SCORE = 0.005  # SSIM difference that is invisible
 
@@ -32,6 +33,8 @@ def read_scores(printed: bytes) -> dict[str, float]:
         key, _, value = line.partition("=")
         if key == "lavfi.ssim.All":
             score = float(value)
+            if not isfinite(score):
+                score = 0.0  # frames under 8 pixels can't be compared
         elif key == "recipe":
             scores.setdefault(value, []).append(score)
     return {name: sum(values) / len(values) for name, values in scores.items()}
