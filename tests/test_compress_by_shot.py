@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from support.job import RealJob, run_operation
 from support.travel import TravellingRunner
 from tests.test_compress import MEDIA, CompressCase, MadeUpJob, measure
 from vidproc.ffmpeg.command import SOURCE, Command, CommandFailed, Completed, FailureKind
+from vidproc.operations.compress import by_shot
 from vidproc.operations.compress.by_shot import _shot_bytes
 from vidproc.operations.compress.operation import CompressOperation
 from vidproc.operations.compress.scoring import frame_sizes
@@ -78,11 +80,23 @@ class RealTests(CompressCase):
         # What a sample's frames weigh is known.
         for number, (_, length) in enumerate(CLIPS):
             sizes = frame_sizes(job.path_of(f"sample-{number}.mkv").read_bytes())
-            self.assertTrue(24 <= len(sizes) < length * 24, len(sizes))
+            self.assertTrue(16 <= len(sizes) < length * 24, len(sizes))
         return job
 
     def test_h264_is_joined_to_the_frame(self) -> None:
-        self.check("24000/1001", quality=93)
+        """Two segments of two shots each, whose CRF changes at the very frame of the cut."""
+        self.patch(by_shot, "_TOGETHER", 1.5)
+        self.patch(by_shot, "_WORTH", 0.0)
+        job = self.check("24000/1001", quality=93)
+        rates = [
+            command.arguments[command.arguments.index("-x264-params") + 1]
+            for command in job.commands
+            if command.outputs and command.outputs[0].startswith("shot")
+        ]
+        found = [[int(each) for each in re.findall(r"[=/](\d+),\d+,b=", rate)] for rate in rates]
+        cuts = [[0, round(length * 24000 / 1001)] for _, length in CLIPS[::2]]
+        self.assertEqual([each for each in cuts if each not in found], [])
+        self.assertEqual([each for each in found if each not in cuts], [])
 
     def test_hevc_is_joined_to_the_frame_on_a_cluster(self) -> None:
         """Shots and samples travel with no more of the source than they need."""
@@ -106,8 +120,10 @@ class ShotBytesTests(SynchronousTestCase):
 class MadeUpShots(MadeUpJob):
     """A film with cuts every 4 s, whose shots differ; samples score `bias` more than their shot."""
 
-    def __init__(self, duration: float, spread: float = 0.2, **rest: Any) -> None:
-        self.spread = spread
+    def __init__(
+        self, duration: float, spread: float = 0.2, dear: float = 5.0, **rest: Any
+    ) -> None:
+        self.spread, self.dear = spread, dear
         super().__init__(duration, start_time=0.0, **rest)
         self.threads = 2
         self.failing: FailureKind | None = None
@@ -134,7 +150,7 @@ class MadeUpShots(MadeUpJob):
             raise CommandFailed(command, "no frames", kind=self.failing)
         crf = float(arguments[arguments.index("-crf") + 1])
         number = int(name.split(".")[0].split("-")[1])
-        dear = 5.0 ** (number % 3 - 1)
+        dear = self.dear ** (number % 3 - 1)
         lack = self.lack * (1.0 + self.spread * (number % 5 - 2)) * math.exp(0.13 * (crf - 23))
         bias = self.bias if name.startswith("sample") else 0.0
         self.scores[name] = max(100 - lack + bias, 0.0)
@@ -166,6 +182,15 @@ class ShotDecisionTests(SynchronousTestCase):
         self.assertGreater(details["saved_percent"], 2.0)
         low, high = details["crf_range"]
         self.assertGreater(high, low)
+
+    def test_equal_shots_share_segments_and_one_crf(self) -> None:
+        """The end of each segment costs bytes, and there is nothing to gain for them."""
+        for duration, most in ((60.0, 9), (1200.0, 25)):
+            job, details = self.compress(duration, size=3e6, spread=0.0, dear=1.0)
+            self.assertEqual(details["shots"], duration / 4)
+            self.assertEqual(details["saved_percent"], 0.0)
+            self.assertTrue(-0.5 <= details["measured_score"] - 95 <= 1.0, details)
+            self.assertLessEqual(len(self.encodes(job)), most)
 
     def test_what_the_first_shots_score_steers_the_others(self) -> None:
         for bias in (-2.0, 2.0):

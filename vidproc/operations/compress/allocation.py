@@ -10,24 +10,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vidproc.operations.compress.search import Curve
 
 PERFECT = 100.6
 """Missing points are counted from here, so that they always have a logarithm."""
 _SIZE_WEIGHT = 0.5
-"""How far a shot's bytes move its CRF towards the one with equal slopes. Both weights are below 1,
+"""How far a shot's bytes move its CRF towards the one with equal slopes. The weights are below 1,
 because a sample is not the whole shot and a point is not the whole curve. They come from a
 regression over 73 shots of six videos, leaving one video out each time (`benchmarks/compress.py`
 measures what they give)."""
-_LACK_WEIGHT, _LACK_FROM = 0.02, 80.0
+_LACK_WEIGHT, _LACK_FROM = 0.03, 80.0
 """The same for a shot's missing points, per score point of the aim above `_LACK_FROM`: the cost of
 the next point depends on them only where few are missing."""
-_MOST_LACK_WEIGHT = 0.36
+_MOST_LACK_WEIGHT = 0.46
+_STILL_WEIGHT = 0.11
+"""The same for how still a shot is, which its keyframe's part of the bytes tells: less is gained by
+spending on a still one."""
 _SURE_FROM, _UNSURE_AT = 85.0, 65.0
-"""Aims between which the weight of the bytes falls to zero: shots' curves differ more at low
-scores."""
+"""Aims between which the weights of the bytes and of the stillness fall to zero: shots' curves
+differ more at low scores."""
 _REAL_PART = 0.5
 """How much of the predicted saving is real, as measured on these videos: 0.15 to 0.75."""
 _FARTHEST = 4.0
@@ -39,20 +42,28 @@ _WORST = 0.1
 @dataclass(slots=True)
 class ShotCurve:
     """What is known about a shot: at `crf` it is exp(`lack`) points below a perfect score and has
-    exp(`size`) bytes. `seconds` is its length. `curve` is how the encoder responds to its CRF."""
+    exp(`size`) bytes. `seconds` is its length. `curve` is how the encoder responds to its CRF.
+    `still` is the logarithm of its keyframe's bytes over another frame's, 0 if unknown."""
 
     curve: Curve
     seconds: float
     crf: float
     lack: float
     size: float
+    still: float = 0.0
 
     @classmethod
     def through(
-        cls, curve: Curve, seconds: float, crf: float, score: float, size: float
+        cls,
+        curve: Curve,
+        seconds: float,
+        crf: float,
+        score: float,
+        size: float,
+        still: float = 0.0,
     ) -> ShotCurve:
         """Return the curve through a measured score and size in bytes."""
-        return cls(curve, seconds, crf, _lack(score), math.log(max(size, 1.0)))
+        return cls(curve, seconds, crf, _lack(score), math.log(max(size, 1.0)), still)
 
     def score_at(self, crf: float) -> float:
         """Return the score expected at a CRF."""
@@ -77,7 +88,7 @@ class ShotCurve:
 
     def moved(self, lack: float, size: float) -> ShotCurve:
         """Return the curve with these values added to its logarithms."""
-        return ShotCurve(self.curve, self.seconds, self.crf, self.lack + lack, self.size + size)
+        return replace(self, lack=self.lack + lack, size=self.size + size)
 
 
 def mean_score(shots: Sequence[ShotCurve], crfs: Sequence[float]) -> float:
@@ -125,14 +136,25 @@ def _wishes(shots: Sequence[ShotCurve], same: float, aim: float) -> list[float]:
     score point)."""
     lack_weight = min(max(_LACK_WEIGHT * (aim - _LACK_FROM), 0.0), _MOST_LACK_WEIGHT)
     sure = (aim - _UNSURE_AT) / (_SURE_FROM - _UNSURE_AT)
-    size_weight = _SIZE_WEIGHT * min(max(sure, 0.0), 1.0)
+    sure = min(max(sure, 0.0), 1.0)
+    size_weight, still_weight = _SIZE_WEIGHT * sure, _STILL_WEIGHT * sure
     wishes = [
-        size_weight * math.log(shot.size_at(same) / shot.seconds) - lack_weight * shot.lack_at(same)
+        size_weight * math.log(shot.size_at(same) / shot.seconds)
+        + still_weight * shot.still
+        - lack_weight * shot.lack_at(same)
         for shot in shots
     ]
     total = sum(shot.seconds for shot in shots)
     middle = sum(w * shot.seconds for w, shot in zip(wishes, shots, strict=True)) / total
     return [wish - middle for wish in wishes]
+
+
+def together(shots: Sequence[ShotCurve], crfs: Sequence[float]) -> tuple[ShotCurve, float]:
+    """Return the curve of shots that are encoded together, and the CRF in the middle of theirs."""
+    seconds = sum(shot.seconds for shot in shots)
+    crf = sum(shot.seconds * crf for shot, crf in zip(shots, crfs, strict=True)) / seconds
+    score, size = mean_score(shots, crfs), total_size(shots, crfs)
+    return ShotCurve.through(shots[0].curve, seconds, crf, score, size), crf
 
 
 def shifted(shots: Sequence[ShotCurve], crfs: Sequence[float], aim: float) -> list[float]:

@@ -44,7 +44,7 @@ class VideoEncoder:
     `scoring_cost` is what scoring takes against encoding, about, in time.
     `passes` says how the encoder is told of its passes: FFmpeg's own way, by parameters, or
     not at all. `joinable` are the options of segments that can be joined without loss, None
-    where the headers of two segments differ.
+    where the headers of two segments differ. `zones` says that it can change its CRF on the way.
     """
 
     codec: Codec
@@ -56,6 +56,7 @@ class VideoEncoder:
     passes: Literal["ffmpeg", "x265", "none"]
     pixels: Pixels = Pixels()  # noqa: RUF009 - it is immutable
     joinable: Mapping[str, Any] | None = None
+    zones: bool = False
 
     def rounded(self, crf: float) -> float:
         """Return the nearest CRF that the encoder knows."""
@@ -71,6 +72,16 @@ class VideoEncoder:
         # FFmpeg's own option is an integer; SVT-AV1 knows quarters, and before 4 ignores them.
         return {"crf": whole, "svtav1-params": f"crf={crf:g}"}
 
+    def zone_options(self, zones: Sequence[tuple[int, float]]) -> Options:
+        """Return the options that change the CRF from each of these frames on by a difference to
+        the one that is set. x264 knows zones by their bits: a CRF of 6 less takes twice as many."""
+        ends = [first - 1 for first, _ in zones[1:]] + [_LAST_FRAME]
+        words = [
+            f"{first},{end},b={2 ** (-more / 6):.4f}"
+            for (first, more), end in zip(zones, ends, strict=False)
+        ]
+        return {"x264-params": "zones=" + "/".join(words)} if words else {}
+
     def output_options(self, rate: Options) -> Options:
         """Return all options of the video in an output, `rate` among them."""
         return {
@@ -78,6 +89,9 @@ class VideoEncoder:
             **joined_parameters(self.options, rate),
             "pix_fmt": self.pixels.format,
         }
+
+
+_LAST_FRAME = 99_999_999
 
 
 def joined_parameters(*options: Mapping[str, Any]) -> Options:
@@ -151,6 +165,7 @@ def video_encoder_for(
             memory_factor=1.0,
             passes="ffmpeg",
             joinable={"x264-params": "stitchable=1"},
+            zones=True,
         )
     if codec == "hevc":
         options, cost = _X265[preset]

@@ -56,15 +56,24 @@ def at_once(work: Work) -> int:
 
 
 def encode_command(
-    work: Work, shot: Shot, crf: float, name: str, *, stage: str, weight: float
+    work: Work,
+    shot: Shot,
+    crf: float,
+    name: str,
+    *,
+    stage: str,
+    weight: float,
+    zones: Sequence[tuple[int, float]] = (),
 ) -> Command:
     """Return the command that encodes a shot's video alone into the file `name`: MP4, which can be
-    joined, or Matroska, whose frames' sizes can be read, as its ending says."""
+    joined, or Matroska, whose frames' sizes can be read, as its ending says.
+
+    `zones` are the frames from which the CRF differs from `crf`, and by how much.
+    """
     video_encoder = work.video_encoder
+    rate = joined_parameters(video_encoder.rate(crf), video_encoder.zone_options(zones))
     options = {
-        **video_encoder.output_options(
-            joined_parameters(video_encoder.joinable or {}, video_encoder.rate(crf))
-        ),
+        **video_encoder.output_options(joined_parameters(video_encoder.joinable or {}, rate)),
         "fps_mode": "vfr",
         "enc_time_base": f"1:{TICKS}",
         "threads": 1,

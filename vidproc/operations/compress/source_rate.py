@@ -37,6 +37,10 @@ class SourceRate:
             total += self.sums[after] - self.sums[first]
         return total / frames if frames > 0 else 0.0
 
+    def first_frame(self, shot: Shot) -> int:
+        """Return the number of a shot's first frame in the video."""
+        return bisect_left(self.times, shot.start) if shot.start else 0
+
     def ratio(self, shot: Shot, sample: Shot) -> float:
         """Return how much busier a shot is than its sample: bytes per frame over bytes per frame,
         between 1/2 and 2; 1 where it is not known."""
