@@ -153,6 +153,15 @@ class ParameterTests(CommandLineCase):
                 self.assertIn(text, first, line)
             self.assertTrue(second.startswith("Example: "), line)
 
+    def test_what_one_option_needs_of_another_is_said(self) -> None:
+        for given, problem, example in (
+            ("--codec auto", "--plays is missing: --codec auto needs", "--plays h264,hevc"),
+            ("--hdr keep", "--hdr keep needs the --codec hevc or av1", "--hdr sdr"),
+        ):
+            first, second = self.usage(f"FILM --type compress {given}")
+            self.assertIn(problem, first)
+            self.assertIn(example, second)
+
     def test_an_option_of_another_type_says_where_it_belongs(self) -> None:
         """Ignoring it would surprise the user."""
         first, _ = self.usage("FILM --type compress --start-time 5")

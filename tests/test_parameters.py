@@ -1,5 +1,6 @@
 """The operations' parameters: every range, up to its limits."""
 
+import json
 from typing import Any
 
 import msgspec
@@ -47,7 +48,60 @@ class ParametersTestCase(SynchronousTestCase):
             self.assertEqual(error.code, ErrorCode.INVALID_PARAMETER, (name, value))
             self.assertIn(name, error.description, repr(value)[:40])
             self.assertIn(operation, error.description)
-            self.assertIn(EXAMPLES[operation], error.solution)
+            example = json.loads(error.solution.partition("Example: ")[2])
+            self.assertIn(name, example)
+            parse(operation, **example)
+
+
+class ErrorTests(ParametersTestCase):
+    """What a client that knows none of the types is told."""
+
+    def problem(self, operation: str, **fields: Any) -> str:
+        error = self.assertRaises(ServiceError, parse, operation, **fields)
+        return str(error.description).partition(" is invalid: ")[2]
+
+    def test_the_choices_and_the_range_are_named(self) -> None:
+        for operation, fields, problem in (
+            (
+                "compress",
+                {"preset": "slow"},
+                'preset must be one of balanced, fast, small, not "slow".',
+            ),
+            ("compress", {"quality": "95"}, 'quality must be a number from 70 to 99, not "95".'),
+            (
+                "compress",
+                {"plays": ["vp9"]},
+                'plays must be a list of av1, h264, hevc, not ["vp9"].',
+            ),
+            (
+                "compress",
+                {"target_size": 0},
+                "target_size must be a whole number of at least 1, not 0.",
+            ),
+            (
+                "resolution",
+                {**SIZE, "width": 12.5},
+                "width must be a whole number from 16 to 8192, not 12.5.",
+            ),
+            (
+                "aspect_ratio",
+                {"aspect_ratio": 1.78},
+                'aspect_ratio must be "W:H" from 1:10 to 10:1, not 1.78.',
+            ),
+            (
+                "extract_audio",
+                {"track": "\ud800" * 99},
+                "track must be a track number from 1, or a language",
+            ),
+        ):
+            self.assertTrue(self.problem(operation, **fields).startswith(problem), problem)
+
+    def test_a_whole_number_may_have_a_fraction_of_zero(self) -> None:
+        """Some languages write 1280 as 1280.0; JSON Schema counts it as an integer."""
+        size = parse("resolution", width=1280.0, height=720.0)
+        self.assertEqual(size, Resolution(width=1280, height=720))
+        self.assertEqual(parse("extract_audio", track=2.0), ExtractAudio(track=2))
+        self.assertIn("not 1e+300", self.problem("resolution", width=1e300, height=720))
 
 
 class CompressTests(ParametersTestCase):

@@ -191,7 +191,8 @@ def _convert(name: str, text: str) -> Any:
 def _check_ranges(operation: str, parameters: dict[str, Any]) -> None:
     """Check the values as the server would, before anything is sent."""
     from vidproc.errors import ServiceError
-    from vidproc.operations.parameters import parse_parameters
+    from vidproc.operations.allowed_values import allowed_values, name_of
+    from vidproc.operations.parameters import describe_parameters, parse_parameters
 
     try:
         parse_parameters(operation, parameters)
@@ -199,38 +200,21 @@ def _check_ranges(operation: str, parameters: dict[str, Any]) -> None:
     except ServiceError as error:
         description = error.description
     problem = description.partition(" is invalid: ")[2].rstrip(".") or description
-    name = next((name for name in parameters if re.match(rf"{name}\b", problem)), None)
-    if name is None:
-        name = next((name for name in parameters if re.search(rf"\b{name}\b", problem)), None)
+    known = describe_parameters(operation)
+    name = name_of(problem, list(known))
     if name is None:
         raise UsageError(problem, f"Example: {EXAMPLES[operation]}")
-    allowed = _allowed(operation, name)
+    value = parameters.get(name)
+    allowed = allowed_values(name, known[name])
     if name == "aspect_ratio":
-        sentence = f"--aspect-ratio must be W:H from 1:10 to 10:1, not {parameters[name]!r}"
-    elif allowed:
-        sentence = f"{option_of(name)} must be {allowed}, not {parameters[name]!r}"
+        sentence = f"--aspect-ratio must be W:H from 1:10 to 10:1, not {value!r}"
+    elif allowed and problem.startswith(f"{name} must be {allowed}"):
+        allowed = allowed.removeprefix("a number ")
+        sentence = f"{option_of(name)} must be {allowed}, not {value!r}"
         if len(OPTION_TYPES[name]) > 1:
             sentence += f", for --type {operation}"
     else:
-        sentence = problem
-        for other in ("start_time", *parameters):
-            sentence = re.sub(rf"(?<!-)\b{other}\b", option_of(other), sentence)
+        sentence = re.sub(
+            rf"(?<!-)\b({'|'.join(known)})\b", lambda found: option_of(found[1]), problem
+        )
     raise UsageError(sentence, _parameter_example(operation, name))
-
-
-def _allowed(operation: str, name: str) -> str:
-    """Return the allowed values of a parameter as text, from the server's table, or ""."""
-    from vidproc.operations.parameters import describe_parameters
-
-    if name == "track":
-        return "a track number from 1, or a language such as eng"
-    schema = describe_parameters(operation).get(name, {})
-    for form in [schema, *schema.get("anyOf", [])]:
-        if "enum" in form:
-            return f"one of {', '.join(map(str, form['enum']))}"
-        if "minimum" in form and "maximum" in form:
-            kind = "a whole number " if form.get("type") == "integer" else ""
-            if form["maximum"] > 1_000_000_000:
-                return f"{kind}of at least {form['minimum']:g}"
-            return f"{kind}from {form['minimum']:g} to {form['maximum']:g}"
-    return ""

@@ -6,12 +6,14 @@ or ``HH:MM:SS.mmm``), sizes in pixels, bit rates in bits per second.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Annotated, Any, Literal, get_type_hints
 
 import msgspec
 
 from vidproc.errors import ErrorCode, ServiceError
+from vidproc.operations.allowed_values import allowed_values, example_value, name_of
 from vidproc.operations.parameter_texts import PARAMETER_TEXTS
 from vidproc.units import parse_time
 
@@ -43,12 +45,10 @@ class Compress(Parameters, kw_only=True, frozen=True):
 
     def __post_init__(self) -> None:
         if self.codec == "auto" and self.plays is None:
-            raise ValueError(
-                'plays: codec auto needs the codecs that you can play, ["h264","hevc"]'
-            )
+            raise ValueError("plays is missing: codec auto needs the codecs that you can play")
         codecs = set(self.plays or ()) if self.codec == "auto" else {self.codec}
         if self.hdr == "keep" and codecs == {"h264"}:
-            raise ValueError("hdr: keep needs the codec hevc or av1; H.264 becomes SDR")
+            raise ValueError("hdr keep needs the codec hevc or av1; H.264 becomes SDR")
 
 
 class Resolution(Parameters, kw_only=True, frozen=True):
@@ -186,14 +186,17 @@ def parse_parameters(operation: str, fields: dict[str, Any]) -> tuple[Parameters
         for key in list(fields)[:20]
         if key not in known
     ]
-    given = {key: value for key, value in fields.items() if key in known and value is not None}
+    given = {
+        key: _whole(value) for key, value in fields.items() if key in known and value is not None
+    }
     try:
         parameters = msgspec.convert(given, kind)
     except msgspec.ValidationError as error:
+        problem = _problem(operation, given, str(error))
         raise ServiceError(
             ErrorCode.INVALID_PARAMETER,
-            f"A parameter of {operation} is invalid: {_readable(str(error))}.",
-            f"Correct it. Example: {EXAMPLES[operation]}",
+            f"A parameter of {operation} is invalid: {problem}.",
+            f"Correct it. Example: {_example(operation, name_of(problem, list(known)))}",
         ) from None
     return parameters, warnings
 
@@ -214,8 +217,33 @@ def describe_parameters(operation: str) -> dict[str, Any]:
     return properties
 
 
-def _readable(message: str) -> str:
-    """Turn msgspec's ``... - at `$.width` `` into ``width: ...``."""
-    match = re.fullmatch(r"(.*) - at `\$\.?(.*)`", message, re.DOTALL)
-    text = f"{match[2]}: {match[1]}" if match and match[2] else (match[1] if match else message)
+def _whole(value: Any) -> Any:
+    """Return 1280 for 1280.0: some languages have no other numbers, and JSON Schema calls that an
+    integer."""
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < 1 << 53
+    return int(value) if whole else value
+
+
+def _problem(operation: str, given: dict[str, Any], message: str) -> str:
+    """Say what msgspec found wrong, such as ``Expected `int` >= 16 - at `$.width` ``."""
+    match = re.fullmatch(r"(.*) - at `\$\.?(\w*).*`", message, re.DOTALL)
+    text, name = (match[1], match[2]) if match else (message, "")
+    if name in given:
+        allowed = allowed_values(name, describe_parameters(operation)[name])
+        if allowed:
+            value = json.dumps(given[name])
+            return (
+                f"{name} must be {allowed}, not {value if len(value) <= 60 else value[:60] + '…'}"
+            )
+        text = f"{name}: {text}"
     return text.replace("Object missing required field", "missing the required field")[:200]
+
+
+def _example(operation: str, name: str | None) -> str:
+    """Return an example of the parameters that has the one called `name`."""
+    example: dict[str, Any] = msgspec.json.decode(EXAMPLES[operation])
+    if name is not None and name not in example:
+        example[name] = example_value(name, describe_parameters(operation)[name])
+    if name == "plays":
+        example["codec"] = "auto"
+    return msgspec.json.encode(example).decode()
