@@ -5,12 +5,17 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 from prometheus_client import CollectorRegistry, generate_latest
 
 from tests.test_cluster_placing import PlacingCase, facts, said
 from vidproc.app.cluster_figures import ClusterFigures
 from vidproc.app.rebalancing import CoresElsewhere
 from vidproc.client.texts import info_block
+from vidproc.frontends.mmp.reports import describe_server
+from vidproc.frontends.server_info import ServerInfo
+from vidproc.mmp import messages
+from vidproc.tasks.settings import Settings
 
 
 def anything(**attributes: Any) -> Any:
@@ -64,10 +69,32 @@ class FigureTests(PlacingCase):
         self.queue.queued = 10
         self.assertEqual(self.figures.wanted_workers(), 8)
 
+    def test_an_answer_has_room_for_some_of_many_workers(self) -> None:
+        """Those first that get no commands; the client says how many are left out."""
+        many = {str(n): said(facts(f"encoder-{n:04d}.example.org", 64)) for n in range(1000)}
+        self.workers.update({"b": said(facts("b", 2, version="0.0.9")), **many})
+        for number in range(5000):
+            self.ask(str(number))
+        info = ServerInfo(
+            settings=Settings(),
+            ffmpeg_version="9.0",
+            sandbox=("landlock",),
+            queued=0,
+            running=0,
+            concurrency=1,
+            workers=self.figures.reports(),
+        )
+        answer = describe_server(info, messages.Info(detail=True))
+        self.assertLess(len(messages.encode_answer(answer, detail=True)), 1 << 16)
+        fields = msgspec.to_builtins(answer)
+        self.assertEqual(fields["workers"][0]["name"], "b")
+        self.assertEqual(len(fields["workers"]) + fields["workers_left_out"], 1001)
+        self.assertGreater(len(fields["workers"]), 20)
+        block = dict(info_block("host", 9999, fields))
+        self.assertIn(f"{fields['workers_left_out']} more", block["Workers"])
+
     def test_the_client_shows_workers(self) -> None:
         """A line each."""
-        import msgspec
-
         fields = {"workers": list(msgspec.to_builtins(self.figures.reports()))}
         block = dict(info_block("host", 9999, fields))
         self.assertIn("4 of 4 cores free; 4.0 GiB; FFmpeg 9.0", block["Worker a"])

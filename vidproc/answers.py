@@ -137,6 +137,7 @@ class ServerDescription(Answer, kw_only=True):
     of each one with its type, range and default, a `description`, and its `unit` if it has one. A
     parameter without a default is required. `settings` are the server's limits as its operator has
     set them; paths, ports and commands are not among them.
+    `workers_left_out` is how many workers an answer over MMP has no room for.
     """
 
     status: str
@@ -149,6 +150,7 @@ class ServerDescription(Answer, kw_only=True):
     sandbox: list[str] | msgspec.UnsetType = msgspec.UNSET
     load: Load | msgspec.UnsetType = msgspec.UNSET
     workers: list[WorkerReport] | msgspec.UnsetType = msgspec.UNSET
+    workers_left_out: int | msgspec.UnsetType = msgspec.UNSET
     settings: dict[str, SettingReport] | msgspec.UnsetType = msgspec.UNSET
 
 

@@ -143,7 +143,7 @@ def info_block(host: str, port: int, fields: dict[str, Any]) -> list[tuple[str, 
     elif isinstance(operations, list):
         pairs.append(("Operations", ", ".join(printable(name) for name in operations)))
     known = {"id", "status", "version", "limits", "operations", "actions", "task_id", "settings"}
-    known.add("workers")
+    known |= {"workers", "workers_left_out"}
     for key, value in fields.items():
         if key in known or value in (None, "", [], {}):
             continue
@@ -155,7 +155,7 @@ def info_block(host: str, port: int, fields: dict[str, Any]) -> list[tuple[str, 
         else:
             text = printable(value)
         pairs.append((name, text))
-    pairs += _worker_pairs(fields.get("workers"))
+    pairs += _worker_pairs(fields.get("workers"), number(fields.get("workers_left_out")))
     for key, setting in _media(fields, "settings").items():
         if isinstance(setting, dict):
             value = setting.get("value")
@@ -166,8 +166,8 @@ def info_block(host: str, port: int, fields: dict[str, Any]) -> list[tuple[str, 
     return pairs
 
 
-def _worker_pairs(workers: object) -> list[tuple[str, str]]:
-    """Return a pair for each worker of a server's cluster."""
+def _worker_pairs(workers: object, left_out: float | None) -> list[tuple[str, str]]:
+    """Return a pair for each worker of a server's cluster, and one for those that are left out."""
     if not isinstance(workers, list):
         return []
     if not workers:
@@ -190,6 +190,8 @@ def _worker_pairs(workers: object) -> list[tuple[str, str]]:
         if worker.get("refused"):
             words.append(f"gets no commands: {printable(worker['refused'])}")
         pairs.append((f"Worker {printable(worker.get('name'))}", "; ".join(words)))
+    if left_out:
+        pairs.append(("Workers", f"{left_out:.0f} more; over HTTP, /api/v1/info lists them all"))
     return pairs
 
 

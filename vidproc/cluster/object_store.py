@@ -298,15 +298,17 @@ class ObjectStore:
     def _try(self, what: str, call: Callable[[], R], stopped: Stopped) -> R:
         give_up_at = time.monotonic() + self._patience
         pause = _FIRST_PAUSE
-        told = False
+        told = lacking = False
         while True:
             _check(stopped)
             try:
                 self._check_folder()
                 return call()
             except (StoreAway, *_ERRORS) as error:
+                # What comes after the end of an object is asked for next, which is another error.
+                lacking = lacking or isinstance(error, _LACKING)
                 if time.monotonic() >= give_up_at:
-                    kind = Lacking if isinstance(error, _LACKING) else StoreAway
+                    kind = Lacking if lacking else StoreAway
                     raise kind(f"{what}: {error}") from error
                 if not told and pause > _FIRST_PAUSE:
                     self.log.warn(

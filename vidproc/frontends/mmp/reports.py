@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vidproc.answers import ServerDescription, StatusReport, TaskList
+import msgspec
+
+from vidproc.answers import ServerDescription, StatusReport, TaskList, WorkerReport
 from vidproc.frontends import reports
 from vidproc.frontends.server_info import ServerInfo
 from vidproc.mmp import messages
@@ -21,6 +23,8 @@ def status_report(
     return report
 
 
+_WORKERS_ROOM = 40_000
+"""Bytes of an answer's JSON for the workers of a cluster, of the 65,535 that MMP carries."""
 _LISTED_ERROR = 50
 """Bytes of a listed task's error: a hundred tasks must fit one answer's JSON."""
 
@@ -43,4 +47,20 @@ def describe_server(info: ServerInfo, request: messages.Info) -> ServerDescripti
     """Return the answer to `info`; the long form has each parameter's JSON schema."""
     answer = reports.describe_server(info, detail=request.detail)
     answer.id = request.id
+    if not isinstance(answer.workers, msgspec.UnsetType):
+        shown = _shown(answer.workers)
+        if len(shown) < len(answer.workers):
+            answer.workers_left_out = len(answer.workers) - len(shown)
+            answer.workers = shown
     return answer
+
+
+def _shown(workers: list[WorkerReport]) -> list[WorkerReport]:
+    """Return as many workers as an answer has room for: those first that get no commands."""
+    room, shown = _WORKERS_ROOM, []
+    for worker in sorted(workers, key=lambda worker: worker.refused is None):
+        room -= len(msgspec.json.encode(worker)) + 1
+        if room < 0:
+            break
+        shown.append(worker)
+    return shown
