@@ -1,8 +1,8 @@
-"""Chromium, one for all tests of a process.
+"""Chromium: one instance for all tests of a process.
 
-    python -m tests_page.browser    say whether it can be driven; if not, what to install
+    python -m tests_page.browser    check that it can be driven; if not, say what to install
 
-The environment variable CHROMIUM names another program than those that are looked for.
+The environment variable CHROMIUM names a program to use instead of the usual ones.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 REBOUND = "rebound.example"
-"""A name that leads to this machine, as anybody's may."""
+"""Somebody else's host name that resolves to this machine, as any name may."""
 FLAGS = (
     f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1",
     "--disable-gpu",
@@ -32,11 +32,11 @@ FLAGS = (
 )
 MISSING = (
     "The tests of the page need Chromium. On Debian and Ubuntu: apt-get install chromium.\n"
-    "If it has another name or place: make test-page CHROMIUM=/path/to/chrome"
+    "If it is installed under another name or path: make test-page CHROMIUM=/path/to/chrome"
 )
 NO_DRIVER = (
-    "Playwright's Node.js, which drives Chromium, does not run here:\n{}\n"
-    "If it lacks libatomic.so.1, on Debian and Ubuntu: apt-get install libatomic1"
+    "Playwright's Node.js, which drives Chromium, does not run:\n{}\n"
+    "If libatomic.so.1 is missing, on Debian and Ubuntu: apt-get install libatomic1"
 )
 
 
@@ -52,7 +52,7 @@ def find_chromium() -> str | None:
 
 @cache
 def chromium() -> Browser:
-    """Return the browser, which runs until the process ends."""
+    """Return the browser. It runs until the process ends."""
     path = find_chromium()
     if path is None:
         raise AssertionError(MISSING)
@@ -69,7 +69,7 @@ def chromium() -> Browser:
 
 
 def driver_problem() -> str | None:
-    """Return what Playwright's driver prints if it does not run, or None."""
+    """Return the error message of Playwright's driver if it does not run, or None."""
     done = subprocess.run([*compute_driver_executable(), "--version"], capture_output=True)
     return done.stderr.decode(errors="replace").strip() if done.returncode else None
 

@@ -1,4 +1,4 @@
-"""A server, a browser and a page for each test, and what every page must keep to."""
+"""A server, a browser profile and a page for each test, and what every test checks at its end."""
 
 from __future__ import annotations
 
@@ -22,18 +22,21 @@ SCREENCAST = MEDIA / "screencast-480p-vp9-opus.webm"
 COCKATOO = MEDIA / "cockatoo-720p-noaudio.mp4"
 
 FULL_SPEED = -1
-"""What `throttle` takes for no limit."""
+"""No limit, for `throttle`."""
 
 PATIENCE = 180_000
-"""Milliseconds for what takes a moment on an idle machine."""
+"""Timeout in milliseconds for what takes a moment on an idle machine."""
 
 expect.set_options(timeout=PATIENCE)
 
 
 def free_port() -> int:
-    """Return a port that is free and that the kernel gives to nobody: while a server is down, no
-    connection of the browser, which tries it again and again, may have it as its own."""
-    ports = list(range(20000, 32000))  # Linux gives out those from 32768 on
+    """Return a free port that the kernel assigns to nobody else.
+
+    While a server is down the browser keeps connecting to its port, and must not get that port as
+    its own end of a connection.
+    """
+    ports = list(range(20000, 32000))  # Linux assigns those from 32768 on
     random.shuffle(ports)
     for port in ports:
         with socket.socket() as probe:
@@ -62,7 +65,7 @@ class PageServer(HTTPServerProcess):
 
 
 class PageTestCase(SynchronousTestCase):
-    """Starts a server with `server_options`; `open` opens a tab of one browser profile."""
+    """Starts a server with `server_options`. `open` opens a tab, by default in the same profile."""
 
     server_options: tuple[str, ...] = ()
     viewport = (1100, 900)
@@ -71,7 +74,7 @@ class PageTestCase(SynchronousTestCase):
         self.server = PageServer(Path(self.mktemp()), *self.options()).start()
         self.addCleanup(self.server.stop)
         self.expected_errors: list[str] = []
-        """Patterns of console errors that a test provokes."""
+        """Patterns of the console errors that a test provokes."""
         self.errors: list[str] = []
         self.elsewhere: list[str] = []
         self.context = self.new_context()
@@ -101,7 +104,7 @@ class PageTestCase(SynchronousTestCase):
         return page
 
     def tearDown(self) -> None:
-        """No error on the console, and nothing asked of anybody else, whatever the test did."""
+        """Check that nothing unexpected is on the console and that no other site got a request."""
         unexpected = [
             error
             for error in self.errors
@@ -139,7 +142,7 @@ class PageTestCase(SynchronousTestCase):
         self.page.set_input_files("#files", list(files))
 
     def start(self, operation: str, *files: Any, **values: Any) -> None:
-        """Add files and have something done with them."""
+        """Add files and start an operation with them."""
         self.add(*files)
         self.choose(operation, **values)
         self.page.click(".start")
@@ -158,8 +161,10 @@ class PageTestCase(SynchronousTestCase):
         return card
 
     def wait_until_says(self, name: str, pattern: str) -> None:
-        """Wait until a film's card has words that may be gone in a moment: with each frame that
-        is drawn it looks for them, `expect` only once a second."""
+        """Wait until a film's card shows text that may be gone in a moment.
+
+        This looks at each frame that is drawn; `expect` would look only once a second.
+        """
         self.page.wait_for_function(
             """([name, pattern]) => [...document.querySelectorAll(".film")].some((card) =>
               card.querySelector(".name").textContent === name
@@ -168,7 +173,7 @@ class PageTestCase(SynchronousTestCase):
         )
 
     def slow_down(self, bytes_a_second: int, page: Page | None = None) -> Any:
-        """Let a tab send no faster than this; returns the session to be asked for more."""
+        """Limit how fast a tab sends. Returns the session, for `throttle`."""
         session = self.context.new_cdp_session(page or self.page)
         session.send("Network.enable")
         throttle(session, bytes_a_second)
@@ -176,7 +181,7 @@ class PageTestCase(SynchronousTestCase):
 
 
 def throttle(session: Any, bytes_a_second: int, latency: int = 0) -> None:
-    """Set how fast a tab may send, or `FULL_SPEED`, and after how many ms at least it is told."""
+    """Set how fast a tab may send (or `FULL_SPEED`), and the least delay of each answer in ms."""
     session.send(
         "Network.emulateNetworkConditions",
         {

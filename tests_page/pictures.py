@@ -1,7 +1,7 @@
 """Screenshots of the page for the documentation: ``make page-pictures`` writes docs/page*.webp.
 
-Each shows one state: nothing yet, the form, an upload, a task at work, a result compared with its
-source, an error, the server's figures, a phone, and the dark look.
+Each shows one state: no films yet, the form, an upload, a running task, a result compared with its
+source, an error, the server's figures, a phone, and dark mode.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 WIDE: ViewportSize = {"width": 1000, "height": 900}
 PHONE: ViewportSize = {"width": 390, "height": 844}
 SLOW = 100_000
-"""Bytes a second at which an upload can be seen."""
+"""A speed, in bytes a second, at which an upload can be seen."""
 SENT_SOME = "() => document.querySelector('.film progress:not([hidden])')?.value > 0.4"
 AT_WORK = """() => [...document.querySelectorAll(".film[data-state=busy]")].some((card) =>
   /setting|Encoding/.test(card.textContent) && card.querySelector("progress").value > 0.1)"""
@@ -29,7 +29,7 @@ VIDEOS = "[...document.querySelectorAll('.stage video')]"
 
 
 def take(page: Page, name: str, *, whole: bool = False) -> None:
-    """Write a screenshot; `whole` says to the foot of the page, not only what fits."""
+    """Write a screenshot of what fits the window, or of the `whole` page."""
     page.mouse.move(0, 0)
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "raw.png"
@@ -63,7 +63,7 @@ def add(page: Page, operation: str, *films: Path) -> None:
 
 
 def opened(browser: Browser, server: PageServer) -> Page:
-    """Return the page in a fresh profile."""
+    """Open the page in a fresh profile."""
     page = browser.new_context(viewport=WIDE).new_page()
     page.set_default_timeout(PATIENCE)
     page.goto(server.url)
@@ -72,7 +72,7 @@ def opened(browser: Browser, server: PageServer) -> Page:
 
 
 def compare(page: Page, film: Path) -> None:
-    """Open the comparison of a film, a second after its start."""
+    """Open the comparison of a film, and move it to a second after the start."""
     card(page, film).get_by_role("button", name="Compare").click()
     page.wait_for_function(f"() => {VIDEOS}.every((v) => v.readyState > 2)")
     card(page, film).get_by_role("slider", name="Position").fill("1")
@@ -80,11 +80,11 @@ def compare(page: Page, film: Path) -> None:
 
 
 def run(page: Page, folder: Path) -> None:
-    """Have films done, and take the pictures on the way."""
+    """Process films, and take the screenshots on the way."""
     garden, friday = cut(FLOWER, folder, "garden.mp4"), cut(FRIDAY, folder, "friday.mp4")
     cockatoo = cut(COCKATOO, folder, "cockatoo.mp4")
     notes = folder / "notes.mp4"
-    notes.write_text("These are no frames.\n" * 1000)
+    notes.write_text("This is not a video.\n" * 1000)
     take(page, "page-empty.webp")
     add(page, "gif", friday, garden)
     take(page, "page-form.webp", whole=True)

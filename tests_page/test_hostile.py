@@ -1,4 +1,4 @@
-"""What other pages, names and files could do to whoever has the page open, in a real browser."""
+"""What other sites, host names and files could do to a user of the page, in a real browser."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ATTACK = """async ([url, film]) => {
     fetch(`${url}api/v1/tasks`, { method: "POST", mode: "no-cors", body: fields }));
   return outcome;
 }"""
-"""What a page elsewhere may try by itself. Returns what it could read of each answer."""
+"""What another site's script may try. Returns what it could read of each answer."""
 FORM = """(url) => {
   const form = document.createElement("form");
   form.method = "post";
@@ -88,7 +88,7 @@ FORBIDDEN = ["img-src", "frame-src", "form-action", "connect-src", "style-src-at
 
 
 class Elsewhere(http.server.BaseHTTPRequestHandler):
-    """Another site: an empty page at any address. `asked` has what was asked for."""
+    """Another site, with an empty page at every path. `asked` has the paths requested."""
 
     asked: list[str]
 
@@ -102,7 +102,7 @@ class Elsewhere(http.server.BaseHTTPRequestHandler):
     do_POST = do_GET
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 class HostileTests(PageTestCase):
@@ -120,12 +120,12 @@ class HostileTests(PageTestCase):
         self.site = f"http://localhost:{site.server_port}/"
 
     def tearDown(self) -> None:
-        # What was tried counts by what arrived there.
+        # Whether a request was made is decided by what arrived there.
         self.elsewhere = [url for url in self.elsewhere if not url.startswith(self.site)]
         super().tearDown()
 
     def visit(self, url: str) -> Page:
-        """Open another page in the browser, of which nothing is expected."""
+        """Open a URL in a profile of its own, whose console and requests are not checked."""
         context = chromium().new_context()
         context.set_default_timeout(PATIENCE)
         self.addCleanup(context.close)
@@ -138,8 +138,8 @@ class HostileTests(PageTestCase):
         self.assertNotIn("accepted", self.server.log())
         self.assertNotIn("upload for task", self.server.log())
 
-    def test_a_page_elsewhere_reads_and_sends_nothing(self) -> None:
-        """By fetch, by a form, in a frame, as a script."""
+    def test_another_site_reads_and_sends_nothing(self) -> None:
+        """Neither by fetch nor by a form."""
         page = self.visit(self.site)
         outcome = page.evaluate(ATTACK, [self.server.url, "film " * 2000])
         readable = {
@@ -152,36 +152,35 @@ class HostileTests(PageTestCase):
         expect(page.locator("body")).to_contain_text("403")
         self.assert_untouched()
 
-    def test_a_page_elsewhere_shows_it_in_no_frame(self) -> None:
-        """So nobody is led to press its buttons unknowingly."""
+    def test_another_site_cannot_show_the_page_in_a_frame(self) -> None:
+        """Otherwise users could be tricked into pressing its buttons (clickjacking)."""
         page = self.visit(self.site)
         page.evaluate(FRAME, self.server.url)
         (frame,) = page.frames[1:]
         self.assertEqual(frame.locator("#composer").count(), 0)
 
-    def test_a_name_that_was_bound_anew(self) -> None:
-        """A name of somebody else's that suddenly leads here is not served, neither the page nor
-        what a script would ask for."""
+    def test_dns_rebinding(self) -> None:
+        """A foreign name that now resolves to this machine gets neither the page nor the API."""
         for path in ("", "api/v1/info"):
             page = self.visit(f"http://{REBOUND}:{self.server.http_port}/{path}")
             expect(page.locator("body")).to_contain_text("421")
 
-    def test_the_policy_holds(self) -> None:
-        """Were there a hole in the page, nothing could come in or go out by it."""
+    def test_the_content_security_policy_holds(self) -> None:
+        """Even if the page had a hole, no script could be injected and nothing sent out."""
         self.expected_errors.append("Content Security Policy|Trusted|TrustedHTML|violates")
         self.page.wait_for_selector("body.ready")
         self.page.evaluate(POLICY, self.site)
         self.page.wait_for_function(
             "all => all.every((one) => broken.includes(one))", arg=FORBIDDEN
         )
-        # Markup, scripts and code in strings stop at trusted types, before script-src is asked.
+        # Trusted types stop markup, scripts and code in strings before script-src applies.
         stopped = "() => broken.filter((one) => one.startsWith('require-trusted')).length > 2"
         self.page.wait_for_function(stopped)
         self.assertFalse(self.page.evaluate("() => 'owned' in window"))
         self.assertEqual(self.asked, [])
 
-    def test_a_result_is_never_a_page(self) -> None:
-        """Were it one, whatever its video's name: it is fetched as a file, and no script runs."""
+    def test_a_result_is_never_shown_as_a_page(self) -> None:
+        """Even if it contains HTML, and whatever its name, it is downloaded; no script runs."""
         video = {"name": "x.html", "mimeType": "text/html", "buffer": FRIDAY.read_bytes()}
         self.start("gif", video, duration="0.5", width="64")
         card = self.wait_until("x.html", "done")

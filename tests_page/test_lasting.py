@@ -1,4 +1,4 @@
-"""What the page survives: reloads, other tabs, the end of the server, a token that it asks for."""
+"""What the page survives: reloads, other tabs, restarts of the server. And tokens."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SLOW = 200_000
 LONG = 40 << 20
 """Bytes."""
 SOME = 0.02
-"""The share of a long film that is sent before something happens: over 64 KiB."""
+"""The part of a long film that is sent before something happens: more than 64 KiB."""
 LONG_GIF = {"duration": "4"}
 """A task that takes a few seconds."""
 WORKING = "Choosing colours|Encoding"
@@ -34,7 +34,7 @@ NOTE_STATES = """() => {
     for (const card of document.querySelectorAll(".film")) window.states.push(card.dataset.state);
   }).observe(document.body, { subtree: true, childList: true, attributes: true });
 }"""
-"""Collects in `states` all states that cards go through, however short."""
+"""Collects in `states` every state that a card has, however briefly."""
 REFUSED = "net::ERR_(CONNECTION_REFUSED|CONNECTION_RESET|EMPTY_RESPONSE|INCOMPLETE_CHUNKED|ABORTED)"
 
 
@@ -49,8 +49,8 @@ class LastingTests(PageTestCase):
         self.long.write_bytes(data + filling.ljust(LONG - len(data), b"\0"))
 
     def send_some(self) -> Any:
-        """Begin to send a long film, so slowly that it does not end before `throttle` is called
-        with what is returned and `FULL_SPEED`."""
+        """Begin to send a long film, so slowly that it is not sent before `throttle` is called
+        with the session that this returns and `FULL_SPEED`."""
         session = self.slow_down(SLOW)
         self.start("resolution", self.long, width="160", height="90")
         self.wait_until(COCKATOO.name, "busy")
@@ -60,7 +60,7 @@ class LastingTests(PageTestCase):
         return session
 
     def test_an_upload_goes_on_after_a_reload(self) -> None:
-        """The page asks for the file once more, and sends only what is missing."""
+        """The page asks for the file again, and sends only what is missing."""
         session = self.send_some()
         self.page.reload()
         card = self.wait_until(COCKATOO.name, "lost")
@@ -86,7 +86,7 @@ class LastingTests(PageTestCase):
         self.assertGreater(offsets[0], 64 << 10)
 
     def test_a_dropped_file_finds_its_film(self) -> None:
-        """Whoever adds the file again, as if new, goes on with the film that waits for it."""
+        """If the file is added again as if it were new, the upload that waits for it continues."""
         session = self.send_some()
         self.page.reload()
         self.wait_until(COCKATOO.name, "lost")
@@ -96,14 +96,14 @@ class LastingTests(PageTestCase):
         expect(self.page.locator(".film")).to_have_count(1)
 
     def test_a_task_goes_on_after_a_reload(self) -> None:
-        """The page finds it again and follows it to its end, with its result."""
+        """The page finds the task again and follows it until its result is there."""
         self.start("gif", FRIDAY, **LONG_GIF)
         self.wait_until_says(FRIDAY.name, WORKING)
         self.page.reload()
         self.wait_until(FRIDAY.name, "done")
 
     def test_a_restart_in_the_middle_of_an_upload(self) -> None:
-        """The page waits for the server and goes on by itself, from what had arrived."""
+        """The page waits for the server, and continues by itself from what had arrived."""
         self.expected_errors.append(REFUSED)
         session = self.send_some()
         self.server.kill()
@@ -113,7 +113,7 @@ class LastingTests(PageTestCase):
         self.wait_until(COCKATOO.name, "done")
 
     def test_a_restart_in_the_middle_of_a_task(self) -> None:
-        """The page says that it is not connected, and connects again."""
+        """The page says that the connection is lost, and connects again."""
         self.expected_errors.append(REFUSED)
         self.start("gif", FRIDAY, **LONG_GIF)
         self.wait_until_says(FRIDAY.name, WORKING)
@@ -124,7 +124,7 @@ class LastingTests(PageTestCase):
         expect(self.page.locator("#connection")).to_be_hidden()
 
     def test_two_tabs(self) -> None:
-        """The other tab shows the film but can't take its upload, until the first tab is gone."""
+        """The other tab shows the film, but can't take over its upload until the first is gone."""
         self.send_some()
         other = self.open()
         card = self.film(COCKATOO.name, other)
@@ -139,8 +139,8 @@ class LastingTests(PageTestCase):
         self.wait_until(COCKATOO.name, "done", third)
 
     def test_two_tabs_from_the_start(self) -> None:
-        """A tab that is open already takes no film from the one that was given it, and offers no
-        button for any, whether it is sent or waits for its turn."""
+        """A tab that is already open takes no film from the tab that was given it, and offers no
+        buttons for it, whether it is being sent or waits for its turn."""
         other = self.open()
         other.wait_for_selector("body.ready")
         for page in (self.page, other):
@@ -160,7 +160,7 @@ class LastingTests(PageTestCase):
             self.assertNotIn("lost", page.evaluate("() => states"))
 
     def test_a_task_that_the_server_has_forgotten(self) -> None:
-        """It says so, and the films behind it go on."""
+        """The page says so, and the films behind it are processed."""
         self.start("extract_audio", FRIDAY)
         self.wait_until(FRIDAY.name, "done")
         self.page.evaluate(
@@ -179,7 +179,7 @@ class LastingTests(PageTestCase):
         card = self.wait_until(FRIDAY.name, "over")
         expect(card).to_contain_text("The server no longer has this task")
         self.start("extract_audio", COCKATOO)
-        self.wait_until(COCKATOO.name, "failed")  # it has no sound, and it was sent
+        self.wait_until(COCKATOO.name, "failed")  # it has no audio, but it was sent
 
 
 class TokenTests(PageTestCase):
@@ -190,7 +190,7 @@ class TokenTests(PageTestCase):
         return (f"--token-file={file}",)
 
     def test_a_token_is_asked_for_and_kept(self) -> None:
-        """A wrong one is refused with a sentence; the right one lasts until the tab is closed."""
+        """A wrong token is refused with a message; the right one is kept until the tab closes."""
         self.expected_errors.append("401")
         field = self.page.get_by_label("Token", exact=True)
         expect(field).to_be_focused()

@@ -1,4 +1,4 @@
-"""What anybody must be able to use: small screens, keyboards, screen readers; strict headers."""
+"""Small screens, keyboards and screen readers; strict headers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WIDER = "document.documentElement.scrollWidth > document.documentElement.clientW
 
 class LooksTests(PageTestCase):
     def assert_accessible(self, what: str) -> None:
-        """No finding of axe-core that it calls serious or critical."""
+        """Assert that axe-core finds nothing serious or critical."""
         found = Axe().run(self.page).response["violations"]
         serious: list[Any] = [
             (finding["id"], [node["html"] for node in finding["nodes"]])
@@ -25,7 +25,7 @@ class LooksTests(PageTestCase):
         self.assertEqual(serious, [], what)
 
     def test_every_state_is_accessible_and_fits(self) -> None:
-        """In light and dark, on a desk and on a phone."""
+        """In light and dark mode, at the width of a desktop and of a phone."""
         self.page.wait_for_selector("body.ready")
         self.each_look("empty")
         self.add(FLOWER, FRIDAY)
@@ -43,21 +43,21 @@ class LooksTests(PageTestCase):
         expect(self.page.locator(".spark-line")).to_have_count(6)
         self.start("compress", COCKATOO)
         self.wait_until(COCKATOO.name, "busy")
-        self.each_look("at work")
+        self.each_look("busy")
 
     def each_look(self, state: str) -> None:
         for scheme in ("light", "dark"):
             self.page.emulate_media(color_scheme=scheme)
             for width in (1100, 360):
                 self.page.set_viewport_size({"width": width, "height": 800})
-                if (scheme, width) != ("dark", 360):  # each of the two is looked at already
+                if (scheme, width) != ("dark", 360):  # both are checked already
                     self.assert_accessible(f"{state}, {scheme}, {width}")
                 self.assertFalse(self.page.evaluate(WIDER), f"{state}, {width}")
         self.page.emulate_media(color_scheme="light")
         self.page.set_viewport_size({"width": 1100, "height": 900})
 
     def test_by_keyboard_alone(self) -> None:
-        """From the top to the start of a film, and its end is said."""
+        """From the top of the page to the start of a film. Its end is announced."""
         self.page.wait_for_selector("body.ready")
         for _ in range(2):
             self.page.keyboard.press("Tab")
@@ -77,8 +77,8 @@ class LooksTests(PageTestCase):
         self.wait_until(FRIDAY.name, "done")
         expect(self.page.locator("#live")).to_contain_text(f"{FRIDAY.name} is done.")
 
-    def test_what_the_server_says_of_it(self) -> None:
-        """The page's headers are strict, and its files are kept for ever."""
+    def test_headers(self) -> None:
+        """The page's policy is strict, and its files are cached for good."""
         with self.page.expect_response(lambda answer: answer.url.endswith("/app.js")) as loaded:
             self.page.reload()
         self.assertIn("immutable", loaded.value.headers["cache-control"])

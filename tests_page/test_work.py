@@ -1,4 +1,4 @@
-"""Films go in and come back: choosing, dropping, queueing, cancelling, fetching, comparing."""
+"""Choosing and dropping films, queueing, cancelling, downloading and comparing them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DROP = """([files]) => {
 
 
 def upload_of(name: str, data: bytes) -> Any:
-    """Return a file to choose, by its name and content."""
+    """Return a file to choose, with this name and content."""
     return {"name": name, "mimeType": "video/mp4", "buffer": data}
 
 
@@ -48,8 +48,8 @@ class WorkTests(PageTestCase):
         self.page.evaluate(DROP, [encoded])
 
     def test_a_gif_of_a_dropped_film(self) -> None:
-        """Drop, choose, start; the preview shows it and does not count as fetched; the download is
-        the file."""
+        """Drop, choose, start. The preview shows the result without counting as a download, and the
+        download is the file."""
         self.drop(("holiday.mp4", FRIDAY.read_bytes()))
         self.choose("gif", duration="0.5", width="120")
         self.page.click(".start")
@@ -67,7 +67,7 @@ class WorkTests(PageTestCase):
         self.assertEqual(fetched.value.suggested_filename, "holiday_processed.gif")
 
     def test_several_films_queue(self) -> None:
-        """They are sent in their order, one at a time, without a refusal by the server."""
+        """They are sent in order, one at a time, and the server refuses none."""
         refused: list[int] = []
         self.page.on(
             "response",
@@ -85,8 +85,8 @@ class WorkTests(PageTestCase):
         )
         self.assertEqual(created, [FLOWER.name, FRIDAY.name, SCREENCAST.name])
 
-    def test_an_address_that_is_at_work_waits(self) -> None:
-        """A 429 is no failure: the film waits for the slot, and is sent then."""
+    def test_a_film_waits_while_its_address_has_a_task(self) -> None:
+        """A 429 is not a failure: the film waits for the slot, and is sent then."""
         other = self.new_context()
         first = self.page
         self.page = self.open(other)
@@ -101,7 +101,7 @@ class WorkTests(PageTestCase):
         self.wait_until(FRIDAY.name, "done")
 
     def test_cancel(self) -> None:
-        """A film that is sent, one that is processed: each ends, and the server forgets it."""
+        """A film that is being processed or sent ends, and the server keeps nothing of it."""
         self.start("compress", COCKATOO)
         card = self.wait_until(COCKATOO.name, "busy")
         expect(card.locator(".percent")).not_to_be_empty()
@@ -121,8 +121,8 @@ class WorkTests(PageTestCase):
         )
         self.assertEqual(self.server.files(), [])
 
-    def test_cancel_before_the_page_is_told_of_its_task(self) -> None:
-        """The server has just made a task of the upload: that is cancelled, not left behind."""
+    def test_cancel_before_the_page_knows_the_task(self) -> None:
+        """If the server has already made a task of the upload, that task is cancelled, too."""
         self.expected_errors.append("409")
         self.add(COCKATOO)
         self.choose("compress")
@@ -136,16 +136,16 @@ class WorkTests(PageTestCase):
         wait_for(lambda: self.server.files() == [])
 
     def test_a_refused_file_says_what_to_do(self) -> None:
-        """The server's sentences are shown, and the next film has its turn."""
+        """The server's description and solution are shown, and the next film gets its turn."""
         friday = upload_of(FRIDAY.name, FRIDAY.read_bytes())
-        self.start("compress", upload_of("notes.mp4", b"no film at all" * 1000), friday)
+        self.start("compress", upload_of("notes.mp4", b"not a video" * 1000), friday)
         card = self.wait_until("notes.mp4", "failed")
         expect(card.locator(".problem-detail")).not_to_be_empty()
         expect(card.locator(".problem-solution")).not_to_be_empty()
         self.wait_until(FRIDAY.name, "busy")
 
     def test_a_parameter_out_of_range_is_not_sent(self) -> None:
-        """The field says what it takes, and has the focus."""
+        """The field says which values it takes, and gets the focus."""
         self.start("resolution", FRIDAY, width="9", height="240")
         field = self.page.locator("#field-width")
         expect(field).to_be_focused()
@@ -155,9 +155,9 @@ class WorkTests(PageTestCase):
         )
         expect(self.page.locator(".film")).to_have_count(0)
 
-    def test_a_field_that_counts_with_another(self) -> None:
-        """The codecs that can be played are asked for with codec auto only, and those that this
-        browser plays are ticked."""
+    def test_a_field_that_applies_only_with_another(self) -> None:
+        """The playable codecs are asked for only with codec auto, and those that this browser plays
+        are ticked."""
         self.add(COCKATOO)
         self.choose("compress", preset="fast")
         plays = self.page.get_by_role("group", name="Playable codecs")
@@ -177,7 +177,7 @@ class WorkTests(PageTestCase):
         self.assertEqual(parameters, wanted)
 
     def test_hostile_names(self) -> None:
-        """A name is text wherever it is shown, and comes back as it was."""
+        """A name is shown as plain text everywhere, and unchanged."""
         name = '"><img src=x onerror="document.title=\'owned\'">\u202egpj.{name} &amp; 日本 🎞.mp4'
         self.start("extract_audio", upload_of(name, FRIDAY.read_bytes()))
         card = self.wait_until(name, "done")
@@ -189,7 +189,7 @@ class WorkTests(PageTestCase):
         self.assertTrue(fetched.value.suggested_filename.endswith(".mp3"))
 
     def test_compare(self) -> None:
-        """Source and result play in step; the divider moves by keyboard and pointer."""
+        """Source and result play in step. The divider moves by keyboard and pointer."""
         self.start("resolution", FRIDAY, width="320", height="240")
         card = self.wait_until(FRIDAY.name, "done")
         card.get_by_role("button", name="Compare").click()
@@ -224,7 +224,7 @@ class WorkTests(PageTestCase):
         expect(stage).to_have_count(0)
 
     def test_what_is_not_comparable_says_why(self) -> None:
-        """After a reload the page has no source: the result is shown alone."""
+        """After a reload the page no longer has the source, so it shows the result alone."""
         self.start("resolution", FRIDAY, width="160", height="120")
         self.wait_until(FRIDAY.name, "done")
         self.page.reload()
@@ -236,7 +236,7 @@ class WorkTests(PageTestCase):
         )
 
     def test_a_webm_clip_begins_where_the_source_does(self) -> None:
-        """The source is shown from the clip's start on."""
+        """The source is played from the start of the clip."""
         self.start("webm", FRIDAY, start_time="2", duration="1", width="160", quality="50")
         card = self.wait_until(FRIDAY.name, "done")
         card.get_by_role("button", name="Compare").click()
@@ -249,7 +249,7 @@ class WorkTests(PageTestCase):
         )
 
     def test_what_no_browser_plays_says_so(self) -> None:
-        """Chromium has no HEVC here; a ProRes source can't be compared."""
+        """Debian's Chromium plays no HEVC, so such a source can't be compared."""
         hevc = Path(self.mktemp())
         subprocess.run(
             [get_ffmpeg_exe(), "-v", "error", "-i", FRIDAY, "-t", "1", "-c:v", "libx265", "-an",
@@ -263,7 +263,7 @@ class WorkTests(PageTestCase):
         expect(card.locator(".preview video")).to_be_visible()
 
     def test_the_panel(self) -> None:
-        """It shows the figures of the server, and the limit of its disk."""
+        """It shows the server's figures."""
         self.page.wait_for_selector("body.ready")
         button = self.page.get_by_role("button", name="Server")
         expect(button).to_have_attribute("aria-expanded", "false")
