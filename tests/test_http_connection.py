@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.http_rig import HTTPClient, HTTPRig, request
 from tests.rig import ByHand
 from vidproc.errors import ErrorCode, ServiceError
+from vidproc.frontends.http.connection import LINGER_TIME
 from vidproc.frontends.throttle import LEAST_RATE
 from vidproc.frontends.tokens import Tokens
 from vidproc.tasks.model import State
@@ -28,6 +29,7 @@ class HTTPTestCase(SynchronousTestCase):
     def assert_problem(self, response: Any, status: int) -> None:
         self.assertEqual(response.status, status)
         self.assertEqual(response.headers["Content-Type"], "application/problem+json")
+        self.assertRegex(response.headers["X-Request-Id"], r"\A[0-9a-f]{16}\Z")
         problem = response.json
         self.assertEqual(problem["status"], status)
         self.assertEqual(problem["type"], "about:blank")
@@ -333,6 +335,15 @@ class BodyTests(HTTPTestCase):
         self.assert_problem(self.client.response(), 429)
         self.assertEqual(self.client.transport.producerState, "producing")
         self.assertEqual(self.client.request("GET", "/healthz").status, 200)
+
+    def test_an_idle_connection_is_closed_in_good_order(self) -> None:
+        """After the idle timeout: to a client, a reset looks like a fault."""
+        self.client.request("GET", "/healthz")
+        self.rig.clock.pump([10] * 6)
+        self.assertTrue(self.client.transport.ended)
+        self.assertFalse(self.client.transport.aborted)
+        self.rig.clock.advance(LINGER_TIME)
+        self.assertTrue(self.client.transport.aborted)
 
     def test_a_silent_body_is_408(self) -> None:
         """After the idle timeout."""

@@ -67,6 +67,7 @@ class PlainTests(SubmitTestCase):
         cases: list[tuple[str, dict[str, Any], int]] = [
             ("/api/v1/tasks", {}, 400),
             ("/api/v1/tasks?type=dance", {}, 400),
+            (f"{GIF}&type=webm", {}, 400),
             ("/api/v1/tasks?type=gif", {}, 422),
             ("/api/v1/tasks?type=gif&start_time=0&duration=601", {}, 422),
             (GIF, {"Content_Length": huge}, 413),
@@ -382,7 +383,9 @@ class ParameterTests(SubmitTestCase):
             ("extract_audio", [("track", "en")], {"track": "en"}),
             ("resolution", [("width", "640"), ("width", "320")], {"width": [640, 320]}),
             ("resolution", [("width", "wide")], {"width": "wide"}),
+            ("compress", [("plays", "h264"), ("plays", "")], {"plays": ["h264"]}),
             ("compress", [("unknown", "5")], {"unknown": "5"}),
+            ("gif", [("start_time", "0"), ("fps", ""), ("width", " ")], {"start_time": 0}),
             ("dance", [("steps", "5")], {"steps": "5"}),
         ):
             self.assertEqual(read_parameters(operation, pairs), values)

@@ -6,6 +6,7 @@ from typing import Any
 
 from tests.mmp_case import UPLOAD, ProtocolTestCase
 from tests.rig import message
+from vidproc.frontends.mmp.states import LINGER_TIME
 from vidproc.frontends.throttle import LEAST_RATE
 from vidproc.tasks.settings import Settings
 
@@ -31,10 +32,13 @@ class ConnectionTests(ProtocolTestCase):
         self.assertGreater(len(client.answers()), 800)
 
     def test_an_idle_connection_is_closed(self) -> None:
-        """After the idle timeout."""
+        """After the idle timeout; in good order first, so that the client sees no reset."""
         rig = self.rig(idle_timeout=60.0)
         client = rig.connect()
-        rig.clock.pump([30.0] * 4)
+        rig.clock.pump([30.0] * 2)
+        self.assertTrue(client.transport.ended)
+        self.assertFalse(client.transport.aborted)
+        rig.clock.advance(LINGER_TIME)
         self.assertTrue(client.transport.aborted)
 
     def test_the_idle_timeout_counts_from_the_last_word(self) -> None:
@@ -44,9 +48,9 @@ class ConnectionTests(ProtocolTestCase):
         rig.clock.advance(50.0)
         client.send(message({"action": "info"}))
         rig.clock.pump([1.0] * 59)
-        self.assertFalse(client.transport.aborted)
+        self.assertFalse(client.transport.ended)
         rig.clock.advance(1.0)
-        self.assertTrue(client.transport.aborted)
+        self.assertTrue(client.transport.ended)
 
     def test_a_pause_of_our_own_is_nobodys_silence(self) -> None:
         """An upload may wait for its share for any time."""
@@ -67,9 +71,9 @@ class ConnectionTests(ProtocolTestCase):
         rig = self.rig(idle_timeout=60.0)
         client = rig.connect()
         rig.clock.advance(3600.0)
-        self.assertFalse(client.transport.aborted)
+        self.assertFalse(client.transport.ended)
         rig.clock.advance(60.0)
-        self.assertTrue(client.transport.aborted)
+        self.assertTrue(client.transport.ended)
 
     def test_a_stalled_upload_gets_an_error_and_is_closed(self) -> None:
         """Its slot is freed."""

@@ -26,6 +26,7 @@ from vidproc.frontends.pacing import Pacing
 from vidproc.frontends.receiving import DIRECT_FROM, Receiving
 from vidproc.frontends.slow_clients import SlowClientWatch, Waiting
 from vidproc.frontends.timer import Timer
+from vidproc.request_id import new_request_id
 from vidproc.topics import Topic, TopicLogger
 from vidproc.transport import half_closes
 
@@ -308,8 +309,9 @@ class HTTPConnection(StreamingChannel):
         if not (self.requests and self.requests[-1].startedWriting):
             answer = problem_answer(error)
             self._gate.count_error("http", answer.status)
-            self._log_peer(error.description)
-            self.write(raw_answer(answer))
+            request_id = self._request_id() or new_request_id()
+            self._log_peer(error.description, request_id)
+            self.write(raw_answer(answer, request_id))
         self._end()
 
     def _cut_off(self, why: str) -> None:
@@ -382,9 +384,13 @@ class HTTPConnection(StreamingChannel):
 
     # --- slow clients --------------------------------------------------------------------------
 
-    def _log_peer(self, why: str) -> None:
+    def _request_id(self) -> str | None:
+        """Return the id of the current request, None if there is none yet."""
+        return (self.requests[0].request_id or None) if self.requests else None
+
+    def _log_peer(self, why: str, request_id: str | None = None) -> None:
         """Log why a connection ends, with the current request, if any."""
-        request_id = (self.requests[0].request_id or None) if self.requests else None
+        request_id = request_id or self._request_id()
         self.log.info("peer {peer}: {why}", peer=self.peer, why=why, request_id=request_id)
 
     def _waiting(self) -> Waiting:
@@ -407,8 +413,10 @@ class HTTPConnection(StreamingChannel):
         self._log_peer("idle, cut off")
         if self.in_body and not blocks:
             self._cut_off(f"Nothing came for {self._gate.idle_timeout:.0f} s within a request.")
-        elif blocks or not self.requests:
+        elif blocks:
             self.abort()
+        elif not self.requests:
+            self._end()
         else:
             self._cut_off("The request's head is not whole.")
 

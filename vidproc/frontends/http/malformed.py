@@ -73,13 +73,14 @@ def other_version() -> HTTPError:
     return HTTPError(505, "This server speaks HTTP/1.1.", "Use that.", close=True)
 
 
-def raw_answer(answer: Answer) -> bytes:
-    """Return the bytes of an answer that belongs to no request and ends the connection."""
+def raw_answer(answer: Answer, request_id: str) -> bytes:
+    """Return the bytes of an answer that ends the connection before a request was understood."""
     reason = title_of(answer.status)
     headers = answer.headers | {
         "Content-Length": str(len(answer.body)),
         "Connection": "close",
         "X-Content-Type-Options": "nosniff",
+        "X-Request-Id": request_id,
         "Date": str(datetimeToString(), "ascii"),
     }
     lines = [f"HTTP/1.1 {answer.status} {reason}", *(f"{k}: {v}" for k, v in headers.items())]

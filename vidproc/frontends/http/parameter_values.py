@@ -21,11 +21,12 @@ def read_parameters(operation: str, pairs: Iterable[tuple[str, str]]) -> dict[st
 
     A text becomes a number, a truth value or a text, whichever the parameter's type allows first.
     What fits no type, and what the operation does not know, stays text; the check of parameters
-    refuses it or warns about it.
+    refuses it or warns about it. An empty text counts as not given: forms send their empty fields.
     """
     texts: dict[str, list[str]] = {}
     for name, text in pairs:
-        texts.setdefault(name, []).append(text)
+        if text.strip():
+            texts.setdefault(name, []).append(text)
     types = _types(operation)
     return {name: _value(given, types.get(name)) for name, given in texts.items()}
 

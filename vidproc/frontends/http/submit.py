@@ -73,7 +73,14 @@ def _submission(
     filename: str | None = None,
 ) -> Submission:
     """Return what a query or a form asks for. `length` is None if it is known only at the end."""
-    operation = _last(pairs, "type")
+    types = {value for name, value in pairs if name == "type"}
+    if len(types) > 1:
+        raise ServiceError(
+            ErrorCode.BAD_REQUEST,
+            "The request names more than one type.",
+            "Name one, in the query or in the form. To process a video twice, send it twice.",
+        )
+    operation = next(iter(types), None)
     if operation is None:
         raise ServiceError(
             ErrorCode.BAD_REQUEST,

@@ -394,8 +394,10 @@ class MMPServerProtocol(Protocol):
 
     def _client_is_silent(self, blocks: bool) -> None:
         self._log_peer("idle, cut off")
-        if self._decoder.idle or blocks:
+        if blocks:
             self.abort()
+        elif self._decoder.idle:
+            self.end()
         else:
             timeout = self._gate.idle_timeout
             self._cut_off(f"Nothing came for {timeout:.0f} s within a request.")
