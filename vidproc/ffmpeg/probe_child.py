@@ -79,9 +79,12 @@ class Refused(Exception):
 
 
 class Tally:
-    """Statistics of a stream's packets. Times in seconds."""
+    """Statistics of a stream's packets, whose time stamps are in units of `base`. Times in
+    seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, base: Any) -> None:
+        # Two integers: a Fraction would take longer than all the rest of the packets' reading.
+        self.unit = None if base is None else (base.numerator, base.denominator)
         self.packets = 0
         self.bytes = 0
         self.first: float | None = None
@@ -97,10 +100,11 @@ class Tally:
         self.since_key += 1
         self.bytes += packet.size
         stamp = packet.pts if packet.pts is not None else packet.dts
-        if stamp is None or packet.time_base is None:
+        if stamp is None or self.unit is None:
             return
-        moment = float(stamp * packet.time_base)
-        length = float((packet.duration or 0) * packet.time_base)
+        ticks, per_second = self.unit
+        moment = stamp * ticks / per_second
+        length = (packet.duration or 0) * ticks / per_second
         if self.first is None or moment < self.first:
             self.first = moment
         if self.last is None or moment > self.last:
@@ -294,12 +298,15 @@ def _read(
 
     Returns the first frames, a `Tally` for each stream, and whether the end was reached.
     """
-    tallies = {stream.index: Tally() for stream in streams}
+    tallies = {stream.index: Tally(stream.time_base) for stream in streams}
     frames: list[Any] = []
     whole = options["verify"] or container.size <= options["whole_bytes"]
     wanted = _FRAMES_WANTED if video is not None and video.codec_context is not None else 0
     if wanted:
-        video.codec_context.options = {"max_pixels": str(options["max_pixels"])}
+        video.codec_context.options = {
+            "max_pixels": str(options["max_pixels"]),
+            "skip_loop_filter": "all",  # no one looks at what the frames show
+        }
         video.codec_context.thread_count = 1
     seen = errors = 0
     try:
