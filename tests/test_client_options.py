@@ -20,9 +20,11 @@ from tests.client_harness import (
 from vidproc import __version__
 from vidproc.client import cli
 from vidproc.client.command_line import parse_command_line
+from vidproc.client.films import prepare_folders
 from vidproc.client.options import Options, UsageError
 from vidproc.client.parameters import OPTION_TYPES, TYPES
 from vidproc.operations.parameters import PARAMETERS
+from vidproc.result_names import result_stem
 
 
 class CommandLineCase(SynchronousTestCase):
@@ -191,6 +193,35 @@ class UsageTests(CommandLineCase):
         }.items():
             lines = self.usage(f"{shlex.quote(str(self.folder / name))} --type compress")
             self.assertIn(text, lines[0])
+
+    def test_a_name_that_no_file_can_have_is_usage(self) -> None:
+        """Not a fault of the program; the message has the system's reason."""
+        name = "x" * 300 + ".mp4"
+        for line in (f"{name} --type compress", f"FILM --type compress --output {name}"):
+            self.assertIn("File name too long", self.usage(line)[0])
+        self.assertIn("File name too long", self.usage(f"FILM {name} --type compress")[0])
+        with self.assertRaises(UsageError) as caught:
+            prepare_folders((), name)
+        self.assertIn("File name too long", caught.exception.lines[0])
+
+    def test_a_long_name_leaves_room_for_that_of_the_result(self) -> None:
+        """It is shortened by whole characters, as few as necessary."""
+        self.assertEqual(result_stem("film"), "film_processed")
+        for letter in "x", "\N{CLAPPER BOARD}", "\udcff":
+            stem = result_stem(letter * 250)
+            self.assertTrue(stem.endswith(f"{letter}_processed"))
+            self.assertIn(len(os.fsencode(stem)), range(226, 230))
+            (self.folder / f"{stem}_2.matroska").touch()
+
+    def test_a_file_that_begins_with_a_dash_is_no_option(self) -> None:
+        """The message says how to name it."""
+        error = io.StringIO()
+        (self.folder / "-film.mp4").touch()
+        self.addCleanup(os.chdir, Path.cwd())
+        os.chdir(self.folder)
+        with contextlib.redirect_stderr(error):
+            self.assertRaises(SystemExit, self.parse, "-film.mp4 --type compress")
+        self.assertIn("write ./-film.mp4", error.getvalue())
 
     def test_an_input_without_permission_is_named(self) -> None:
         """The message has the system's reason."""

@@ -13,6 +13,7 @@ from vidproc.api.models import OnProgress, Result
 from vidproc.api.settings import Settings
 from vidproc.api.tasks import wait
 from vidproc.api.uploads import upload
+from vidproc.result_names import result_stem
 
 
 def process(
@@ -37,5 +38,5 @@ def process(
         )
     task_id = yield from upload(settings, path, operation, parameters, on_progress)
     last = yield from wait(settings, task_id, on_progress, timeout)
-    stem = f"{path.stem}_processed"
+    stem = result_stem(path.stem)
     return (yield from download(settings, task_id, target, on_progress, last, stem))

@@ -130,7 +130,7 @@ class PartReceiver:
             return None
         os.fsync(self._file.fileno())
         if target.is_dir():
-            safe = "".join("_" if c in "/\\\0" else c for c in stem)[:200]
+            safe = "".join("_" if c in "/\\\0" else c for c in stem)[:230]
             target = _free_name(target / f"{safe}.{self._kind}")
         self._file.close()
         self._file = None

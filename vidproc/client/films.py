@@ -10,7 +10,8 @@ from pathlib import Path
 
 from vidproc.client.kinds import VIDEO_KINDS
 from vidproc.client.options import Film, Options, UsageError
-from vidproc.client.places import check_input, check_output_folder
+from vidproc.client.places import check_input, check_output_folder, is_folder, is_there
+from vidproc.result_names import result_stem
 
 _KINDS = {"extract_audio": "mp3", "gif": "gif", "webm": "webm"}
 _RESULT = re.compile(r"(.+)_processed(_\d+)?")
@@ -18,7 +19,7 @@ _RESULT = re.compile(r"(.+)_processed(_\d+)?")
 
 def is_batch(inputs: Sequence[str]) -> bool:
     """Return whether these inputs are a batch: several, or a folder."""
-    return len(inputs) > 1 or any(Path(text).is_dir() for text in inputs)
+    return len(inputs) > 1 or any(is_folder(Path(text)) for text in inputs)
 
 
 def find_films(inputs: Sequence[str], output: str | None) -> tuple[Film, ...]:
@@ -30,7 +31,7 @@ def find_films(inputs: Sequence[str], output: str | None) -> tuple[Film, ...]:
     found: dict[tuple[int, int], tuple[Path, str]] = {}
     for text in inputs:
         path = Path(text)
-        if path.is_dir():
+        if is_folder(path):
             films = _films_in(path)
             if not films and len(inputs) == 1:
                 raise UsageError(_nothing_in(path), "Name a folder with videos, or the videos.")
@@ -118,13 +119,13 @@ def _with_targets(found: list[tuple[Path, str]], output: Path | None) -> tuple[F
     for number, name in enumerate(names):
         unique, count = name, 1
         folder_name = str(folders[number].absolute())
-        while (key := (folder_name, f"{unique}_processed".casefold())) in taken:
+        while (key := (folder_name, result_stem(unique).casefold())) in taken:
             count += 1
             unique = f"{name}-{count}"
         taken.add(key)
         names[number] = unique
     return tuple(
-        Film(path, folder, f"{name}_processed", problem)
+        Film(path, folder, result_stem(name), problem)
         for (path, problem), folder, name in zip(found, folders, names, strict=True)
     )
 
@@ -133,7 +134,7 @@ def prepare_folders(films: Sequence[Film], output: str | None) -> None:
     """Create the folder of the results if necessary, and check that all folders are writable."""
     if output is not None:
         folder = Path(output)
-        if folder.exists() and not folder.is_dir():
+        if not is_folder(folder) and is_there(folder):
             raise UsageError(
                 f"--output must be a folder for several inputs, and this is a file: {output}",
                 "Example: vidproc a.mp4 b.mp4 --type compress --output results",
@@ -157,7 +158,7 @@ def existing_result(options: Options, film: Film | None = None) -> Path | None:
         assert path is not None
         if output is not None and not output.is_dir():
             return output if output.exists() else None
-        film = Film(path, output or path.parent, f"{path.stem}_processed")
+        film = Film(path, output or path.parent, result_stem(path.stem))
     kinds = [_KINDS.get(options.type, "mp4")]
     if options.type == "compress":
         kinds.append(film.path.suffix[1:])  # if the video is returned unchanged

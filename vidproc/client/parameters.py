@@ -191,8 +191,7 @@ def _convert(name: str, text: str) -> Any:
 def _check_ranges(operation: str, parameters: dict[str, Any]) -> None:
     """Check the values as the server would, before anything is sent."""
     from vidproc.errors import ServiceError
-    from vidproc.operations.allowed_values import allowed_values, name_of
-    from vidproc.operations.parameters import describe_parameters, parse_parameters
+    from vidproc.operations.parameters import allowed, parameter_in, parse_parameters
 
     try:
         parse_parameters(operation, parameters)
@@ -200,21 +199,20 @@ def _check_ranges(operation: str, parameters: dict[str, Any]) -> None:
     except ServiceError as error:
         description = error.description
     problem = description.partition(" is invalid: ")[2].rstrip(".") or description
-    known = describe_parameters(operation)
-    name = name_of(problem, list(known))
+    name = parameter_in(operation, problem)
     if name is None:
         raise UsageError(problem, f"Example: {EXAMPLES[operation]}")
     value = parameters.get(name)
-    allowed = allowed_values(name, known[name])
+    wanted = allowed(operation, name)
     if name == "aspect_ratio":
         sentence = f"--aspect-ratio must be W:H from 1:10 to 10:1, not {value!r}"
-    elif allowed and problem.startswith(f"{name} must be {allowed}"):
-        allowed = allowed.removeprefix("a number ")
-        sentence = f"{option_of(name)} must be {allowed}, not {value!r}"
+    elif wanted and problem.startswith(f"{name} must be {wanted}"):
+        wanted = wanted.removeprefix("a number ")
+        sentence = f"{option_of(name)} must be {wanted}, not {value!r}"
         if len(OPTION_TYPES[name]) > 1:
             sentence += f", for --type {operation}"
     else:
         sentence = re.sub(
-            rf"(?<!-)\b({'|'.join(known)})\b", lambda found: option_of(found[1]), problem
+            rf"(?<!-)\b({'|'.join(OPTION_TYPES)})\b", lambda found: option_of(found[1]), problem
         )
     raise UsageError(sentence, _parameter_example(operation, name))

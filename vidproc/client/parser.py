@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 from vidproc.about import ShowVersion
 from vidproc.client.options import DEFAULT_HOST, DEFAULT_PORT
 from vidproc.client.parameters import OPTION_TYPES, TYPES, option_of
+from vidproc.client.places import is_there
 from vidproc.program_options import add_configuration
 
 _DESCRIPTION = "Send a video to a vidproc server, follow its processing and fetch the result."
@@ -43,6 +45,9 @@ class _Parser(argparse.ArgumentParser):
     """An argument parser whose errors say where to find help."""
 
     def error(self, message: str) -> NoReturn:
+        unknown = message.partition("unrecognized arguments: ")[2]
+        if unknown and is_there(Path(unknown)):
+            message += f"\nTo name a file that begins with a dash, write ./{unknown}"
         self.print_usage(sys.stderr)
         self.exit(2, f"{self.prog}: {message}\nFor help and examples: vidproc --help\n")
 

@@ -11,6 +11,22 @@ from vidproc.client.options import UsageError
 MAX_INPUT_SIZE = (1 << 40) - 1
 
 
+def is_folder(path: Path) -> bool:
+    """Like `Path.is_dir`, which raises `OSError` for a name that is too long, for instance."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def is_there(path: Path) -> bool:
+    """Like `Path.exists`; what cannot be there is not."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def check_input(text: str) -> Path:
     """Return the path of the input; raises `UsageError` if it cannot be sent."""
     path = Path(text)
@@ -26,7 +42,7 @@ def check_input(text: str) -> Path:
     except IsADirectoryError:
         raise UsageError(f"The input is a folder, not a file: {text}", advice) from None
     except (OSError, ValueError) as error:
-        if path.is_dir():  # Windows reports "permission denied" for a folder
+        if is_folder(path):  # Windows reports "permission denied" for a folder
             raise UsageError(f"The input is a folder, not a file: {text}", advice) from None
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(f"The input file cannot be read: {text} ({reason})", advice) from None
@@ -48,6 +64,14 @@ def output_path(text: str | None) -> Path | None:
     if not text or "\0" in text:
         raise UsageError("--output must name a file or a folder", "Example: --output result.mp4")
     path = Path(text)
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # it is new, or its folder is missing, which is checked later
+    except OSError as error:
+        raise UsageError(
+            f"--output cannot be used: {text} ({error.strerror or error})", "Name another file."
+        ) from None
     if text[-1] in (os.sep, os.altsep or os.sep) and not path.is_dir():
         raise UsageError(
             f"The output folder does not exist: {text}", "Create it first, or name another."

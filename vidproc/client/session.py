@@ -32,6 +32,7 @@ from vidproc.client.texts import (
 )
 from vidproc.client.words import printable
 from vidproc.reactor import IFullReactor
+from vidproc.result_names import result_stem
 from vidproc.resume import REMEMBER_FROM
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ class Session:
         details = await self._steps.details(task_id, last)
         for warning in warnings_of(details):
             self._display.line(f"Warning: {warning}")
-        path = await self._download(task_id, f"{options.input.stem}_processed")
+        path = await self._download(task_id, result_stem(options.input.stem))
         self._display.close()
         self._say(summary(details, source.size, path.stat().st_size))
         self._print(str(path))

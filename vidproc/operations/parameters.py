@@ -196,7 +196,7 @@ def parse_parameters(operation: str, fields: dict[str, Any]) -> tuple[Parameters
         raise ServiceError(
             ErrorCode.INVALID_PARAMETER,
             f"A parameter of {operation} is invalid: {problem}.",
-            f"Correct it. Example: {_example(operation, name_of(problem, list(known)))}",
+            f"Correct it. Example: {_example(operation, parameter_in(operation, problem))}",
         ) from None
     return parameters, warnings
 
@@ -217,6 +217,16 @@ def describe_parameters(operation: str) -> dict[str, Any]:
     return properties
 
 
+def allowed(operation: str, name: str) -> str:
+    """Return in words which values a parameter takes, "" if there is no short way to say it."""
+    return allowed_values(name, describe_parameters(operation)[name])
+
+
+def parameter_in(operation: str, problem: str) -> str | None:
+    """Return which parameter a sentence about a problem is about, None if it names none."""
+    return name_of(problem, list(PARAMETERS[operation].__struct_fields__))
+
+
 def _whole(value: Any) -> Any:
     """Return 1280 for 1280.0: some languages have no other numbers, and JSON Schema calls that an
     integer."""
@@ -229,12 +239,10 @@ def _problem(operation: str, given: dict[str, Any], message: str) -> str:
     match = re.fullmatch(r"(.*) - at `\$\.?(\w*).*`", message, re.DOTALL)
     text, name = (match[1], match[2]) if match else (message, "")
     if name in given:
-        allowed = allowed_values(name, describe_parameters(operation)[name])
-        if allowed:
+        wanted = allowed(operation, name)
+        if wanted:
             value = json.dumps(given[name])
-            return (
-                f"{name} must be {allowed}, not {value if len(value) <= 60 else value[:60] + '…'}"
-            )
+            return f"{name} must be {wanted}, not {value if len(value) <= 60 else value[:60] + '…'}"
         text = f"{name}: {text}"
     return text.replace("Object missing required field", "missing the required field")[:200]
 
