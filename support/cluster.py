@@ -15,6 +15,11 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 START_TIMEOUT = 180.0
+FRUGAL = (
+    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False",
+    "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL=1s",
+)
+"""The scheduler's environment that docs/cluster.md recommends."""
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 
@@ -129,9 +134,8 @@ class Scheduler(Program):
         """Start it and wait until it listens."""
         before = len(self.said())
         self.argv = [
-            sys.executable,
-            "-m",
-            "distributed.cli.dask_scheduler",
+            *("env", *FRUGAL),
+            *(sys.executable, "-m", "distributed.cli.dask_scheduler"),
             *("--host", f"{self._scheme}://{self._host}", "--port", str(self.port)),
             *("--no-dashboard", "--dashboard-address", "127.0.0.1:0"),
             *self._options,
