@@ -1,12 +1,13 @@
 """A cluster on this machine: two workers against one, the overhead of a remote command, and kills.
 
     python -m benchmarks.cluster [--quick] [--only scaling|overhead|kills] [--plot FILE]
-        [--operation NAME] [--rounds N] [--timeline]
+        [--operation NAME] [--rounds N] [--minutes N] [--timeline]
 
 scaling   each worker has a core of its own (pinned). Two plain FFmpegs, pinned alike, are the
           yardstick of the same run: two cores of a busy or virtual machine are not twice one.
           "By CPU time" is what the commands alone would reach on idle cores: what runs on this
           machine, and what the busiest worker runs. --timeline says where each command's time went.
+          --plot draws the table.
 overhead  a short command on a worker, and the same one here, in turns.
 kills     twenty tasks on a real server while workers and the scheduler are killed ten times.
 """
@@ -151,16 +152,23 @@ class TimedJob(RealJob):
     """A job that notes what runs here."""
 
     async def run_together(self, commands: Sequence[Command]) -> list[Completed]:
-        """Run commands at once, and note those that ran here alone."""
+        """Run commands at once, and note those that run here; the first has all their CPU time."""
         runner: Any = self.runner
-        known = len(runner.steps)
-        began = time.monotonic() - runner.began
+        began, used = runner.workers.now() - runner.began, _children_time()
         done = await super().run_together(commands)
-        ended = time.monotonic() - runner.began
-        if len(commands) == 1 and len(runner.steps) == known:
-            cpu = done[0].cpu_time
-            runner.steps.append(Step(commands[0].stage, "here", began, ended, cpu))
+        used = _children_time() - used
+        for command, each in zip(commands, done, strict=True):
+            if command.near or command.program != "ffmpeg":
+                step = Step(command.stage, "here", began, began + each.elapsed, used)
+                runner.steps.append(step)
+                used = 0.0
         return done
+
+
+def _children_time() -> float:
+    """Return the CPU time in seconds of all children that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +181,19 @@ class Row:
     two: float
     by_cpu: float
     plain: float
+    runs: int
+
+    @classmethod
+    def of(cls, name: str, runs: Sequence[tuple[Run, Run, float]]) -> Row:
+        """Return the medians of runs with one worker, with two, and of two FFmpegs."""
+        return cls(
+            name,
+            statistics.median(one.seconds for one, _, _ in runs),
+            statistics.median(two.seconds for _, two, _ in runs),
+            statistics.median(one.critical / two.critical for one, two, _ in runs),
+            statistics.median(plain for _, _, plain in runs),
+            len(runs),
+        )
 
     @property
     def ratio(self) -> float:
@@ -188,13 +209,13 @@ class Row:
         return (
             f"| {self.name} | {self.one:.1f} | {self.two:.1f} | {self.ratio:.2f} |"
             f" {self.by_cpu:.2f} | {self.plain:.2f} | {self.wanted:.2f}"
-            f"{'' if self.ratio >= self.wanted else ' (missed)'} |"
+            f"{'' if self.ratio >= self.wanted else ' (missed)'} | {self.runs} |"
         )
 
 
 TABLE = """\
-| of 60 s | one worker, s | two workers, s | times as fast | by CPU time | two FFmpegs | wanted |
-|---|---|---|---|---|---|---|"""
+| 60 s of | one worker, s | two, s | times as fast | by CPU time | two FFmpegs | wanted | runs |
+|---|---|---|---|---|---|---|---|"""
 
 
 def scaling(root: Path, options: argparse.Namespace) -> list[Row]:
@@ -210,31 +231,36 @@ def scaling(root: Path, options: argparse.Namespace) -> list[Row]:
         "webm": WebM(start_time=0.0, duration=float(seconds)),
         "compress": Compress(),
     }
-    runs: dict[str, tuple[list[Run], list[Run]]] = {
-        name: ([], []) for name in work if options.operation in (None, name)
-    }
-    plain: dict[str, list[float]] = {name: [] for name in runs}
+    names = [name for name in work if options.operation in (None, name)]
+    runs: dict[str, list[tuple[Run, Run, float]]] = {name: [] for name in names}
+    end = time.monotonic() + 60 * options.minutes
+    took: dict[str, float] = {}
     for number in range(rounds):
-        for workers in (1, 2):
-            # One cluster at a time: an idle one takes time, too.
-            cluster = Cluster(_folder(root / f"cluster-{number}-{workers}"), cores[:workers])
-            try:
-                for name, of_name in runs.items():
+        for name in names:
+            began = time.monotonic()
+            if began + took.get(name, 0.0) > end:
+                continue  # there is no time for another round of this one
+            ones_and_twos = []
+            for workers in (1, 2):
+                # One cluster at a time: an idle one takes time, too.
+                cluster = Cluster(_folder(root / f"{name}-{number}-{workers}"), cores[:workers])
+                try:
                     run = one_run(cluster, name, work[name], film)
-                    of_name[workers - 1].append(run)
-                    if options.timeline:
-                        print(f"{name}, {workers} workers", run.timeline(), sep="\n", flush=True)
-                    if workers == 2:
-                        plain[name].append(plain_pair(film, cores))
-            finally:
-                cluster.close()
-    rows = []
-    print(TABLE)
-    for name, (ones, twos) in runs.items():
-        one, two = (statistics.median(run.seconds for run in each) for each in (ones, twos))
-        cpu = [statistics.median(run.critical for run in each) for each in (ones, twos)]
-        rows.append(Row(name, one, two, cpu[0] / cpu[1], statistics.median(plain[name])))
-        print(rows[-1], flush=True)
+                finally:
+                    cluster.close()
+                ones_and_twos.append(run)
+                if options.timeline:
+                    print(f"{name}, {workers} workers", run.timeline(), sep="\n", flush=True)
+            one, two = ones_and_twos
+            runs[name].append((one, two, plain_pair(film, cores)))
+            took[name] = time.monotonic() - began
+            print(
+                f"{name}: {one.seconds:.1f} s, {two.seconds:.1f} s,"
+                f" plain {runs[name][-1][2]:.2f}; load {os.getloadavg()[0]:.1f}",
+                flush=True,
+            )
+    rows = [Row.of(name, found) for name, found in runs.items() if found]
+    print("", TABLE, *rows, "", sep="\n", flush=True)
     return rows
 
 
@@ -250,10 +276,10 @@ def one_run(cluster: Cluster, name: str, parameters: Parameters, film: Path) -> 
     assert isinstance(runner, TimedRunner)
     try:
         runner.steps = []
-        runner.began = time.monotonic()
+        runner.began = runner.workers.now()
         job = TimedJob(film, folder, parameters, runner=runner, threads=2)
         run_operation(OPERATIONS[name], job)
-        return Run(time.monotonic() - runner.began, runner.steps)
+        return Run(runner.workers.now() - runner.began, runner.steps)
     finally:
         runner.release(Workspace(key_of_path(film), key_of_path(folder)))
         close_runner(runner)
@@ -393,9 +419,14 @@ def main() -> int:
     parser.add_argument("--plot", type=Path, help="draw the scaling table to this file")
     parser.add_argument("--operation", choices=["resolution", "webm", "compress"])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--minutes", type=float, default=11.0, help="begin no run that would end later (11)"
+    )
     parser.add_argument("--timeline", action="store_true", help="print each command of each task")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    if options.plot is not None:
+        import matplotlib  # noqa: F401 - pip install -e ".[bench]"; better now than after all runs
     root = Path(tempfile.mkdtemp(prefix="vidproc-bench-cluster-")).resolve()
     ok = True
     print(f"load {os.getloadavg()[0]:.1f}, {len(os.sched_getaffinity(0))} cores")
