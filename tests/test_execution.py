@@ -47,6 +47,18 @@ class CommandGroupTests(SynchronousTestCase):
         ended = self.successResultOf(running)
         self.assertEqual([each.stdout for each in ended], [b"one", b"two"])
 
+    def test_the_most_work_is_begun_first(self) -> None:
+        """Whoever waits for cores then waits for little; the results keep their order."""
+        commands = [replace(ONE, weight=weight) for weight in (0.1, 0.5, 0.2)]
+        self.group = CommandGroup(self.runner, commands, Workspace("", ""), 2, self.progress.append)
+        running = self.run_group()
+        begun = list(self.runner.running)
+        self.assertEqual([each.command.weight for each in begun], [0.5, 0.2, 0.1])
+        for number, each in enumerate(begun):
+            each.complete(b"%d" % number)
+        ended = self.successResultOf(running)
+        self.assertEqual([each.stdout for each in ended], [b"2", b"0", b"1"])
+
     def test_one_that_fails_has_the_other_stopped(self) -> None:
         """The error is the failure, not that the other was stopped; both have ended by then."""
         self.runner.stops_at_once = False

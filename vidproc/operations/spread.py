@@ -363,9 +363,7 @@ async def encode(
     done: list[Completed] = []
     try:
         for careful in (False, True):
-            # The longest first, so that none of them is begun when the others are done.
-            order = sorted(waiting, key=film.length, reverse=True)
-            done += await job.run_together([command_for(segment, careful) for segment in order])
+            done += await job.run_together([command_for(segment, careful) for segment in waiting])
             found, read = await _check(job, film, waiting, readers)
             counted |= found
             waiting = [each for each in waiting if not right(film, each, counted[each.number])]

@@ -61,11 +61,15 @@ class CommandGroup:
 
         Raises the error of the first command that failed by itself, `CommandStopped` after `stop`.
         """
-        ends = [
-            Deferred.fromCoroutine(self._run(number, command))
-            for number, command in enumerate(self._commands)
-        ]
-        ended: Any = await DeferredList(ends, consumeErrors=True)
+        # Where they wait for cores, the one with the most work must not be the last to begin.
+        numbered = sorted(enumerate(self._commands), key=lambda each: -each[1].weight)
+        ends = {
+            number: Deferred.fromCoroutine(self._run(number, command))
+            for number, command in numbered
+        }
+        ended: Any = await DeferredList(
+            [ends[number] for number in range(len(ends))], consumeErrors=True
+        )
         errors = [found.value for succeeded, found in ended if not succeeded]
         if errors:
             # Those that were stopped failed only because of another one.

@@ -206,7 +206,8 @@ class Attempt:
         self._check_stopped()
         self._set_stage(commands[0].stage)
         await self._write_files(commands)
-        workspace = await self._bounded_workspace(len(commands))
+        writers = sum(bool(command.outputs) for command in commands)
+        workspace = await self._bounded_workspace(max(1, writers))
         self._check_stopped()
         self.speed = None
         group = self._group = CommandGroup(

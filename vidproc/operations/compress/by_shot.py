@@ -225,7 +225,7 @@ async def _sample(
         )
         for s, name in zip(samples, names, strict=True)
     ]
-    width = segments.at_once(work)
+    width = segments.at_once(work, len(film))
     done: list[Completed] = []
     for at in range(0, len(film) + width, width):
         # Scores of what the last round encoded, beside the next round's encodes.
@@ -282,7 +282,8 @@ async def _encode(work: Work, takes: Sequence[_Take], aim: float | None, weight:
     """
     waiting = _spread([take for take in takes if take.file is None])
     per_second = weight / 1.3 / sum(take.shot.length for take in waiting)
-    width = segments.at_once(work)
+    # Without an aim there is nothing to learn from the first ones.
+    width = segments.at_once(work, len(waiting) if aim is None else 0)
     unscored: list[_Take] = []
     first = True
     while waiting or unscored:

@@ -48,11 +48,15 @@ def possible(media: MediaInfo) -> bool:
     )
 
 
-def at_once(work: Work) -> int:
-    """Return how many segments are encoded at once: more than cores, so that none stays idle."""
+def at_once(work: Work, waiting: int = 0) -> int:
+    """Return how many segments are encoded at once: more than cores, so that none stays idle.
+
+    A cluster gets all of those that are `waiting`, and lets them wait for its cores.
+    """
     pixels = work.size[0] * work.size[1]
     here = max(2, min(2 * work.job.threads, MOST, _MOST_PIXELS // pixels))
-    return max(here, 2 * work.job.capabilities.spare_cores)
+    spare = work.job.capabilities.spare_cores
+    return max(here, 2 * spare, waiting if spare >= 2 else 0)
 
 
 def encode_command(
