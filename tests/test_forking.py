@@ -180,7 +180,7 @@ class ForkServerFailureTests(ForkingCase):
         """Start the script as the probe would be."""
         running = MediaProcess(reactor, time.monotonic, probe_command(), 1, lambda _: None, 300.0)
         sandbox = Sandbox(address_space=4 << 30, file_size=1 << 30, layers=self.layers, ready=4)
-        running.spawn(sandbox.wrap_script([script]), str(self.root), server)
+        running.spawn(sandbox.wrap_script([script]), server)
         return running
 
     async def test_a_child_dies_with_it_and_it_is_started_again(self) -> None:
@@ -308,7 +308,7 @@ class ForkServerFailureTests(ForkingCase):
         running = MediaProcess(reactor, time.monotonic, probe_command(), 1, lambda _: None, 300.0)
         argv = self.sandbox.wrap_script([script])
         argv.insert(argv.index("--"), "limit=RLIMIT_CPU:nonsense")
-        running.spawn(argv, str(self.root), server)
+        running.spawn(argv, server)
         error: Any = await self.assertFailure(running.result, CommandFailed)
         self.assertIs(error.kind, FailureKind.OURS)
         self.assertIn("launcher:", error.stderr_tail)

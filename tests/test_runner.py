@@ -12,6 +12,7 @@ import textwrap
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest import mock
 
 import psutil
 from twisted.internet import reactor
@@ -309,8 +310,19 @@ class LocalRunnerTests(TestCase):
         self.assertGreater(done.elapsed, 0)
         self.assertEqual(runner.running, set())
 
+    async def test_it_starts_in_its_folder_without_a_copy_of_this_process(self) -> None:
+        """A fork would hold up the reactor for longer, the more memory this process has."""
+        source = [argument.format(1) for argument in TEST_PATTERN]
+        command = Command(
+            program="ffmpeg", arguments=(*source, "relative.mkv"), stage="encoding", duration=1.0
+        )
+        with mock.patch("os.fork", side_effect=AssertionError):
+            running = self.start(self.runner(), command)
+        await running.result
+        self.assertGreater((self.root / "work" / "relative.mkv").stat().st_size, 1000)
+
     async def test_the_memory_of_what_starts_it_does_not_count(self) -> None:
-        """Before the launcher starts FFmpeg, the process is a copy of this one."""
+        """Before the launcher starts FFmpeg, it is the launcher's."""
         running = self.start(self.runner(), make_command(100000))
         running.measure()
         self.assertEqual(running.peak_memory, 0)

@@ -9,6 +9,7 @@ double it).
     parent=PID               the process that must be its parent
     limit=RLIMIT_NAME:VALUE  a resource limit
     nice=NUMBER              the nice value
+    chdir=PATH               the working directory
     layer=NAME               landlock, seccomp, namespaces or ipc
     seccomp=HEXADECIMAL      the filter, for `seccomp`
     read=PATH, write=PATH, execute=PATH
@@ -349,6 +350,8 @@ def become(
     """Apply all restrictions and become the program. For a script, return the function to call."""
     layers = settings.get("layer", ())
     os.setsid()
+    for folder in settings.get("chdir", ()):
+        os.chdir(folder)
     ready = keep_to_ourselves(settings.get("ready", []))
     limits = [limit.split(":") for limit in settings.get("limit", ())]
     apply_limits({name: int(value) for name, value in limits})

@@ -128,11 +128,13 @@ class Sandbox:
     ) -> list[str]:
         """Return the argv that starts the program `argv` (an absolute path and its arguments).
 
-        It may read the files `reads`, and read and write below `folder`, but access no other data.
+        It starts in `folder`. It may read the files `reads`, and read and write below `folder`, but
+        access no other data.
         """
         files = find_program_files(argv[0])
         return self._launch(
             argv,
+            chdir=[folder] if folder else [],
             create=writes,
             read=[*_READ, *files.read, *reads, *((folder,) if folder else ())],
             write=[*_WRITE, *writes],
@@ -158,6 +160,7 @@ class Sandbox:
                 *([f"{folder}/{package}", f"{folder}/{package}.libs"] if folder else ()),
             ],
             write=_WRITE,
+            chdir=["/"],
             script=["yes"],
             **{"import": [folder] if folder is not None else []},
         )

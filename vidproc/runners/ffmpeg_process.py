@@ -91,14 +91,14 @@ class MediaProcess(ProcessProtocol):
         self._next_check: IDelayedCall | None = None
         self._exited = False
         self._over = False
-        self._launch: tuple[list[str], str] = ([], "")
+        self._argv: list[str] = []
         self._forked: ForkedProcess | None = None
 
     def when_ended(self, callback: Callable[[], None]) -> None:
         """Call `callback` once, just before `result` fires."""
         self._on_ended = callback
 
-    def spawn(self, argv: list[str], cwd: str, fork_server: ForkServer | None = None) -> None:
+    def spawn(self, argv: list[str], fork_server: ForkServer | None = None) -> None:
         """Start the process; if that raises, `result` fails.
 
         With a `fork_server` it is a child of that, if possible.
@@ -106,7 +106,7 @@ class MediaProcess(ProcessProtocol):
         self._started_at = self._now()
         self._oom_kills = oom_kills()
         self._watchdog = Watchdog(self._stall_timeout, self._started_at)
-        self._launch = (argv, cwd)
+        self._argv = argv
         if fork_server is not None:
             self._forked = fork_server.fork(self, job_of(argv))
         if self._forked is not None or self._execute():
@@ -114,20 +114,20 @@ class MediaProcess(ProcessProtocol):
 
     def _execute(self) -> bool:
         """Start the process as a child of this one; return whether that was possible."""
-        argv, cwd = self._launch
+        argv = self._argv
         pipes: dict[int, int | str] = {1: "r", 2: "r", READY_FD: "r"}
         if self.command.program == "ffmpeg":
             pipes[PROGRESS_FD] = "r"
         try:
             _check_descriptors(_DESCRIPTORS)
             with open(os.devnull, "rb") as devnull:
-                # env={} because None means inherit, and path because there is no PATH to search.
+                # env={} because None means inherit. Without a path Twisted uses posix_spawn, not
+                # fork, which would copy our page tables and take ten times as long.
                 process = self._reactor.spawnProcess(
                     self,
                     argv[0],
                     argv,
                     env={},
-                    path=cwd,
                     childFDs={0: devnull.fileno(), **pipes},
                 )
         except Exception as error:
@@ -198,7 +198,7 @@ class MediaProcess(ProcessProtocol):
             process = psutil.Process(self.pid)
             self.cpu_time = max(self.cpu_time, _cpu_time(process))
             if self._ready:
-                # Before that it may still be a copy of this process, with all of its memory.
+                # Before that it is the launcher's.
                 self.peak_memory = max(self.peak_memory, process.memory_info().rss)
         except psutil.Error:
             pass  # it ended between two measurements

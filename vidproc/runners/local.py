@@ -118,7 +118,7 @@ class LocalRunner:
         )
         launch = self._launch(sandbox, command, argv, reads, cwd, [*writes.values()])
         fork_server = self._fork_server if command.program == "probe" else None
-        place = Place(command.memory, lambda: running.spawn(launch, cwd, fork_server))
+        place = Place(command.memory, lambda: running.spawn(launch, fork_server))
         self.running.add(running)
 
         def ended() -> None:
