@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +75,16 @@ class OptionTests(SynchronousTestCase):
         """In one line, with status 1."""
         self.assertEqual(main([REMOTE, "--object-store", self.store]), 1)
         self.assertRaises(SystemExit, main, [LOCAL, "--memory", "much"])
+
+    def test_a_folder_that_cannot_be_is_named(self) -> None:
+        """With its option, in one line."""
+        path = Path(self.mktemp()).absolute()
+        path.touch()
+        errors = io.StringIO()
+        with contextlib.redirect_stderr(errors):
+            status = main([LOCAL, "--object-store", self.store, "--log-dir", str(path)])
+        self.assertEqual(status, 1)
+        self.assertIn(f"--log-dir: the folder {path} cannot be created", errors.getvalue())
 
 
 class ImportTests(SynchronousTestCase):

@@ -247,6 +247,14 @@ class ShownTests(ConfigurationCase):
         again = tomllib.loads(out)
         self.assertEqual((again["retention"], again["http"]), ("2h", ["9980"]))
 
+    def test_a_frontend_that_is_off_stays_off_in_what_is_shown(self) -> None:
+        """The output is a file that means the same."""
+        path = self.file("port = []\nhttp = 9980\n")
+        for _ in range(2):
+            status, out, _ = self.server_says("--config", path, "--show-config")
+            self.assertEqual((status, tomllib.loads(out)["port"]), (0, []))
+            path = self.file(out)
+
     def test_keys_and_passwords_are_left_out(self) -> None:
         self.assertEqual(without_secrets("s3://me:key@host/b"), "s3://***@host/b")
         self.assertEqual(without_secrets("x:password=abc:y"), "x:password=***:y")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import shutil
 import sys
@@ -44,6 +45,25 @@ class PathTests(SynchronousTestCase):
         options = parse("--data-dir=here", "--log-dir=there")
         self.assertEqual(options["data-dir"], Path("here").absolute())
         self.assertEqual(options["log-dir"], Path("there").absolute())
+
+
+class RefusalTests(SynchronousTestCase):
+    def refused(self, *arguments: str) -> str:
+        """Return the line that the wrong arguments print."""
+        error = io.StringIO()
+        with contextlib.redirect_stderr(error):
+            exited = self.assertRaises(SystemExit, parse, *arguments)
+        self.assertEqual((exited.code, error.getvalue().count("\n")), (1, 1))
+        return error.getvalue()
+
+    def test_files_and_folders_are_looked_at_before_anything_is_forked(self) -> None:
+        path = Path(self.mktemp())
+        self.assertIn("cannot be read (No such file", self.refused(f"--token-file={path}"))
+        path.touch()
+        self.assertIn(f"{path} is not a folder", self.refused(f"--log-dir={path.absolute()}"))
+
+    def test_an_argument_that_is_no_option_is_named(self) -> None:
+        self.assertIn("'9999' is not expected", self.refused("--owner-only", "9999"))
 
 
 class ConfigTests(SynchronousTestCase):

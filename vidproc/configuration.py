@@ -218,7 +218,9 @@ def as_toml(held: Iterable[Held]) -> list[str]:
     rows = []
     for one in held:
         texts = [_quoted(without_secrets(text)) for text in one.texts]
-        if not texts:
+        if not texts and one.repeatable and one.kind != "default":
+            line = f"{one.name} = []"  # this turns the default off
+        elif not texts:
             line = f"# {one.name} is not set"
         elif one.flag:
             line = f"{one.name} = {one.texts[0]}"

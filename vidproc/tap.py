@@ -114,6 +114,11 @@ class Options(usage.Options):
         print(version_text())
         sys.exit(0)
 
+    def parseArgs(self, *arguments: str) -> None:
+        """There are none; twistd's message would not say so."""
+        if arguments:
+            raise usage.UsageError(f"{arguments[0]!r} is not expected; options begin with --")
+
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Parse; a wrong option prints one line to standard error and exits with status 1."""
         try:
@@ -240,6 +245,10 @@ class Options(usage.Options):
             if daemon and not self["show-config"]:
                 raise usage.UsageError("--log-dir: - needs twistd -n; a daemon has no output")
             self["log-dir"] = None
+        elif self["log-dir"].exists() and not self["log-dir"].is_dir():
+            raise usage.UsageError(
+                f"--log-dir: {self['log-dir']} is not a folder; name one, or - for standard output"
+            )
         try:
             ownership.check(self["data-dir"])
         except (ownership.NotADataFolder, OSError) as error:
@@ -293,7 +302,12 @@ class Options(usage.Options):
         if self["token-file"] is not None:
             try:
                 self["tokens"] = Tokens.read(Path(self["token-file"]).expanduser().absolute())
-            except (OSError, ValueError) as error:
+            except OSError as error:
+                raise usage.UsageError(
+                    f"--token-file: {self['token-file']} cannot be read "
+                    f"({error.strerror or error}); name a file with a name and a token on each line"
+                ) from None
+            except ValueError as error:
                 raise usage.UsageError(f"--token-file: {error}") from None
         else:
             self["tokens"] = Tokens()

@@ -157,8 +157,7 @@ def _build(
     memory = options.memory or memory_budget()
     output: Any = sys.__stdout__
     if options.log_dir != "-":
-        log_dir = Path(options.log_dir).absolute()
-        log_dir.mkdir(parents=True, exist_ok=True)
+        log_dir = _folder("log-dir", Path(options.log_dir).absolute())
         output = bounded_file(log_dir / "worker.log")
         stack.callback(output.close)
     _log_to(line_observer(output, _worth_a_line, FORMATS[options.log_format]), stack)
@@ -190,6 +189,17 @@ def _log_to(observer: Any, stack: contextlib.ExitStack) -> None:
     stack.callback(globalLogPublisher.removeObserver, observer)
 
 
+def _folder(option: str, path: Path) -> Path:
+    """Return a folder that an option names; create it if need be. Raises `_CannotStart`."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _CannotStart(
+            f"--{option}: the folder {path} cannot be created ({error.strerror}); name another"
+        ) from None
+    return path
+
+
 def _scratch_folder(named: str | None, stack: contextlib.ExitStack) -> Path:
     """Return the scratch folder, locked. Folders that killed workers have left are removed.
 
@@ -201,8 +211,7 @@ def _scratch_folder(named: str | None, stack: contextlib.ExitStack) -> Path:
         root = Path(tempfile.mkdtemp(prefix=_TEMPORARY))
         stack.callback(shutil.rmtree, root, ignore_errors=True)
     else:
-        root = Path(named).expanduser().absolute()
-        root.mkdir(parents=True, exist_ok=True)
+        root = _folder("scratch", Path(named).expanduser().absolute())
     lock = _lock(root)
     if lock is None:
         raise _CannotStart(f"another worker uses {root}; name another folder with --scratch")
