@@ -25,10 +25,11 @@ from tests.ports import port_of
 from vidproc.client.client import Client
 from vidproc.client.command_line import parse_command_line
 from vidproc.client.display import PlainDisplay
-from vidproc.client.files import PartFile, Source
+from vidproc.client.files import PartFile
 from vidproc.client.link import Link, RetryPolicy
 from vidproc.client.options import Options
 from vidproc.client.session import Session
+from vidproc.client.source import Source
 from vidproc.client.upload import UploadRequest
 from vidproc.mmp.codec import (
     Decoder,

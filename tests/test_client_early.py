@@ -191,7 +191,7 @@ class StartupTests(SynchronousTestCase):
         found = self.run_code(
             "import json, sys\n"
             "from vidproc.client import startup, tls, cli\n"
-            "tls.do_without_tls(); startup.postpone_unused()\n"
+            "startup.begin(); startup.before_twisted(); tls.do_without_tls()\n"
             "import vidproc.client.early, vidproc.client.run, twisted.internet.reactor\n"
             f"print(json.dumps([name for name in {slow!r} if sys.modules.get(name)]))"
         )
@@ -209,7 +209,7 @@ class StartupTests(SynchronousTestCase):
         found = self.run_code(
             "import json, sys\n"
             "from vidproc.client import startup\n"
-            "startup.postpone_unused()\n"
+            "startup.begin(); startup.before_twisted()\n"
             "before = 'urllib.request' in sys.modules\n"
             "from http import cookiejar\n"
             "print(json.dumps([before, cookiejar.CookieJar().__class__.__name__]))"

@@ -5,7 +5,6 @@ The command-line client and the Python API do so in the same folder.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
@@ -62,6 +61,8 @@ class ResumeFile:
 
     def __init__(self, identity: Mapping[str, Any], log: Log) -> None:
         self._identity = json.dumps(identity, sort_keys=True)
+        import hashlib  # only now: the client imports this module before it sends anything
+
         self._name = hashlib.sha256(self._identity.encode()).hexdigest()
         self._log = log
         self._base: Path | None = None

@@ -27,10 +27,10 @@ from vidproc.client.display import write_line
 from vidproc.client.errors import Refused
 from vidproc.client.exit_status import DONE
 from vidproc.client.explain import explain
-from vidproc.client.files import Source
 from vidproc.client.link import RetryPolicy
 from vidproc.client.next_steps import RunState
 from vidproc.client.options import Film, Options
+from vidproc.client.source import Source
 from vidproc.client.words import printable
 from vidproc.reactor import IFullReactor
 from vidproc.resume import ResumeFile

@@ -18,10 +18,10 @@ from vidproc.client.display import Display
 from vidproc.client.errors import InputChanged, Refused
 from vidproc.client.exit_status import DONE, FAILED, USAGE
 from vidproc.client.explain import explain
-from vidproc.client.files import Source
 from vidproc.client.films import existing_result
 from vidproc.client.next_steps import RunState
 from vidproc.client.options import Film, Options
+from vidproc.client.source import Source
 from vidproc.client.steps import Steps, resume_file
 from vidproc.client.texts import unfinished_lines, warnings_of
 from vidproc.client.words import printable

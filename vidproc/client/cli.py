@@ -1,6 +1,7 @@
 """The command ``vidproc``: parses, runs, and returns an exit status.
 
-Imports nothing heavy: Twisted, rich and msgspec are imported only when there is work to do.
+Imports nothing heavy: the parser is imported after `startup.begin`, Twisted, rich and msgspec only
+when there is work to do.
 """
 
 from __future__ import annotations
@@ -11,12 +12,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vidproc.client import startup
-from vidproc.client.command_line import parse_command_line
-from vidproc.client.options import Options, UsageError
 from vidproc.client.tls import do_without_tls
 
 if TYPE_CHECKING:
     from vidproc.client.early import EarlyUpload
+    from vidproc.client.options import Options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,12 +38,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
+    from vidproc.client.command_line import parse_command_line
+    from vidproc.client.options import UsageError
+
     try:
         options = parse_command_line(argv)
         if not options.tls:
             do_without_tls()
-        startup.postpone_unused()
         early = _begin_early(options)
+        startup.before_twisted()
         from vidproc.client.run import run
 
         return run(options, early)

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from vidproc.client.files import Source
 from vidproc.client.options import Options
 from vidproc.client.requests import encode_request, upload_fields
+from vidproc.client.source import Source
 from vidproc.mmp.errors import LocalProtocolError
 from vidproc.resume import REMEMBER_FROM
 

@@ -15,10 +15,11 @@ from vidproc.client.display import Display, write_line
 from vidproc.client.errors import InputChanged
 from vidproc.client.exit_status import DONE, FAILED
 from vidproc.client.explain import explain
-from vidproc.client.files import Source, safe_stem
+from vidproc.client.files import safe_stem
 from vidproc.client.films import existing_result
 from vidproc.client.next_steps import RunState
 from vidproc.client.options import Options
+from vidproc.client.source import Source
 from vidproc.client.steps import Steps, resume_file
 from vidproc.client.texts import (
     cancel_sentence,

@@ -11,13 +11,25 @@ import sys
 from importlib.machinery import ModuleSpec
 from importlib.util import LazyLoader, find_spec, module_from_spec
 
-_UNUSED = ("http.cookiejar",)
-"""Modules that Twisted imports but that none of what the client uses ever calls."""
-
 
 def begin() -> None:
-    """Collect no garbage while modules are imported: they leave none."""
+    """Prepare for imports: collect no garbage, as they leave none."""
     gc.disable()
+
+
+def before_twisted() -> None:
+    """Have a module of a fifth of Twisted's imports be loaded when it is first used: never."""
+    name = "http.cookiejar"
+    if name in sys.modules:
+        return
+    spec: ModuleSpec | None = find_spec(name)
+    if spec is None or spec.loader is None:
+        return
+    spec.loader = LazyLoader(spec.loader)
+    module = sys.modules[name] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    # Twisted finds it there; an import of the module itself would load it.
+    sys.modules["http"].cookiejar = module  # type: ignore[attr-defined]
 
 
 def started() -> None:
@@ -29,24 +41,3 @@ def started() -> None:
 def end() -> None:
     """Let the interpreter end without looking for garbage in all that it has."""
     gc.freeze()
-
-
-def postpone_unused() -> None:
-    """Have modules that Twisted imports without need be loaded when they are first used.
-
-    Does nothing about those that have been imported already.
-    """
-    for name in _UNUSED:
-        if name not in sys.modules:
-            _postpone(name)
-
-
-def _postpone(name: str) -> None:
-    spec: ModuleSpec | None = find_spec(name)
-    if spec is None or spec.loader is None:
-        return
-    spec.loader = LazyLoader(spec.loader)
-    module = sys.modules[name] = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    parent, _, child = name.rpartition(".")
-    setattr(sys.modules[parent], child, module)

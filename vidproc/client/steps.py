@@ -14,9 +14,9 @@ from vidproc.client.client import Client
 from vidproc.client.display import Display
 from vidproc.client.errors import InputChanged, Refused, WaitOver
 from vidproc.client.fetch import Fetch
-from vidproc.client.files import Source
 from vidproc.client.log import Log
 from vidproc.client.options import Options
+from vidproc.client.source import Source
 from vidproc.client.upload import UploadRequest
 from vidproc.client.words import describe_status
 from vidproc.reactor import IFullReactor
