@@ -399,7 +399,11 @@ def kills(root: Path, tasks: int, count: int, seed: int) -> bool:
             time.sleep(chance.uniform(0.0, 1.0))
             victim.start()
             killed.append(victim.name)
-        states = [client.wait(task_id)["status"] for task_id in ids]
+        ended = [client.wait(task_id) for task_id in ids]
+        for status in ended:
+            if status["status"] != "completed":
+                print(f"{status['task_id']}: {status['status']}, {status['error']}")
+        states = [status["status"] for status in ended]
         wait_until(lambda: not cluster.left_on_disk(), what="objects are left")
         server.stop()
         wait_until(lambda: not media_processes(root), what="processes are left")

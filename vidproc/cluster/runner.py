@@ -41,6 +41,8 @@ SHORT = 5.0
 COMING_BACK = 20.0
 """Seconds that commands wait for workers when all of them were lost, before they run here."""
 _PAUSE = 0.5
+_LOSSES = 100
+"""Lost workers that are remembered."""
 _SMALL = 64 << 20
 """Bytes of input up to which a command for one core runs here (the audio of a short video)."""
 
@@ -102,6 +104,7 @@ class ClusterRunner:
         self._capabilities = ClusterCapabilities(ffmpeg, self)
         self._remote: dict[RemoteRunning, None] = {}
         self._by_key: dict[str, RemoteRunning] = {}
+        self._losses: dict[str, tuple[float, list[RemoteRunning]]] = {}
         self._was_up = False
         self._sweep_every = sweep_every
         self._next_sweep = 0.0
@@ -206,9 +209,18 @@ class ClusterRunner:
         """Expect no worker back."""
         self._last_up = float("-inf")
 
-    def pause(self) -> Deferred[None]:
+    def pause(self, seconds: float = _PAUSE) -> Deferred[None]:
         """Wait a moment for workers."""
-        return deferLater(self._reactor, _PAUSE, lambda: None)
+        return deferLater(self._reactor, seconds, lambda: None)
+
+    def now(self) -> float:
+        """Return the time in seconds."""
+        seconds: float = self._reactor.seconds()
+        return seconds
+
+    def lost_another(self, running: RemoteRunning, since: float) -> bool:
+        """Return whether a worker that did not run this command was lost since then."""
+        return any(at >= since and running not in ran for at, ran in self._losses.values())
 
     @property
     def spare_cores(self) -> int:
@@ -309,8 +321,11 @@ class ClusterRunner:
 
     def _lost(self, worker: Worker, reason: str) -> None:
         """Let the commands of a worker that is gone go on elsewhere."""
-        grants = list(worker.grants)
-        for grant in grants:
-            for running in list(self._remote):
-                if running.key == grant.key:
-                    running.lost(reason or "the scheduler was lost", blamed=bool(reason))
+        keys = {grant.key for grant in worker.grants}
+        ran = [running for running in self._remote if running.key in keys]
+        if reason and worker.state.taking and worker.facts.id not in self._losses:
+            self._losses[worker.facts.id] = (self.now(), ran)
+            while len(self._losses) > _LOSSES:
+                del self._losses[next(iter(self._losses))]
+        for running in ran:
+            running.lost(reason or "the scheduler was lost", blamed=bool(reason))

@@ -39,6 +39,13 @@ R = TypeVar("R")
 
 MOST_LOSSES = 3
 """Workers that a command may take with it before it is the command's own fault."""
+MOST_UNLUCKY = 6
+"""The same if other workers were lost meanwhile: it may just have been there each time."""
+REST = 15.0
+"""Seconds that a command waits after its second loss. If workers are lost for another reason, such
+as someone who restarts one after another, it is seen by then."""
+_BEFORE = 60.0
+"""Seconds before a command's first loss in which other losses count as well."""
 MOST_FAULTS = 4
 """Workers that may be unable to run a command before it runs on this machine."""
 _THE_WORKERS = frozenset({FailureKind.SPACE, FailureKind.REFUSED, FailureKind.OURS})
@@ -72,8 +79,14 @@ class Cluster(Protocol):
     def expects_workers(self) -> bool:
         """Whether workers may be back soon."""
 
-    def pause(self) -> Deferred[None]:
+    def pause(self, seconds: float = 0.5) -> Deferred[None]:
         """Wait a moment for them."""
+
+    def now(self) -> float:
+        """Return the time in seconds."""
+
+    def lost_another(self, running: RemoteRunning, since: float) -> bool:
+        """Return whether a worker that did not run this command was lost since then."""
 
     def has_another(self, worker: Worker) -> bool:
         """Return whether there is a worker besides this one."""
@@ -114,6 +127,7 @@ class RemoteRunning:
         self._interrupt: Deferred[Any] | None = None
         self._stopping = False
         self._lost_on: list[str] = []
+        self._first_loss = 0.0
         self._faults = 0
         self.journey = Journey(runner.workers.now)
 
@@ -228,6 +242,8 @@ class RemoteRunning:
     async def _try_worker(self) -> Completed | None:
         """Run the command on a worker; return None if it is to be tried again."""
         self.journey.begin()
+        if len(self._lost_on) >= MOST_LOSSES - 1:
+            await self._unless_interrupted(self._runner.pause(REST))
         files = await self._unless_interrupted(
             self._runner.objects.ship(self.command, self._workspace)
         )
@@ -328,9 +344,12 @@ class RemoteRunning:
         self._tell(f"worker {worker.facts.id}: {lost}")
         if not lost.blamed:
             return
+        if not self._lost_on:
+            self._first_loss = self._runner.now()
         self._lost_on.append(worker.facts.id)
+        unlucky = self._runner.lost_another(self, self._first_loss - _BEFORE)
         on_two = len(set(self._lost_on)) >= 2 or not self._runner.has_another(worker)
-        if len(self._lost_on) >= MOST_LOSSES and on_two:
+        if len(self._lost_on) >= (MOST_UNLUCKY if unlucky else MOST_LOSSES) and on_two:
             raise CommandFailed(
                 self.command,
                 f"{len(self._lost_on)} workers were lost while they ran it",
