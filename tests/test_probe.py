@@ -89,6 +89,19 @@ class FactsTests(TestCase):
             [(s.language, s.text) for s in info.subtitles], [("eng", True), ("deu", True)]
         )
 
+    def test_a_picture_beside_a_film_is_not_the_film(self) -> None:
+        """An animated AVIF begins with a still; a file with nothing else is a film of one frame."""
+        folder = media.scratch(self)
+        for name, frames in (("animation.avif", 5), ("still.avif", 1)):
+            clip = media.synthesise(
+                folder / name,
+                *("-frames:v", str(frames), "-c:v", "libaom-av1", "-cpu-used", "8"),
+                lavfi="testsrc2=s=64x48:r=25",
+            )
+            info = media.probe(clip)
+            assert info.video is not None
+            self.assertEqual((info.video.frames, info.other_videos, info.covers), (frames, 0, ()))
+
     def test_a_cover_is_not_a_video(self) -> None:
         """Audio with a cover image has no video."""
         info = media.probe(media.FLAC)

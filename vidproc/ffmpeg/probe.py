@@ -173,7 +173,9 @@ def _media(found: dict[str, Any], size: int) -> MediaInfo:
         origin = min((start for start in starts if start is not None), default=0.0)
     main = found.get("video")
     video = next((s for s in streams if s.get("index") == main and main is not None), None)
-    videos = [s for s in streams if s["type"] == "video" and not s.get("cover")]
+    videos = [
+        s for s in streams if s["type"] == "video" and not s.get("cover") and not s.get("still")
+    ]
     covers = [s for s in streams if s["type"] == "video" and s.get("cover")]
     audios = [s for s in streams if s["type"] == "audio" and _playable_audio(s)]
     titles = [s for s in streams if s["type"] == "subtitle"]

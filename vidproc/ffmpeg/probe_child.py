@@ -137,6 +137,12 @@ def probe(path: str, options: dict[str, Any]) -> dict[str, Any]:
         if len(streams) > options["max_streams"]:
             raise Refused("too_many_streams", str(len(streams)))
         videos = [s for s in streams if s.type == "video" and not _is_cover(s)]
+        # A single picture beside a film is not the film: an animated AVIF begins with one.
+        stills = {s.index for s in videos if s.frames == 1}
+        if len(stills) < len(videos):
+            videos = [s for s in videos if s.index not in stills]
+        else:
+            stills = set()
         video = videos[0] if videos else None
         for stream in videos:
             if _pixels(stream) > options["max_pixels"]:
@@ -151,7 +157,9 @@ def probe(path: str, options: dict[str, Any]) -> dict[str, Any]:
                 key[:_TEXT]: text[:_TEXT]
                 for key, text in itertools.islice(container.metadata.items(), _TAGS_KEPT)
             },
-            "streams": [_stream_facts(stream) for stream in streams],
+            "streams": [
+                _stream_facts(stream) | {"still": stream.index in stills} for stream in streams
+            ],
             "video": video.index if video is not None else None,
         }
         frames, tallies, complete = _read(container, video, streams, options, deadline)
