@@ -70,6 +70,7 @@ class ParameterTests(CommandLineCase):
                 "hdr": "sdr",
                 "audio_tracks": "default",
             },
+            "--type compress --codec av1 --grain auto": {"codec": "av1", "grain": "auto"},
             "--type compress --quality 92.5 --codec hevc --preset small --target-size 8M": {
                 "quality": 92.5,
                 "codec": "hevc",

@@ -174,6 +174,7 @@ def _add_parameters(group: argparse._ArgumentGroup) -> None:
         "audio_tracks": ("WHICH", "all, or only the default one (all)"),
         "plays": ("CODECS", "that you can play, such as h264,hevc; --codec auto takes the best"),
         "hdr": ("WHAT", "keep HDR, or make sdr of it (keep; with h264 sdr)"),
+        "grain": ("HOW", "off, or auto: players synthesise the film grain; takes av1 (off)"),
         "bitrate": ("BITS", "per second, 32k to 320k (a high-quality variable bit rate)"),
         "track": ("TRACK", "which audio track: a number from 1, or a language such as eng"),
         "fps": ("N", "frames per second, 1 to 50 (12)"),

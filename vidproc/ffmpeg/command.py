@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
-Program = Literal["ffmpeg", "probe", "survey"]
+Program = Literal["ffmpeg", "probe", "survey", "grain"]
 
 SOURCE = "source"
 """The file name of the task's input; all other names are in the attempt's folder."""

@@ -142,14 +142,18 @@ class Sandbox:
         )
 
     def wrap_script(
-        self, argv: Sequence[str], reads: Sequence[str] = (), package: str | None = None
+        self,
+        argv: Sequence[str],
+        reads: Sequence[str] = (),
+        package: str | None = None,
+        writes: Sequence[str] = (),
     ) -> list[str]:
         """Return the argv that calls ``main`` of the Python script `argv` (its path and arguments).
 
         The script is imported before the layers are applied, with all its imports; besides the
         standard library it can import `package`. After that it may read the files `reads` and those
-        of `package` (which imports parts of itself late), write only to its pipes, and start no
-        program.
+        of `package` (which imports parts of itself late), write only to its pipes and to the files
+        `writes`, and start no program.
         """
         folder = _folder_of(package) if package is not None else None
         return self._launch(
@@ -159,7 +163,8 @@ class Sandbox:
                 *reads,
                 *([f"{folder}/{package}", f"{folder}/{package}.libs"] if folder else ()),
             ],
-            write=_WRITE,
+            create=writes,
+            write=[*_WRITE, *writes],
             chdir=["/"],
             script=["yes"],
             **{"import": [folder] if folder is not None else []},

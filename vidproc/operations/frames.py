@@ -8,7 +8,7 @@ probe's findings into ffmpeg-python nodes and sentences.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -34,10 +34,21 @@ _RGB_SCALER = "lanczos"  # full-resolution chroma makes a GIF of drawings 7 % la
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
-    """What frames become: a pixel format of FFmpeg's, and whether PQ and HLG stay as they are."""
+    """What frames become: a pixel format of FFmpeg's, and whether PQ and HLG stay as they are.
+
+    `denoise` are the strengths with which grain is removed from luma and chroma, in 8-bit values.
+    """
 
     format: str = "yuv420p"
     hdr: bool = False
+    denoise: tuple[float, float] | None = None
+
+    def scaled(self, factor: float) -> Pixels:
+        """Return the same for frames that are smaller by a factor, where grain is weaker."""
+        if self.denoise is None or factor == 1.0:
+            return self
+        luma, chroma = (round(factor * strength, 2) for strength in self.denoise)
+        return replace(self, denoise=(luma, chroma))
 
 
 def require_video(media: MediaInfo) -> VideoStream:
@@ -119,7 +130,20 @@ def normalised(
             stream = stream.filter("crop", width, height, 0, 0, exact=1)
         flags = _RGB_SCALER if is_rgb(pixels.format) else _SCALER
         stream = stream.filter("scale", width, height, flags=flags, **options)
-    return stream.filter("format", pixels.format).filter("setsar", 1)
+    stream = stream.filter("format", pixels.format).filter("setsar", 1)
+    return _denoised(stream, pixels.denoise) if pixels.denoise is not None else stream
+
+
+def _denoised(stream: Any, strengths: tuple[float, float]) -> Any:
+    """Return frames without grain. Each depends on nothing but itself, and is the same each time:
+    so segments, samples and references are."""
+    for strength, planes in zip(strengths, (_LUMA, _CHROMA), strict=True):
+        if strength:
+            stream = stream.filter("vaguedenoiser", threshold=strength, percent=100, planes=planes)
+    return stream
+
+
+_LUMA, _CHROMA = 1, 6  # planes of FFmpeg's filters, as bits
 
 
 def as_shown(stream: Any, video: VideoStream, capabilities: Capabilities, pixels: Pixels) -> Any:

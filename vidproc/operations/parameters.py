@@ -31,7 +31,8 @@ class Parameters(msgspec.Struct, kw_only=True, frozen=True):
 
 class Compress(Parameters, kw_only=True, frozen=True):
     """`quality` is a VMAF score; `target_size` is in bytes. Without `hdr` HDR is kept unless the
-    codec is h264. Codec auto is the one of `plays` whose result is the smallest."""
+    codec is h264. Codec auto is the one of `plays` whose result is the smallest. `grain` auto
+    removes film grain and has the player synthesise it, which takes AV1."""
 
     quality: Annotated[float, msgspec.Meta(ge=70, le=99)] = 95.0
     codec: Literal["h264", "hevc", "av1", "auto"] = "h264"
@@ -39,6 +40,7 @@ class Compress(Parameters, kw_only=True, frozen=True):
     preset: Literal["fast", "balanced", "small"] = "balanced"
     audio_tracks: AudioTracks = "all"
     hdr: Literal["keep", "sdr"] | None = None
+    grain: Literal["off", "auto"] = "off"
     plays: (
         Annotated[tuple[Literal["h264", "hevc", "av1"], ...], msgspec.Meta(min_length=1)] | None
     ) = None
@@ -49,6 +51,8 @@ class Compress(Parameters, kw_only=True, frozen=True):
         codecs = set(self.plays or ()) if self.codec == "auto" else {self.codec}
         if self.hdr == "keep" and codecs == {"h264"}:
             raise ValueError("hdr keep needs the codec hevc or av1; H.264 becomes SDR")
+        if self.grain == "auto" and "av1" not in codecs:
+            raise ValueError("grain auto needs the codec av1; no other can synthesise grain")
 
 
 class Resolution(Parameters, kw_only=True, frozen=True):

@@ -160,9 +160,12 @@ class LocalRunner:
     ) -> list[str]:
         if command.program == "ffmpeg":
             return sandbox.wrap(ffmpeg_argv(self._ffmpeg, command, argv), reads, folder, writes)
+        from vidproc.ffmpeg.grain import GRAIN_CHILD
         from vidproc.ffmpeg.probe import PROBE_CHILD, PROBE_PACKAGE
         from vidproc.ffmpeg.survey import SURVEY_CHILD
 
+        if command.program == "grain":
+            return sandbox.wrap_script([GRAIN_CHILD, *argv], reads, writes=writes)
         script = PROBE_CHILD if command.program == "probe" else SURVEY_CHILD
         return sandbox.wrap_script([script, *argv], reads, PROBE_PACKAGE)
 

@@ -212,7 +212,8 @@ def mapping_memory(video: VideoStream, size: Size, pixels: Pixels) -> int:
     """Return the bytes that it takes to make SDR of what is scored, in floating point: of the
     reference and, where HDR is kept, of the result."""
     mapped = 0 if not video.hdr else 2 if pixels.hdr else 1
-    return mapped * 60 * size[0] * size[1]
+    denoised = 0 if pixels.denoise is None else 1
+    return (mapped * 60 + denoised * 12) * size[0] * size[1]
 
 
 def numbered(stream: Any) -> Any:

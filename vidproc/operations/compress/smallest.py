@@ -38,7 +38,8 @@ class _CodecJob:
         self.capabilities = job.capabilities
         self.threads = job.threads
         hdr = None if codec == "h264" else job.parameters.hdr
-        self.parameters = msgspec.structs.replace(job.parameters, codec=codec, hdr=hdr)
+        grain = job.parameters.grain if codec == "av1" else "off"
+        self.parameters = msgspec.structs.replace(job.parameters, codec=codec, hdr=hdr, grain=grain)
         self.warnings: list[str] = []
         self._job = job
 

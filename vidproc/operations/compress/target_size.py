@@ -74,9 +74,10 @@ async def compress_to_size(work: Work, target: int) -> Product:
         raise too_small(target, least)
     # Each further round is for a video that needs more than its sample told.
     factor = max(smallest, min(1.0, (room / needed) ** (0.5 / _PIXELS_TO_BYTES)))
-    over = 0
+    over, encoder = 0, work.video_encoder
     for attempt in range(3):
         work.size = scaled(shown, factor) if factor < 0.93 else shown
+        work.video_encoder = replace(encoder, pixels=encoder.pixels.scaled(work.size[0] / shown[0]))
         name, written, rate = await _fit(work, target)
         if name is not None:
             break

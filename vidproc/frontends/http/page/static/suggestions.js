@@ -29,4 +29,5 @@ export const FIRST = {
 /** Fields that count, and are shown, only while another field has a value. */
 export const ONLY_WITH = {
   plays: ["codec", "auto"],
+  grain: ["codec", "av1"],
 };
