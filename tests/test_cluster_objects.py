@@ -60,6 +60,19 @@ class ObjectsTests(SynchronousTestCase):
         self.wait_until_stopped()
         self.assertEqual(self.keys(), [])
 
+    def test_the_source_can_be_on_its_way_before_a_command_needs_it(self) -> None:
+        """It is put once; one that is not there concerns who needs it, and nobody else."""
+        self.objects.ship_ahead(self.workspace)
+        self.ship()
+        self.assertEqual(self.objects.bytes_put, 2 * INLINE)
+        self.assertEqual(len(self.keys()), 2)
+        missing = Workspace("missing", "task/1")
+        self.objects.ship_ahead(missing)
+        command = Command("ffmpeg", (), "encoding", reads=(SOURCE,))
+        with self.assertRaises(FileNotFoundError):
+            wait_for(ensureDeferred(self.objects.ship(command, missing)))
+        self.assertEqual(self.flushLoggedErrors(), [])
+
     def test_what_is_distrusted_is_put_again(self) -> None:
         """Once, under another key, however many workers found it damaged."""
         before = self.ship()
