@@ -260,7 +260,8 @@ def scaling(root: Path, options: argparse.Namespace) -> list[Row]:
                 flush=True,
             )
     rows = [Row.of(name, found) for name, found in runs.items() if found]
-    print("", TABLE, *rows, "", sep="\n", flush=True)
+    table = TABLE.replace("60 s", f"{seconds} s")
+    print("", table, *rows, "", sep="\n", flush=True)
     return rows
 
 
