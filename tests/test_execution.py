@@ -90,6 +90,24 @@ class CommandGroupTests(SynchronousTestCase):
         self.assertEqual(dict(self.progress[-1]), {ONE: third, TWO: second})
         self.group.stop()
 
+    def test_one_that_has_ended_is_done_and_has_no_speed(self) -> None:
+        """With many segments, the task's speed is that of those that run."""
+        long = replace(ONE, duration=8.0)
+        self.group = CommandGroup(
+            self.runner, [long, TWO], Workspace("", ""), 2, self.progress.append
+        )
+        running = self.run_group()
+        one, two = self.runner.running
+        one.on_progress(Progress(7.5, None, 3.0))
+        one.complete()
+        two.on_progress(Progress(1.0, None, 2.0))
+        self.assertEqual(
+            list(self.progress[-1]),
+            [(long, Progress(8.0, None, None)), (TWO, Progress(1.0, None, 2.0))],
+        )
+        two.complete()
+        self.successResultOf(running)
+
     def test_a_runner_that_fails_at_the_second_leaves_no_first(self) -> None:
         """The exception is raised once the first command has ended."""
         start = self.runner.start

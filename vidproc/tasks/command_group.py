@@ -26,7 +26,7 @@ from vidproc.runners.interface import Runner, RunningCommand
 from vidproc.topics import Topic, TopicLogger
 
 UnderWay: TypeAlias = Sequence[tuple[Command, Progress]]
-"""The commands that have reported progress, each with its latest report."""
+"""The commands that have reported progress or ended, each with its latest report."""
 
 
 _OUTSIDE = frozenset({FailureKind.KILLED, FailureKind.OOM_KILLED, FailureKind.REFUSED})
@@ -105,9 +105,15 @@ class CommandGroup:
             command, self._workspace, self._threads, partial(self._progressed, number)
         )
         try:
-            return await running.result
+            completed = await running.result
+        except BaseException:
+            self._latest.pop(number, None)  # it may begin again
+            raise
         finally:
             del self._running[number]
+        # It is done whatever its last report said, and its speed counts no longer.
+        self._latest[number] = Progress(command.duration, None, None)
+        return completed
 
     def stop(self) -> None:
         """Stop the running commands; `run` then raises once their processes have ended."""
