@@ -44,7 +44,7 @@ _SAMPLE_FRACTION, _SAMPLE_SECONDS, _SAMPLE_FRAMES = 0.1, 0.6, 16
 """Of each shot. By the curves of 73 shots, samples of twice the length would save 0.1 % of the
 bytes, and cost a tenth of the encode's time."""
 _REORDERED = 4
-_LACK_IN_SAMPLES = 0.22
+_LACK_IN_SAMPLES = 0.27
 """How much higher ln(missing points) is in samples than in their shots: see `one_crf`. Their first
 frames, which are better than the others, are not scored."""
 _WORTH = 0.02
@@ -102,8 +102,8 @@ class _Take:
     trials: int = 1
 
     def zones(self) -> list[tuple[int, float]]:
-        """Return where the shots with CRFs of their own begin, and how far these are from `crf`."""
-        return list(zip(self.firsts, self.offsets, strict=True)) if any(self.offsets) else []
+        """Return at which frames its shots begin, and how far their CRFs are from `crf`."""
+        return list(zip(self.firsts, self.offsets, strict=True))
 
 
 async def compress_by_shot(work: Work) -> Product | None:

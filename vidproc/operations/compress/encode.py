@@ -72,15 +72,21 @@ class VideoEncoder:
         # FFmpeg's own option is an integer; SVT-AV1 knows quarters, and before 4 ignores them.
         return {"crf": whole, "svtav1-params": f"crf={crf:g}"}
 
-    def zone_options(self, zones: Sequence[tuple[int, float]]) -> Options:
-        """Return the options that change the CRF from each of these frames on by a difference to
-        the one that is set. x264 knows zones by their bits: a CRF of 6 less takes twice as many."""
+    def zone_options(self, zones: Sequence[tuple[int, float]], *, follows: bool) -> Options:
+        """Return the options that change the CRF from each of these frames on, by a difference to
+        the one that is set. `follows` says that the video has something before the first frame.
+
+        x264 knows zones by their bits: a CRF of 6 less takes twice as many. It gives keyframes a
+        lower quantizer than others, by `ipratio`, but not the first one of an encode.
+        """
+        if not self.zones or not zones or not (follows or any(more for _, more in zones)):
+            return {}
         ends = [first - 1 for first, _ in zones[1:]] + [_LAST_FRAME]
-        words = [
-            f"{first},{end},b={2 ** (-more / 6):.4f}"
-            for (first, more), end in zip(zones, ends, strict=False)
-        ]
-        return {"x264-params": "zones=" + "/".join(words)} if words else {}
+        bits = [(f"{first},{end}", more) for (first, more), end in zip(zones, ends, strict=True)]
+        words = [f"{frames},b={2 ** (-more / 6):.4f}" for frames, more in bits]
+        if follows:  # of zones that overlap, the last one counts
+            words.append(f"0,0,b={_KEYFRAME_BITS * 2 ** (-zones[0][1] / 6):.4f}")
+        return {"x264-params": "zones=" + "/".join(words)}
 
     def output_options(self, rate: Options) -> Options:
         """Return all options of the video in an output, `rate` among them."""
@@ -92,6 +98,8 @@ class VideoEncoder:
 
 
 _LAST_FRAME = 99_999_999
+_KEYFRAME_BITS = 1.4
+"""x264's `ipratio`. Without it, segments of a video of 43 s at one CRF took 1.2 % more bytes."""
 
 
 def joined_parameters(*options: Mapping[str, Any]) -> Options:

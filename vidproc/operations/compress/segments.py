@@ -72,10 +72,12 @@ def encode_command(
     """Return the command that encodes a shot's video alone into the file `name`: MP4, which can be
     joined, or Matroska, whose frames' sizes can be read, as its ending says.
 
-    `zones` are the frames from which the CRF differs from `crf`, and by how much.
+    `zones` are the frames from which the CRF differs from `crf`, and by how much. Samples have
+    none.
     """
     video_encoder = work.video_encoder
-    rate = joined_parameters(video_encoder.rate(crf), video_encoder.zone_options(zones))
+    zoned = video_encoder.zone_options(zones, follows=shot.start > 0)
+    rate = joined_parameters(video_encoder.rate(crf), zoned)
     options = {
         **video_encoder.output_options(joined_parameters(video_encoder.joinable or {}, rate)),
         "fps_mode": "vfr",

@@ -15,6 +15,8 @@ from vidproc.operations.compress.shots import Shot
 
 FILE = "packets.framecrc"
 """The file of the packets, as FFmpeg's muxer `framecrc` writes it."""
+_FROM_SOURCE = 0.25
+"""The weight of the source in a shot's size, against that of the sample."""
 _FARTHEST = 2.0
 """The most that a shot may differ from its sample: a factor, or one over it."""
 
@@ -52,16 +54,19 @@ class SourceRate:
     def corrected(self, shots: Sequence[tuple[Shot, Shot, float]]) -> list[float]:
         """Return the sizes of shots, given as (shot, its sample, its bytes by the sample).
 
-        A shot's size is the geometric mean of two estimates, each with an error of its own: what
-        the sample says, times how much busier the shot is, and a part of all shots' bytes as large
-        as the shot's part of the source. Without packets it is what the sample says.
+        A shot's size is a weighted geometric mean of two estimates, each with an error of its own:
+        what the sample says, times how much busier the shot is, and a part of all shots' bytes as
+        large as the shot's part of the source. Without packets it is what the sample says.
         """
         sampled = [size * self.ratio(shot, sample) for shot, sample, size in shots]
         sources = [self.per_frame(shot) * shot.length for shot, _, _ in shots]
         if not all(sources):
             return sampled
         scale = sum(sampled) / sum(sources)
-        means = [math.sqrt(a * b * scale) for a, b in zip(sampled, sources, strict=True)]
+        means = [
+            math.pow(a, 1 - _FROM_SOURCE) * math.pow(b * scale, _FROM_SOURCE)
+            for a, b in zip(sampled, sources, strict=True)
+        ]
         return [mean * sum(sampled) / sum(means) for mean in means]
 
 
