@@ -1,12 +1,15 @@
 """What a large cluster costs: the scheduler, and the server's own bookkeeping.
 
-    python -m benchmarks.cluster_size [--workers 1000] [--seconds 20] [--command 10]
+    python -m benchmarks.cluster_size [--only workers|memory] [--workers 1000] [--gigabytes 8]
 
 The scheduler and the server's runner are real, and so are the connections. The workers are Dask's
 own, many in a process; in place of FFmpeg they wait `--command` seconds, and report progress twice
 a second as real ones do. So what is measured is what the cluster itself costs: CPU and memory of
 the scheduler and of the server's runner, idle and with a command on every worker, how long placing
 takes, and how large the answer to `vidproc --server-info` gets.
+
+`memory` is what a server has in memory while it puts a large input into the object store, and what
+a worker has while it fetches a part of it and then all of it.
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,14 +38,18 @@ from support.local_cluster import LocalCluster, close_runner, turn, turn_until
 from vidproc import __version__
 from vidproc.app.cluster_figures import ClusterFigures
 from vidproc.cluster import entry, messages
-from vidproc.cluster.messages import Outcome, Report, WorkerFacts, WorkerState
+from vidproc.cluster.messages import Outcome, Report, ShippedFile, WorkerFacts, WorkerState
+from vidproc.cluster.object_store import ObjectStore, never
 from vidproc.cluster.runner import ClusterRunner
+from vidproc.cluster.scratch import Scratch
 from vidproc.cluster.worker import REPORT_EVERY
 from vidproc.ffmpeg.command import SOURCE, Command, Workspace
 
 PROCESSES = 4
 """Processes that have the workers: a single one could not answer for all of them in time."""
 CORES, MEMORY = 8, 32 << 30
+MOST_GROWTH = 150 << 20
+"""Bytes: parts of a multipart upload, and pieces on their way."""
 
 
 class Waiting:
@@ -238,16 +247,82 @@ def busy(root: Path, runner: ClusterRunner, meter: Meter, count: int, seconds: f
     return not failed
 
 
+# --- memory --------------------------------------------------------------------------------------
+
+
+def memory(root: Path, gigabytes: float) -> bool:
+    """Print the most memory that copies of a large input take; return whether it stays flat."""
+    size = int(gigabytes * (1 << 30))
+    source, folder = root / "input", root / "store"
+    folder.mkdir()
+    with source.open("wb") as file:
+        file.truncate(size)
+    store = ObjectStore(f"file://{folder}")
+    scratch = Scratch(root / "scratch", 4 * size)
+    scratch.open()
+    found: list[Any] = []
+    part = ((size // 2, size // 2 + size // 10),)
+
+    def fetch(ranges: tuple[tuple[int, int], ...] | None) -> None:
+        digest, _ = found[0]
+        file = ShippedFile(SOURCE, digest, "source", None, "source.blocks", ranges)
+        with scratch.input(store, file, never) as (_, fetched):
+            print(f"    {fetched:,} bytes fetched")
+
+    def put() -> None:
+        found.append(store.put_file(source, "source"))
+        store.put("source.blocks", found[0][1])
+
+    ok = True
+    for name, work in (
+        ("put", put),
+        ("fetch a tenth", lambda: fetch(part)),
+        ("fetch all", lambda: fetch(None)),
+    ):
+        grown, seconds = _grown(work)
+        ok = ok and grown < MOST_GROWTH
+        print(f"  {name:<16}{grown >> 20:6d} MiB more, {seconds:6.1f} s", flush=True)
+    return ok
+
+
+def _grown(work: Callable[[], None]) -> tuple[int, float]:
+    """Return by how many bytes this process grows while `work` runs, and its seconds."""
+    process, over, most = psutil.Process(), threading.Event(), 0
+    before = process.memory_info().rss
+
+    def watch() -> None:
+        nonlocal most
+        while not over.wait(0.05):
+            most = max(most, process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    began = time.monotonic()
+    try:
+        work()
+    finally:
+        over.set()
+        watcher.join()
+    return max(0, most - before), time.monotonic() - began
+
+
 def main() -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=["workers", "memory"])
+    parser.add_argument("--gigabytes", type=float, default=8.0, help="of the large input")
     parser.add_argument("--workers", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement")
     parser.add_argument("--command", type=float, default=10.0, help="seconds of a command")
     options = parser.parse_args()
     root = Path(tempfile.mkdtemp(prefix="vidproc-cluster-size-")).resolve()
     try:
-        return 0 if run(root, options.workers, options.seconds, options.command) else 1
+        ok = True
+        if options.only in (None, "memory"):
+            ok = memory(root, options.gigabytes)
+        if options.only in (None, "workers"):
+            ok = run(root, options.workers, options.seconds, options.command) and ok
+        return 0 if ok else 1
     finally:
         shutil.rmtree(root, ignore_errors=True)
 

@@ -7,11 +7,13 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from support.certificates import write_cluster_certificates
 from vidproc.app.worker_command import main
-from vidproc.cluster import security
+from vidproc.cluster import certificates, security
 from vidproc.cluster.security import ClusterOptions, checked, is_loopback
 
 LOCAL = "tcp://127.0.0.1:8786"
@@ -41,14 +43,39 @@ class OptionTests(SynchronousTestCase):
         self.assert_refused("--cluster-insecure", REMOTE)
         self.assert_refused("--cluster-insecure", "tcp://0.0.0.0:8786")
         self.assertTrue(checked(REMOTE, self.store, insecure=True).insecure)
-        names = []
-        for name in ("ca", "cert", "key"):
-            (self.root / name).write_text("text")
-            names.append(str(self.root / name))
-        found = checked(
-            "tls://192.0.2.1:8786", self.store, ca=names[0], cert=names[1], key=names[2]
-        )
-        self.assertTrue(found.tls)
+        write_cluster_certificates(self.root, 100)
+        self.assertTrue(checked("tls://192.0.2.1:8786", self.store, **self.files()).tls)
+
+    def files(self, **changed: str) -> dict[str, Any]:
+        """Return the options for certificates in the test's folder."""
+        names = {"ca": "ca.pem", "cert": "node.pem", "key": "node-key.pem", **changed}
+        return {option: str(self.root / name) for option, name in names.items()}
+
+    def test_wrong_certificates_are_refused_at_the_start(self) -> None:
+        """Rather than by a connection that never comes about."""
+        write_cluster_certificates(self.root, 100)
+        write_cluster_certificates(self.root / "other", 100)
+        (self.root / "text").write_text("text")
+        for changed, words in (
+            ({"ca": "other/ca.pem"}, "certificates of one authority"),
+            ({"key": "other/node-key.pem"}, "made together"),
+            ({"ca": "text"}, "holds no certificate"),
+            ({"cert": "text"}, "in PEM format"),
+            ({"key": "text"}, "in PEM format"),
+        ):
+            self.assert_refused(words, "tls://192.0.2.1:8786", **self.files(**changed))
+        write_cluster_certificates(self.root / "past", -1 / 48)
+        old = self.files(ca="past/ca.pem", cert="past/node.pem", key="past/node-key.pem")
+        self.assert_refused("expired on", "tls://192.0.2.1:8786", **old)
+
+    def test_a_certificate_that_expires_soon_is_named(self) -> None:
+        """In the log, with what to do."""
+        write_cluster_certificates(self.root, 10)
+        warnings = [certificates.check(*(Path(name) for name in self.files().values()))]
+        write_cluster_certificates(self.root, 100)
+        warnings.append(certificates.check(*(Path(name) for name in self.files().values())))
+        self.assertIn("replace it before", str(warnings[0]))
+        self.assertIsNone(warnings[1])
 
     def test_mistakes_are_named(self) -> None:
         """Each with what to write."""

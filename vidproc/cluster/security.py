@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from vidproc.topics import Topic, TopicLogger
+
+log = TopicLogger(Topic.SERVICE)
+
 SCHEMES = ("file", "s3", "s3a", "gs", "az", "azure", "abfs", "abfss")
 
 
@@ -58,6 +62,12 @@ def checked(
     if any(files) and not all(files):
         raise ValueError("--cluster-ca, --cluster-cert and --cluster-key are needed together")
     ca_path, cert_path, key_path = (_readable(name) for name in files)
+    if ca_path is not None and cert_path is not None and key_path is not None:
+        from vidproc.cluster import certificates
+
+        warning = certificates.check(ca_path, cert_path, key_path)
+        if warning is not None:
+            log.warn("{warning}", warning=warning)
     host = _host(address, tls=ca is not None)
     if not ca and not insecure and not is_loopback(host):
         raise ValueError(
