@@ -228,7 +228,7 @@ def scaling(root: Path, options: argparse.Namespace) -> list[Row]:
     film = make_film(root / "film.mp4", seconds)
     work: dict[str, Parameters] = {
         "resolution": Resolution(width=640, height=360),
-        "webm": WebM(start_time=0.0, duration=float(seconds)),
+        "webm": WebM(start_time=0.0, duration=float(seconds), width=640),
         "compress": Compress(),
     }
     names = [name for name in work if options.operation in (None, name)]
