@@ -7,7 +7,7 @@ scaling   each worker has a core of its own (pinned). Two plain FFmpegs, pinned 
           yardstick of the same run: two cores of a busy or virtual machine are not twice one.
           "By CPU time" is what the commands alone would reach on idle cores: what runs on this
           machine, and what the busiest worker runs. --timeline says where each command's time went.
-          --plot draws the table.
+          --plot draws the table, and --write docs/performance.md puts it into that page.
 overhead  a short command on a worker, and the same one here, in turns.
 kills     twenty tasks on a real server while workers and the scheduler are killed ten times.
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import shutil
 import statistics
 import subprocess
@@ -333,6 +334,19 @@ def plot(rows: list[Row], path: Path) -> None:
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
+def write(rows: list[Row], seconds: int, page: Path, drawing: Path) -> None:
+    """Put the table and the drawing where a page has the ones before."""
+    text = page.read_text()
+    image = f"![Two workers against one]({drawing.name})"
+    table = "\n".join([TABLE, *map(str, rows), ""])
+    found = re.search(r"\| 60 s of \|.*?\n\n", text, re.DOTALL)
+    if seconds != 60 or found is None:
+        raise SystemExit(f"{page} has no table for a video of {seconds} s")
+    before, after = text[: found.start()], text[found.end() :]
+    lines = "" if image in text else f"{image}\n\n"
+    page.write_text(f"{before}{table}\n{lines}{after}")
+
+
 # --- overhead ------------------------------------------------------------------------------------
 
 
@@ -428,8 +442,11 @@ def main() -> int:
         "--minutes", type=float, default=11.0, help="begin no run that would end later (11)"
     )
     parser.add_argument("--timeline", action="store_true", help="print each command of each task")
+    parser.add_argument("--write", type=Path, help="put both into this page, beside FILE")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    if options.write is not None and options.plot is None:
+        parser.error("--write needs --plot")
     if options.plot is not None:
         import matplotlib  # noqa: F401 - pip install -e ".[bench]"; better now than after all runs
     root = Path(tempfile.mkdtemp(prefix="vidproc-bench-cluster-")).resolve()
@@ -442,6 +459,8 @@ def main() -> int:
             rows = scaling(root, options)
             if options.plot is not None and rows:
                 plot(rows, options.plot)
+                if options.write is not None:
+                    write(rows, 30 if options.quick else 60, options.write, options.plot)
         if options.only in (None, "kills"):
             ok = kills(root, *((6, 3) if options.quick else (20, 10)), options.seed)
     finally:
