@@ -36,6 +36,7 @@ class EarlyTests(SessionCase):
             self.addCleanup(signal.signal, signal.SIGINT, signal.default_int_handler)
             self.addCleanup(early.connection.close)
             self.addCleanup(early.source.close)
+            self.addCleanup(early.resume.close)
         return early
 
     def begun(self) -> EarlyUpload:
@@ -82,6 +83,17 @@ class EarlyTests(SessionCase):
         self.assertEqual(early.connection.send(whole[: early.sent]), early.sent)
         return early
 
+    def test_no_more_is_sent_than_announced(self) -> None:
+        """Even if the file grows."""
+        with mock.patch.object(EarlyUpload, "send"):
+            early = self.begin()
+        assert early is not None
+        size = early.source.size
+        with self.path.open("ab") as file:
+            file.write(b"more")
+        early.send()
+        self.assertEqual(early.file_sent, size)
+
     async def test_a_connection_that_breaks_is_replaced_and_resumed(self) -> None:
         self.server.cut_upload_at = 40_000
         early = self.begun()
@@ -118,15 +130,47 @@ class EarlyTests(SessionCase):
         self.assertEqual(await self.run_command(LINE, early=early), 2)
         self.assertIn("changed while it was being sent", self.errors)
 
-    def test_only_what_is_one_small_upload_begins_early(self) -> None:
-        """Others, above all those that may have been sent by an earlier run, are left to the
-        session."""
+    async def test_a_large_file_is_remembered_before_anything_is_sent(self) -> None:
+        """As ever, and forgotten when it was accepted."""
+        self.path = self.film(REMEMBER_FROM + 123_456)
+        early = self.begun()
+        (record,) = self.state.rglob("*.json")
+        self.assertEqual(json.loads(record.read_bytes())["upload_id"], early.upload_id)
+        status = await self.run_command(LINE, early=early)
+        self.assertEqual(status, 0, self.errors)
+        self.assertEqual(self.server.actions(), ["upload", "watch", "status", "download"])
+        self.assertEqual(self.received(early), self.path.read_bytes())
+        self.assertEqual([*self.state.rglob("*.json"), *self.state.rglob("*.lock")], [])
+
+    async def test_what_an_earlier_run_has_sent_is_left_to_the_session(self) -> None:
+        """It resumes that, although the earlier run had begun before its reactor ran."""
+        self.path = self.film(REMEMBER_FROM + 123_456)
+        first = self.begun()
+        first.resume.close()
+        self.server.uploads[first.upload_id] = bytearray(self.path.read_bytes()[:1_000_000])
+        first.connection.close()
+        self.assertIsNone(self.begin())
+        self.server.requests.clear()
+        self.assertEqual(await self.run_command(LINE), 0, self.errors)
+        resumed = [fields for fields in self.server.requests if fields["action"] == "upload"]
+        self.assertEqual(
+            [fields["upload_id"] for fields in resumed if fields.get("offset")], [first.upload_id]
+        )
+
+    async def test_events_from_before_the_log_stand_in_it(self) -> None:
+        """Such as that another process sends the same file."""
+        self.path = self.film(REMEMBER_FROM + 1)
+        first, second = self.begun(), self.begun()
+        self.assertNotEqual(first.upload_id, second.upload_id)
+        self.assertEqual(await self.run_command(LINE, early=second), 0, self.errors)
+        self.assertIn("another process sends the same file", self.logged.getvalue())
+
+    def test_only_what_is_one_upload_begins_early(self) -> None:
+        """Others are left to the session."""
         self.assertIsNone(self.begin("--status 0123"))
         self.assertIsNone(self.begin("FILM --type compress --skip-existing"))
         self.assertIsNone(self.begin("FILM --type compress --tls"))
         self.assertIsNone(self.begin("FOLDER --type compress"))
-        os.truncate(self.path, REMEMBER_FROM)
-        self.assertIsNone(self.begin())
 
     async def test_without_a_server_the_session_says_so(self) -> None:
         listening = reactor.listenTCP(0, ServerFactory(), interface="127.0.0.1")

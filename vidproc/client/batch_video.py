@@ -21,8 +21,8 @@ from vidproc.client.explain import explain
 from vidproc.client.films import existing_result
 from vidproc.client.next_steps import RunState
 from vidproc.client.options import Film, Options
-from vidproc.client.source import Source
-from vidproc.client.steps import Steps, resume_file
+from vidproc.client.source import Source, resume_file
+from vidproc.client.steps import Steps
 from vidproc.client.texts import unfinished_lines, warnings_of
 from vidproc.client.words import printable
 from vidproc.reactor import IFullReactor

@@ -1,4 +1,4 @@
-"""A small upload that begins while Twisted is still being imported.
+"""An upload that begins before Twisted is imported.
 
 The server can then work during half of the client's startup. What was sent is just what
 `vidproc.client.upload` sends: that then goes on with the same socket, which Twisted adopts, where
@@ -20,9 +20,9 @@ from typing import Any
 
 from vidproc.client.options import Options
 from vidproc.client.requests import encode_request, upload_fields
-from vidproc.client.source import Source
+from vidproc.client.source import Source, resume_file
 from vidproc.mmp.errors import LocalProtocolError
-from vidproc.resume import REMEMBER_FROM
+from vidproc.resume import REMEMBER_FROM, Log, ResumeFile
 
 _REACH = 0.25
 """Seconds that finding the server and connecting to it may take."""
@@ -31,12 +31,43 @@ _SEND = 0.1
 _CHUNK_SIZE = 1 << 20
 
 
+class LaterLog:
+    """A log that keeps its events until there is another one for them."""
+
+    def __init__(self) -> None:
+        self._held: list[tuple[str, str, tuple[object, ...]]] = []
+        self._log: Log | None = None
+
+    def info(self, message: str, *args: object) -> None:
+        """Log an event."""
+        self._take("info", message, args)
+
+    def warning(self, message: str, *args: object) -> None:
+        """Log a problem."""
+        self._take("warning", message, args)
+
+    def hand_over(self, log: Log) -> None:
+        """Pass all events on to `log`, the earlier ones first."""
+        self._log = log
+        held, self._held = self._held, []
+        for each in held:
+            self._take(*each)
+
+    def _take(self, level: str, message: str, args: tuple[object, ...]) -> None:
+        if self._log is None:
+            self._held.append((level, message, args))
+        else:
+            getattr(self._log, level)(message, *args)
+
+
 @dataclass
 class EarlyUpload:
     """An upload that has begun: the request `head` and bytes of the `source`, of which `sent` are
-    gone in all. `signal` came meanwhile; 0 is none."""
+    gone in all. `resume` remembers it, if it is large. `signal` came meanwhile; 0 is none."""
 
     source: Source
+    resume: ResumeFile
+    log: LaterLog
     upload_id: str
     connection: socket.socket
     head: bytes
@@ -73,14 +104,18 @@ class EarlyUpload:
     def _next(self) -> bytes:
         if self.sent < len(self.head):
             return self.head[self.sent :]
+        rest = self.source.size - self.file_sent  # not more, even if the file grows
         try:
-            return os.pread(self.source.file.fileno(), _CHUNK_SIZE, self.file_sent)
+            return os.pread(self.source.file.fileno(), min(_CHUNK_SIZE, rest), self.file_sent)
         except OSError:
             return b""
 
 
 def begin_upload(options: Options) -> EarlyUpload | None:
-    """Begin the upload that the options ask for; None if it is none, too large or not possible."""
+    """Begin the upload that the options ask for.
+
+    None if they ask for something else, if an earlier run has begun it, or if it is not possible.
+    """
     if options.action != "process" or options.tls or options.skip_existing or os.name != "posix":
         return None
     assert options.input is not None
@@ -88,7 +123,7 @@ def begin_upload(options: Options) -> EarlyUpload | None:
         source = Source(options.input)
     except OSError:
         return None
-    early = _begin(options, source) if source.size < REMEMBER_FROM else None
+    early = _begin(options, source)
     if early is None:
         source.close()
     return early
@@ -108,10 +143,16 @@ def _begin(options: Options, source: Source) -> EarlyUpload | None:
         head = encode_request(fields, source.media_type, source.size)
     except LocalProtocolError:
         return None
-    connection = _connect(options.host, options.port)
+    log = LaterLog()
+    resume = resume_file(options, source, log)
+    if source.size >= REMEMBER_FROM:
+        resume.open()
+    connection = _connect(options.host, options.port) if resume.upload_id is None else None
     if connection is None:
+        resume.close()
         return None
-    early = EarlyUpload(source, upload_id, connection, head)
+    resume.remember(upload_id)  # if it is open
+    early = EarlyUpload(source, resume, log, upload_id, connection, head)
     early.hold_interrupts()
     early.send()
     return early

@@ -19,8 +19,8 @@ from vidproc.client.files import safe_stem
 from vidproc.client.films import existing_result
 from vidproc.client.next_steps import RunState
 from vidproc.client.options import Options
-from vidproc.client.source import Source
-from vidproc.client.steps import Steps, resume_file
+from vidproc.client.source import Source, resume_file
+from vidproc.client.steps import Steps
 from vidproc.client.texts import (
     cancel_sentence,
     held_block,
@@ -157,11 +157,16 @@ class Session:
             source = self._early.source if self._early is not None else Source(options.input)
         except OSError as error:
             raise InputChanged(f"The input file can't be read: {error.strerror}") from None
-        resume = resume_file(options, source, self._log)
+        begun = None
+        if self._early is not None:
+            resume = self._early.resume
+            self._early.log.hand_over(self._log)
+            begun = self._early.upload_id
+        else:
+            resume = resume_file(options, source, self._log)
         try:
-            if source.size >= REMEMBER_FROM:
+            if source.size >= REMEMBER_FROM and begun is None:
                 resume.open()
-            begun = self._early.upload_id if self._early is not None else None
             task_id = await self._steps.upload(source, resume, begun)
             resume.forget()
         finally:

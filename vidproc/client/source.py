@@ -1,4 +1,4 @@
-"""The input file."""
+"""The input file, and what remembers its upload between runs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vidproc.client.kinds import MEDIA_TYPE
+from vidproc.client.options import Options
+from vidproc.resume import Log, ResumeFile
 
 _HASH_CHUNK = 1 << 20
 
@@ -63,3 +65,11 @@ class Source:
     def close(self) -> None:
         """Close the file."""
         self.file.close()
+
+
+def resume_file(options: Options, source: Source, log: Log, **more: str) -> ResumeFile:
+    """Return the resume file for exactly this upload; `more` distinguishes it further."""
+    # Without the token: it may change between two runs, and does not belong in this file.
+    request = {"type": options.type, "parameters": options.parameters}
+    server = {"host": options.host, "port": options.port}
+    return ResumeFile({**source.identity, **request, **server, **more}, log)

@@ -25,14 +25,6 @@ from vidproc.resume import ResumeFile
 T = TypeVar("T")
 
 
-def resume_file(options: Options, source: Source, log: Log, **more: str) -> ResumeFile:
-    """Return the resume file for exactly this upload; `more` distinguishes it further."""
-    # Without the token: it may change between two runs, and does not belong in this file.
-    request = {"type": options.type, "parameters": options.parameters}
-    server = {"host": options.host, "port": options.port}
-    return ResumeFile({**source.identity, **request, **server, **more}, log)
-
-
 class Steps:
     """The steps for one video: coroutines that raise `ClientError`."""
 

@@ -49,12 +49,12 @@ class Upload:
         self._request = request
         self._state = _UploadState(request.size)
         self._sha256: str | None = None
-        if request.earlier_id is not None:
-            self._state.upload_id = request.earlier_id
-            self._state.earlier = True
-        elif request.begun_id is not None:
+        if request.begun_id is not None:
             self._state.upload_id = request.begun_id
             self._state.begun = True
+        elif request.earlier_id is not None:
+            self._state.upload_id = request.earlier_id
+            self._state.earlier = True
 
     async def run(self) -> str:
         """Send the file and return the task ID.
