@@ -1,6 +1,7 @@
 """What a large cluster costs: the scheduler, and the server's own bookkeeping.
 
-    python -m benchmarks.cluster_size [--only workers|memory] [--workers 1000] [--gigabytes 8]
+    python -m benchmarks.cluster_size [--only workers|memory|films] [--workers 1000]
+        [--gigabytes 8] [--minutes 1]
 
 The scheduler and the server's runner are real, and so are the connections. The workers are Dask's
 own, many in a process; in place of FFmpeg they wait `--command` seconds, and report progress twice
@@ -10,6 +11,8 @@ takes, and how large the answer to `vidproc --server-info` gets.
 
 `memory` is what a server has in memory while it puts a large input into the object store, and what
 a worker has while it fetches a part of it and then all of it.
+
+`films` is what a film of a minute takes of real workers: CPU time, and bytes that segments move.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import logging
 import multiprocessing
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -33,7 +37,7 @@ import msgspec
 import psutil
 
 from support.cluster import Scheduler
-from support.job import bundled_ffmpeg, key_of_path, sandbox
+from support.job import RealJob, bundled_ffmpeg, key_of_path, run_operation, sandbox
 from support.local_cluster import LocalCluster, close_runner, turn, turn_until
 from vidproc import __version__
 from vidproc.app.cluster_figures import ClusterFigures
@@ -44,7 +48,10 @@ from vidproc.cluster.runner import ClusterRunner
 from vidproc.cluster.scratch import Scratch
 from vidproc.cluster.worker import REPORT_EVERY
 from vidproc.ffmpeg.command import SOURCE, Command, Workspace
+from vidproc.operations.parameters import Compress, Parameters, Resolution, WebM
+from vidproc.operations.registry import OPERATIONS
 
+FLOWER = Path(__file__).resolve().parents[1] / "tests" / "media" / "flower-540p-aac.mp4"
 PROCESSES = 4
 """Processes that have the workers: a single one could not answer for all of them in time."""
 CORES, MEMORY = 8, 32 << 30
@@ -306,10 +313,64 @@ def _grown(work: Callable[[], None]) -> tuple[int, float]:
     return max(0, most - before), time.monotonic() - began
 
 
+# --- films ---------------------------------------------------------------------------------------
+
+
+def films(root: Path, minutes: float) -> bool:
+    """Print what a film of 540p takes of two workers, by operation."""
+    film = root / "film.mp4"
+    options = ["-v", "error", "-stream_loop", "-1", "-i", str(FLOWER), "-t", str(60 * minutes)]
+    subprocess.run([bundled_ffmpeg().path, *options, "-c", "copy", str(film)], check=True)
+    cluster = LocalCluster(root)
+    work: dict[str, Parameters] = {
+        "resolution": Resolution(width=640, height=360),
+        "compress": Compress(),
+        "webm": WebM(start_time=0.0, duration=60 * minutes),
+    }
+    print(f"{minutes:g} minutes of 960x540, {film.stat().st_size:,} bytes")
+    try:
+        cluster.start_scheduler()
+        cluster.start_workers([cluster.worker() for _ in range(2)])
+        for name, parameters in work.items():
+            runner = cluster.runner()
+            cluster.wait_for_workers(runner, 2)
+            _film(root, name, parameters, film, runner)
+            close_runner(runner)
+        return True
+    finally:
+        cluster.close()
+
+
+def _film(root: Path, name: str, parameters: Parameters, film: Path, runner: ClusterRunner) -> None:
+    folder = root / "task" / name
+    folder.mkdir(parents=True)
+    outcomes: list[tuple[str, Outcome]] = []
+
+    def done(running: Any, outcome: Outcome, worker: Any) -> None:
+        outcomes.append((running.command.stage, outcome))
+
+    runner.tell_done = done  # type: ignore[method-assign]
+    job = RealJob(film, folder, parameters, runner=runner, threads=1)
+    product = run_operation(OPERATIONS[name], job)
+    cpu = sum(outcome.cpu_time for _, outcome in outcomes)
+    fetched = sum(outcome.fetched for _, outcome in outcomes)
+    made = sum(file.digest.size for _, outcome in outcomes for file in outcome.outputs)
+    size, minutes = film.stat().st_size, (job.media.duration or 0.0) / 60
+    print(
+        f"  {name:<12}{len(outcomes):4d} commands, {cpu / minutes:6.1f} s of CPU a minute of film:"
+        f" {3600 / (cpu / minutes):6.1f} an hour and core; a command fetches"
+        f" {fetched / len(outcomes) / 1e6:.2f} MB and sends {made / len(outcomes) / 1e6:.2f};"
+        f" all fetch {fetched / size:.2f} times the film, which becomes"
+        f" {job.size_of(product.file):,} bytes",
+        flush=True,
+    )
+
+
 def main() -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=["workers", "memory"])
+    parser.add_argument("--only", choices=["workers", "memory", "films"])
+    parser.add_argument("--minutes", type=float, default=1.0, help="of the film")
     parser.add_argument("--gigabytes", type=float, default=8.0, help="of the large input")
     parser.add_argument("--workers", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement")
@@ -320,6 +381,8 @@ def main() -> int:
         ok = True
         if options.only in (None, "memory"):
             ok = memory(root, options.gigabytes)
+        if options.only in (None, "films"):
+            ok = films(root, options.minutes) and ok
         if options.only in (None, "workers"):
             ok = run(root, options.workers, options.seconds, options.command) and ok
         return 0 if ok else 1
