@@ -584,6 +584,30 @@ class SeekingTests(OperationCase):
 
 
 class WebMTests(OperationCase):
+    def test_a_frame_that_is_shown_for_long_is_in_each_clip_of_it(self) -> None:
+        """The picture of a recorded screen may stay for seconds, at the start of a clip, too."""
+        pause = "select='not(between(t,0.5,1.9))'"  # a frame of before it stays that long
+        clip = media.synthesise(
+            self.folder / "screen.mp4",
+            *("-f", "lavfi", "-t", "1", "-i", "color=blue:s=64x48:r=25"),
+            *("-filter_complex", f"[0][1]concat,{pause}", "-fps_mode", "vfr"),
+            lavfi="color=red:s=64x48:r=25:d=2",
+            seconds=2,
+        )
+        for start, length, frames, colour in (
+            (1.0, 0.5, 2, RED),  # within it; a frame at the end shows how long it is
+            (0.2, 0.8, 9, RED),  # up to it
+            (1.5, 0.8, 11, RED),  # beyond it
+            (0.0, 0.6, 14, RED),
+            (1.0, 0.03, 1, RED),
+            (2.4, 0.2, 5, BLUE),  # after it
+        ):
+            result = self.do(clip, "webm", start_time=start, duration=length)
+            self.assertApproximates(result.media.duration or 0, length, 0.03)
+            times = media.times(result.path)
+            self.assertEqual((times[0], len(times)), (0, frames), start)
+            self.assert_near(media.colour(media.frame_at(result.path), 0.5, 0.5), colour)
+
     def test_vp9_and_opus_of_exactly_the_part(self) -> None:
         """The requested length, to within a frame."""
         result = self.do(media.FRIDAY, "webm", start_time=2.5, duration=1, width=160)

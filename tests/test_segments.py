@@ -12,7 +12,7 @@ from twisted.trial.unittest import TestCase
 
 from tests import media_harness as media
 from vidproc.ffmpeg.media import MediaInfo, VideoStream
-from vidproc.operations import clips, segments
+from vidproc.operations import clips, held, segments
 
 
 def film(**fields: Any) -> MediaInfo:
@@ -134,7 +134,7 @@ class WebMTests(TestCase):
         self.assertEqual(cut.color_matrix, "bt709")
 
     def test_a_segment_without_a_frame(self) -> None:
-        """A film with a long still part is encoded as a whole instead."""
+        """If the probe did not see a long still part, the film is encoded as a whole after all."""
         clip = media.synthesise(
             self.folder / "still.mp4",
             *("-vf", "setpts=PTS+gte(N\\,25)*3/TB", "-fps_mode", "vfr"),
@@ -143,6 +143,7 @@ class WebMTests(TestCase):
         )
         fields = {"start_time": 0, "duration": 4, "width": 128}
         self.patch(segments, "_LEAST_RATE", 1.0)
+        self.patch(held, "_LONG", 10.0)
         result = media.process(clip, "webm", fields, self.folder)
         self.assertEqual(len(result.commands), 3)  # two segments, then the whole
         self.assertEqual(len(media.times(result.path)), 25)

@@ -30,7 +30,8 @@ class VideoStream(msgspec.Struct, kw_only=True, frozen=True):
     colours are available (profile 5). `content_light` are the light levels of the brightest pixel
     and the brightest frame (MaxCLL, MaxFALL), in cd/m2. `dynamic_metadata` names what HDR metadata
     of single frames there is: ``HDR10+``, ``Dolby Vision``. `frame_rate` is the mean in frames
-    per second. Times are in seconds, `start_time` relative to the container's start.
+    per second; between two frames are at most `longest_interval` seconds, if that is known. Times
+    are in seconds, `start_time` relative to the container's start.
     """
 
     index: int
@@ -42,6 +43,7 @@ class VideoStream(msgspec.Struct, kw_only=True, frozen=True):
     rotation: int = 0
     frame_rate: float | None = None
     constant_rate: bool | None = None
+    longest_interval: float | None = None
     pixel_format: str | None = None
     bit_depth: int = 8
     color_primaries: str | None = None

@@ -319,6 +319,7 @@ def _video(found: dict[str, Any], origin: float, complete: bool) -> VideoStream:
         rotation=values.rotation(frame.get("rotation")),
         frame_rate=rate,
         constant_rate=constant,
+        longest_interval=_longest_interval(found),
         pixel_format=values.clean_name(frame.get("pixel_format") or found.get("pixel_format")),
         bit_depth=int(values.number(frame.get("depth") or found.get("depth"), 1, 32) or 8),
         color_primaries=_tag(frame, found, "primaries"),
@@ -407,6 +408,13 @@ def _frame_rate(found: dict[str, Any]) -> tuple[float | None, bool | None]:
     if constant and guessed is not None and abs(guessed / mean - 1) < 0.002:
         return guessed, True
     return mean, constant and guessed is not None and abs(guessed / mean - 1) < 0.01
+
+
+def _longest_interval(found: dict[str, Any]) -> float | None:
+    """Return how many seconds are at most between two frames, None if that is unknown."""
+    interval = values.number(found.get("interval"), 0, 1e6)
+    jitter = values.number(found.get("jitter"), 0, 1e9)
+    return None if interval is None or jitter is None else interval + jitter
 
 
 def _tag(frame: dict[str, Any], found: dict[str, Any], key: str) -> str | None:

@@ -12,7 +12,17 @@ import ffmpeg
 from vidproc.ffmpeg.capabilities import Capabilities
 from vidproc.ffmpeg.command import Command, ffmpeg_command
 from vidproc.ffmpeg.media import MediaInfo
-from vidproc.operations import audio, clips, delivery, frames, reading, segments, sizes, spread
+from vidproc.operations import (
+    audio,
+    clips,
+    delivery,
+    frames,
+    held,
+    reading,
+    segments,
+    sizes,
+    spread,
+)
 from vidproc.operations.base import (
     SHORT_CLIP,
     Expectation,
@@ -53,6 +63,11 @@ class WebMOperation(Operation[WebM]):
         work = _Making(media, parameters, capabilities)
         # SVT-AV1 uses all cores by itself.
         cores = threads if parameters.codec == "vp9" else 1
+        if held.shows_for_long(frames.require_video(media), work.clip):
+            options = encoder(parameters, work.size, capabilities) | held.lasting(work.clip)
+            film = work.scaled(held.source(media, work.clip), held.sample(work.clip))
+            whole = work.delivered(film, options, stage="encoding", memory=work.memory)
+            return Plan([whole], work.product(1), work.warnings)
         cut = segments.divide(media, work.clip, work.size, cores)
         if len(cut) == 1:
             options = encoder(parameters, work.size, capabilities)
@@ -95,6 +110,8 @@ class WebMOperation(Operation[WebM]):
     async def _spread(self, job: Job[WebM]) -> Product | None:
         """Make it on a cluster, in segments; return None if it must be made in another way."""
         work = _Making(job.media, job.parameters, job.capabilities)
+        if held.shows_for_long(frames.require_video(job.media), work.clip):
+            return None
         lengths = spread.divide(job.media, work.shown, job.capabilities.spare_cores)
         film = await spread.cut(
             job, lengths, tick=spread.FINE, start=work.begin, length=work.clip.length
