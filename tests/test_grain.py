@@ -12,7 +12,7 @@ from typing import Any
 import av
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from support.job import RealJob, run_operation
+from support.job import RealJob
 from tests import media_harness as media
 from vidproc.errors import ErrorCode, ServiceError
 from vidproc.ffmpeg.grain import GrainFailed, grain_command, parse_grain
@@ -25,7 +25,6 @@ from vidproc.operations.compress.noise import (
     measure_place,
     synthesis,
 )
-from vidproc.operations.compress.operation import CompressOperation
 from vidproc.operations.parameters import Compress, parse_parameters
 
 FLOWER = media.CLIPS / "flower-540p-aac.mp4"
@@ -266,13 +265,10 @@ class CompressTests(TestCase):
 
     def compress(self, path: Path, **parameters: Any) -> tuple[dict[str, Any], Path]:
         """Return what was reported, and the result."""
-        work = self.folder / f"work-{len(list(self.folder.iterdir()))}"
-        work.mkdir()
         fields = {"codec": "av1", "quality": 85, "preset": "fast", "grain": "auto", **parameters}
-        parsed, _ = parse_parameters("compress", fields)
-        job = RealJob(path, work, parsed)
-        product = run_operation(CompressOperation(), job)
-        return product.details, job.path_of(product.file)
+        work = self.folder / f"work-{len(list(self.folder.iterdir()))}"
+        result = media.process(path, "compress", fields, work)
+        return result.product.details, result.path
 
     def test_a_grainy_film_becomes_smaller_and_stays_grainy(self) -> None:
         grainy = film(

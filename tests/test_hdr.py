@@ -49,6 +49,36 @@ def facts(path: Path) -> dict[str, Any]:
     return found
 
 
+def frame_facts(path: Path) -> list[tuple[Any, ...]]:
+    """Return what each frame says of its colours."""
+    found: list[tuple[Any, ...]] = []
+    with av.open(str(path)) as container:
+        for frame in container.decode(container.streams.video[0]):
+            kinds = sorted(data.type.name for data in cast("list[Any]", frame.side_data))
+            found.append(
+                (
+                    frame.format.name,
+                    *map(int, (frame.color_trc, frame.color_primaries, frame.colorspace)),
+                    *(kind for kind in kinds if kind in _STATIC),
+                )
+            )
+    return found
+
+
+_STATIC = ("CONTENT_LIGHT_LEVEL", "MASTERING_DISPLAY_METADATA")
+_GRADED = (
+    ":hdr10=1:repeat-headers=1:max-cll=1000,400:master-display="
+    "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50)"
+)
+
+
+def mean_luma(path: Path, place: str) -> float:
+    """Return the mean luma of a frame that stays HDR, by its code values."""
+    data = decoded(path, f"{place}scale=96:54:flags=area,format=yuv420p10le")
+    values: tuple[int, ...] = struct.unpack_from(f"<{96 * 54}H", data)
+    return sum(value - 64 for value in values) / len(values)
+
+
 def decoded(path: Path, filters: str) -> bytes:
     """Return the 16-bit planes that `filters` make of a film's first frame."""
     done = subprocess.run(
@@ -170,6 +200,47 @@ class HdrTests(TestCase):
             self.assert_same_colours(result, HLG)
             self.assertEqual(facts(result.path)["transfer"], HLG_TRANSFER)
             self.assertEqual(result.media.summary()["hdr"], "hlg")
+
+    def test_shots_stay_hdr(self) -> None:
+        """Each frame of a film that was joined from segments says what the source's do."""
+        for source, transfer, more in (
+            (HDR10, "smpte2084", _GRADED),
+            (HLG, "arib-std-b67", ""),
+        ):
+            film = self.film(source, transfer, more)
+            result = self.compress(film, codec="hevc", quality=88)
+            self.assertEqual(result.product.details["shots"], 4)
+            self.assertApproximates(result.product.details["measured_score"], 88, 1.0)
+            self.assert_same_colours(result, film)
+            before, after = frame_facts(film), frame_facts(result.path)
+            self.assertEqual(after, before)
+            self.assertEqual(len(set(after)), 1)
+            for number in range(4):
+                place = f"select=eq(n\\,{number * 50 + 20}),"
+                want, have = (mean_luma(path, place) for path in (film, result.path))
+                self.assertApproximates(have / want, 1.0, 0.03)
+
+    def film(self, source: Path, transfer: str, more: str) -> Path:
+        """Return a film of four shots and 17 s, made of a clip."""
+        views = ("null", "vflip,hflip", "transpose,scale=192:108", "crop=iw/2:ih/2,scale=192:108")
+        graph = "[0:v]fps=12,scale=192:108,setsar=1,split=4[a0][a1][a2][a3];"
+        for number, view in enumerate(views):
+            graph += f"[a{number}]{view},setsar=1,loop=-1:size=12,trim=end_frame=51,"
+            graph += f"setpts=N/(12*TB)[b{number}];"
+        graph += "[b0][b1][b2][b3]concat=4[v]"
+        path = self.folder / f"film-{transfer}.mp4"
+        parameters = f"log-level=error:colorprim=bt2020:transfer={transfer}:colormatrix=bt2020nc"
+        subprocess.run(
+            [
+                *(media.tools().path, "-nostdin", "-loglevel", "error", "-i", str(source)),
+                *("-filter_complex", graph, "-map", "[v]", "-c:v", "libx265"),
+                *("-preset", "ultrafast", "-crf", "6", "-x265-params", parameters + more),
+                *("-pix_fmt", "yuv420p10le", "-tag:v", "hvc1", str(path)),
+            ],
+            capture_output=True,
+            check=True,
+        )
+        return path
 
     def test_a_size_instead_of_a_quality(self) -> None:
         """Two passes have parameters of their own."""
