@@ -47,6 +47,8 @@ _PATCH = (640, 352)
 """The largest frame that is looked at whole; of larger ones it is a part, each time another."""
 _CORNERS = ((0.5, 0.5), (0.25, 0.25), (0.75, 0.75), (0.75, 0.25), (0.25, 0.75))
 _FORMAT = "yuv420p10le"
+SAMPLE_BYTES = 2 * 3 * _PATCH[0] * _PATCH[1] * _FRAMES * _PLACES
+"""The bytes of all samples, twice: two bytes for each of one and a half samples per pixel."""
 _FILTER = "vaguedenoiser"
 
 

@@ -13,6 +13,7 @@ from vidproc.ffmpeg.media import MediaInfo
 from vidproc.operations.base import Job, Operation, Product, filmed_bytes
 from vidproc.operations.compress.by_shot import compress_by_shot, suits
 from vidproc.operations.compress.grain import (
+    SAMPLE_BYTES,
     Grain,
     described,
     find_grain,
@@ -44,7 +45,8 @@ class CompressOperation(Operation[Compress]):
         """Return the bytes of the encodes that are tried: samples and segments, the file that
         they are joined to, and shots that are encoded again."""
         codecs = len(parameters.plays or ()) if parameters.codec == "auto" else 1
-        return codecs * (filmed_bytes(media) + max(3 * media.size, 4 << 20))
+        encodes = codecs * (filmed_bytes(media) + max(3 * media.size, 4 << 20))
+        return encodes + (0 if parameters.grain == "off" else SAMPLE_BYTES + media.size)
 
 
 async def _compress(work: Work) -> Product:
