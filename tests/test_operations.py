@@ -584,16 +584,24 @@ class SeekingTests(OperationCase):
 
 
 class WebMTests(OperationCase):
+    def test_av1_of_a_very_high_rate(self) -> None:
+        """SVT-AV1 knows at most 240 frames a second, but its times may be closer."""
+        clip = media.synthesise(self.folder / "fast.mkv", lavfi="testsrc2=s=96x64:r=1000")
+        result = self.do(clip, "webm", start_time=0, duration=0.1, codec="av1")
+        self.assertEqual(len(media.times(result.path)), 100)
+
     def test_a_frame_that_is_shown_for_long_is_in_each_clip_of_it(self) -> None:
         """The picture of a recorded screen may stay for seconds, at the start of a clip, too."""
         pause = "select='not(between(t,0.5,1.9))'"  # a frame of before it stays that long
         clip = media.synthesise(
             self.folder / "screen.mp4",
-            *("-f", "lavfi", "-t", "1", "-i", "color=blue:s=64x48:r=25"),
+            *("-f", "lavfi", "-t", "1", "-i", "color=blue:s=96x64:r=25"),
             *("-filter_complex", f"[0][1]concat,{pause}", "-fps_mode", "vfr"),
-            lavfi="color=red:s=64x48:r=25:d=2",
+            lavfi="color=red:s=96x64:r=25:d=2",
             seconds=2,
         )
+        result = self.do(clip, "webm", start_time=1, duration=0.5, codec="av1")
+        self.assertApproximates(result.media.duration or 0, 0.5, 0.03)
         for start, length, frames, colour in (
             (1.0, 0.5, 2, RED),  # within it; a frame at the end shows how long it is
             (0.2, 0.8, 9, RED),  # up to it

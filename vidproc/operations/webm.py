@@ -39,6 +39,7 @@ from vidproc.operations.tracks import Tracks, kept_chapters, kept_subtitles, tra
 
 _RESULT = "result.webm"
 _SVT_LEAST_SIDE = 64
+_SVT_MOST_RATE = 240.0
 _VP9_SPEED = 5  # half the CPU time of libvpx's default; 4 gains nothing in size
 _VP9_STEP = 1  # of CRF: at that speed the same CRF scores up to 0.6 VMAF lower than by default
 
@@ -63,14 +64,14 @@ class WebMOperation(Operation[WebM]):
         work = _Making(media, parameters, capabilities)
         # SVT-AV1 uses all cores by itself.
         cores = threads if parameters.codec == "vp9" else 1
-        if held.shows_for_long(frames.require_video(media), work.clip):
-            options = encoder(parameters, work.size, capabilities) | held.lasting(work.clip)
+        if work.held:
+            options = work.whole_options() | held.lasting(work.clip)
             film = work.scaled(held.source(media, work.clip), held.sample(work.clip))
             whole = work.delivered(film, options, stage="encoding", memory=work.memory)
             return Plan([whole], work.product(1), work.warnings)
         cut = segments.divide(media, work.clip, work.size, cores)
         if len(cut) == 1:
-            options = encoder(parameters, work.size, capabilities)
+            options = work.whole_options()
             commands: list[Command | tuple[Command, ...]] = [
                 work.delivered(
                     work.scaled(work.node, _from_zero),
@@ -110,7 +111,7 @@ class WebMOperation(Operation[WebM]):
     async def _spread(self, job: Job[WebM]) -> Product | None:
         """Make it on a cluster, in segments; return None if it must be made in another way."""
         work = _Making(job.media, job.parameters, job.capabilities)
-        if held.shows_for_long(frames.require_video(job.media), work.clip):
+        if work.held:
             return None
         lengths = spread.divide(job.media, work.shown, job.capabilities.spare_cores)
         film = await spread.cut(
@@ -141,7 +142,7 @@ class WebMOperation(Operation[WebM]):
 
 class _Making:
     """A clip on its way to WebM. `clip` is the stretch of the video, `size` its frame in pixels,
-    `warnings` what is changed or dropped."""
+    `warnings` what is changed or dropped; `held`: a frame may be shown for long."""
 
     def __init__(self, media: MediaInfo, parameters: WebM, capabilities: Capabilities) -> None:
         video = frames.require_video(media)
@@ -160,6 +161,7 @@ class _Making:
         )
         self.node = reading.source(media, start=self.clip.start, duration=self.clip.length)
         self.memory = delivery.encoding_memory(self.size, self.size, shown)
+        self.held = held.shows_for_long(video, self.clip)
         self.warnings = list(self.clip.warnings)
         if parameters.width is not None and self.size[0] != parameters.width:
             self.warnings.append(
@@ -184,6 +186,17 @@ class _Making:
     def scaled(self, source: Any, sample: Callable[[Any], Any]) -> Any:
         """Return the scaled frames of an input that `sample` selects."""
         return frames.normalised(source, self._media, self._capabilities, self.size, sample=sample)
+
+    def whole_options(self) -> dict[str, Any]:
+        """Return the encoder's options for a clip in one piece."""
+        options = encoder(self._parameters, self.size, self._capabilities)
+        video = frames.require_video(self._media)
+        rate = video.frame_rate or 0.0
+        if options["c:v"] == "libsvtav1" and (rate > _SVT_MOST_RATE or self.held):
+            # The times stay: SVT refuses higher rates, also that of the clock if it knows no other.
+            rate = max(1.0, min(rate, _SVT_MOST_RATE))
+            options["svtav1-params"] = f"fps-num={round(rate * 1000)}:fps-denom=1000"
+        return options
 
     def delivered(self, stream: Any, options: dict[str, Any], **rest: Any) -> Command:
         """Return the command that writes the finished file with the video `stream`."""
