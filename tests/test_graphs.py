@@ -74,10 +74,11 @@ class ClipTests(TestCase):
 
     def test_a_start_past_the_last_frame_is_refused_with_the_duration(self) -> None:
         """FFmpeg would write an empty file and report success."""
-        for start in (9.99, 10.0, 11.0):
+        for start, why in ((9.99, "no frame begins"), (10.0, "only 10.00 s"), (11.0, "only 10")):
             error = self.assertRaises(ServiceError, clips.clip, film(), start, 1.0, with_audio=True)
             self.assertEqual(error.code, 422)
             self.assertIn("10.00 s", error.description)
+            self.assertIn(why, error.description)
 
     def test_an_unknown_duration_is_taken_as_it_comes(self) -> None:
         """It is left to the verification of the result."""

@@ -32,9 +32,12 @@ def clip(media: MediaInfo, start: float, length: float, *, with_audio: bool) -> 
         return Clip(start, length)
     last = shown - 0.999 / video.frame_rate if video.frame_rate else shown
     if start > max(0.0, last):
+        why = f"the video is only {shown:.2f} s long"
+        if start < shown:
+            why = f"no frame begins after that; the video is {shown:.2f} s long"
         raise ServiceError(
             ErrorCode.INVALID_PARAMETER,
-            f"start_time is {seconds(start)} s, but the video is only {shown:.2f} s long.",
+            f"start_time is {seconds(start)} s, but {why}.",
             f"Choose a start_time below {max(0.01, last):.2f}. Example: --start-time 0",
         )
     end = max(shown, whole or 0.0) if with_audio else shown

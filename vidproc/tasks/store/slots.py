@@ -31,7 +31,8 @@ def require_slot(
         raise ServiceError(
             ErrorCode.TOO_MANY,
             f"Your {whose} already has {tasks} uploading, queued or processing.",
-            "Wait until it has ended, or cancel it, then send this one again.",
+            f"Wait until {'it' if most == 1 else 'one'} has ended, or cancel "
+            f"{'it' if most == 1 else 'one'}, then send this one again.",
         )
     waiting = db.execute("SELECT count(*) FROM tasks WHERE state = 'queued'").fetchone()[0]
     if waiting >= queue_size:
