@@ -61,6 +61,7 @@ CASES: dict[str, tuple[str, Fields]] = {
     "compress, hevc": ("compress", {**_FAST, "codec": "hevc"}),
     "compress, av1": ("compress", {**_FAST, "codec": "av1"}),
     "compress, hevc, sdr": ("compress", {**_FAST, "codec": "hevc", "hdr": "sdr"}),
+    "compress, grain": ("compress", {**_FAST, "codec": "av1", "grain": "auto"}),
     "compress, auto": ("compress", {**_FAST, "codec": "auto", "plays": ["h264", "av1"]}),
     "compress, target_size": ("compress", {**_FAST, "target_size": 0}),
 }
@@ -386,6 +387,21 @@ def shortened(clip: Path, folder: Path, seconds: float) -> Path:
     return path
 
 
+def cropped_clips(folder: Path) -> list[Path]:
+    """Make two clips that are cropped by their container, and return them: MP4 (clap) and Matroska
+    (PixelCrop)."""
+    folder.mkdir()
+    mp4, matroska = folder / "made-clap.mp4", folder / "made-pixelcrop.mkv"
+    media.ffmpeg("-i", media.FLOWER, "-t", "1", "-c", "copy", mp4)
+    media.set_clean_aperture(mp4, _CROP)
+    media.ffmpeg("-i", mp4, "-c", "copy", matroska)
+    return [mp4, matroska]
+
+
+_CROP = (16, 8, 32, 4)
+"""Pixels cropped at the left, top, right and bottom."""
+
+
 def clips(folders: Sequence[Path]) -> list[Path]:
     """Return the clips of the folders, smallest first, each name once."""
     found: dict[str, Path] = {}
@@ -442,9 +458,10 @@ def main() -> int:
     shared = ROOT.parent / "shared" / "media"
     if shared.is_dir():
         folders.append(shared)
+    made = tempfile.TemporaryDirectory(prefix="vidproc-matrix-")
     work = [
         (clip, name)
-        for clip in clips(folders)
+        for clip in [*cropped_clips(Path(made.name) / "made"), *clips(folders)]
         for name in wanted_cases(clip)
         if given.only in f"{clip.name} {name}"
     ]
@@ -456,6 +473,7 @@ def main() -> int:
             rows.append(row)
             state = "WRONG " + "; ".join(row.wrong) if row.wrong else row.note or "ok"
             print(f"{row.seconds:6.1f} s  {row.clip}  {row.case}: {state}", flush=True)
+    made.cleanup()
     order = {(clip.name, name): number for number, (clip, name) in enumerate(work)}
     rows.sort(key=lambda row: order[row.clip, row.case])
     lines = table(rows)

@@ -58,15 +58,17 @@ def film(
     return path
 
 
-def place(noise: float, size: tuple[int, int] = (320, 176), **parts: Any) -> Place | None:
+def place(noise: float, size: tuple[int, int] = (224, 128), **parts: Any) -> Place | None:
     """Return what is measured of three made-up frames: a gradient, grain, and `texture` that stays.
 
-    The level `noise` is in 8-bit values. With `still` all frames are the same.
+    The level `noise` is in 8-bit values. With `still` all frames are the same, and with `cut` the
+    first one is another, of that level.
     """
     width, height = size
     made = random.Random(parts.get("seed", 5))
     texture = [made.gauss(0.0, parts.get("texture", 0.0)) for _ in range(width * height)]
     luma: list[array[int]] = []
+    levels = [parts.get("cut", noise), noise, noise]
     for number in range(3):
         if number and parts.get("still"):
             luma.append(luma[0])
@@ -76,7 +78,7 @@ def place(noise: float, size: tuple[int, int] = (320, 176), **parts: Any) -> Pla
                 "H",
                 (
                     min(
-                        max(round(4 * (80 + x / 8 + at + made.gauss(0.0, noise))), 0),
+                        max(round(4 * (80 + x / 8 + at + made.gauss(0.0, levels[number]))), 0),
                         1023,
                     )
                     for at, x in zip(texture, [*range(width)] * height, strict=True)
@@ -105,6 +107,11 @@ class MeasuringTests(SynchronousTestCase):
 
     def test_texture_that_stays_is_no_grain(self) -> None:
         found = place(0.5, texture=6.0)
+        assert found is not None
+        self.assertFalse(found.grainy)
+
+    def test_a_cut_is_no_grain(self) -> None:
+        found = place(0.5, cut=6.0)
         assert found is not None
         self.assertFalse(found.grainy)
 

@@ -22,8 +22,9 @@ from vidproc.ffmpeg.grain import Points, Synthesis
 
 GRAINY = 1.5
 """The level from which grain costs bytes that are worth saving. Clean sources have 0.2 to 1."""
-_STEADY = 0.55
-"""The least variance between frames, as a fraction of that within them, for it to be grain."""
+_STEADY = (0.55, 1.8)
+"""Between what the variance between frames is, as a multiple of that within them, if it is grain:
+less is texture that stays, more is motion or a cut."""
 _MOST_PLACES = 0.6
 """The fraction of the places that must be grainy."""
 _SIDE = 16
@@ -43,9 +44,10 @@ _BINS = 8
 _TRUST = 24.0
 """Blocks of a luma range at which its own level counts as much as the video's."""
 _TEMPLATE = 32.0
-"""The standard deviation of AV1's noise before it is filtered, in 8-bit values, and the largest
-values that it may have afterwards."""
-_LARGEST_GAIN = 3.0
+"""The standard deviation of AV1's noise before it is filtered, in 8-bit values. Afterwards values
+are cut off at four times that, so strong filters get half of it (`scale_shift`)."""
+_CUT_OFF = 4.0
+_LARGEST_GAIN, _HALVED_FROM = 3.0, 1.25
 _CHROMA_GRAIN = 0.7
 _REMOVED = 1.8
 """The threshold of `vaguedenoiser` per level of grain: the best PSNR to the film before grain was
@@ -62,7 +64,7 @@ class Place:
 
     `luma` has the (mean level, variance between frames) of its smooth blocks and `within` their
     variances within a frame. `chroma` are the variances of Cb and Cr between frames; `covariance`
-    the luma's sum of products at each of `_LAGS`, of `count` blocks.
+    are the luma's products at each of `_LAGS`, summed over the blocks.
     """
 
     luma: Sequence[tuple[float, float]]
@@ -82,7 +84,8 @@ class Place:
             between / max(within, 1e-6)
             for (_, between), within in zip(self.luma, self.within, strict=True)
         )
-        return steady >= _STEADY and self.variance >= (0.8 * GRAINY) ** 2
+        is_grain = _STEADY[0] <= steady <= _STEADY[1]
+        return is_grain and self.variance >= (0.8 * GRAINY) ** 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +240,7 @@ def synthesis(noise: Noise, part: float, seed: int = 1) -> Synthesis:
     shift = 7 if max(map(abs, weights), default=0.0) < 0.99 else 6
     coefficients = [min(max(round(w * (1 << shift)), -128), 127) for w in weights]
     gain = _gain([c / (1 << shift) for c in coefficients])
-    smaller = 1 if gain > 1.25 else 0
+    smaller = 1 if gain > _HALVED_FROM else 0
     deviation = _TEMPLATE * gain / (1 << smaller)
     levels = [(at, part * level) for at, level in noise.points]
     chroma = [part * level for level in noise.chroma]
@@ -312,7 +315,7 @@ def _gain(weights: Sequence[float]) -> float:
                 for weight, (dx, dy) in zip(weights, _POSITIONS, strict=True):
                     if weight:
                         value += weight * (row[x + dx] if dy == 0 else rows[y + dy][x + dx])
-            row.append(min(max(value, -9.0), 9.0))
+            row.append(min(max(value, -2 * _CUT_OFF), 2 * _CUT_OFF))
         rows.append(row)
     inner = [value for row in rows[8:] for value in row[8:-3]]
     return statistics.pstdev(inner)
