@@ -150,6 +150,13 @@ class QualityTests(CompressCase):
         self.assertApproximates(score, product.details["measured_score"], 0.3)
         self.assertTrue(84.5 <= score <= 86.0, score)
 
+    def test_svt_is_told_a_rate_that_it_takes(self) -> None:
+        """It refuses more than 240 frames a second."""
+        for rate, told in ((240.0, None), (1000.0, "fps-num=240000:fps-denom=1000")):
+            video = VideoStream(index=0, codec="ffv1", width=96, height=64, frame_rate=rate)
+            encoder = video_encoder_for("av1", "balanced", FFMPEG, video)
+            self.assertEqual(encoder.options.get("svtav1-params"), told)
+
     def test_av1_has_quarters_of_a_crf(self) -> None:
         video = VideoStream(index=0, codec="h264", width=640, height=480)
         encoder = video_encoder_for("av1", "balanced", FFMPEG, video)

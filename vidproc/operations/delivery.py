@@ -38,6 +38,9 @@ def tolerance(media: MediaInfo) -> float:
     return allowed
 
 
+_SVT_MOST_RATE = 240.0
+
+
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """What goes into the finished file: `video` holds the encoder's output options, `tracks` is all
@@ -48,6 +51,19 @@ class Delivery:
     video: dict[str, Any]
     tracks: Tracks
     extra: dict[str, Any] = field(default_factory=dict)
+
+
+def svt_rate(rate: float | None, *, known: bool = True) -> dict[str, Any]:
+    """Return options that tell SVT-AV1 a frame rate if it would refuse the `rate` of the video.
+
+    It takes at most 240 frames a second. Unless the filters' output has a `known` rate, it would
+    count the ticks of the clock as frames. The frames' times stay as they are.
+    """
+    rate = rate or 0.0
+    if known and rate <= _SVT_MOST_RATE:
+        return {}
+    rate = max(1.0, min(rate, _SVT_MOST_RATE))
+    return {"svtav1-params": f"fps-num={round(rate * 1000)}:fps-denom=1000"}
 
 
 def deliver(node: Any, media: MediaInfo, stream: Any, delivery: Delivery) -> Any:

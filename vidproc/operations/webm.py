@@ -39,7 +39,6 @@ from vidproc.operations.tracks import Tracks, kept_chapters, kept_subtitles, tra
 
 _RESULT = "result.webm"
 _SVT_LEAST_SIDE = 64
-_SVT_MOST_RATE = 240.0
 _VP9_SPEED = 5  # half the CPU time of libvpx's default; 4 gains nothing in size
 _VP9_STEP = 1  # of CRF: at that speed the same CRF scores up to 0.6 VMAF lower than by default
 
@@ -191,11 +190,8 @@ class _Making:
         """Return the encoder's options for a clip in one piece."""
         options = encoder(self._parameters, self.size, self._capabilities)
         video = frames.require_video(self._media)
-        rate = video.frame_rate or 0.0
-        if options["c:v"] == "libsvtav1" and (rate > _SVT_MOST_RATE or self.held):
-            # The times stay: SVT refuses higher rates, also that of the clock if it knows no other.
-            rate = max(1.0, min(rate, _SVT_MOST_RATE))
-            options["svtav1-params"] = f"fps-num={round(rate * 1000)}:fps-denom=1000"
+        if options["c:v"] == "libsvtav1":
+            options |= delivery.svt_rate(video.frame_rate, known=not self.held)
         return options
 
     def delivered(self, stream: Any, options: dict[str, Any], **rest: Any) -> Command:

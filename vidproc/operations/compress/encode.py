@@ -25,6 +25,7 @@ from vidproc.operations.delivery import (
     deliver,
     encoding_memory,
     rate_options,
+    svt_rate,
 )
 from vidproc.operations.frames import Pixels, normalised
 from vidproc.operations.reading import source
@@ -199,11 +200,11 @@ def video_encoder_for(
     return VideoEncoder(
         codec=codec,
         encoder=require_encoder(capabilities, ENCODERS[codec]),
-        options={
-            "g": KEY_INTERVAL,
-            **options,
-            **(hdr_parameters("libsvtav1", video) if hdr else {}),
-        },
+        options=joined_parameters(
+            {"g": KEY_INTERVAL, **options},
+            hdr_parameters("libsvtav1", video) if hdr else {},
+            svt_rate(video.frame_rate),
+        ),
         curve=hdr_curve("libsvtav1", video, av1) if hdr else av1,
         scoring_cost=cost,
         memory_factor=2.5,
