@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -130,8 +131,13 @@ class LocalCluster:
 
     def left_on_disk(self) -> list[str]:
         """Return all files below the object store's folder, leases excepted."""
-        files = [path for path in self.store_folder.rglob("*") if path.is_file()]
-        return [str(path) for path in files if path.parent.name != "lease"]
+        # Folders may be removed while we look, which os.walk does not mind.
+        return [
+            str(Path(folder, name))
+            for folder, _, names in os.walk(self.store_folder)
+            for name in names
+            if Path(folder).name != "lease"
+        ]
 
     def media_processes(self) -> list[psutil.Process]:
         """Return the FFmpegs of its workers, and of servers whose data is below its root."""
