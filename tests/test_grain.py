@@ -16,6 +16,7 @@ from support.job import RealJob
 from tests import media_harness as media
 from vidproc.errors import ErrorCode, ServiceError
 from vidproc.ffmpeg.grain import GrainFailed, grain_command, parse_grain
+from vidproc.operations.compress import grain
 from vidproc.operations.compress.noise import (
     GRAINY,
     Noise,
@@ -25,6 +26,7 @@ from vidproc.operations.compress.noise import (
     measure_place,
     synthesis,
 )
+from vidproc.operations.compress.smallest import _CodecJob
 from vidproc.operations.parameters import Compress, parse_parameters
 
 FLOWER = media.CLIPS / "flower-540p-aac.mp4"
@@ -182,6 +184,12 @@ class ParameterTests(SynchronousTestCase):
             assert isinstance(parsed, Compress)
             self.assertEqual(parsed.grain, fields["grain"])
 
+    def test_codec_auto_uses_it_for_av1_alone(self) -> None:
+        parameters = Compress(codec="auto", plays=("h264", "av1"), grain="auto")
+        job = RealJob(FLOWER, Path(self.mktemp()), parameters)
+        self.assertEqual(_CodecJob(job, "h264").parameters.grain, "off")
+        self.assertEqual(_CodecJob(job, "av1").parameters.grain, "auto")
+
 
 class WritingTests(TestCase):
     """Parameters are written into finished files, whose frames stay as they are."""
@@ -292,6 +300,36 @@ class CompressTests(TestCase):
         self.assertNotIn("grain", plain)
         self.assertLess(result.stat().st_size, 0.8 * other.stat().st_size)
         self.assertNotEqual(frames(result, "-filmgrain", "0"), frames(result))
+
+    def test_a_size_holds_with_the_parameters_of_grain(self) -> None:
+        grainy = film(
+            self.folder / "grainy.mkv", "scale=320:180,noise=c0s=10:c0f=t", "-c:v", "ffv1",
+            seconds=1.0,
+        )  # fmt: skip
+        details, result = self.compress(grainy, target_size=16_000)
+        self.assertEqual(details["target_size"], 16_000)
+        self.assertLess(result.stat().st_size, 16_000)
+        self.assertTrue(details["grain"]["synthesised"])
+
+    def test_grain_stays_if_it_cannot_be_written(self) -> None:
+        """Then the film is encoded with it: without any it would look like another."""
+
+        def refuse(stdout: bytes) -> int:
+            raise GrainFailed("made up")
+
+        self.patch(grain, "parse_grain", refuse)
+        grainy = film(
+            self.folder / "grainy.mkv", "scale=320:180,noise=c0s=10:c0f=t", "-c:v", "ffv1",
+            seconds=1.0,
+        )  # fmt: skip
+        details, result = self.compress(grainy)
+        self.assertTrue(details["grain"]["found"])
+        self.assertFalse(details["grain"]["synthesised"])
+        self.assertEqual(details["grain"]["reason"], "it could not be synthesised")
+        self.assertApproximates(details["measured_score"], 85, 1.5)
+        self.assertEqual(frames(result, "-filmgrain", "0"), frames(result))
+        plain, _ = self.compress(grainy, grain="off")
+        self.assertEqual(details["crf"], plain["crf"])
 
     def test_a_clean_film_is_encoded_as_without(self) -> None:
         clean = film(
