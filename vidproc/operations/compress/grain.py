@@ -96,9 +96,10 @@ async def synthesise(work: Work, product: Product, grain: Grain) -> Product | No
     try:
         if work.size != grain.size:  # for a target size
             smaller = await _measure(work, None, weight=work.weight(0.1))
-            grain = replace(grain, noise=smaller, size=work.size)
             if not smaller.found:
-                return replace(product, details={**product.details, "grain": described(grain)})
+                told = described(replace(grain, reason="hardly any is left in frames this small"))
+                return replace(product, details={**product.details, "grain": told})
+            grain = replace(grain, noise=smaller, size=work.size)
         left = await _measure(work, product.file, weight=work.weight(0.3))
         part = added(grain.noise, left.level)
         done = await work.job.run(
