@@ -19,7 +19,7 @@ import psutil
 from vidproc.mmp.codec import encode_head
 
 START_TIMEOUT = 120.0
-TASK_TIMEOUT = 120.0
+TASK_TIMEOUT = 300.0
 
 Found = TypeVar("Found")
 
