@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import subprocess
 import sys
 from pathlib import Path
@@ -107,11 +105,17 @@ class OptionTests(SynchronousTestCase):
         """With its option, in one line."""
         path = Path(self.mktemp()).absolute()
         path.touch()
-        errors = io.StringIO()
-        with contextlib.redirect_stderr(errors):
-            status = main([LOCAL, "--object-store", self.store, "--log-dir", str(path)])
-        self.assertEqual(status, 1)
-        self.assertIn(f"--log-dir: the folder {path} cannot be created", errors.getvalue())
+        worker = [sys.executable, "-m", "vidproc.app.worker_command", LOCAL]
+        done = subprocess.run(  # it installs a reactor
+            [*worker, "--object-store", self.store, "--log-dir", str(path)],
+            capture_output=True,
+            text=True,
+        )
+        self.assertEqual(done.returncode, 1)
+        self.assertEqual(
+            done.stderr.split(" (")[0],
+            f"vidproc-worker: --log-dir: the folder {path} cannot be created",
+        )
 
 
 class ImportTests(SynchronousTestCase):
