@@ -138,6 +138,7 @@ class TroubledTests(FaultCase):
         self.assertEqual(full.stop(), 0)
         self.wait_for_workers(self.runner_, 1)
         self.workers[1].stop()
+        turn_until(lambda: not self.runner_.up)
         full.file_size = 100 << 10
         full.start()
         self.wait_for_workers(self.runner_, 1)
@@ -164,6 +165,7 @@ class TroubledTests(FaultCase):
         """SIGTERM: nothing new, the grace, then status 0."""
         worker = self.workers[0]
         worker.stop()
+        self.wait_for_workers(self.runner_, 1)  # a command for the old one would be a loss
         worker.argv += ["--grace", "1s"]
         worker.start()
         self.wait_for_workers(self.runner_, 2)

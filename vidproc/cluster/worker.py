@@ -53,6 +53,8 @@ FROZEN_FOR = 10.0
 TRANSFERS = 8
 """Threads that fetch inputs and put outputs."""
 _RECONNECT = 1.0
+_PATIENCE = 5.0
+"""Seconds for the server to fetch the last outcomes of a worker that stops."""
 _FRUGAL = {
     "distributed.worker.profile.enabled": False,
     "distributed.admin.system-monitor.interval": "5s",
@@ -144,8 +146,7 @@ class WorkerService:
             ended = [asyncio.ensure_future(job.ended.wait()) for job in self._jobs.values()]
             await asyncio.wait(ended, timeout=grace)
         await self._give_back_all("the worker is stopping")
-        # The outcomes leave before the connection does.
-        await asyncio.sleep(0.2)
+        await self._until_outcomes_are_fetched()
         self._ending = True
         if self._serving is not None:
             self._serving.cancel()
@@ -155,6 +156,16 @@ class WorkerService:
         await self._deferred(self._threads.stop_in_background())
         self._scratch.close()
         self.log.info("stopped")
+
+    async def _until_outcomes_are_fetched(self) -> None:
+        """Wait, for a while, until Dask has forgotten all commands here.
+
+        An outcome stays on this worker until the server has fetched it and released the command.
+        If the worker leaves before that, the command counts as lost.
+        """
+        patience = self._now() + _PATIENCE
+        while self._dask is not None and self._dask.state.tasks and self._now() < patience:
+            await asyncio.sleep(0.05)
 
     async def _serve(self) -> None:
         while not self._ending:
