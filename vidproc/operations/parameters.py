@@ -52,7 +52,7 @@ class Compress(Parameters, kw_only=True, frozen=True):
         if self.hdr == "keep" and codecs == {"h264"}:
             raise ValueError("hdr keep needs the codec hevc or av1; H.264 becomes SDR")
         if self.grain == "auto" and "av1" not in codecs:
-            raise ValueError("grain auto needs the codec av1; no other can synthesise grain")
+            raise ValueError("grain auto needs codec av1")
 
 
 class Resolution(Parameters, kw_only=True, frozen=True):
