@@ -159,7 +159,7 @@ class ParameterTests(CommandLineCase):
     def test_what_one_option_needs_of_another_is_said(self) -> None:
         for given, problem, example in (
             ("--codec auto", "--plays is missing: --codec auto needs", "--plays h264,hevc"),
-            ("--hdr keep", "--hdr keep needs the --codec hevc or av1", "--hdr sdr"),
+            ("--hdr keep", "--hdr keep needs --codec hevc or av1", "--hdr sdr"),
         ):
             first, second = self.usage(f"FILM --type compress {given}")
             self.assertIn(problem, first)

@@ -50,7 +50,7 @@ class Compress(Parameters, kw_only=True, frozen=True):
             raise ValueError("plays is missing: codec auto needs the codecs that you can play")
         codecs = set(self.plays or ()) if self.codec == "auto" else {self.codec}
         if self.hdr == "keep" and codecs == {"h264"}:
-            raise ValueError("hdr keep needs the codec hevc or av1; H.264 becomes SDR")
+            raise ValueError("hdr keep needs codec hevc or av1; H.264 becomes SDR")
         if self.grain == "auto" and "av1" not in codecs:
             raise ValueError("grain auto needs codec av1")
 
