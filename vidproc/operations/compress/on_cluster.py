@@ -14,7 +14,7 @@ import ffmpeg
 from vidproc.ffmpeg.command import Command, CommandFailed, ffmpeg_command, input_file
 from vidproc.ffmpeg.survey import SurveyFailed, parse_survey, survey_command
 from vidproc.operations import spread
-from vidproc.operations.compress.encode import joined_parameters, sample_command
+from vidproc.operations.compress.encode import joined_parameters
 from vidproc.operations.compress.scoring import (
     PAIRING_RATE,
     Samples,
@@ -207,16 +207,7 @@ async def trial(
     encoding, scoring = work.weight(0.1) / count, work.weight(0.05) / count
     encodes, scores = [], []
     for one, name, window in zip(ones, names, windows, strict=True):
-        encode = sample_command(
-            media,
-            work.job.capabilities,
-            work.video_encoder,
-            work.video_encoder.rate(crf),
-            name=name,
-            size=work.size,
-            samples=one,
-            weight=encoding,
-        )
+        encode = work.sample_command(name, work.video_encoder.rate(crf), one, weight=encoding)
         score = work.score_command(
             name, one, stage="searching", weight=scoring, every=every, best=capping
         )

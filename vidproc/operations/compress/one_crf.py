@@ -14,7 +14,6 @@ from typing import Any
 from vidproc.ffmpeg.command import CommandFailed
 from vidproc.operations.base import Product
 from vidproc.operations.compress import on_cluster
-from vidproc.operations.compress.encode import sample_command
 from vidproc.operations.compress.scoring import (
     Samples,
     decoded_once,
@@ -153,15 +152,8 @@ async def _trial(
     if trial is not None:
         return trial
     encoded = await work.job.run(
-        sample_command(
-            work.job.media,
-            work.job.capabilities,
-            work.video_encoder,
-            work.video_encoder.rate(crf),
-            name=_TRIAL_FILE,
-            size=work.size,
-            samples=samples,
-            weight=work.weight(0.1),
+        work.sample_command(
+            _TRIAL_FILE, work.video_encoder.rate(crf), samples, weight=work.weight(0.1)
         )
     )
     score, scored = await work.score(

@@ -23,7 +23,6 @@ from vidproc.operations.compress.encode import (
     analysis_command,
     audio_command,
     film_command,
-    sample_command,
     sound_rate,
 )
 from vidproc.operations.compress.scoring import Samples, film_bytes, spread, whole_film
@@ -186,16 +185,7 @@ async def _bearable_bytes(work: Work) -> float:
     )
     crf = work.video_encoder.curve.typical_crf(_BEARABLE_QUALITY)
     done = await work.job.run(
-        sample_command(
-            work.job.media,
-            work.job.capabilities,
-            work.video_encoder,
-            {"crf": round(crf)},
-            name=_SAMPLE_FILE,
-            size=work.size,
-            samples=samples,
-            weight=work.weight(0.1),
-        )
+        work.sample_command(_SAMPLE_FILE, {"crf": round(crf)}, samples, weight=work.weight(0.1))
     )
     work.probes += 1
     work.search_time += done.elapsed

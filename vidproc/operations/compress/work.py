@@ -12,6 +12,7 @@ from vidproc.operations.compress.encode import (
     Options,
     VideoEncoder,
     film_command,
+    sample_command,
     sound_for,
     sound_rate,
     source_video_bytes,
@@ -180,6 +181,22 @@ class Work:
             size=self.size,
             tracks=self.tracks,
             weight=self.weight(weight),
+        )
+
+    def sample_command(
+        self, name: str, rate: Options, samples: Samples, *, weight: float
+    ) -> Command:
+        """Return the command that encodes samples into a file; `weight` is its weight in the
+        progress."""
+        return sample_command(
+            self.job.media,
+            self.job.capabilities,
+            self.video_encoder,
+            rate,
+            name=name,
+            size=self.size,
+            samples=samples,
+            weight=weight,
         )
 
     @property
