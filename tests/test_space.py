@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -127,3 +130,34 @@ class CountTests(SynchronousTestCase):
             (Path(root) / "tasks.sqlite").write_bytes(bytes(70))
             count.verify()
             self.assertEqual(count.used, 70)
+
+    def test_what_is_removed_during_a_walk_is_no_error(self) -> None:
+        """Before any of the calls that look at it: counted or not, but the walk goes on."""
+        for gone in ("uploads/a", "uploads/b", "tasks.sqlite-wal"):
+            for call in ("stat", "lstat", "scandir"):
+                for after in range(8):
+                    with self.subTest(gone=gone, call=call, after=after):
+                        self.assertIn(self._count_while_removing(gone, call, after), (7, 12))
+
+    def _count_while_removing(self, gone: str, call: str, after: int) -> int:
+        """Count 7 bytes that stay and 5 that go before one of the calls of `os.stat` and such."""
+        with tempfile.TemporaryDirectory() as root, tempfile.TemporaryDirectory() as elsewhere:
+            folder = Path(root)
+            file = folder / gone / "c" if gone == "uploads/b" else folder / gone
+            for path, size in {folder / "results" / "z": 7, file: 5}.items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(bytes(size))
+            real = getattr(os, call)
+            calls = itertools.count()
+
+            def remove_first(*args: Any, **kwargs: Any) -> Any:
+                if next(calls) == after:
+                    patch.restore()  # for the removal itself
+                    (folder / gone).replace(Path(elsewhere, "gone"))
+                return real(*args, **kwargs)
+
+            patch = self.patch(os, call, remove_first)
+            try:
+                return Space(folder, LIMIT).measure()
+            finally:
+                patch.restore()

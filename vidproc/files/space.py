@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -205,16 +206,12 @@ def size_below(path: Path) -> int:
 def walk_sizes(path: Path | str) -> Iterator[int]:
     """Yield the size of a file, or of each file below a folder; skips files just removed."""
     try:
+        status = os.lstat(path)
+        if not stat.S_ISDIR(status.st_mode):
+            yield status.st_size
+            return
         with os.scandir(path) as entries:
             for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    yield from walk_sizes(entry.path)
-                    continue
-                try:
-                    yield entry.stat(follow_symlinks=False).st_size
-                except FileNotFoundError:
-                    continue
-    except NotADirectoryError:
-        yield Path(path).stat().st_size
-    except FileNotFoundError:
-        return
+                yield from walk_sizes(entry.path)
+    except (FileNotFoundError, NotADirectoryError):
+        return  # removed, or replaced, between two of these calls
