@@ -35,8 +35,7 @@ class EarlyTests(SessionCase):
         if early is not None:
             self.addCleanup(signal.signal, signal.SIGINT, signal.default_int_handler)
             self.addCleanup(early.connection.close)
-            self.addCleanup(early.source.close)
-            self.addCleanup(early.resume.close)
+            self.addCleanup(early.input.close)
         return early
 
     def begun(self) -> EarlyUpload:
@@ -45,14 +44,18 @@ class EarlyTests(SessionCase):
         self.assertGreater(early.file_sent, 0)
         return early
 
+    def upload_id(self, early: EarlyUpload) -> str:
+        assert early.input.begun_id is not None
+        return early.input.begun_id
+
     def received(self, early: EarlyUpload) -> bytes:
-        return bytes(self.server.uploads[early.upload_id])
+        return bytes(self.server.uploads[self.upload_id(early)])
 
     async def test_a_small_file_is_gone_before_the_reactor_runs(self) -> None:
         """The request is the same as ever, it is sent once, and the run goes on with its
         connection."""
         early = self.begun()
-        self.assertEqual(early.file_sent, early.source.size)
+        self.assertEqual(early.file_sent, early.input.source.size)
         status = await self.run_command(LINE, early=early)
         self.assertEqual(status, 0, self.errors)
         self.assertEqual(self.server.actions(), ["upload", "watch", "status", "download"])
@@ -88,7 +91,7 @@ class EarlyTests(SessionCase):
         with mock.patch.object(EarlyUpload, "send"):
             early = self.begin()
         assert early is not None
-        size = early.source.size
+        size = early.input.source.size
         with self.path.open("ab") as file:
             file.write(b"more")
         early.send()
@@ -135,7 +138,7 @@ class EarlyTests(SessionCase):
         self.path = self.film(REMEMBER_FROM + 123_456)
         early = self.begun()
         (record,) = self.state.rglob("*.json")
-        self.assertEqual(json.loads(record.read_bytes())["upload_id"], early.upload_id)
+        self.assertEqual(json.loads(record.read_bytes())["upload_id"], self.upload_id(early))
         status = await self.run_command(LINE, early=early)
         self.assertEqual(status, 0, self.errors)
         self.assertEqual(self.server.actions(), ["upload", "watch", "status", "download"])
@@ -146,22 +149,23 @@ class EarlyTests(SessionCase):
         """It resumes that, although the earlier run had begun before its reactor ran."""
         self.path = self.film(REMEMBER_FROM + 123_456)
         first = self.begun()
-        first.resume.close()
-        self.server.uploads[first.upload_id] = bytearray(self.path.read_bytes()[:1_000_000])
+        first.input.resume.close()
+        self.server.uploads[self.upload_id(first)] = bytearray(self.path.read_bytes()[:1_000_000])
         first.connection.close()
         self.assertIsNone(self.begin())
         self.server.requests.clear()
         self.assertEqual(await self.run_command(LINE), 0, self.errors)
         resumed = [fields for fields in self.server.requests if fields["action"] == "upload"]
         self.assertEqual(
-            [fields["upload_id"] for fields in resumed if fields.get("offset")], [first.upload_id]
+            [fields["upload_id"] for fields in resumed if fields.get("offset")],
+            [self.upload_id(first)],
         )
 
     async def test_events_from_before_the_log_stand_in_it(self) -> None:
         """Such as that another process sends the same file."""
         self.path = self.film(REMEMBER_FROM + 1)
         first, second = self.begun(), self.begun()
-        self.assertNotEqual(first.upload_id, second.upload_id)
+        self.assertNotEqual(self.upload_id(first), self.upload_id(second))
         self.assertEqual(await self.run_command(LINE, early=second), 0, self.errors)
         self.assertIn("another process sends the same file", self.logged.getvalue())
 

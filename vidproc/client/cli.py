@@ -9,14 +9,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from vidproc.client import startup
 from vidproc.client.tls import do_without_tls
-
-if TYPE_CHECKING:
-    from vidproc.client.early import EarlyUpload
-    from vidproc.client.options import Options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,7 +40,9 @@ def _main(argv: Sequence[str] | None) -> int:
         options = parse_command_line(argv)
         if not options.tls:
             do_without_tls()
-        early = _begin_early(options)
+        from vidproc.client.early import begin_upload
+
+        early = begin_upload(options)
         startup.before_twisted()
         from vidproc.client.run import run
 
@@ -59,14 +56,6 @@ def _main(argv: Sequence[str] | None) -> int:
     except Exception as error:  # the last resort: users never see a traceback
         _say(f"Something unexpected went wrong: {type(error).__name__}: {error}")
         return 1
-
-
-def _begin_early(options: Options) -> EarlyUpload | None:
-    if options.action != "process":
-        return None
-    from vidproc.client.early import begin_upload
-
-    return begin_upload(options)
 
 
 def _say(*lines: str) -> None:

@@ -14,15 +14,15 @@ import socket
 import threading
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
 
 from vidproc.client.options import Options
 from vidproc.client.requests import encode_request, upload_fields
-from vidproc.client.source import Source, resume_file
+from vidproc.client.source import Input, open_input
 from vidproc.mmp.errors import LocalProtocolError
-from vidproc.resume import REMEMBER_FROM, Log, ResumeFile
+from vidproc.resume import Log
 
 _REACH = 0.25
 """Seconds that finding the server and connecting to it may take."""
@@ -62,13 +62,11 @@ class LaterLog:
 
 @dataclass
 class EarlyUpload:
-    """An upload that has begun: the request `head` and bytes of the `source`, of which `sent` are
-    gone in all. `resume` remembers it, if it is large. `signal` came meanwhile; 0 is none."""
+    """An upload that has begun: the request `head` and bytes of the `input`, of which `sent` are
+    gone in all. `signal` came meanwhile; 0 is none."""
 
-    source: Source
-    resume: ResumeFile
+    input: Input
     log: LaterLog
-    upload_id: str
     connection: socket.socket
     head: bytes
     sent: int = 0
@@ -78,6 +76,11 @@ class EarlyUpload:
     def file_sent(self) -> int:
         """Bytes of the file that are gone."""
         return max(0, self.sent - len(self.head))
+
+    def hand_over(self, log: Log) -> Input:
+        """Return what is sent, for whoever sends the rest; what was logged so far goes to `log`."""
+        self.log.hand_over(log)
+        return self.input
 
     def hold_interrupts(self) -> None:
         """Note Ctrl-C from now on instead of ending: the server may have the task already."""
@@ -104,9 +107,10 @@ class EarlyUpload:
     def _next(self) -> bytes:
         if self.sent < len(self.head):
             return self.head[self.sent :]
-        rest = self.source.size - self.file_sent  # not more, even if the file grows
+        source = self.input.source
+        rest = source.size - self.file_sent  # not more, even if the file grows
         try:
-            return os.pread(self.source.file.fileno(), min(_CHUNK_SIZE, rest), self.file_sent)
+            return os.pread(source.file.fileno(), min(_CHUNK_SIZE, rest), self.file_sent)
         except OSError:
             return b""
 
@@ -118,19 +122,21 @@ def begin_upload(options: Options) -> EarlyUpload | None:
     """
     if options.action != "process" or options.tls or options.skip_existing or os.name != "posix":
         return None
-    assert options.input is not None
+    log = LaterLog()
     try:
-        source = Source(options.input)
+        found = open_input(options, log)
     except OSError:
         return None
-    early = _begin(options, source)
+    early = _begin(options, found, log)
     if early is None:
-        source.close()
+        found.close()
     return early
 
 
-def _begin(options: Options, source: Source) -> EarlyUpload | None:
-    upload_id = str(uuid.uuid4())
+def _begin(options: Options, found: Input, log: LaterLog) -> EarlyUpload | None:
+    if found.resume.upload_id is not None:
+        return None
+    source, upload_id = found.source, str(uuid.uuid4())
     fields = upload_fields(
         options.token,
         operation=options.type,
@@ -143,16 +149,11 @@ def _begin(options: Options, source: Source) -> EarlyUpload | None:
         head = encode_request(fields, source.media_type, source.size)
     except LocalProtocolError:
         return None
-    log = LaterLog()
-    resume = resume_file(options, source, log)
-    if source.size >= REMEMBER_FROM:
-        resume.open()
-    connection = _connect(options.host, options.port) if resume.upload_id is None else None
+    connection = _connect(options.host, options.port)
     if connection is None:
-        resume.close()
         return None
-    resume.remember(upload_id)  # if it is open
-    early = EarlyUpload(source, resume, log, upload_id, connection, head)
+    found.resume.remember(upload_id)  # if it is open
+    early = EarlyUpload(replace(found, begun_id=upload_id), log, connection, head)
     early.hold_interrupts()
     early.send()
     return early

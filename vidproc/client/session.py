@@ -19,7 +19,7 @@ from vidproc.client.files import safe_stem
 from vidproc.client.films import existing_result
 from vidproc.client.next_steps import RunState
 from vidproc.client.options import Options
-from vidproc.client.source import Source, resume_file
+from vidproc.client.source import Input, open_input
 from vidproc.client.steps import Steps
 from vidproc.client.texts import (
     cancel_sentence,
@@ -34,7 +34,6 @@ from vidproc.client.texts import (
 from vidproc.client.words import printable
 from vidproc.reactor import IFullReactor
 from vidproc.result_names import result_stem
-from vidproc.resume import REMEMBER_FROM
 
 if TYPE_CHECKING:
     from vidproc.client.early import EarlyUpload
@@ -153,26 +152,8 @@ class Session:
                 self._say(f"Skipped: {printable(there)} exists already.")
                 self._print(str(there))
                 return DONE
-        try:
-            source = self._early.source if self._early is not None else Source(options.input)
-        except OSError as error:
-            raise InputChanged(f"The input file can't be read: {error.strerror}") from None
-        begun = None
-        if self._early is not None:
-            resume = self._early.resume
-            self._early.log.hand_over(self._log)
-            begun = self._early.upload_id
-        else:
-            resume = resume_file(options, source, self._log)
-        try:
-            if source.size >= REMEMBER_FROM and begun is None:
-                resume.open()
-            task_id = await self._steps.upload(source, resume, begun)
-            resume.forget()
-        finally:
-            self._state.upload_kept = resume.kept
-            resume.close()
-            source.close()
+        found = self._input()
+        task_id = await self._upload(found)
         self._state.task_id = task_id
         self._state.accepted = True
         self._log.info("accepted as task %s", task_id)
@@ -195,9 +176,29 @@ class Session:
             self._display.line(f"Warning: {warning}")
         path = await self._download(task_id, result_stem(options.input.stem))
         self._display.close()
-        self._say(summary(details, source.size, path.stat().st_size))
+        self._say(summary(details, found.source.size, path.stat().st_size))
         self._print(str(path))
         return DONE
+
+    def _input(self) -> Input:
+        """Return what to send, of which some may be gone already. Raises `InputChanged`."""
+        if self._early is not None:
+            return self._early.hand_over(self._log)
+        try:
+            return open_input(self.options, self._log)
+        except OSError as error:
+            raise InputChanged(f"The input file can't be read: {error.strerror}") from None
+
+    async def _upload(self, found: Input) -> str:
+        """Upload the input, close it and return the task's ID."""
+        resume = found.resume
+        try:
+            task_id = await self._steps.upload(found.source, resume, found.begun_id)
+            resume.forget()
+            return task_id
+        finally:
+            self._state.upload_kept = resume.kept
+            found.close()
 
     async def _follow(self) -> int:
         task_id = self.options.task_id

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from vidproc.client.kinds import MEDIA_TYPE
 from vidproc.client.options import Options
-from vidproc.resume import Log, ResumeFile
+from vidproc.resume import REMEMBER_FROM, Log, ResumeFile
 
 _HASH_CHUNK = 1 << 20
 
@@ -73,3 +74,30 @@ def resume_file(options: Options, source: Source, log: Log, **more: str) -> Resu
     request = {"type": options.type, "parameters": options.parameters}
     server = {"host": options.host, "port": options.port}
     return ResumeFile({**source.identity, **request, **server, **more}, log)
+
+
+@dataclass(frozen=True)
+class Input:
+    """What one run sends: the file and its resume file, both open.
+
+    `begun_id` is the upload_id with which this run has already sent some of it.
+    """
+
+    source: Source
+    resume: ResumeFile
+    begun_id: str | None = None
+
+    def close(self) -> None:
+        """Close both files."""
+        self.resume.close()
+        self.source.close()
+
+
+def open_input(options: Options, log: Log) -> Input:
+    """Open the input file, and its resume file if it is large. Raises `OSError`."""
+    assert options.input is not None
+    source = Source(options.input)
+    resume = resume_file(options, source, log)
+    if source.size >= REMEMBER_FROM:
+        resume.open()
+    return Input(source, resume)
