@@ -36,7 +36,7 @@ from vidproc.app.settings import Config
 from vidproc.app.startup_errors import CannotStart, show_in_one_line
 from vidproc.app.stopping import Deadline, Patience
 from vidproc.clock import SteadyClock
-from vidproc.ffmpeg.binary import FFmpeg, FFmpegUnusable, find_ffmpeg
+from vidproc.ffmpeg.binary import FFmpegUnusable, find_ffmpeg
 from vidproc.ffmpeg.sandbox import Sandbox, SandboxIncomplete, find_layers, missing_layers
 from vidproc.files.data_folder import DataFolder, DataFolderInUse
 from vidproc.files.keys import load_key
@@ -154,10 +154,34 @@ class VidprocService(Service):
             raise CannotStart(str(error)) from error
 
     def _build(self) -> None:
-        config = self.config
+        """Build everything from the ground up and start it; the ports serve last."""
         files = raise_open_files()
-        ffmpeg = find_ffmpeg(config.ffmpeg)
-        layers = find_layers(config.sandbox)
+        self._ffmpeg = find_ffmpeg(self.config.ffmpeg)
+        layers = find_layers(self.config.sandbox)
+        cores = usable_cores()
+        self._open_data()
+        self._make_threads()
+        self._runner = self._build_runner(layers, cores)
+        self._build_tasks(cores)
+        connections = min(self.config.max_connections, most_connections(files))
+        self._build_gate(connections)
+        meter = self._build_upkeep(cores)
+        self._start_all()
+        self._serve(meter)
+        signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reload))
+        self._tell_start(cores)
+        garbage.keep_for_good()
+        if connections < self.config.max_connections:
+            self.log.warn(
+                "the limit of open files ({files}) allows {n} connections, not {wanted}",
+                files=files,
+                n=connections,
+                wanted=self.config.max_connections,
+            )
+
+    def _open_data(self) -> None:
+        """Open the data folder, the logs and the store, and put the store in order."""
+        config = self.config
         self._data_folder = DataFolder(config.data_dir, config.storage_limit)
         self._data_folder.open()
         tighten(everything_below(config.data_dir))
@@ -170,20 +194,15 @@ class VidprocService(Service):
         else:
             self._store.untold.note_ends()
         recover(self._store, self._data_folder, self._reactor.seconds())
+
+    def _make_threads(self) -> None:
         self._store_thread = WorkerThreads(self._reactor, "store", 1)
         self._lookup_thread = WorkerThreads(self._reactor, "lookup", 1)
         self._disk = WorkerThreads(self._reactor, "disk", DISK_THREADS)
         self._writers = WorkerThreads(self._reactor, "writers", WRITER_THREADS)
-        cores = usable_cores()
-        memory = psutil.virtual_memory().total
-        self._sandbox = Sandbox(
-            address_space=min(memory * 3 // 4, 16 << 30),
-            file_size=config.storage_limit,
-            cpu_time=int(config.settings.job_timeout * cores) + 60,
-            layers=layers,
-        )
-        self._fork_server = probe_fork_server(self._reactor, layers)
-        self._runner = self._build_runner(ffmpeg)
+
+    def _build_tasks(self, cores: int) -> None:
+        config = self.config
         self._tasks = Tasks(
             self._reactor,
             config.settings,
@@ -196,14 +215,27 @@ class VidprocService(Service):
             runner=self._runner,
             cores=cores,
         )
-        self._ffmpeg = ffmpeg
+        self._on_done = OnDone(
+            self._reactor,
+            config.on_done or (),
+            self._store.untold,
+            self._store_thread,
+            self._data_folder.path,
+        )
+        if config.on_done is not None:
+            self._tasks.queue.watches.on_ended.append(self._on_done.ended)
+
+    def _build_gate(self, connections: int) -> None:
         self._gate = Gate(
             self._reactor,
-            tokens=config.tokens,
-            idle_timeout=config.idle_timeout,
-            max_connections=min(config.max_connections, most_connections(files)),
-            max_connections_per_ip=config.max_connections_per_ip,
+            tokens=self.config.tokens,
+            idle_timeout=self.config.idle_timeout,
+            max_connections=connections,
+            max_connections_per_ip=self.config.max_connections_per_ip,
         )
+
+    def _build_upkeep(self, cores: int) -> Meter:
+        """Build what measures and rebalances; return its meter."""
         meter = Meter(
             self._reactor,
             self._runner,
@@ -223,16 +255,11 @@ class VidprocService(Service):
             ClockWatch(self._clock, self._store, self._store_thread),
             self._cluster_figures,
         )
-        self._on_done = OnDone(
-            self._reactor,
-            config.on_done or (),
-            self._store.untold,
-            self._store_thread,
-            self._data_folder.path,
-        )
-        if config.on_done is not None:
-            self._tasks.queue.watches.on_ended.append(self._on_done.ended)
-        self._on_done.start()
+        return meter
+
+    def _start_all(self) -> None:
+        """Start what was built; the threads first, because the rest calls them."""
+        self._on_done.start()  # reads the store itself, so before the threads
         self._store_thread.start()
         self._lookup_thread.start()
         self._disk.start()
@@ -241,7 +268,10 @@ class VidprocService(Service):
             self._fork_server.start()
         self._tasks.start(self._store.in_states([State.QUEUED]))
         self._performance.startService()
-        self._metrics = Metrics(
+
+    def _serve(self, meter: Meter) -> None:
+        """Let the open ports serve clients."""
+        metrics = Metrics(
             self._reactor,
             self._tasks,
             self._gate,
@@ -258,42 +288,41 @@ class VidprocService(Service):
                 self._disk,
                 self._server_info,
                 figures=self._performance.recent.answer,
-                metrics=self._metrics.render,
+                metrics=metrics.render,
                 secret=lambda name: load_key(self._data_folder.path(name)),
             )
         )
-        signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reload))
-        self._tell_start(cores)
-        garbage.keep_for_good()
-        if most_connections(files) < config.max_connections:
-            self.log.warn(
-                "the limit of open files ({files}) allows {n} connections, not {wanted}",
-                files=files,
-                n=most_connections(files),
-                wanted=config.max_connections,
-            )
 
-    def _build_runner(self, ffmpeg: FFmpeg) -> Runner:
+    def _build_runner(self, layers: frozenset[str], cores: int) -> Runner:
+        """Build the sandbox, the fork server and the runner: the cluster's if there is one."""
+        config = self.config
+        self._sandbox = Sandbox(
+            address_space=min(psutil.virtual_memory().total * 3 // 4, 16 << 30),
+            file_size=config.storage_limit,
+            cpu_time=int(config.settings.job_timeout * cores) + 60,
+            layers=layers,
+        )
+        self._fork_server = probe_fork_server(self._reactor, layers)
         local = LocalRunner(
             self._reactor,
-            ffmpeg,
+            self._ffmpeg,
             self._sandbox,
             self._data_folder.path,
             fork_server=self._fork_server,
         )
         self._cluster: ClusterRunner | None = None
-        if self.config.cluster is None:
+        if config.cluster is None:
             return local
         from vidproc.cluster.runner import ClusterRunner
 
         key = load_key(self._data_folder.path("server.key"))
         self._cluster = ClusterRunner(
             self._reactor,
-            self.config.cluster,
+            config.cluster,
             local,
-            ffmpeg,
+            self._ffmpeg,
             self._sandbox,
-            self.config.sandbox,
+            config.sandbox,
             self._data_folder.path,
             hashlib.sha256(key).hexdigest()[:16],
         )
