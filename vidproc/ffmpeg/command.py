@@ -19,7 +19,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
+
+if TYPE_CHECKING:
+    from ffmpeg.nodes import OutputStream
 
 Program = Literal["ffmpeg", "probe", "survey", "grain"]
 
@@ -220,7 +223,23 @@ class CommandStopped(Exception):
     """A command was stopped on request (a cancel or a shutdown); its process has ended."""
 
 
-def ffmpeg_command(graph: Any, *, stage: str, **rest: Any) -> Command:
+class CommandFields(TypedDict, total=False):
+    """Fields of `Command` that `ffmpeg_command` takes besides `stage`."""
+
+    duration: float | None
+    weight: float
+    cpus: float
+    memory: int
+    capture: int
+    files: tuple[tuple[str, bytes], ...]
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    written_as: str
+    part: Part | None
+    near: bool
+
+
+def ffmpeg_command(graph: OutputStream, *, stage: str, **rest: Unpack[CommandFields]) -> Command:
     """Return the Command for an ffmpeg-python output `graph` (or several merged outputs).
 
     Keyword arguments are fields of `Command`. The graph contains the placeholders of `input_file`,

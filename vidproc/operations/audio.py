@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
+
+from ffmpeg.nodes import FilterableStream
 
 from vidproc.ffmpeg.media import AudioStream, MediaInfo
 from vidproc.operations.frames import counted
+from vidproc.operations.reading import Source
 
 Container = Literal["mp4", "webm"]
 
@@ -46,7 +49,7 @@ class ChosenAudio:
         """Whether the packets are copied without re-encoding."""
         return self.encoder == "copy"
 
-    def stream(self, node: Any) -> Any:
+    def stream(self, node: Source) -> FilterableStream:
         """Return the graph's audio stream, taken from the input `node`."""
         stream = node[str(self.track.index)]
         if self.copied:
@@ -56,9 +59,9 @@ class ChosenAudio:
         layouts = self.mixed_to or _LAYOUTS[self.encoder]
         return stream.filter("aformat", channel_layouts=layouts)
 
-    def options(self, number: int) -> dict[str, Any]:
+    def options(self, number: int) -> dict[str, object]:
         """Return the output options of the output's audio track `number`, counted from 0."""
-        options: dict[str, Any] = {f"c:a:{number}": self.encoder}
+        options: dict[str, object] = {f"c:a:{number}": self.encoder}
         if self.bit_rate is not None:
             options[f"b:a:{number}"] = self.bit_rate
         if self.sample_rate is not None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import ffmpeg
+from ffmpeg.nodes import FilterableStream, OutputStream
 
 from vidproc.ffmpeg.command import THREADS, output_file
 from vidproc.ffmpeg.media import MediaInfo
 from vidproc.operations.audio import Container
+from vidproc.operations.reading import Source
 from vidproc.operations.sizes import Size
 from vidproc.operations.tracks import Tracks
 
@@ -48,12 +49,12 @@ class Delivery:
 
     file: str
     container: Container
-    video: dict[str, Any]
+    video: dict[str, object]
     tracks: Tracks
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, object] = field(default_factory=dict)
 
 
-def svt_rate(rate: float | None, *, known: bool = True) -> dict[str, Any]:
+def svt_rate(rate: float | None, *, known: bool = True) -> dict[str, object]:
     """Return options that tell SVT-AV1 a frame rate if it would refuse the `rate` of the video.
 
     It takes at most 240 frames a second. Unless the filters' output has a `known` rate, it would
@@ -66,9 +67,11 @@ def svt_rate(rate: float | None, *, known: bool = True) -> dict[str, Any]:
     return {"svtav1-params": f"fps-num={round(rate * 1000)}:fps-denom=1000"}
 
 
-def deliver(node: Any, media: MediaInfo, stream: Any, delivery: Delivery) -> Any:
+def deliver(
+    node: Source, media: MediaInfo, stream: FilterableStream, delivery: Delivery
+) -> OutputStream:
     """Return the output node: video, audio and subtitles in a file without private tags."""
-    options: dict[str, Any] = {
+    options: dict[str, object] = {
         "format": delivery.container,
         "threads": THREADS,
         "filter_complex_threads": THREADS,
@@ -99,20 +102,20 @@ def deliver(node: Any, media: MediaInfo, stream: Any, delivery: Delivery) -> Any
     return output.global_args(*source)
 
 
-def _input_arguments(node: Any) -> list[str]:
+def _input_arguments(node: Source) -> list[str]:
     """Return the arguments of an input node, up to its file."""
     arguments = [str(word) for word in ffmpeg.get_args(ffmpeg.output(node["0"], "-"))]
     return arguments[: arguments.index("-i") + 2]
 
 
-def rate_options(media: MediaInfo, container: Container = "mp4") -> dict[str, Any]:
+def rate_options(media: MediaInfo, container: Container = "mp4") -> dict[str, object]:
     """Return options that keep the frames' times.
 
     FFmpeg's default time base is one frame. That is right for a constant rate, where it removes
     the rounding to a container's milliseconds. But it would shift the frames of a variable rate,
     or of a low one relative to the audio. WebM counts milliseconds anyway.
     """
-    options: dict[str, Any] = {"fps_mode": "vfr"}
+    options: dict[str, object] = {"fps_mode": "vfr"}
     video = media.video
     if container == "webm":
         options["enc_time_base"] = "1:1000"
@@ -121,7 +124,7 @@ def rate_options(media: MediaInfo, container: Container = "mp4") -> dict[str, An
     return options
 
 
-def x264(crf: int = 21, **rest: Any) -> dict[str, Any]:
+def x264(crf: int = 21, **rest: object) -> dict[str, object]:
     """Return options for H.264 that plays everywhere, at a constant quality `crf`."""
     return {
         "c:v": "libx264",
@@ -133,7 +136,7 @@ def x264(crf: int = 21, **rest: Any) -> dict[str, Any]:
     }
 
 
-STITCHABLE: dict[str, Any] = {"x264-params": "stitchable=1"}
+STITCHABLE: dict[str, object] = {"x264-params": "stitchable=1"}
 """Options of `x264` for segments: otherwise its headers depend on the frames and the rate."""
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import ffmpeg
 
 from vidproc.errors import ErrorCode, ServiceError
@@ -99,9 +97,9 @@ class ExtractAudioOperation(Operation[ExtractAudio]):
         return max(1 << 20, source_size // 2)
 
 
-def _encoding(track: AudioStream, bitrate: int | None) -> tuple[dict[str, Any], list[str]]:
+def _encoding(track: AudioStream, bitrate: int | None) -> tuple[dict[str, object], list[str]]:
     """Return LAME's options, and a sentence if MP3 does not support the requested bit rate."""
-    options: dict[str, Any] = {"c:a": "libmp3lame"}
+    options: dict[str, object] = {"c:a": "libmp3lame"}
     sampling = track.sample_rate
     if sampling > _MOST_SAMPLING:
         options["ar"] = _MOST_SAMPLING

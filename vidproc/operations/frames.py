@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import msgspec
+from ffmpeg.nodes import FilterableStream
 
 from vidproc.errors import ErrorCode, ServiceError
 from vidproc.ffmpeg.capabilities import Capabilities
 from vidproc.ffmpeg.media import MediaInfo, VideoStream
 from vidproc.operations.parameters import Fit
+from vidproc.operations.reading import Source
 from vidproc.operations.sizes import MAX_SIDE, Size, around, inside, scaled
 
 REFERENCE_WHITE = 203
@@ -30,6 +31,10 @@ _SCALER = "lanczos+accurate_rnd+full_chroma_int"
 
 
 _RGB_SCALER = "lanczos"  # full-resolution chroma makes a GIF of drawings 7 % larger
+
+
+Sample = Callable[[FilterableStream], FilterableStream]
+"""Selects frames of a stream: a frame rate, a clip, a segment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +83,14 @@ def require_video(media: MediaInfo) -> VideoStream:
 
 
 def normalised(
-    node: Any,
+    node: Source,
     media: MediaInfo,
     capabilities: Capabilities,
     size: Size | None = None,
     *,
     pixels: Pixels = Pixels(),
-    sample: Callable[[Any], Any] | None = None,
-) -> Any:
+    sample: Sample | None = None,
+) -> FilterableStream:
     """Return the normalised video at `size` (displayed pixels; default: the source's).
 
     FFmpeg rotates it itself. Sizes must be even unless the `pixels` are RGB or 4:4:4.
@@ -119,7 +124,7 @@ def normalised(
         if not rgb and video.color_matrix is None:
             # Players guess an untagged matrix from the size, and the size may change here.
             stream = stream.filter("setparams", colorspace=guessed_matrix(video))
-        options: dict[str, Any] = {"out_range": "tv"}
+        options: dict[str, object] = {"out_range": "tv"}
         if video.full_range and not rgb:
             options["in_range"] = "pc"
         if rgb:
@@ -134,7 +139,7 @@ def normalised(
     return _denoised(stream, pixels.denoise) if pixels.denoise is not None else stream
 
 
-def _denoised(stream: Any, strengths: tuple[float, float]) -> Any:
+def _denoised(stream: FilterableStream, strengths: tuple[float, float]) -> FilterableStream:
     """Return frames without grain. Each depends on nothing but itself, and is the same each time:
     so segments, samples and references are."""
     for strength, planes in zip(strengths, (_LUMA, _CHROMA), strict=True):
@@ -146,7 +151,9 @@ def _denoised(stream: Any, strengths: tuple[float, float]) -> Any:
 _LUMA, _CHROMA = 1, 6  # planes of FFmpeg's filters, as bits
 
 
-def as_shown(stream: Any, video: VideoStream, capabilities: Capabilities, pixels: Pixels) -> Any:
+def as_shown(
+    stream: FilterableStream, video: VideoStream, capabilities: Capabilities, pixels: Pixels
+) -> FilterableStream:
     """Return what a viewer sees of normalised frames on an SDR display: HDR is tone-mapped."""
     if not (video.hdr and pixels.hdr and maps_colours(capabilities)):
         return stream
@@ -161,11 +168,11 @@ def maps_colours(capabilities: Capabilities) -> bool:
     return "zscale" in capabilities.filters and "tonemap" in capabilities.filters
 
 
-def _as_hdr(stream: Any, video: VideoStream, size: Size) -> Any:
+def _as_hdr(stream: FilterableStream, video: VideoStream, size: Size) -> FilterableStream:
     """Return HDR frames at `size`, limited range, without metadata that only the source had."""
     stream = _without(stream, *(n for kind in video.dynamic_metadata for n in _SIDE_DATA[kind]))
     rgb = is_rgb(video.pixel_format)
-    options: dict[str, Any] = {"out_range": "tv"}
+    options: dict[str, object] = {"out_range": "tv"}
     if rgb:
         options["out_color_matrix"] = "bt2020"
     elif video.full_range:
@@ -181,7 +188,7 @@ def _as_hdr(stream: Any, video: VideoStream, size: Size) -> Any:
     )
 
 
-def _without(stream: Any, *kinds: str) -> Any:
+def _without(stream: FilterableStream, *kinds: str) -> FilterableStream:
     """Return frames without side data of some kinds, which would be written into the result."""
     for kind in kinds:
         stream = stream.filter("sidedata", mode="delete", type=kind)
@@ -210,7 +217,7 @@ def _one_off(video: VideoStream, size: Size) -> bool:
     return lacking != [0, 0] and all(0 <= lack <= 1 for lack in lacking)
 
 
-def _to_sdr(stream: Any, video: VideoStream, rgb: bool) -> Any:
+def _to_sdr(stream: FilterableStream, video: VideoStream, rgb: bool) -> FilterableStream:
     """Map HDR or wide-gamut frames to BT.709."""
     given = {
         "tin": video.color_transfer or "bt709",
@@ -256,13 +263,13 @@ def guessed_matrix(video: VideoStream) -> str:
 
 
 def fitted(
-    node: Any,
+    node: Source,
     media: MediaInfo,
     capabilities: Capabilities,
     target: Size,
     fit: Fit,
-    sample: Callable[[Any], Any] | None = None,
-) -> Any:
+    sample: Sample | None = None,
+) -> FilterableStream:
     """Return the normalised video in a frame of exactly `target` pixels (even numbers).
 
     `pad` adds black bars around it, `crop` fills the frame and cuts off what does not fit, and

@@ -6,13 +6,11 @@ duration ends. Here it begins with the frame that is being shown, and lasts as l
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import ffmpeg
+from ffmpeg.nodes import FilterableStream
 
 from vidproc.ffmpeg.media import MediaInfo, VideoStream
-from vidproc.operations import clips, reading
+from vidproc.operations import clips, frames, reading
 
 _LONG = 0.5
 """Seconds: a frame is shown for that long in recordings of a screen, not in what cameras make."""
@@ -35,18 +33,18 @@ def shows_for_long(video: VideoStream, clip: clips.Clip) -> bool:
     return longest is not None and longest > _LONG and clip.length < _MOST
 
 
-def source(media: MediaInfo, clip: clips.Clip) -> Any:
+def source(media: MediaInfo, clip: clips.Clip) -> reading.Source:
     """Return an input node for the video of a clip alone, which `sample` shortens."""
     lead = min(clip.start, _LEAD)
     return reading.source(media, start=clip.start - lead, duration=clip.length + lead)
 
 
-def sample(clip: clips.Clip) -> Callable[[Any], Any]:
+def sample(clip: clips.Clip) -> frames.Sample:
     """Return what turns the frames of `source` into those of the clip, from 0."""
     lead = min(clip.start, _LEAD)
     end = max(0.0, clip.length - _LAST)
 
-    def cut(stream: Any) -> Any:
+    def cut(stream: FilterableStream) -> FilterableStream:
         first, rest, last = (stream.split()[number] for number in range(3))
         rest = rest.filter("trim", start=reading.seconds(lead + _ROUNDING))
         rest = rest.filter("settb", _MICROSECONDS).filter("setpts", f"PTS-{round(lead * 1e6)}")
@@ -60,7 +58,7 @@ def sample(clip: clips.Clip) -> Callable[[Any], Any]:
     return cut
 
 
-def _shown(stream: Any, at: float, becomes: float) -> Any:
+def _shown(stream: FilterableStream, at: float, becomes: float) -> FilterableStream:
     """Return the frame that is shown at a time, as one frame at another time; in seconds.
 
     At one frame in that time, rounded up, all frames up to there are one: the last of them.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import ffmpeg
+from ffmpeg.nodes import FilterableStream
 
 from vidproc.ffmpeg.command import SOURCE, THREADS, input_file
 from vidproc.ffmpeg.media import UNTIMED, MediaInfo
@@ -36,7 +37,7 @@ _MOST_NEGATIVE = -0.1
 """Seconds: encoder delays of audio are shorter. Before that FFmpeg finds no keyframe."""
 
 
-SAFE_INPUT: dict[str, Any] = {
+SAFE_INPUT: dict[str, object] = {
     "protocol_whitelist": "file",
     "format_whitelist": FORMATS,
     "max_streams": MAX_STREAMS,
@@ -47,19 +48,26 @@ SAFE_INPUT: dict[str, Any] = {
 """Options for every input from outside."""
 
 
+class Source(Protocol):
+    """An input node of a graph, as the streams of a file."""
+
+    def __getitem__(self, index: str, /) -> FilterableStream:
+        """Return a stream by its index in the file."""
+
+
 def source(
     media: MediaInfo,
     *,
     name: str = SOURCE,
     start: float | None = None,
     duration: float | None = None,
-) -> Any:
+) -> Source:
     """Return the input node of the task's file, or of another file `name` of the attempt.
 
     `start` and `duration` are in seconds; 0 is the first frame shown, which may come after the
     container's start. If both are None, everything is read and the streams' offsets are kept.
     """
-    options: dict[str, Any] = {**SAFE_INPUT, "threads": THREADS}
+    options: dict[str, object] = {**SAFE_INPUT, "threads": THREADS}
     lead = 0.0
     if start is not None or duration is not None:
         offset = media.video.start_time if media.video is not None else 0.0
@@ -89,11 +97,11 @@ def _unseekable(media: MediaInfo, at: float) -> bool:
 class _Later:
     """An input node whose video and audio begin `lead` seconds into what is read."""
 
-    node: Any
+    node: Source
     media: MediaInfo
     lead: float
 
-    def __getitem__(self, index: str) -> Any:
+    def __getitem__(self, index: str, /) -> FilterableStream:
         stream = self.node[index]
         if any(subtitle.index == int(index) for subtitle in self.media.subtitles):
             return stream  # these containers have no text subtitles that could be kept

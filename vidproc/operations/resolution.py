@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+from ffmpeg.nodes import FilterableStream, OutputStream
 
 from vidproc.ffmpeg.capabilities import Capabilities
 from vidproc.ffmpeg.command import Command, ffmpeg_command
@@ -15,6 +16,7 @@ from vidproc.operations.base import (
     Expectation,
     Job,
     Operation,
+    P,
     Plan,
     Product,
     filmed_bytes,
@@ -96,7 +98,7 @@ def reshaped(media: MediaInfo, capabilities: Capabilities, shape: Shape) -> Plan
     return Plan([command], work.product({}), work.warnings())
 
 
-async def reshape(job: Job[Any], plan: Plan, shape: Shape) -> Product:
+async def reshape(job: Job[P], plan: Plan, shape: Shape) -> Product:
     """Fit the video into a frame: in segments if a cluster has cores for them, else by `plan`."""
     work = _Reshaping(job.media, job.capabilities, shape)
     length = frames.require_video(job.media).duration
@@ -132,12 +134,12 @@ class _Reshaping:
         shown = frames.require_video(self._media).displayed_size
         return delivery.encoding_memory(size, drawn, shown)
 
-    def scaled(self, node: Any, sample: Callable[[Any], Any]) -> Any:
+    def scaled(self, node: reading.Source, sample: frames.Sample) -> FilterableStream:
         """Return the fitted frames of an input; `sample` selects some of them."""
         size, fit = self._shape.size, self._shape.fit
         return frames.fitted(node, self._media, self._capabilities, size, fit, sample)
 
-    def delivered(self, stream: Any, options: dict[str, Any]) -> Any:
+    def delivered(self, stream: FilterableStream, options: dict[str, object]) -> OutputStream:
         """Return the output node of the finished file with the video `stream`."""
         what = delivery.Delivery(_RESULT, "mp4", options, self._tracks)
         return delivery.deliver(self.node, self._media, stream, what)

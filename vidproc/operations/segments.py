@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import ffmpeg
+from ffmpeg.nodes import FilterableStream
 
 from vidproc.ffmpeg.command import (
     SOURCE,
@@ -26,7 +26,7 @@ from vidproc.ffmpeg.command import (
 )
 from vidproc.ffmpeg.media import MediaInfo
 from vidproc.operations import clips, frames, reading, sizes
-from vidproc.operations.base import Job
+from vidproc.operations.base import Job, P
 
 LEAST = 4.0
 """The shortest segment, in seconds: each begins with a keyframe, which costs about 5 % of it."""
@@ -104,23 +104,23 @@ def encode(
     media: MediaInfo,
     clip: clips.Clip,
     cut: Sequence[Segment],
-    scaled: Callable[[Any, Callable[[Any], Any]], Any],
-    options: dict[str, Any],
+    scaled: Callable[[reading.Source, frames.Sample], FilterableStream],
+    options: dict[str, object],
     memory: int,
     weight: float,
 ) -> tuple[Command, ...]:
     """Return the commands that encode all segments of the clip, to be run in parallel.
 
     `scaled` returns the video at its size from an input node and a function that selects frames
-    (`sample` of `frames.picture`); `options` are the encoder's; `memory` is that of one segment, in
-    bytes; `weight` (0 to 1) is that of all of them in the task.
+    (`sample` of `frames.normalised`); `options` are the encoder's; `memory` is that of one segment,
+    in bytes; `weight` (0 to 1) is that of all of them in the task.
     """
     begin = round(clip.start + frames.require_video(media).start_time, 6)
     begin = begin if begin > reading.NO_SEEK else 0.0
     commands = []
     for segment in cut:
         at = round(max(begin, begin + segment.start - _LEAD), 6)
-        place: dict[str, Any] = {}
+        place: dict[str, object] = {}
         if at:
             # Together they shift the times of all inputs by the same amount, to the microsecond.
             place = {"ss": reading.seconds(at), "itsoffset": reading.seconds(at - begin)}
@@ -155,7 +155,7 @@ def encode(
     return tuple(commands)
 
 
-async def make(job: Job[Any], commands: Sequence[Command]) -> bool:
+async def make(job: Job[P], commands: Sequence[Command]) -> bool:
     """Run the commands of `encode`; return whether every segment has frames.
 
     There are none after a long pause or where a file is damaged. Raises `CommandStopped`, and
@@ -170,9 +170,9 @@ async def make(job: Job[Any], commands: Sequence[Command]) -> bool:
     return True
 
 
-def _exactly(segment: Segment, stream: Any) -> Any:
+def _exactly(segment: Segment, stream: FilterableStream) -> FilterableStream:
     """Keep a segment's frames, with times from its start; the first frame of the clip is at 0."""
-    ends: dict[str, Any] = {"end": reading.seconds(segment.end)}
+    ends: dict[str, object] = {"end": reading.seconds(segment.end)}
     if segment.start:
         ends["start"] = reading.seconds(segment.start)
     stream = stream.filter("trim", **ends).filter("settb", f"1/{_TICKS}")
@@ -194,7 +194,7 @@ def listing(cut: Sequence[Segment]) -> bytes:
     return "\n".join([*lines, ""]).encode()
 
 
-def joined() -> Any:
+def joined() -> FilterableStream:
     """Return the video stream of the joined segments, to be copied."""
     node = ffmpeg.input(
         input_file(LIST),

@@ -21,9 +21,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
-from typing import Any
 
 import ffmpeg
+from ffmpeg.nodes import FilterableStream
 
 from vidproc.ffmpeg.command import (
     SOURCE,
@@ -47,7 +47,7 @@ from vidproc.ffmpeg.survey import (
     survey_command,
 )
 from vidproc.operations import frames, reading, segments
-from vidproc.operations.base import Job
+from vidproc.operations.base import Job, P
 from vidproc.topics import Topic, TopicLogger
 
 LEAST_FILM = 30.0
@@ -149,7 +149,7 @@ class Film:
                 lines.append(f"duration {end - start}us")
         return "\n".join([*lines, ""]).encode()
 
-    def joined(self) -> Any:
+    def joined(self) -> FilterableStream:
         """Return the video stream of the joined segments, to be copied."""
         # FFmpeg moves the start of each input to 0; the video may begin after the audio.
         _, first, _ = self.segments[0].expected
@@ -204,7 +204,7 @@ def divide(media: MediaInfo, length: float | None, cores: int) -> list[float]:
 
 
 async def cut(
-    job: Job[Any],
+    job: Job[P],
     lengths: Sequence[float],
     *,
     tick: Fraction,
@@ -258,7 +258,7 @@ async def cut(
     return Film(media, made, tick, shown, start + length if length is not None else None)
 
 
-Scaled = Callable[[Any, Callable[[Any], Any]], Any]
+Scaled = Callable[[reading.Source, frames.Sample], FilterableStream]
 """Returns the video at its size from an input node and a function that selects frames (`sample` of
 `frames.normalised`)."""
 
@@ -267,7 +267,7 @@ def encode_command(
     film: Film,
     segment: Segment,
     scaled: Scaled,
-    options: dict[str, Any],
+    options: dict[str, object],
     *,
     memory: int,
     weight: float,
@@ -308,9 +308,11 @@ def encode_command(
     )
 
 
-def source_frames(film: Film, segment: Segment, scaled: Scaled, at: float | None) -> Any:
+def source_frames(
+    film: Film, segment: Segment, scaled: Scaled, at: float | None
+) -> FilterableStream:
     """Return the frames of the source that a segment has, decoded from `at` on."""
-    place: dict[str, Any] = {}
+    place: dict[str, object] = {}
     if at is not None:
         # Times stay those of the whole film, and frames from the keyframe on go to the filters.
         moment = reading.seconds(at)
@@ -319,9 +321,9 @@ def source_frames(film: Film, segment: Segment, scaled: Scaled, at: float | None
     return scaled(node, partial(_exactly, film, segment))
 
 
-def _exactly(film: Film, segment: Segment, stream: Any) -> Any:
+def _exactly(film: Film, segment: Segment, stream: FilterableStream) -> FilterableStream:
     """Keep a segment's frames, with times from its start."""
-    ends: dict[str, Any] = {}
+    ends: dict[str, object] = {}
     end = segment.stretch.end if segment.stretch.end is not None else film.end
     if end is not None:
         ends["end"] = reading.seconds(end)
@@ -346,7 +348,7 @@ class Encoded:
 
 
 async def encode(
-    job: Job[Any],
+    job: Job[P],
     film: Film,
     command_for: Callable[[Segment, bool], Command],
     readers: Sequence[Command],
@@ -395,7 +397,7 @@ async def encode(
 
 
 async def _check(
-    job: Job[Any], film: Film, encoded: Sequence[Segment], readers: Sequence[Command]
+    job: Job[P], film: Film, encoded: Sequence[Segment], readers: Sequence[Command]
 ) -> tuple[dict[int, Counted], list[Completed] | None]:
     """Count the frames of segments, and run the readers meanwhile. Return what was counted, by the
     segments' numbers, and the readers' results, None if they failed."""

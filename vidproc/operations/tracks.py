@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from ffmpeg.nodes import FilterableStream
 
 from vidproc.ffmpeg.media import AudioStream, MediaInfo, SubtitleStream
 from vidproc.operations.audio import ChosenAudio, Container, audio_warnings, choose_audio
 from vidproc.operations.frames import counted
 from vidproc.operations.languages import three_letters
 from vidproc.operations.parameters import AudioTracks
+from vidproc.operations.reading import Source
 
 KEPT_TAGS = (
     *("title", "artist", "album_artist", "album", "composer", "genre", "track", "disc", "date"),
@@ -35,14 +37,14 @@ class Tracks:
     subtitles: tuple[SubtitleStream, ...] = ()
     chapters: bool = False
 
-    def streams(self, node: Any) -> list[Any]:
+    def streams(self, node: Source) -> list[FilterableStream]:
         """Return the graph's streams, taken from the input `node`: audio, then subtitles."""
         titles = [node[str(subtitle.index)] for subtitle in self.subtitles]
         return [*(audio.stream(node) for audio in self.audio), *titles]
 
-    def options(self, media: MediaInfo, container: Container) -> dict[str, Any]:
+    def options(self, media: MediaInfo, container: Container) -> dict[str, object]:
         """Return the output options: encoders, languages, titles, flags, chapters, clean tags."""
-        options: dict[str, Any] = {
+        options: dict[str, object] = {
             **clean_metadata(media),
             "map_chapters": 0 if self.chapters else -1,
         }
@@ -113,18 +115,18 @@ def kept_chapters(media: MediaInfo) -> bool:
     return 0 < media.chapters <= _MOST_CHAPTERS
 
 
-def clean_metadata(media: MediaInfo) -> dict[str, Any]:
+def clean_metadata(media: MediaInfo) -> dict[str, object]:
     """Return options that drop all tags except `KEPT_TAGS`."""
-    options: dict[str, Any] = {"map_metadata:g": -1, "map_metadata:s": -1}
+    options: dict[str, object] = {"map_metadata:g": -1, "map_metadata:s": -1}
     kept = [(name, media.tags[name]) for name in KEPT_TAGS if media.tags.get(name)]
     for number, (name, value) in enumerate(kept):
         options[f"metadata:g:{number}"] = f"{name}={value}"
     return options
 
 
-def copied_labels(media: MediaInfo, audio: Sequence[AudioStream]) -> dict[str, Any]:
+def copied_labels(media: MediaInfo, audio: Sequence[AudioStream]) -> dict[str, object]:
     """Return the labels of `audio` and all subtitles, for a file into which they are copied."""
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
     for number, track in enumerate(audio):
         options.update(_labels("a", number, track, track.default))
     for number, subtitle in enumerate(media.subtitles):
@@ -134,7 +136,7 @@ def copied_labels(media: MediaInfo, audio: Sequence[AudioStream]) -> dict[str, A
 
 def _labels(
     kind: str, number: int, track: AudioStream | SubtitleStream, default: bool
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return the options for a track's language, title and flags."""
     tags = {}
     if track.language:
@@ -143,7 +145,7 @@ def _labels(
         tags["title"] = tags["handler_name"] = track.title  # players of MP4 read one or the other
     # ffmpeg-python gives each option once, but FFmpeg reads 1, 0x1 and 0x01 as the same number.
     places = (f"{number}", f"0x{number:x}", f"0x0{number:x}")
-    options: dict[str, Any] = {
+    options: dict[str, object] = {
         f"metadata:s:{kind}:{place}": f"{name}={text}"
         for place, (name, text) in zip(places, tags.items(), strict=False)
     }

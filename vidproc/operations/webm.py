@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import ffmpeg
+from ffmpeg.nodes import FilterableStream, OutputStream
 
 from vidproc.ffmpeg.capabilities import Capabilities
 from vidproc.ffmpeg.command import Command, ffmpeg_command
@@ -66,18 +65,13 @@ class WebMOperation(Operation[WebM]):
         if work.held:
             options = work.whole_options() | held.lasting(work.clip)
             film = work.scaled(held.source(media, work.clip), held.sample(work.clip))
-            whole = work.delivered(film, options, stage="encoding", memory=work.memory)
+            whole = work.delivered(film, options)
             return Plan([whole], work.product(1), work.warnings)
         cut = segments.divide(media, work.clip, work.size, cores)
         if len(cut) == 1:
             options = work.whole_options()
             commands: list[Command | tuple[Command, ...]] = [
-                work.delivered(
-                    work.scaled(work.node, _from_zero),
-                    options,
-                    stage="encoding",
-                    memory=work.memory,
-                )
+                work.delivered(work.scaled(work.node, _from_zero), options)
             ]
             return Plan(commands, work.product(1), work.warnings)
         options = encoder(parameters, work.size, capabilities, cores=cut[0].cores)
@@ -182,11 +176,11 @@ class _Making:
         duration = frames.require_video(self._media).duration
         return None if duration is None else min(self.clip.length, duration - self.clip.start)
 
-    def scaled(self, source: Any, sample: Callable[[Any], Any]) -> Any:
+    def scaled(self, source: reading.Source, sample: frames.Sample) -> FilterableStream:
         """Return the scaled frames of an input that `sample` selects."""
         return frames.normalised(source, self._media, self._capabilities, self.size, sample=sample)
 
-    def whole_options(self) -> dict[str, Any]:
+    def whole_options(self) -> dict[str, object]:
         """Return the encoder's options for a clip in one piece."""
         options = encoder(self._parameters, self.size, self._capabilities)
         video = frames.require_video(self._media)
@@ -194,12 +188,27 @@ class _Making:
             options |= delivery.svt_rate(video.frame_rate, known=not self.held)
         return options
 
-    def delivered(self, stream: Any, options: dict[str, Any], **rest: Any) -> Command:
-        """Return the command that writes the finished file with the video `stream`."""
-        return ffmpeg_command(self._graph(stream, options), duration=self.clip.length, **rest)
+    def delivered(self, stream: FilterableStream, options: dict[str, object]) -> Command:
+        """Return the command that encodes the video `stream` and writes the finished file."""
+        return ffmpeg_command(
+            self._graph(stream, options),
+            stage="encoding",
+            duration=self.clip.length,
+            memory=self.memory,
+        )
 
-    def joined(self, stream: Any, **rest: Any) -> Command:
-        """Return the command that writes the finished file with the joined video `stream`."""
+    def joined(
+        self,
+        stream: FilterableStream,
+        *,
+        weight: float,
+        files: tuple[tuple[str, bytes], ...] = (),
+        reads: tuple[str, ...] = (),
+    ) -> Command:
+        """Return the command that writes the finished file with the joined video `stream`.
+
+        `files` and `reads` are the command's; `weight` is its weight in the task, 0 to 1.
+        """
         graph = self._graph(stream, {"c:v": "copy"})
         if self._audio is not None and not self._audio.copied:
             # FFmpeg seeks in the streams that it uses. With the video it lands at a keyframe, and
@@ -208,9 +217,16 @@ class _Making:
             length = reading.seconds(self.clip.length)
             sought = ffmpeg.output(video, "-", format="null", c="copy", t=length)
             graph = ffmpeg.merge_outputs(graph, sought)
-        return ffmpeg_command(graph, duration=self.clip.length, stage="joining", **rest)
+        return ffmpeg_command(
+            graph,
+            stage="joining",
+            duration=self.clip.length,
+            weight=weight,
+            files=files,
+            reads=reads,
+        )
 
-    def _graph(self, stream: Any, options: dict[str, Any]) -> Any:
+    def _graph(self, stream: FilterableStream, options: dict[str, object]) -> OutputStream:
         extra = _exact_cut(self.clip, bool(self._tracks.subtitles))
         what = delivery.Delivery(_RESULT, "webm", options, self._tracks, extra=extra)
         return delivery.deliver(self.node, self._media, stream, what)
@@ -255,14 +271,14 @@ def _clip_audio(media: MediaInfo, clip: clips.Clip) -> audio.ChosenAudio | None:
     return audio.choose_audio(media, "webm", cut=start > reading.NO_SEEK)
 
 
-def _exact_cut(clip: clips.Clip, subtitles: bool) -> dict[str, Any]:
+def _exact_cut(clip: clips.Clip, subtitles: bool) -> dict[str, object]:
     """Return output options that remove everything outside of the clip.
 
     The input's -t counts from the first frame after the cut, so there may be one frame too many;
     its -ss lets earlier subtitles through; the last subtitle may be shown longer than the video.
     """
     length = reading.seconds(clip.length)
-    options: dict[str, Any] = {"t": length}
+    options: dict[str, object] = {"t": length}
     if subtitles:
         options["ss"] = 0
         options["copypriorss:a"] = 1  # the encoder's delay comes before 0 and must be kept
@@ -270,16 +286,16 @@ def _exact_cut(clip: clips.Clip, subtitles: bool) -> dict[str, Any]:
     return options
 
 
-def _from_zero(stream: Any) -> Any:
+def _from_zero(stream: FilterableStream) -> FilterableStream:
     """Move the first frame to time 0: a cut between two frames would leave a gap."""
     return stream.filter("setpts", "if(eq(N,0),0,PTS)")
 
 
 def encoder(
     parameters: WebM, size: sizes.Size, capabilities: Capabilities, cores: int | None = None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return the encoder's output options, for `cores` cores, or as many as it can use."""
-    options: dict[str, Any] = {"pix_fmt": "yuv420p", "crf": parameters.quality}
+    options: dict[str, object] = {"pix_fmt": "yuv420p", "crf": parameters.quality}
     if parameters.codec == "av1":
         small = min(size) < _SVT_LEAST_SIDE
         names = ("libaom-av1", "libsvtav1") if small else ("libsvtav1", "libaom-av1")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import ffmpeg
 
@@ -35,7 +35,7 @@ from vidproc.operations.tracks import Tracks, clean_metadata, copied_labels
 Codec = Literal["h264", "hevc", "av1"]
 ENCODERS: dict[Codec, str] = {"h264": "libx264", "hevc": "libx265", "av1": "libsvtav1"}
 Preset = Literal["fast", "balanced", "small"]
-Options = dict[str, Any]
+Options = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +50,13 @@ class VideoEncoder:
 
     codec: Codec
     encoder: str
-    options: Mapping[str, Any]
+    options: Mapping[str, object]
     curve: Curve
     scoring_cost: float
     memory_factor: float
     passes: Literal["ffmpeg", "x265", "none"]
     pixels: Pixels = Pixels()  # noqa: RUF009 - it is immutable
-    joinable: Mapping[str, Any] | None = None
+    joinable: Mapping[str, object] | None = None
     zones: bool = False
 
     def rounded(self, crf: float) -> float:
@@ -103,7 +103,7 @@ _KEYFRAME_BITS = 1.4
 """x264's `ipratio`. Without it, segments of a video of 43 s at one CRF took 1.2 % more bytes."""
 
 
-def joined_parameters(*options: Mapping[str, Any]) -> Options:
+def joined_parameters(*options: Mapping[str, object]) -> Options:
     """Return all the options; the words of an encoder's own parameters (``x265-params``) that
     stand in several are put together."""
     joined: Options = {}

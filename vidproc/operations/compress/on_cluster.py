@@ -3,13 +3,13 @@ and shots read of the source."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
-from typing import Any
 
 import ffmpeg
+from ffmpeg.nodes import FilterableStream
 
 from vidproc.ffmpeg.command import Command, CommandFailed, ffmpeg_command, input_file
 from vidproc.ffmpeg.survey import SurveyFailed, parse_survey, survey_command
@@ -29,8 +29,8 @@ from vidproc.operations.compress.search import Search
 from vidproc.operations.compress.shots import TICKS, Shot
 from vidproc.operations.compress.work import CAPPED_BY_SELF, Work
 from vidproc.operations.delivery import Delivery, deliver, encoding_memory
-from vidproc.operations.frames import as_shown, normalised, require_video
-from vidproc.operations.reading import source
+from vidproc.operations.frames import Sample, as_shown, normalised, require_video
+from vidproc.operations.reading import Source, source
 from vidproc.operations.segments import possible
 
 _LEAD = 1.0
@@ -143,7 +143,7 @@ class _Segments:
     def join(self, name: str) -> Command:
         """Return the command that joins the segments in the MP4 file `name`, with the audio."""
         media = self.work.job.media
-        video: dict[str, Any] = {"c:v": "copy", "video_track_timescale": self.film.timescale}
+        video: dict[str, object] = {"c:v": "copy", "video_track_timescale": self.film.timescale}
         if "tag:v" in self.work.video_encoder.options:
             video["tag:v"] = self.work.video_encoder.options["tag:v"]
         delivery = Delivery(name, "mp4", video, self.work.tracks)
@@ -159,7 +159,7 @@ class _Segments:
     def _weight(self, segment: spread.Segment, fraction: float) -> float:
         return self.weight * fraction * self.film.length(segment) / self.film.duration
 
-    def _scaled(self, node: Any, sample: Callable[[Any], Any]) -> Any:
+    def _scaled(self, node: Source, sample: Sample) -> FilterableStream:
         work = self.work
         media, capabilities = work.job.media, work.job.capabilities
         pixels = work.video_encoder.pixels

@@ -13,9 +13,10 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import ffmpeg
+from ffmpeg.nodes import FilterableStream, OutputStream
 
 from vidproc.ffmpeg.capabilities import Capabilities
 from vidproc.ffmpeg.command import THREADS, Command, Completed, ffmpeg_command, input_file
@@ -114,14 +115,14 @@ def sampled_frames(
     size: Size,
     pixels: Pixels,
     samples: Samples,
-) -> Any:
+) -> FilterableStream:
     """Return the normalised video of the samples, one after another."""
     if not samples.starts:
         return normalised(source(media), media, capabilities, size, pixels=pixels)
     if samples.frames:
         rate = (media.video.frame_rate if media.video is not None else None) or PAIRING_RATE
 
-        def selected(stream: Any) -> Any:
+        def selected(stream: FilterableStream) -> FilterableStream:
             stream = stream.filter("setpts", "PTS-STARTPTS")
             stream = stream.filter("trim", end=seconds(samples.starts[-1] + samples.length))
             # By time, for a frame rate can be far from what a file says of it.
@@ -177,7 +178,7 @@ def score_command(
         ]
     else:
         pairs = [(encoded, reference)]
-    options: dict[str, Any] = {"shortest": 1}
+    options: dict[str, object] = {"shortest": 1}
     if metric == "vmaf":
         options.update(n_threads=THREADS, n_subsample=every)
     results = [
@@ -216,13 +217,13 @@ def mapping_memory(video: VideoStream, size: Size, pixels: Pixels) -> int:
     return (mapped * 60 + denoised * 12) * size[0] * size[1]
 
 
-def numbered(stream: Any) -> Any:
+def numbered(stream: FilterableStream) -> FilterableStream:
     """Return a stream whose frames are timed by their number and tagged like any other's."""
     stream = stream.filter("setparams", **_SAME_LABELS)
     return stream.filter("settb", f"1/{PAIRING_RATE}").filter("setpts", "N")
 
 
-def measured(compared: Any, threads: int | str) -> Any:
+def measured(compared: FilterableStream, threads: int | str) -> OutputStream:
     """Return the output node that compares `numbered` streams and discards the frames."""
     return ffmpeg.output(
         compared,

@@ -8,9 +8,9 @@ against the very stretch of the source that it was made from. Joining copies pac
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import ffmpeg
+from ffmpeg.nodes import FilterableStream
 
 from vidproc.ffmpeg.command import SOURCE, Command, ffmpeg_command, input_file, output_file
 from vidproc.ffmpeg.media import MediaInfo
@@ -150,7 +150,7 @@ def join_command(
         protocol_whitelist="file",
         format_whitelist="concat,mov,mp4,m4a,3gp,3g2,mj2",
     )["0"]
-    video: dict[str, Any] = {"c:v": "copy", "video_track_timescale": TICKS}
+    video: dict[str, object] = {"c:v": "copy", "video_track_timescale": TICKS}
     if "tag:v" in work.video_encoder.options:
         video["tag:v"] = work.video_encoder.options["tag:v"]
     delivery = Delivery(name, "mp4", video, work.tracks)
@@ -165,10 +165,10 @@ def join_command(
     )
 
 
-def _video(work: Work, shot: Shot) -> Any:
+def _video(work: Work, shot: Shot) -> FilterableStream:
     """Return the clean video of a shot, its times counted from the shot's start."""
     media = work.job.media
-    place: dict[str, Any] = {}
+    place: dict[str, object] = {}
     at = shot.start + shot.lead
     if require_video(media).interlaced:
         at = shot.start - _LEAD
@@ -179,8 +179,8 @@ def _video(work: Work, shot: Shot) -> Any:
         place = {"ss": seconds(at), "itsoffset": seconds(at), "noaccurate_seek": None}
     node = ffmpeg.input(input_file(SOURCE), **SAFE_INPUT, threads=1, **place)
 
-    def exactly(stream: Any) -> Any:
-        ends: dict[str, Any] = {} if shot.last else {"end": seconds(shot.end)}
+    def exactly(stream: FilterableStream) -> FilterableStream:
+        ends: dict[str, object] = {} if shot.last else {"end": seconds(shot.end)}
         if shot.start:
             ends["start"] = seconds(shot.start)
         stream = stream.filter("trim", **ends) if ends else stream

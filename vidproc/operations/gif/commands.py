@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import TypedDict
 
 import ffmpeg
+from ffmpeg.nodes import FilterableStream, OutputStream
 
 from vidproc.ffmpeg.capabilities import Capabilities
-from vidproc.ffmpeg.command import THREADS, Command, ffmpeg_command, input_file, output_file
+from vidproc.ffmpeg.command import (
+    THREADS,
+    Command,
+    ffmpeg_command,
+    input_file,
+    output_file,
+)
 from vidproc.ffmpeg.media import MediaInfo
 from vidproc.operations import clips, delivery, frames, reading
 from vidproc.operations.gif.recipes import RECIPES, Recipe
@@ -25,6 +32,12 @@ _LEAD_SLOW = 10.0  # seconds read before the start to find the frame shown at it
 _ROUNDING = (
     0.001  # seconds: containers round times; that must not make frames alternate at half the rate
 )
+
+
+class _Needs(TypedDict):
+    duration: float
+    cpus: float
+    memory: int
 
 
 def fits_memory(rendition: Rendition, clip: clips.Clip) -> bool:
@@ -92,7 +105,7 @@ def trial_file(recipe: Recipe) -> str:
     return f"attempt-1-{recipe.name}.gif"
 
 
-def _needs(media: MediaInfo, clip: clips.Clip, rendition: Rendition) -> dict[str, Any]:
+def _needs(media: MediaInfo, clip: clips.Clip, rendition: Rendition) -> _Needs:
     shown = frames.require_video(media).displayed_size
     memory = delivery.encoding_memory(rendition.size, rendition.size, shown)
     return {
@@ -109,7 +122,7 @@ def _buffered(rendition: Rendition, clip: clips.Clip) -> int:
 
 def _frames(
     media: MediaInfo, capabilities: Capabilities, clip: clips.Clip, rendition: Rendition
-) -> Any:
+) -> FilterableStream:
     """Return exactly the frames of the GIF, evenly spaced.
 
     Reading starts a little earlier, so that the first one is the frame that is being shown at the
@@ -121,7 +134,7 @@ def _frames(
     skipped = min(math.ceil(lead * rendition.fps), math.floor(clip.start * rendition.fps + 1e-6))
     before = skipped / rendition.fps
 
-    def sample(stream: Any) -> Any:
+    def sample(stream: FilterableStream) -> FilterableStream:
         # Without "pass", a video shorter than half an interval would have no frame at all.
         stream = stream.filter(
             "fps", fps=rate(rendition.fps), start_time=-_ROUNDING, eof_action="pass"
@@ -143,15 +156,17 @@ def rate(fps: float) -> str:
     return f"{round(fps * 1000)}/1000"
 
 
-def _palette(stream: Any, rendition: Rendition, recipe: Recipe) -> Any:
+def _palette(stream: FilterableStream, rendition: Rendition, recipe: Recipe) -> FilterableStream:
     return stream.filter("palettegen", max_colors=rendition.colours, stats_mode=recipe.stats)
 
 
-def _paletted(stream: Any, palette: Any, recipe: Recipe) -> Any:
+def _paletted(
+    stream: FilterableStream, palette: FilterableStream, recipe: Recipe
+) -> FilterableStream:
     return ffmpeg.filter([stream, palette], "paletteuse", **dict(recipe.options))
 
 
-def _output(stream: Any, name: str) -> Any:
+def _output(stream: FilterableStream, name: str) -> OutputStream:
     return ffmpeg.output(
         stream,
         output_file(name),
