@@ -131,6 +131,30 @@ class HeadTests(HTTPTestCase):
             self.assert_problem(client.response(), 400)
         client.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
 
+    def test_what_cannot_become_a_request_is_400_before_a_line_ends(self) -> None:
+        """TLS, noise and lines that end with LF alone need not wait for the idle timeout."""
+        healthz = request("GET", "/healthz")
+        for data in (
+            b"\x16\x03\x01",
+            b"\x80\x2e\x01\x00\x02",
+            b"\x00\x17\x00\x00\x00\x00\x00\x00" + b'{"action":"info"}',
+            b"hello\n",
+            b"GET /healthz HTTP/1.1\nHost: localhost\n\n",
+            b"GET /healthz HTTP/1.1\rHost: localhost\r\r",
+            b"GET /healthz HTTP/1.1\r\nHost: localhost\n\n",
+            b"GET /healthz HTTP/1.1\r\nHost: local\0host",
+            healthz + b"\n\n",
+            healthz + healthz.replace(b"\r", b""),
+        ):
+            for parts in ([data], [data[i : i + 1] for i in range(len(data))]):
+                client = self.rig.http_client()
+                for part in parts:
+                    client.send(part)
+                *before, last = client.responses()
+                self.assert_problem(last, 400)
+                self.assertEqual(len(before), data.startswith(healthz), data)
+                self.assertTrue(client.transport.ended)
+
     def test_headers_that_are_not_utf8_are_no_fault_of_ours(self) -> None:
         """In any header."""
         for header in (b"Host", b"Connection", b"Expect", b"Origin", b"X-Forwarded-For", b"Cookie"):
@@ -161,6 +185,7 @@ class HeadTests(HTTPTestCase):
         for data in (
             request("GET", "/" + "x" * 9000),
             b"GET /" + b"x" * 17000,
+            b"GET /" + b"x" * 8200,
         ):
             client = self.rig.http_client()
             client.send(data)

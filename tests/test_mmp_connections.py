@@ -31,6 +31,13 @@ class ConnectionTests(ProtocolTestCase):
         rig.clock.pump([0.0] * 100)
         self.assertGreater(len(client.answers()), 800)
 
+    def test_zeros_end_the_connection_with_one_error(self) -> None:
+        """Eight of them are the header of an empty message, which nobody sends on purpose."""
+        client = self.rig().connect()
+        client.send(bytes(1000))
+        self.assertEqual([fields["error"]["code"] for fields, _, _ in client.answers()], [400])
+        self.assertTrue(client.transport.ended)
+
     def test_an_idle_connection_is_closed(self) -> None:
         """After the idle timeout; in good order first, so that the client sees no reset."""
         rig = self.rig(idle_timeout=60.0)

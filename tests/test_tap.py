@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -62,8 +64,50 @@ class RefusalTests(SynchronousTestCase):
         path.touch()
         self.assertIn(f"{path} is not a folder", self.refused(f"--log-dir={path.absolute()}"))
 
+    def test_a_limit_that_nothing_could_meet_or_no_timer_reach_is_refused(self) -> None:
+        for option in ("--max-upload=0", "--storage-limit=0", "--retention=0s", "--job-timeout=0"):
+            self.assertIn("is out of range; use 1", self.refused(option))
+        for option in ("--max-upload=9000T", "--grace=99999999d", "--upload-retention=40000d"):
+            self.assertRegex(self.refused(option), r"is out of range; use \d\w to \d+[Td]\n")
+        self.assertEqual(parse("--max-upload=1K", "--grace=0s")["max-upload"], 1024)
+
     def test_an_argument_that_is_no_option_is_named(self) -> None:
         self.assertIn("'9999' is not expected", self.refused("--owner-only", "9999"))
+
+
+class OutputTests(SynchronousTestCase):
+    """What options such as --help print, into a pipe that nobody reads and onto a full disk."""
+
+    COMMANDS = (
+        ("twisted", "vidproc", "--show-config"),
+        ("twisted", "vidproc", "--help"),
+        ("vidproc.client", "--version"),
+        ("vidproc.client", "--help"),
+        ("vidproc.app.worker_command", "--version"),
+    )
+
+    def run_into(self, output: int, *command: str) -> tuple[int, str]:
+        """Return the status of a command and what it writes to standard error."""
+        done = subprocess.run(
+            [sys.executable, "-m", *command], stdout=output, stderr=subprocess.PIPE, text=True
+        )
+        return done.returncode, done.stderr
+
+    def test_a_reader_that_has_gone_is_no_error(self) -> None:
+        for command in self.COMMANDS:
+            reader, writer = os.pipe()
+            os.close(reader)
+            try:
+                self.assertEqual(self.run_into(writer, *command), (0, ""), command)
+            finally:
+                os.close(writer)
+
+    def test_a_full_disk_is_one_line(self) -> None:
+        full = os.open("/dev/full", os.O_WRONLY)
+        self.addCleanup(os.close, full)
+        status, error = self.run_into(full, "twisted", "vidproc", "--show-config")
+        self.assertEqual(status, 1)
+        self.assertRegex(error, r"\Avidproc: the output cannot be written \(No space .*\)\n\Z")
 
 
 class ConfigTests(SynchronousTestCase):

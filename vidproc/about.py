@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from vidproc import __version__
+from vidproc.text import show_and_exit
 
 
 def version_text(ffmpeg: str | None = None) -> str:
@@ -65,5 +66,4 @@ class ShowVersion(argparse.Action):
         values: object,
         option_string: str | None = None,
     ) -> None:
-        print(version_text())
-        parser.exit()
+        show_and_exit(version_text())

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +28,24 @@ from vidproc.configuration import (
     gather,
 )
 from vidproc.frontends.registry import FRONTENDS, FrontendOption, ListedFrontend
-from vidproc.units import parse_duration, parse_size
+from vidproc.text import show_and_exit
+from vidproc.units import duration_from, size_from
 
 if TYPE_CHECKING:
     from twisted.application.service import IService
 
 BACKLOG = 1024
 """Connections that may wait to be accepted. With Twisted's 50, larger bursts wait a second."""
+
+_SMALLEST_SIZES = {"storage-limit": "1M", "max-upload": "1K"}
+_SHORTEST = {
+    "retention": "1s",
+    "min-retention": "0s",
+    "job-timeout": "1s",
+    "grace": "0s",
+    "upload-retention": "0s",
+    "idle-timeout": "1s",
+}
 
 
 class _Default(str):
@@ -111,8 +123,11 @@ class Options(usage.Options):
         """Show the versions of vidproc and its FFmpeg and the sandbox's layers, and exit."""
         from vidproc.about import version_text
 
-        print(version_text())
-        sys.exit(0)
+        show_and_exit(version_text())
+
+    def opt_help(self) -> None:
+        """Display this help and exit."""
+        show_and_exit(str(self))
 
     def parseArgs(self, *arguments: str) -> None:
         """There are none; twistd's message would not say so."""
@@ -130,8 +145,7 @@ class Options(usage.Options):
         if self["show-config"]:
             from vidproc import __version__
 
-            print(f"# vidproc {__version__}", *as_toml(self.held), sep="\n")
-            sys.exit(0)
+            show_and_exit("\n".join([f"# vidproc {__version__}", *as_toml(self.held)]))
 
     def _origin_of(self, problem: str) -> str:
         """Return where an option that a message begins with was set, if not on the command line."""
@@ -255,21 +269,11 @@ class Options(usage.Options):
             raise usage.UsageError(f"--data-dir: {error}") from None
 
     def _convert_limits(self) -> None:
-        for name in ("storage-limit", "max-upload"):
-            self._convert(name, parse_size)
-        for name in (
-            "retention",
-            "min-retention",
-            "job-timeout",
-            "grace",
-            "upload-retention",
-            "idle-timeout",
-        ):
-            self._convert(name, parse_duration)
+        for name, smallest in _SMALLEST_SIZES.items():
+            self._convert(name, partial(size_from, least=smallest))
+        for name, shortest in _SHORTEST.items():
+            self._convert(name, partial(duration_from, least=shortest))
         self["min-retention"] = min(self["min-retention"], self["retention"])
-        for name in ("job-timeout", "idle-timeout"):
-            if self[name] < 1:
-                raise usage.UsageError(f"--{name}: at least 1s is needed")
         for name in ("tasks-per-ip", "queue-size", "max-connections", "max-connections-per-ip"):
             self._convert(name, lambda text: whole_number(text, 1))
         if self["tasks-per-token"] is not None:

@@ -8,7 +8,11 @@ Every parser raises `ValueError` with a sentence that says how to write it.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import TypeVar
+
+N = TypeVar("N", int, float)
 
 _SIZE_FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _DURATION_FACTORS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -33,6 +37,29 @@ def parse_duration(text: str) -> float:
     if match is None:
         raise ValueError(f"{text!r} is not a duration; use s, m, h or d, such as 30s or 24h")
     return float(match[1]) * _DURATION_FACTORS[match[2]]
+
+
+def size_from(text: str, least: str) -> int:
+    """Return the bytes of a limit that is at least `least` and makes sense.
+
+    JSON numbers are exact up to 8192T.
+    """
+    return _between(parse_size, text, least, "8000T")
+
+
+def duration_from(text: str, least: str) -> float:
+    """Return the seconds of a limit that is at least `least` and makes sense.
+
+    Dates and timers do not reach further than 100 years.
+    """
+    return _between(parse_duration, text, least, "36500d")
+
+
+def _between(parse: Callable[[str], N], text: str, least: str, most: str) -> N:
+    value = parse(text)
+    if parse(least) <= value <= parse(most):
+        return value
+    raise ValueError(f"{text} is out of range; use {least} to {most}")
 
 
 def parse_time(value: str | float) -> float:

@@ -20,7 +20,7 @@ from vidproc.cluster.security import ClusterOptions, checked
 from vidproc.configuration import ConfigurationError
 from vidproc.program_options import add_configuration, parse
 from vidproc.topics import Topic, TopicLogger
-from vidproc.units import parse_duration, parse_size
+from vidproc.units import duration_from, size_from
 
 R = TypeVar("R")
 
@@ -63,11 +63,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _size(text: str) -> int:
-    return _converted(parse_size, text)
+    return _converted(lambda text: size_from(text, "1M"), text)
 
 
 def _duration(text: str) -> float:
-    return _converted(parse_duration, text)
+    return _converted(lambda text: duration_from(text, "0s"), text)
 
 
 def _converted(convert: Callable[[str], R], text: str) -> R:

@@ -22,7 +22,8 @@ def bad_request() -> HTTPError:
     return HTTPError(
         400,
         "This is not an HTTP/1.1 request.",
-        "This port speaks HTTP, not MMP and not TLS. Example: GET /api/v1/info",
+        "This port speaks HTTP, not MMP and not TLS, and its lines end with CR LF."
+        " Example: curl http://localhost:9980/api/v1/info",
         close=True,
     )
 

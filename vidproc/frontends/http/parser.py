@@ -35,6 +35,10 @@ MOST_DIGITS = 18
 MOST_CHUNK_WASTE = 64 << 10
 """Bytes of overhead that chunks may have before they must carry more data than overhead."""
 
+_REQUEST_LINE_SO_FAR = re.compile(
+    rb"(\r\n)?([A-Za-z0-9!#$%&'*+.^_`|~-]+( [\x21-\xff]*( [\x21-\xff]*)?)?)?\r?", re.ASCII
+)
+"""What may become a request line: a token, a target, a version. An empty line may precede it."""
 _VERSION = re.compile(rb"HTTP/\d\.\d", re.ASCII)
 
 
@@ -115,6 +119,27 @@ class StreamingChannel(http.HTTPChannel):
         return self._body_due and bool(self.requests) and not self.requests[-1].body.ended
 
     # --- parsing -------------------------------------------------------------------------------
+
+    def dataReceived(self, data: bytes) -> None:
+        super().dataReceived(data)
+        self._refuse_foreign()
+
+    def _refuse_foreign(self) -> None:
+        """Refuse what has arrived of a line as soon as it cannot become one.
+
+        A client that speaks TLS or another protocol, or ends its lines with LF alone, would
+        otherwise wait for an answer until the idle timeout.
+        """
+        so_far = self._buffer
+        if self.parsing or not (self.open and self.line_mode) or self._body_due or not so_far:
+            return
+        if self.requests:
+            if b"\n" in so_far or b"\r" in so_far[:-1] or b"\0" in so_far:
+                self.refuse(bad_request())
+        elif _REQUEST_LINE_SO_FAR.fullmatch(so_far) is None:
+            self.refuse(bad_request())
+        elif len(so_far) > MOST_URL:
+            self.refuse(long_url())
 
     def lineReceived(self, line: bytes) -> None:
         if not self.open:
@@ -203,7 +228,7 @@ class StreamingChannel(http.HTTPChannel):
         """Parse what arrived while the last request was answered. It was counted then."""
         self.line_mode = 1
         if extra:
-            super().dataReceived(extra)
+            StreamingChannel.dataReceived(self, extra)
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         framing = self.in_body or self._header in (b"content-length", b"transfer-encoding")

@@ -176,6 +176,8 @@ class MMPServerProtocol(Protocol):
 
     def _begin_request(self, head: MessageStarted) -> None:
         assert self.peer is not None
+        if not (head.json or head.media_type or head.payload_size):
+            raise RemoteProtocolError("the message is empty")
         self.slow_client.time_head(False)
         self.enter(states.Answering())
         self._request_id = new_request_id()
