@@ -550,7 +550,7 @@ class Soak:
         ended = self._count_ended(client)
         self._check_descriptors()
         if children := self.server.children():
-            self.ledger.violate(f"children are left: {[p.cmdline() for p in children]}")
+            self.ledger.violate(f"children are left: {children}")
         if self.most_memory > MEMORY_LIMIT:
             self.ledger.violate(f"the server had {self.most_memory >> 20} MiB")
         self.server.stop()

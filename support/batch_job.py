@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from support.clips import length_of, make_clips
+from support.folders import files_below
 from support.server_process import ServerProcess, wait_for
 
 TOLERANCE = 0.09
@@ -89,4 +90,4 @@ class BatchJob:
 
     def remembered(self) -> list[Path]:
         """Return what the client keeps for its next run."""
-        return [path for path in (self.root / "state").rglob("*") if path.is_file()]
+        return files_below(self.root / "state")

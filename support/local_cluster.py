@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from twisted.internet.task import deferLater
 
 from support.blocking import private_reactor, wait_for
 from support.cluster import Program, Scheduler, Worker
+from support.folders import files_below
 from support.job import bundled_ffmpeg, local_runner, path_of_key, sandbox
 from vidproc.cluster.object_store import ObjectStore
 from vidproc.cluster.runner import ClusterRunner
@@ -131,13 +131,7 @@ class LocalCluster:
 
     def left_on_disk(self) -> list[str]:
         """Return all files below the object store's folder, leases excepted."""
-        # Folders may be removed while we look, which os.walk does not mind.
-        return [
-            str(Path(folder, name))
-            for folder, _, names in os.walk(self.store_folder)
-            for name in names
-            if Path(folder).name != "lease"
-        ]
+        return [str(path) for path in files_below(self.store_folder) if path.parent.name != "lease"]
 
     def media_processes(self) -> list[psutil.Process]:
         """Return the FFmpegs of its workers, and of servers whose data is below its root."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket
@@ -16,10 +15,13 @@ from typing import Any, Literal, Self, TypeVar
 
 import psutil
 
+from support.folders import files_below
 from vidproc.mmp.codec import encode_head
 
 START_TIMEOUT = 120.0
 TASK_TIMEOUT = 300.0
+BUSY = 20.0
+"""Seconds that a busy machine may add to what takes a promised time."""
 
 Found = TypeVar("Found")
 
@@ -91,14 +93,16 @@ class ServerProcess:
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send it a signal and wait for its end."""
-        process = psutil.Process(self.pid) if psutil.pid_exists(self.pid) else None
-        if process is not None:
-            os.kill(self.pid, number)
+        try:
+            process = psutil.Process(self.pid)
+            process.send_signal(number)
+        except psutil.NoSuchProcess:
+            process = None  # it has ended by itself
         if self._popen is not None:
-            self._popen.wait(60)
+            self._popen.wait(START_TIMEOUT)
             self._popen = None
         elif process is not None:
-            psutil.wait_procs([process], timeout=60)
+            psutil.wait_procs([process], timeout=START_TIMEOUT)
         self.pid_file.unlink(missing_ok=True)
 
     def stop(self) -> None:
@@ -124,6 +128,16 @@ class ServerProcess:
 
         return [process for process in self.descendants() if works(process)]
 
+    def commands_at_work(self) -> list[list[str]]:
+        """Return the command lines of its media processes that are at work."""
+        found = []
+        for process in self.children():
+            try:
+                found.append(process.cmdline())
+            except psutil.NoSuchProcess:
+                pass  # it ended just now
+        return found
+
     def descendants(self) -> list[psutil.Process]:
         """Return all its descendants."""
         try:
@@ -136,8 +150,8 @@ class ServerProcess:
         """Return its media files, relative to the data folder."""
         return sorted(
             str(path.relative_to(self.data_dir))
-            for path in self.data_dir.rglob("*")
-            if path.is_file() and "/" in str(path.relative_to(self.data_dir))
+            for path in files_below(self.data_dir)
+            if path.parent != self.data_dir
         )
 
     def log(self, name: str = "server.log") -> str:
@@ -159,6 +173,17 @@ def wait_for(
         if time.monotonic() > deadline or not alive():
             raise AssertionError("what the test waits for did not come")
         time.sleep(0.02)
+
+
+def has_ended(process: psutil.Process | int) -> bool:
+    """Return whether a process, or the one with that number, has ended, reaped or not."""
+    try:
+        if isinstance(process, int):
+            process = psutil.Process(process)
+        ended = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+        return not process.is_running() or process.status() in ended
+    except psutil.NoSuchProcess:
+        return True
 
 
 class PlainClient:

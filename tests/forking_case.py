@@ -33,14 +33,6 @@ async def until(true: Callable[[], object]) -> None:
         await deferLater(reactor, 0.01)
 
 
-def gone(pid: int) -> bool:
-    """Whether a process has ended."""
-    try:
-        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return True
-
-
 class Child:
     """What a forked child says and does."""
 

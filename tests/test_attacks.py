@@ -21,7 +21,14 @@ import psutil
 from twisted.trial.unittest import SkipTest, TestCase
 
 from support.results import add_result
-from support.server_process import PlainClient, ServerProcess, receive, send, wait_for
+from support.server_process import (
+    BUSY,
+    PlainClient,
+    ServerProcess,
+    receive,
+    send,
+    wait_for,
+)
 from vidproc.ffmpeg.binary import find_ffmpeg
 from vidproc.mmp.codec import encode_head
 
@@ -78,11 +85,11 @@ class AttackTests(TestCase):
         return len([c for c in connections if c.raddr])
 
     def assertOthersAreServed(self) -> None:
-        """`info` answers within a second, and a task from another address completes."""
+        """`info` answers soon, and a task from another address completes."""
         other = PlainClient(self.server.port, next_address())
         start = time.monotonic()
         self.assertEqual(other.request({"action": "info"})[0]["status"], "ok")
-        self.assertLess(time.monotonic() - start, 1.0)
+        self.assertLess(time.monotonic() - start, 1.0 + BUSY)
         task_id = other.upload(CLIP, "extract_audio", {})["task_id"]
         self.assertEqual(other.wait(task_id)["status"], "completed")
         self.assertGreater(len(other.download(task_id)[2]), 1000)
@@ -114,7 +121,7 @@ class AttackTests(TestCase):
         wait_for(lambda: self.open_connections() == CROWD)
         self.assertOthersAreServed()
         self.assertSmall()
-        self.assertCutOff(crowd, within=4 * IDLE + 10)
+        self.assertCutOff(crowd, within=4 * IDLE + BUSY)
         wait_for(lambda: self.open_connections() == 0)
         self.assertOthersAreServed()
 
@@ -155,7 +162,7 @@ class AttackTests(TestCase):
         request = b'{"action":"upload","type":"extract_audio","parameters":{}}'
         connection = self.connect()
         connection.sendall(encode_head(request, "mp4", 1 << 20))
-        over = time.monotonic() + 6 * IDLE + 5
+        over = time.monotonic() + 6 * IDLE + BUSY
 
         def answer() -> Any:
             self.assertLess(time.monotonic(), over, "it was not cut off")
@@ -182,7 +189,6 @@ class AttackTests(TestCase):
         client = PlainClient(port, next_address())
         request = {"action": "upload", "type": "extract_audio", "parameters": {}, **fields}
         with client.connect() as connection:
-            connection.settimeout(5)
             connection.sendall(encode_head(json.dumps(request).encode(), "mp4", payload))
             code: int = receive(connection)[0]["error"]["code"]
         return code
@@ -281,7 +287,7 @@ class AttackTests(TestCase):
             send(connection, {"action": "download", "task_id": self.large})
         self.assertOthersAreServed()
         self.assertSmall()
-        wait_for(lambda: self.open_connections() == 0, timeout=6 * IDLE + 10)
+        wait_for(lambda: self.open_connections() == 0, timeout=6 * IDLE + BUSY)
         received = 0
         try:
             while data := crowd[0].recv(1 << 20):

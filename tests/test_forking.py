@@ -15,7 +15,8 @@ from typing import Any
 
 import psutil
 
-from tests.forking_case import LIMIT, ForkingCase, gone, reactor, until
+from support.server_process import has_ended
+from tests.forking_case import LIMIT, ForkingCase, reactor, until
 from vidproc.ffmpeg.binary import find_ffmpeg
 from vidproc.ffmpeg.command import CommandFailed, CommandStopped, Completed, FailureKind, Workspace
 from vidproc.ffmpeg.probe import probe_command
@@ -193,7 +194,7 @@ class ForkServerFailureTests(ForkingCase):
         assert first is not None
         os.kill(first, signal.SIGKILL)
         self.assertIsInstance(await child.ended, RuntimeError)
-        await until(lambda: gone(child.pid))
+        await until(lambda: has_ended(child.pid))
         await until(lambda: server.pid not in (None, first))
         again, forked = self.fork(server, script)
         await until(lambda: again.said[1])
@@ -226,7 +227,7 @@ class ForkServerFailureTests(ForkingCase):
         os.kill(hanging, signal.SIGSTOP)
         done: Completed = await self.media_process(script, server).result
         self.assertEqual(done.stdout, b"answer\n")
-        await until(lambda: gone(hanging))
+        await until(lambda: has_ended(hanging))
         await until(lambda: server.pid not in (None, hanging))
 
     async def test_the_end_of_a_child_is_not_waited_for_for_ever(self) -> None:
@@ -271,10 +272,10 @@ class ForkServerFailureTests(ForkingCase):
         error: Any = await self.assertFailure(crashing.result, CommandFailed)
         self.assertIs(error.kind, FailureKind.CRASHED)
         self.assertNotIn(server.pid, (None, first))
-        self.assertFalse(gone(bystander.pid))
+        self.assertFalse(has_ended(bystander.pid))
         forked.signal(signal.SIGTERM)
         await bystander.ended
-        await until(lambda: gone(first))
+        await until(lambda: has_ended(first))
 
     async def test_it_is_replaced_from_time_to_time(self) -> None:
         """No child is lost on the way."""
@@ -299,7 +300,7 @@ class ForkServerFailureTests(ForkingCase):
         late.kill()
         await self.assertFailure(late.result, CommandStopped)
         assert late.pid is not None
-        self.assertTrue(gone(late.pid))
+        self.assertTrue(has_ended(late.pid))
 
     async def test_the_launchers_refusal_is_told(self) -> None:
         """The command has not run then."""
@@ -322,8 +323,8 @@ class ForkServerFailureTests(ForkingCase):
         pid = server.pid
         assert pid is not None
         await server.stop()
-        self.assertTrue(gone(pid))
-        await until(lambda: gone(child.pid))
+        self.assertTrue(has_ended(pid))
+        await until(lambda: has_ended(child.pid))
 
     def test_a_killed_server_leaves_none(self) -> None:
         """kill -9 of the service ends the fork server, and that ends its children."""
@@ -355,9 +356,9 @@ class ForkServerFailureTests(ForkingCase):
         service.stdout.close()
         self.assertEqual(len(pids), 2)
         end = time.monotonic() + LIMIT
-        while not all(gone(pid) for pid in pids) and time.monotonic() < end:
+        while not all(has_ended(pid) for pid in pids) and time.monotonic() < end:
             time.sleep(0.01)
-        self.assertEqual([gone(pid) for pid in pids], [True, True])
+        self.assertEqual([has_ended(pid) for pid in pids], [True, True])
 
 
 class ForkedProbeTests(ForkingCase):

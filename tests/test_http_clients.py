@@ -21,6 +21,7 @@ from tusclient.client import TusClient
 from tusclient.exceptions import TusCommunicationError
 from twisted.trial.unittest import SynchronousTestCase
 
+from support.folders import files_below
 from support.http_server import HTTPServerProcess
 from support.programs import need_program
 from support.server_process import PlainClient, wait_for
@@ -279,8 +280,7 @@ class KillTests(ClientTestCase):
 
     def bytes_on_disk(self) -> int:
         """Return the size of the files of incomplete uploads."""
-        uploads = self.server.data_dir.rglob("uploads/*")
-        return sum(file.stat().st_size for file in uploads if file.is_file())
+        return sum(file.stat().st_size for file in files_below(self.server.data_dir / "uploads"))
 
     def killing(self, part: bytes) -> Iterator[bytes]:
         """Send a part, and kill the server in the middle of it."""

@@ -16,7 +16,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import formatEvent
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from support.server_process import PlainClient, ServerProcess, wait_for
+from support.server_process import PlainClient, ServerProcess, has_ended, wait_for
 from tests.rig import CLIP, InPlace, Rig, complete_step, message
 from vidproc.app.on_done import AT_A_TIME, OnDone
 from vidproc.tasks.model import State, Task
@@ -159,7 +159,7 @@ class OnDoneTests(TestCase):
                 "setsid sh -c 'trap \"\" TERM; echo $$ > orphan; sleep 1000 & wait' &\n"
                 "echo $$ > command; sleep 1000"
             )
-            on_done = self.make(script, time_limit=1.0)
+            on_done = self.make(script, time_limit=4.0)
             on_done.ended(view_of_ended(self.end(1)))
             for name in ("command", "orphan"):
                 path = self.root / name
@@ -267,7 +267,7 @@ class KilledServerTests(TestCase):
         wait_for(lambda: runs.exists() and runs.read_text().endswith("\n"))
         command = psutil.Process(int(runs.read_text()))
         server.kill()
-        wait_for(lambda: not command.is_running())
+        wait_for(lambda: has_ended(command))
         server.start()
         done = PlainClient(server.port).request(request, b"no film at all", "mp4")[0]
         self.assertEqual(PlainClient(server.port).wait(done["task_id"])["status"], "failed")

@@ -23,6 +23,7 @@ from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 from zope.interface import implementer
 
+from support.server_process import has_ended, wait_for
 from vidproc.ffmpeg.binary import FFmpeg, FFmpegUnusable, find_ffmpeg
 from vidproc.ffmpeg.command import (
     THREADS,
@@ -406,9 +407,8 @@ class LocalRunnerTests(TestCase):
         self.patch(MediaProcess, "log", Logger("runner", observer=observe))
         runner = self.runner(FFmpeg(str(program), "0", frozenset(), frozenset()))
         await self.start(runner, make_command(1)).result
-        child = psutil.Process(int((self.root / "work" / "child").read_text()))
-        psutil.wait_procs([child], timeout=10)
-        self.assertFalse(child.is_running() and child.status() != psutil.STATUS_ZOMBIE)
+        child = int((self.root / "work" / "child").read_text())
+        wait_for(lambda: has_ended(child))
         self.assertEqual(
             [event["log_format"] for event in logged if event["log_level"] == LogLevel.error],
             ["process {pid} left processes behind; killed them"],
@@ -440,7 +440,7 @@ class LocalRunnerTests(TestCase):
 
     async def test_an_ffmpeg_whose_input_falls_silent_is_stopped(self) -> None:
         """It keeps reporting, but the reports do not change."""
-        runner = self.runner(stall_timeout=2.0)
+        runner = self.runner(stall_timeout=4.0)
         os.mkfifo(self.root / "work" / "silent")
         arguments = ("-f", "rawvideo", "-video_size", "64x64", "-pix_fmt", "gray", "-i")
         command = Command(
@@ -540,5 +540,4 @@ class LocalRunnerTests(TestCase):
         server.kill()
         server.wait()
         server.stdout.close()
-        psutil.wait_procs([child], timeout=10)
-        self.assertFalse(child.is_running() and child.status() != psutil.STATUS_ZOMBIE)
+        wait_for(lambda: has_ended(child))
