@@ -116,9 +116,10 @@ class ServerProcess:
 
         def works(process: psutil.Process) -> bool:
             try:
-                waits = process.ppid() == self.pid and "fork_server.py" in "".join(
-                    process.cmdline()
-                )
+                command = process.cmdline()
+                if not command:
+                    return False  # it is ending: its memory is gone, and soon it is a zombie
+                waits = process.ppid() == self.pid and "fork_server.py" in "".join(command)
                 return not waits and process.status() not in (
                     psutil.STATUS_ZOMBIE,
                     psutil.STATUS_DEAD,  # about to be forgotten
@@ -136,7 +137,7 @@ class ServerProcess:
                 found.append(process.cmdline())
             except psutil.NoSuchProcess:
                 pass  # it ended just now
-        return found
+        return [command for command in found if command]
 
     def descendants(self) -> list[psutil.Process]:
         """Return all its descendants."""
