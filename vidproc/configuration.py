@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 PREFIX = "VIDPROC_"
 PROGRAMS = ("server", "worker", "client")
@@ -190,7 +189,7 @@ def _nearest(name: str, names: Iterable[str]) -> str:
     return "The file has the options' own names, without dashes in front; --help lists them."
 
 
-def _texts(setting: Setting, value: Any, path: Path) -> tuple[str, ...]:
+def _texts(setting: Setting, value: object, path: Path) -> tuple[str, ...]:
     """Return a file's value as the texts that the option would have been given."""
     if setting.flag:
         if isinstance(value, bool):

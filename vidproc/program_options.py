@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 from vidproc.configuration import (
     COMMAND_LINE,
@@ -95,7 +94,7 @@ def _given_on_command_line(
     """Return what the command line says, NOT_GIVEN elsewhere, and the names that are required."""
     required = [name for name, action in actions.items() if action.required]
     # argparse appends to what the namespace holds, so a repeatable option starts from nothing.
-    start: dict[str, Any] = {
+    start: dict[str, object] = {
         action.dest: None if isinstance(action, argparse._AppendAction) else NOT_GIVEN
         for action in actions.values()
     }
@@ -117,13 +116,13 @@ def _setting(name: str, action: argparse.Action) -> Setting:
     return Setting(name, flag=action.nargs == 0, repeatable=repeatable)
 
 
-def _default(action: argparse.Action) -> Any:
+def _default(action: argparse.Action) -> object:
     if isinstance(action.default, str) and callable(action.type):
         return action.type(action.default)
     return action.default
 
 
-def _value(action: argparse.Action, given: Given) -> Any:
+def _value(action: argparse.Action, given: Given) -> object:
     """Return the value that the option would have had."""
     setting = _setting("", action)
     if setting.flag:
@@ -132,7 +131,7 @@ def _value(action: argparse.Action, given: Given) -> Any:
     return values if setting.repeatable else values[0]
 
 
-def _one(action: argparse.Action, text: str, source: str) -> Any:
+def _one(action: argparse.Action, text: str, source: str) -> object:
     option = action.option_strings[-1]
     try:
         value = action.type(text) if callable(action.type) else text

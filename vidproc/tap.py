@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from twisted.python import usage
 
@@ -316,7 +316,7 @@ class Options(usage.Options):
         else:
             self["tokens"] = Tokens()
 
-    def _convert(self, name: str, convert: Callable[[str], Any]) -> None:
+    def _convert(self, name: str, convert: Callable[[str], object]) -> None:
         try:
             self[name] = convert(self[name])
         except ValueError as error:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
 
-from twisted.logger import ILogObserver, Logger
+from twisted.logger import ILogObserver, Logger, LogLevel
 
 from vidproc.request_id import current_request_id
 
@@ -47,7 +46,7 @@ class TopicLogger(Logger):
             self.observer,
         )
 
-    def emit(self, level: Any, format: str | None = None, **fields: object) -> None:
+    def emit(self, level: LogLevel, format: str | None = None, **fields: object) -> None:
         """Emit an event; `level` is a constant of `LogLevel`."""
         fields.setdefault("request_id", current_request_id())
         super().emit(level, format, topic=self.topic, **fields)

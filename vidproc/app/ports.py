@@ -16,6 +16,7 @@ from vidproc.app.bulk_tls import use_bulk_transport
 from vidproc.app.certificates import CertificateReactor
 from vidproc.frontends import registry
 from vidproc.frontends.interface import Backend, Frontend
+from vidproc.reactor import IFullReactor
 from vidproc.topics import Topic, TopicLogger
 
 
@@ -59,7 +60,7 @@ class Ports:
         """The open ports."""
         return list(self._open)
 
-    def listen(self, reactor: Any) -> None:
+    def listen(self, reactor: IFullReactor) -> None:
         """Open the ports. Raises `CannotListen`."""
         for name, descriptions in self._endpoints.items():
             for description in descriptions:

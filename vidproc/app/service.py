@@ -11,10 +11,10 @@ import os
 import signal
 import sqlite3
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import psutil
-from twisted.application.service import Service
+from twisted.application.service import IServiceCollection, Service
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
@@ -45,6 +45,7 @@ from vidproc.files.threads import WorkerThreads
 from vidproc.frontends.gate import Gate
 from vidproc.frontends.interface import Backend
 from vidproc.frontends.server_info import ServerInfo
+from vidproc.reactor import IFullReactor
 from vidproc.runners.forking import probe_fork_server
 from vidproc.runners.interface import Runner
 from vidproc.runners.local import LocalRunner
@@ -94,15 +95,15 @@ class VidprocService(Service):
     log = TopicLogger(Topic.SERVICE)
     name = "vidproc"
 
-    def __init__(self, config: Config, reactor: Any = None) -> None:
+    def __init__(self, config: Config, reactor: IFullReactor | None = None) -> None:
         self.config = config
-        self._reactor = reactor
+        self._given_reactor = reactor
         self._ports = Ports(config.endpoints, config.frontend_options)
         self._patience: Patience | None = None
         self._deadline = Deadline(self._give_up)
         self._pid_file: Path | None = None
 
-    def setServiceParent(self, parent: Any) -> None:
+    def setServiceParent(self, parent: IServiceCollection) -> None:
         """Join the application that twistd runs, and limit the size of twistd's log."""
         super().setServiceParent(parent)
         if self.config.twistd is not None:
@@ -119,10 +120,12 @@ class VidprocService(Service):
             # Absolute only now: a daemon has changed to its --rundir.
             self._pid_file = self.config.pid_file.absolute()
             tighten([self._pid_file])
-        if self._reactor is None:
-            from twisted.internet import reactor
+        reactor = self._given_reactor
+        if reactor is None:
+            from twisted.internet import reactor as installed
 
-            self._reactor = reactor
+            reactor = cast(IFullReactor, installed)
+        self._reactor = reactor
         self._clock = SteadyClock()
         self._clock.install(self._reactor)
         try:

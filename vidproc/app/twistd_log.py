@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,7 +36,7 @@ LINES = 120
 """Lines a minute that are neither warnings nor errors."""
 
 
-def log_path(options: Any) -> Path | None:
+def log_path(options: Mapping[str, Any]) -> Path | None:
     """Return the path of the log that twistd's `options` ask for; None for the terminal."""
     name = options["logfile"]
     if name == "-" or (options["nodaemon"] and not name):
@@ -44,7 +45,11 @@ def log_path(options: Any) -> Path | None:
 
 
 def bound(
-    application: Any, options: Any, line: LineFormat | None = None, *, alone: bool = True
+    application: object,
+    options: Mapping[str, Any],
+    line: LineFormat | None = None,
+    *,
+    alone: bool = True,
 ) -> None:
     """Let twistd, run with `options`, log to `application` within bounds.
 
@@ -80,7 +85,7 @@ def _rotate_on_signal(file: LogFile) -> None:
 
 
 def observer_to(
-    output: IO[Any] | LogFile, line: LineFormat | None = None, *, alone: bool = True
+    output: IO[str] | LogFile, line: LineFormat | None = None, *, alone: bool = True
 ) -> ILogObserver:
     """Return an observer that writes what belongs into twistd's log to `output`."""
     budget = LineBudget(LINES)

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import IO, TYPE_CHECKING, NoReturn, TypeVar, cast
 
 from vidproc.about import ShowVersion
 from vidproc.cluster.security import ClusterOptions, checked
@@ -21,6 +21,14 @@ from vidproc.configuration import ConfigurationError
 from vidproc.program_options import add_configuration, parse
 from vidproc.topics import Topic, TopicLogger
 from vidproc.units import duration_from, size_from
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+    from twisted.logger import ILogObserver, LogEvent
+    from twisted.python.logfile import LogFile
+
+    from vidproc.cluster.worker import WorkerService
+    from vidproc.reactor import IFullReactor
 
 R = TypeVar("R")
 
@@ -113,14 +121,14 @@ def _run(options: argparse.Namespace, cluster: ClusterOptions) -> int:
     from vidproc.ffmpeg.binary import FFmpegUnusable
     from vidproc.ffmpeg.sandbox import SandboxIncomplete
 
-    reactor: Any = installed
+    reactor = cast("IFullReactor", installed)
     with contextlib.ExitStack() as stack:
         try:
             service = _build(options, cluster, reactor, stack)
         except (FFmpegUnusable, SandboxIncomplete, OSError) as error:
             raise _CannotStart(str(error)) from error
 
-        def end() -> Any:
+        def end() -> Deferred[None]:
             from twisted.internet.defer import Deferred
 
             return Deferred.fromFuture(asyncio.ensure_future(service.end(options.grace)))
@@ -134,9 +142,9 @@ def _run(options: argparse.Namespace, cluster: ClusterOptions) -> int:
 def _build(
     options: argparse.Namespace,
     cluster: ClusterOptions,
-    reactor: Any,
+    reactor: IFullReactor,
     stack: contextlib.ExitStack,
-) -> Any:
+) -> WorkerService:
     from vidproc.app.log_format import FORMATS
     from vidproc.app.logs import bounded_file, line_observer
     from vidproc.app.measuring import usable_cores
@@ -155,8 +163,10 @@ def _build(
     if cores < 1:
         raise _CannotStart("--cores: at least 1 is needed")
     memory = options.memory or memory_budget()
-    output: Any = sys.__stdout__
-    if options.log_dir != "-":
+    output: IO[str] | LogFile
+    if options.log_dir == "-":
+        output = cast(IO[str], sys.__stdout__)
+    else:
         log_dir = _folder("log-dir", Path(options.log_dir).absolute())
         output = bounded_file(log_dir / "worker.log")
         stack.callback(output.close)
@@ -174,7 +184,7 @@ def _build(
     )
 
 
-def _worth_a_line(event: Any) -> Any:
+def _worth_a_line(event: LogEvent) -> LogEvent | None:
     from twisted.logger import LogLevel
 
     level = event.get("log_level")
@@ -182,7 +192,7 @@ def _worth_a_line(event: Any) -> Any:
     return event if ours or (level is not None and level >= LogLevel.warn) else None
 
 
-def _log_to(observer: Any, stack: contextlib.ExitStack) -> None:
+def _log_to(observer: ILogObserver, stack: contextlib.ExitStack) -> None:
     from twisted.logger import globalLogBeginner, globalLogPublisher
 
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False, discardBuffer=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypeVar
 
 from vidproc.client.answer import Answer
 from vidproc.client.client import Client
@@ -14,7 +14,14 @@ from vidproc.client.errors import ChecksumMismatch, Refused
 from vidproc.client.files import PartFile
 from vidproc.client.log import Log
 
-InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
+T = TypeVar("T")
+
+
+class InThread(Protocol):
+    """Calls a function that may block in a thread."""
+
+    def __call__(self, function: Callable[[], T], /) -> Awaitable[T]:
+        """Return its result."""
 
 
 class Fetch:
@@ -63,7 +70,7 @@ class Fetch:
                 target = self._output or self._folder / f"{stem}.{part.media_type}"
                 replace = self._output is not None or self._force
                 finish = partial(part.finish, replace=replace, before_name=self._before_name)
-                target = Path(await self._in_thread(partial(finish, target)))
+                target = await self._in_thread(partial(finish, target))
             except ChecksumMismatch as problem:
                 self._log.warning("download of %s: %s", task_id, problem)
                 part.close(discard=True)

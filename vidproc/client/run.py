@@ -6,7 +6,7 @@ import logging
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from vidproc.client.client import Client
 from vidproc.client.display import make_display, write_line
@@ -21,6 +21,8 @@ from vidproc.client.words import printable
 from vidproc.reactor import IFullReactor
 
 if TYPE_CHECKING:
+    from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+
     from vidproc.client.batch import Batch
     from vidproc.client.early import EarlyUpload
 
@@ -75,7 +77,12 @@ def run(options: Options, early: EarlyUpload | None = None) -> int:
     return drive(reactor, session, early)
 
 
-def _batch(options: Options, reactor: IFullReactor, log: logging.Logger, tls: Any) -> Batch:
+def _batch(
+    options: Options,
+    reactor: IFullReactor,
+    log: logging.Logger,
+    tls: IOpenSSLClientConnectionCreator | None,
+) -> Batch:
     from vidproc.client.batch import Batch
     from vidproc.client.batch_display import make_batch_display
 

@@ -239,14 +239,14 @@ def report() -> None:
             print(name)
 
 
-def _try(layer: object) -> bool:
+def _try(layer: "Callable[[], object]") -> bool:
     child = os.fork()
     if child == 0:
         status = 1
         try:
             if sys.platform == "linux":
                 _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-            status = 0 if layer() else 1  # type: ignore[operator]
+            status = 0 if layer() else 1
         except (OSError, MemoryError, AttributeError):
             pass
         finally:

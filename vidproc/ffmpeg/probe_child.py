@@ -15,7 +15,9 @@ import re
 import struct
 import sys
 import time
-from typing import Any
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import IO, Any
 
 import av
 import av.error
@@ -53,8 +55,9 @@ _ROLES = {
 }  # fmt: skip
 
 _FRAMES_WANTED = 4
-_MOST_ERRORS = 200  # undecodable packets after which no frame is expected
 """Frames that are decoded to detect interlacing."""
+_MOST_ERRORS = 200
+"""Undecodable packets after which no frame is expected."""
 _TIMES_KEPT = 20_000
 _TAGS_KEPT = 200
 _TEXT = 300
@@ -82,7 +85,7 @@ class Tally:
     """Statistics of a stream's packets, whose time stamps are in units of `base`. Times in
     seconds."""
 
-    def __init__(self, base: Any) -> None:
+    def __init__(self, base: Fraction | None) -> None:
         # Two integers: a Fraction would take longer than all the rest of the packets' reading.
         self.unit = None if base is None else (base.numerator, base.denominator)
         self.packets = 0
@@ -399,7 +402,7 @@ def _frame_facts(frames: list[Any]) -> dict[str, Any]:
     }
 
 
-def _timing(stamps: list[int], base: Any) -> dict[str, float]:
+def _timing(stamps: list[int], base: Fraction | None) -> dict[str, float]:
     """Return the mean interval of the frames in seconds and the largest deviation from it."""
     ordered = sorted(set(stamps))
     if len(ordered) < 3 or base is None:
@@ -430,7 +433,7 @@ def _container_crop(path: str, demuxer: str) -> list[int] | None:
     return None
 
 
-def _boxes(file: Any, start: int, end: int) -> Any:
+def _boxes(file: IO[bytes], start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     """Yield (type, start of the content, end) of ISO 14496-12 boxes."""
     for _ in range(_MOST_BOXES):
         if start + 8 > end:
@@ -448,7 +451,7 @@ def _boxes(file: Any, start: int, end: int) -> Any:
         start = stop
 
 
-def _inside(file: Any, kind: bytes, start: int, end: int) -> tuple[int, int]:
+def _inside(file: IO[bytes], kind: bytes, start: int, end: int) -> tuple[int, int]:
     """Return the start and end of the contents of the first such box; raises `ValueError`."""
     for found, content, stop in _boxes(file, start, end):
         if found == kind:
@@ -456,7 +459,7 @@ def _inside(file: Any, kind: bytes, start: int, end: int) -> tuple[int, int]:
     raise ValueError(kind)
 
 
-def _clean_aperture(file: Any) -> list[int] | None:
+def _clean_aperture(file: IO[bytes]) -> list[int] | None:
     """Read the clap box of the first video track (ISO 14496-12, 12.1.4)."""
     movie = _inside(file, b"moov", 0, file.seek(0, 2))
     for kind, *track in _boxes(file, *movie):
@@ -483,7 +486,7 @@ def _clean_aperture(file: Any) -> list[int] | None:
     return None
 
 
-def _elements(file: Any, start: int, end: int) -> Any:
+def _elements(file: IO[bytes], start: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Yield (id, start of the content, end) of EBML elements (RFC 8794)."""
     for _ in range(_MOST_BOXES):
         if start >= end:
@@ -502,7 +505,7 @@ def _elements(file: Any, start: int, end: int) -> Any:
         start = stop
 
 
-def _pixel_crop(file: Any) -> list[int] | None:
+def _pixel_crop(file: IO[bytes]) -> list[int] | None:
     """Read the PixelCrop elements of the first video track (RFC 9559)."""
     for kind, *segment in _elements(file, 0, file.seek(0, 2)):
         if kind != _SEGMENT:
@@ -524,7 +527,7 @@ def _pixel_crop(file: Any) -> list[int] | None:
     return None
 
 
-def _unsigned(file: Any, place: Any) -> int:
+def _unsigned(file: IO[bytes], place: list[int]) -> int:
     start, end = place
     file.seek(start)
     return int.from_bytes(file.read(max(0, min(8, end - start))), "big")
@@ -607,7 +610,7 @@ def _last_frame(
     return last
 
 
-def _decode(container: Any, stream: Any, key: int | None, skip: int) -> Any:
+def _decode(container: Any, stream: Any, key: int | None, skip: int) -> Iterator[Any]:
     """Decode to the end as cheaply as possible.
 
     Of the `skip` packets from the one at `key` on, frames that no other frame references are

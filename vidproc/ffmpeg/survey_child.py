@@ -15,6 +15,7 @@ import struct
 import sys
 import time
 from array import array
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -200,7 +201,7 @@ _RECOVERY_POINT = 6
 _MOST_UNITS = 64
 
 
-def _key_test(stream: Any) -> Any:
+def _key_test(stream: Any) -> Callable[[bytes], bool] | None:
     """Return a function that tells whether a keyframe's data begin a clean picture; None if they
     always do."""
     context = stream.codec_context
@@ -225,7 +226,7 @@ def _key_test(stream: Any) -> Any:
     return clean
 
 
-def _sized_units(data: bytes, width: int) -> Any:
+def _sized_units(data: bytes, width: int) -> Iterator[bytes]:
     """Yield the NAL units of a packet that are preceded by their sizes."""
     place = 0
     while place + width <= len(data):

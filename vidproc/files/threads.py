@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from threading import Thread
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
@@ -53,8 +53,8 @@ class WorkerThreads:
         return deferToThreadPool(self._reactor, self._pool, function, *arguments, **keywords)
 
 
-def _daemon(*arguments: Any, **keywords: Any) -> Thread:
-    return Thread(*arguments, **keywords, daemon=True)
+def _daemon(target: Callable[[], object], name: str | None = None) -> Thread:
+    return Thread(target=target, name=name, daemon=True)
 
 
 def when_fired(deferred: Deferred[R]) -> Deferred[None]:

@@ -32,19 +32,21 @@ def inside(shown: Size, target: Size) -> Size:
     factor = min(target[0] / shown[0], target[1] / shown[1])
     fitted = scaled(shown, factor)
     # A bar of one or two pixels would only be a rounding error.
-    return tuple(  # type: ignore[return-value]
+    width, height = (
         whole if abs(whole - side) <= 2 else min(whole, side)
         for whole, side in zip(target, fitted, strict=True)
     )
+    return width, height
 
 
 def around(shown: Size, target: Size) -> Size:
     """Return the smallest size with the aspect ratio of `shown` that covers `target`; even."""
     factor = max(target[0] / shown[0], target[1] / shown[1])
     fitted = scaled(shown, factor)
-    return tuple(  # type: ignore[return-value]
+    width, height = (
         whole if side <= whole + 2 else side for whole, side in zip(target, fitted, strict=True)
     )
+    return width, height
 
 
 def upscale_warning(shown: Size, inner: Size) -> list[str]:

@@ -371,7 +371,7 @@ class _Pipe(FileDescriptor):
     def fileno(self) -> int:
         return self._fd
 
-    def doRead(self) -> Any:
+    def doRead(self) -> object:
         result = fdesc.readFromFD(self._fd, self._on_data)
         return CONNECTION_DONE if self._done else result
 

@@ -32,13 +32,13 @@ def read_parameters(operation: str, pairs: Iterable[tuple[str, str]]) -> dict[st
 
 
 @cache
-def _types(operation: str) -> dict[str, Any]:
+def _types(operation: str) -> dict[str, object]:
     kind = PARAMETERS.get(operation)
     return {} if kind is None else get_type_hints(kind, include_extras=True)
 
 
-def _value(texts: Sequence[str], kind: Any) -> Any:
-    candidates: list[Any] = []
+def _value(texts: Sequence[str], kind: object) -> object:
+    candidates: list[object] = []
     if len(texts) == 1:
         candidates += _readings(texts[0])
     candidates.append([next(iter(_readings(text))) for text in texts])
@@ -54,8 +54,8 @@ def _value(texts: Sequence[str], kind: Any) -> Any:
     return candidates[0] if kind is not None or len(texts) > 1 else texts[0]
 
 
-def _readings(text: str) -> list[Any]:
-    readings: list[Any] = []
+def _readings(text: str) -> list[object]:
+    readings: list[object] = []
     stripped = text.strip()
     if _INTEGER.fullmatch(stripped):
         readings.append(int(stripped))

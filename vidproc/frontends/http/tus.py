@@ -8,7 +8,6 @@ import hashlib
 import hmac
 import re
 import zlib
-from typing import Any
 from uuid import UUID
 
 from twisted.web.http import datetimeToString
@@ -99,7 +98,7 @@ class Checksum:
     def __init__(self, algorithm: str, promised: bytes) -> None:
         self._promised = promised
         self._crc = 0
-        self._hash: Any = None if algorithm == "crc32" else hashlib.new(algorithm)
+        self._hash = None if algorithm == "crc32" else hashlib.new(algorithm)
 
     @classmethod
     def read(cls, text: str) -> Checksum:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 from vidproc.files.data_folder import DataFolder, upload_key
 from vidproc.files.threads import WorkerThreads
@@ -28,6 +28,14 @@ class Admitted(NamedTuple):
     order: Order
     offset: int
     space: UploadSpace
+
+
+class _TakeSlot(Protocol):
+    """A method of the store, but for the upload that it is about."""
+
+    def __call__(
+        self, tasks_per_peer: int, queue_size: int, *, tasks_per_token: int | None
+    ) -> Task | None: ...
 
 
 class Admission:
@@ -56,7 +64,7 @@ class Admission:
     async def admit(self, task: Task, order: Order) -> Admitted:
         """Admit a new upload. Raises `ServiceError` 429, 500, 503 or 507."""
         return await self._take_slot(
-            task, order, 0, self._broken.forget, self._store.uploads.admit, task
+            task, order, 0, self._broken.forget, partial(self._store.uploads.admit, task)
         )
 
     async def resume(
@@ -81,13 +89,12 @@ class Admission:
             )
         resume = partial(
             self._store.uploads.resume,
+            known.task_id,
             sha256=task.upload_sha256,
             verified=arrived if provisional else None,
         )
         try:
-            return await self._take_slot(
-                known, order, arrived, self._broken.restore, resume, known.task_id
-            )
+            return await self._take_slot(known, order, arrived, self._broken.restore, resume)
         except KeyError:  # pruned meanwhile
             require_offset(offset or 0, 0)
             return await self.admit(task, order)
@@ -97,15 +104,13 @@ class Admission:
         task: Task,
         order: Order,
         offset: int,
-        undo: Callable[..., Any],
-        method: Callable[..., Any],
-        of: Any,
+        undo: Callable[[Task], Awaitable[object]],
+        take: _TakeSlot,
     ) -> Admitted:
-        """Take a slot by a `method` of the store, then reserve space; if that fails, `undo` it."""
+        """Take a slot, then reserve space; if that fails, `undo` it."""
         try:
-            taken: Task | None = await self._store_thread.call(
-                method,
-                of,
+            taken = await self._store_thread.call(
+                take,
                 self._settings.tasks_per_ip,
                 self._settings.queue_size,
                 tasks_per_token=self._settings.tasks_per_token,
