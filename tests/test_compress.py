@@ -20,7 +20,7 @@ from vidproc.ffmpeg.command import SOURCE, Command, CommandFailed, Completed, Fa
 from vidproc.ffmpeg.media import AudioStream, MediaInfo, VideoStream
 from vidproc.operations.base import Product
 from vidproc.operations.compress.encode import (
-    sound_for,
+    audio_for,
     source_video_bytes,
     track_rate,
     video_encoder_for,
@@ -474,19 +474,19 @@ class RateTests(SynchronousTestCase):
 
     def test_small_aac_is_copied(self) -> None:
         media = self.media(codec="aac", bit_rate=128_000)
-        sound = sound_for(media, media.audio[0])
+        sound = audio_for(media, media.audio[0])
         assert sound is not None
         self.assertTrue(sound.copied)
 
     def test_large_aac_is_encoded(self) -> None:
         media = self.media(codec="aac", bit_rate=320_000)
-        sound = sound_for(media, media.audio[0])
+        sound = audio_for(media, media.audio[0])
         assert sound is not None
         self.assertEqual((sound.encoder, sound.bit_rate), ("aac", 160_000))
 
     def test_little_vorbis_does_not_become_much_aac(self) -> None:
         media = self.media(codec="vorbis", bit_rate=64_000)
-        sound = sound_for(media, media.audio[0])
+        sound = audio_for(media, media.audio[0])
         assert sound is not None
         self.assertEqual((sound.encoder, sound.bit_rate), ("aac", 80_000))
 

@@ -86,7 +86,12 @@ class Options(usage.Options):
         ["sandbox", None, "auto", "auto, strict (refuse to start without it) or off."],
         ["on-done", None, None, "Command to run whenever a task ends; its status is on stdin."],
         ["cluster", None, None, "Address of a Dask scheduler; its workers run the commands."],
-        ["object-store", None, None, "file:, s3:, gs: or az: URL that all workers reach, too."],
+        [
+            "object-store",
+            None,
+            None,
+            "Storage that all workers reach, too: a file:, s3:, gs: or az: URL.",
+        ],
         ["cluster-ca", None, None, "Certificate authority of the cluster, for mutual TLS."],
         ["cluster-cert", None, None, "This server's certificate for the cluster."],
         ["cluster-key", None, None, "The key of --cluster-cert."],
@@ -100,7 +105,7 @@ class Options(usage.Options):
     ]
     optFlags: Sequence[Sequence[object]] = [
         ["show-config", None, "Show every option's value and where it comes from, and exit."],
-        ["cluster-insecure", None, "Use the cluster without TLS beyond the loopback."],
+        ["cluster-insecure", None, "Use a cluster beyond this machine without TLS."],
         ["owner-only", None, "Only the address (or token) that sent a task can access it."],
     ]
     compData = usage.Completions(

@@ -51,20 +51,55 @@ def parser() -> argparse.ArgumentParser:
     )
     add = found.add_argument
     add("scheduler", help="address of the Dask scheduler, such as tcp://scheduler:8786")
-    add("--cores", type=int, help="cores that commands may use (all)")
-    add("--memory", type=_size, help="memory that commands may use (3/4 of the machine's)")
-    add("--scratch", help="folder for inputs and outputs (a temporary folder)")
-    add("--scratch-limit", type=_size, default="50G", help="the most bytes in it (50G)")
-    add("--object-store", help="file:///..., s3://..., gs://... or az://...; as the server's")
-    add("--sandbox", choices=["auto", "strict", "off"], default="auto", help="as the server's")
-    add("--ffmpeg", help="path of another FFmpeg to use")
+    add("--cores", type=int, metavar="N", help="cores that commands may use (all)")
+    add(
+        "--memory",
+        type=_size,
+        metavar="BYTES",
+        help="memory that commands may use together (3/4 of the machine's)",
+    )
+    add("--scratch", metavar="DIR", help="folder for inputs and outputs (a temporary folder)")
+    add(
+        "--scratch-limit",
+        type=_size,
+        metavar="BYTES",
+        default="50G",
+        help="the most bytes in it (50G)",
+    )
+    add(
+        "--object-store",
+        metavar="URL",
+        help="the same as the server's: file:///..., s3://..., gs://... or az://...",
+    )
+    add(
+        "--sandbox",
+        choices=["auto", "strict", "off"],
+        default="auto",
+        help="as the server's (auto)",
+    )
+    add("--ffmpeg", metavar="PATH", help="path of another FFmpeg to use")
     add("--cluster-ca", metavar="FILE", help="certificate authority of the cluster")
     add("--cluster-cert", metavar="FILE", help="this machine's certificate")
     add("--cluster-key", metavar="FILE", help="its key")
-    add("--cluster-insecure", action="store_true", help="no TLS beyond the loopback")
-    add("--grace", type=_duration, default="30s", help="how long commands may go on at a stop")
-    add("--log-dir", default="logs", help="folder for worker.log (logs); - for standard output")
-    add("--log-format", choices=["text", "json"], default="text", help="of the log (text)")
+    add(
+        "--cluster-insecure",
+        action="store_true",
+        help="use a cluster beyond this machine without TLS",
+    )
+    add(
+        "--grace",
+        type=_duration,
+        metavar="TIME",
+        default="30s",
+        help="how long commands may continue during a shutdown (30s)",
+    )
+    add(
+        "--log-dir",
+        metavar="DIR",
+        default="logs",
+        help="folder for worker.log (logs); - for standard output",
+    )
+    add("--log-format", choices=["text", "json"], default="text", help="format of the log (text)")
     add_configuration(found)
     add("--version", action=ShowVersion, nargs=0, help="show the versions and exit")
     return found

@@ -48,7 +48,7 @@ class FileBody:
             chunk = self._file.read(min(CHUNK_SIZE, self._remaining))
         except OSError as error:
             reason = error.strerror or str(error)
-            self._on_fail(InputChanged(f"The input file can't be read: {reason}"))
+            self._on_fail(InputChanged(f"The input file cannot be read: {reason}"))
             return
         if not chunk:
             self._on_fail(InputChanged("The input file became shorter while it was sent."))

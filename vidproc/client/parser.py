@@ -70,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="INPUT",
         help="the video to process; several, or a folder for the videos in it, are a batch",
     )
-    parser.add_argument("--type", choices=TYPES, help="what to do with it")
+    parser.add_argument("--type", choices=TYPES, help="the operation")
     parser.add_argument(
         "--output",
         metavar="FILE",
@@ -118,8 +118,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     group = parser.add_argument_group("the server")
-    group.add_argument("--host", default=DEFAULT_HOST, help=f"({DEFAULT_HOST})")
-    group.add_argument("--port", default=str(DEFAULT_PORT), help=f"({DEFAULT_PORT})")
+    group.add_argument(
+        "--host", default=DEFAULT_HOST, help=f"its host name or address ({DEFAULT_HOST})"
+    )
+    group.add_argument("--port", default=str(DEFAULT_PORT), help=f"its port ({DEFAULT_PORT})")
     group.add_argument(
         "--tls", action="store_true", help="encrypt, and check the certificate and host name"
     )
@@ -141,19 +143,20 @@ def build_parser() -> argparse.ArgumentParser:
         "--check-interval",
         metavar="SECONDS",
         default="60",
-        help="between progress lines when there is no terminal (60)",
+        help="seconds between progress lines when there is no terminal (60)",
     )
     group.add_argument(
         "--max-wait-time",
         metavar="SECONDS",
         default="3600",
-        help="for the processing; then exit with status 4 while the task continues (3600)",
+        help="how long to wait for the processing; then exit with status 4, while the task "
+        "continues (3600)",
     )
     group.add_argument(
         "--log-dir", metavar="DIR", default="logs", help="where client.log goes (logs)"
     )
     group.add_argument(
-        "--log-format", choices=("text", "json"), default="text", help="of client.log (text)"
+        "--log-format", choices=("text", "json"), default="text", help="format of client.log (text)"
     )
     add_configuration(group)
     return parser
@@ -161,24 +164,24 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_parameters(group: argparse._ArgumentGroup) -> None:
     texts = {
-        "width": ("W", "in pixels"),
-        "height": ("H", "in pixels"),
-        "aspect_ratio": ("W:H", "from 1:10 to 10:1, such as 16:9"),
-        "fit": ("FIT", "pad, crop or stretch (pad)"),
+        "width": ("W", "width in pixels"),
+        "height": ("H", "height in pixels"),
+        "aspect_ratio": ("W:H", "aspect ratio, from 1:10 to 10:1, such as 16:9"),
+        "fit": ("FIT", "if the aspect ratio differs: pad, crop or stretch (pad)"),
         "start_time": ("T", "where the clip starts"),
         "duration": ("T", "the length of the clip; for a GIF at most 600 s"),
         "quality": ("Q", "compress: VMAF, 70 to 99 (95); webm: CRF, 4 to 63, lower is better (30)"),
         "codec": ("CODEC", "compress: h264, hevc, av1 or auto (h264); webm: vp9 or av1 (vp9)"),
-        "target_size": ("BYTES", "fit into this size, such as 8M"),
-        "preset": ("PRESET", "fast, balanced or small (balanced)"),
-        "audio_tracks": ("WHICH", "all, or only the default one (all)"),
-        "plays": ("CODECS", "that you can play, such as h264,hevc; --codec auto takes the best"),
-        "hdr": ("WHAT", "keep HDR, or make sdr of it (keep; with h264 sdr)"),
-        "grain": ("HOW", "off, or auto: players synthesise the film grain; takes av1 (off)"),
-        "bitrate": ("BITS", "per second, 32k to 320k (a high-quality variable bit rate)"),
+        "target_size": ("BYTES", "the maximum size of the file, such as 8M"),
+        "preset": ("PRESET", "encoding time against size: fast, balanced or small (balanced)"),
+        "audio_tracks": ("WHICH", "the audio tracks to keep: all, or only the default one (all)"),
+        "plays": ("CODECS", "the codecs that you can play, such as h264,hevc; for --codec auto"),
+        "hdr": ("WHAT", "keep HDR, or convert it to sdr (keep; with h264 always sdr)"),
+        "grain": ("HOW", "auto removes film grain and has players synthesise it; needs av1 (off)"),
+        "bitrate": ("BITS", "bits per second, 32k to 320k (a high-quality variable bit rate)"),
         "track": ("TRACK", "which audio track: a number from 1, or a language such as eng"),
         "fps": ("N", "frames per second, 1 to 50 (12)"),
-        "max_size": ("BYTES", "keep the GIF below this size, such as 2M"),
+        "max_size": ("BYTES", "the maximum size of the GIF, such as 2M"),
     }
     for name, (metavar, text) in texts.items():
         types = ", ".join(OPTION_TYPES[name])

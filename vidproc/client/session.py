@@ -187,7 +187,7 @@ class Session:
         try:
             return open_input(self.options, self._log)
         except OSError as error:
-            raise InputChanged(f"The input file can't be read: {error.strerror}") from None
+            raise InputChanged(f"The input file cannot be read: {error.strerror}") from None
 
     async def _upload(self, found: Input) -> str:
         """Upload the input, close it and return the task's ID."""

@@ -1,4 +1,4 @@
-"""How the compressor encodes: encoders, presets, sound, and the commands made of them.
+"""How the compressor encodes: encoders, presets, audio, and the commands made of them.
 
 Nothing here decides how good or how small a file shall be;
 `one_crf` and `target_size` do.
@@ -213,10 +213,10 @@ def video_encoder_for(
     )
 
 
-def sound_for(media: MediaInfo, track: AudioStream) -> ChosenAudio | None:
+def audio_for(media: MediaInfo, track: AudioStream) -> ChosenAudio | None:
     """Return what becomes of an audio track: copied when it is small already, else AAC.
 
-    Sound that has fewer bits than AAC would get, but in a form that MP4 players do not take,
+    Audio that has fewer bits than AAC would get, but in a form that MP4 players do not take,
     gets no more than a quarter above what it had.
     """
     chosen_audio = choose_audio(media, "mp4", track=track)
@@ -247,8 +247,8 @@ def track_rate(media: MediaInfo, track: AudioStream) -> float | None:
     return rest / unknown if rest > 8000 * unknown else None
 
 
-def sound_rate(media: MediaInfo, tracks: Tracks) -> float:
-    """Return the bits per second that the delivered sound takes, about."""
+def audio_rate(media: MediaInfo, tracks: Tracks) -> float:
+    """Return the approximate bit rate of the output audio, in bits per second."""
     return sum(
         audio.bit_rate or track_rate(media, audio.track) or aac_rate(audio.channels)
         for audio in tracks.audio
@@ -259,7 +259,7 @@ def source_video_bytes(media: MediaInfo) -> float:
     """Return the size in bytes of the video stream in the source.
 
     It is the stream's own rate times its length where both are known, at most the file; else
-    what is left of the file without its sound.
+    what is left of the file without its audio.
     """
     duration = media.duration or 0.0
     others = sum((stream.bit_rate or 0) for stream in media.audio) * duration / 8
@@ -314,7 +314,7 @@ def film_command(
     weight: float,
     reads: tuple[str, ...] = (),
 ) -> Command:
-    """Return the command that encodes the whole video with its sound into the MP4 file `name`.
+    """Return the command that encodes the whole video with its audio into the MP4 file `name`.
 
     `rate` holds the encoder's rate options (``crf``, or ``b:v`` and what goes with it); `reads`
     are the files of a pass log.
@@ -369,7 +369,7 @@ def analysis_command(
 
 
 def audio_command(media: MediaInfo, tracks: Tracks, *, name: str, weight: float) -> Command:
-    """Return the command that writes the sound alone, as it will be delivered."""
+    """Return the command that writes the audio alone, as it will be delivered."""
     node = source(media)
     options: Options = {"threads": THREADS, "format": "mp4"}
     for number, audio in enumerate(tracks.audio):

@@ -72,7 +72,7 @@ async def find_grain(work: Work) -> Grain:
     if _FILTER not in work.job.capabilities.filters:
         return Grain(Noise(0.0), "this server's FFmpeg can't remove it")
     if not work.duration or work.job.media.ends_early:
-        return Grain(Noise(0.0), "the film's length is not known")
+        return Grain(Noise(0.0), "the video's duration is unknown")
     try:
         noise = await _measure(work, None, weight=work.weight(0.03))
     except CommandFailed as error:

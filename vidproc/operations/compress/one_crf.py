@@ -215,7 +215,7 @@ async def _encode(work: Work, search: Search, choice: Choice, direct: bool = Fal
     elif best.choice.gave_way:
         work.job.warn(
             f"The quality {work.job.parameters.quality:g} takes about as many bytes as the source "
-            "has; a lower one was chosen that makes the film smaller."
+            "has; a lower one was chosen that makes the video smaller."
         )
     return work.product(best.name, _details(work, search, best, error))
 

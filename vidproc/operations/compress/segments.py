@@ -137,7 +137,7 @@ def score_command(
 def join_command(
     work: Work, files: Sequence[tuple[Shot, str]], name: str, weight: float
 ) -> Command:
-    """Return the command that joins segments, with the video's sound, into the MP4 file `name`."""
+    """Return the command that joins segments, with the video's audio, into the MP4 file `name`."""
     media = work.job.media
     lines = ["ffconcat version 1.0"]
     for shot, file in files:

@@ -1,6 +1,6 @@
 """compress with `target_size`: as good as it can be in a given number of bytes.
 
-The sound gets its part first. A sample encoded at a quality that is just bearable tells how many
+The audio gets its part first. A sample encoded at a quality that is just bearable tells how many
 bytes the video needs; with fewer it is made smaller rather than blocky. Then two passes, and
 corrections of the second, for the rate that an encoder is told is not the one that it hits.
 """
@@ -22,8 +22,8 @@ from vidproc.operations.compress.encode import (
     VideoEncoder,
     analysis_command,
     audio_command,
+    audio_rate,
     film_command,
-    sound_rate,
 )
 from vidproc.operations.compress.scoring import Samples, film_bytes, spread, whole_film
 from vidproc.operations.compress.work import Work
@@ -35,7 +35,7 @@ from vidproc.units import format_size
 _FILLED = 0.95
 """The fraction of the wanted size that the file should have if the video can use it."""
 _AIM = 0.98
-_SOUND_PART = 0.2
+_AUDIO_PART = 0.2
 """The fraction of the bytes that audio may have before its bit rate is lowered."""
 _BEARABLE_QUALITY = 72.0
 _LIKELY_QUALITY = 90.0
@@ -46,7 +46,7 @@ _ATTEMPTS = 5
 _STATISTICS = "twopass"
 """What the names of the pass log's files begin with."""
 _SAMPLE_FILE = "probe.mkv"
-_AUDIO_FILE = "sound.mp4"
+_AUDIO_FILE = "audio.mp4"
 _LEAST_SOUND = 24_000
 
 
@@ -59,20 +59,20 @@ async def compress_to_size(work: Work, target: int) -> Product:
     if not work.duration:
         raise ServiceError(
             ErrorCode.INVALID_PARAMETER,
-            "How long the film is can't be found out, so its size can't be planned.",
-            "Leave out target_size, or send the film in another format.",
+            "The video's duration cannot be determined, so a target size cannot be planned.",
+            "Leave out target_size, or send the video in another format.",
         )
-    _fit_sound(work, target * 8 * _SOUND_PART / work.duration)
-    await _weigh_sound(work, target)
+    _fit_audio(work, target * 8 * _AUDIO_PART / work.duration)
+    await _measure_audio(work, target)
     shown = work.size
-    room = target * _AIM - work.other_bytes
+    available = target * _AIM - work.other_bytes
     needed = await _bearable_bytes(work)
     smallest = _smallest_factor(shown)
     least = _least_bytes(work, needed, smallest)
-    if room <= 0 or target < least:
+    if available <= 0 or target < least:
         raise too_small(target, least)
     # Each further round is for a video that needs more than its sample told.
-    factor = max(smallest, min(1.0, (room / needed) ** (0.5 / _PIXELS_TO_BYTES)))
+    factor = max(smallest, min(1.0, (available / needed) ** (0.5 / _PIXELS_TO_BYTES)))
     over, encoder = 0, work.video_encoder
     for attempt in range(3):
         work.size = scaled(shown, factor) if factor < 0.93 else shown
@@ -117,31 +117,31 @@ def too_small(target: int, least: int) -> ServiceError:
     least = math.ceil(least / 1024) * 1024
     return ServiceError(
         ErrorCode.INVALID_PARAMETER,
-        f"The film can't be made as small as {target} bytes; about {least} bytes "
+        f"The video cannot be compressed to {target} bytes; about {least} bytes "
         f"({format_size(least)}) is the least.",
-        f"Ask for at least that, or send a shorter part of it. Example: --target-size {least}",
+        f"Ask for at least that, or send a shorter video. Example: --target-size {least}",
         least_size=least,
     )
 
 
-def _fit_sound(work: Work, rate: float) -> None:
-    """Give the sound at most about `rate` bits per second: fewer bits, or the main track alone."""
+def _fit_audio(work: Work, rate: float) -> None:
+    """Give the audio at most about `rate` bits per second: fewer bits, or the main track alone."""
     media, tracks = work.job.media, work.tracks
     if len(tracks.audio) > 1 and rate < _LEAST_SOUND * len(tracks.audio):
         main = media.main_audio()
         kept = tuple(audio for audio in tracks.audio if audio.track == main)
         work.notes += audio_warnings(media, kept)
         work.tracks = tracks = replace(tracks, audio=kept)
-    work.tracks = _sound_within(media, tracks, rate)
+    work.tracks = _audio_within(media, tracks, rate)
 
 
-def _sound_within(media: MediaInfo, tracks: Tracks, rate: float) -> Tracks:
-    """Return the tracks with their sound in at most about `rate` bits per second."""
-    whole = sound_rate(media, tracks)
+def _audio_within(media: MediaInfo, tracks: Tracks, rate: float) -> Tracks:
+    """Return the tracks with their audio in at most about `rate` bits per second."""
+    whole = audio_rate(media, tracks)
     if whole <= rate:
         return tracks
     audio = [
-        _smaller(each, rate * sound_rate(media, replace(tracks, audio=(each,))) / whole)
+        _smaller(each, rate * audio_rate(media, replace(tracks, audio=(each,))) / whole)
         for each in tracks.audio
     ]
     return replace(tracks, audio=tuple(audio))
@@ -165,15 +165,15 @@ def _smaller(chosen_audio: ChosenAudio, rate: float) -> ChosenAudio:
     return smaller
 
 
-async def _weigh_sound(work: Work, target: int) -> None:
-    """Encode the sound alone when its bytes matter: encoders miss the low rates they are told."""
+async def _measure_audio(work: Work, target: int) -> None:
+    """Encode the audio alone when its bytes matter: encoders miss the low rates they are told."""
     if not work.tracks.audio or work.other_bytes < target * 0.04:
         return
     done = await work.job.run(
         audio_command(work.job.media, work.tracks, name=_AUDIO_FILE, weight=work.weight(0.03))
     )
     work.search_time += done.elapsed
-    work.sound_bytes = float(work.job.size_of(_AUDIO_FILE))
+    work.audio_bytes = float(work.job.size_of(_AUDIO_FILE))
 
 
 async def _bearable_bytes(work: Work) -> float:
@@ -214,11 +214,11 @@ def _least_bytes(work: Work, needed: float, smallest: float) -> int:
     coarsest = max(math.exp(curve.size_slope * steps), 0.3)
     video_bytes = needed * smallest ** (2 * _PIXELS_TO_BYTES) * coarsest
     media = work.job.media
-    least = _sound_within(media, work.tracks, 0.0)
+    least = _audio_within(media, work.tracks, 0.0)
     saved = 0.0
     if [audio.bit_rate for audio in least.audio] != [a.bit_rate for a in work.tracks.audio]:
         # Low rates are missed upwards: count on a fifth more.
-        saved = work.sound_weight - 1.2 * sound_rate(media, least) * work.duration / 8
+        saved = work.audio_size - 1.2 * audio_rate(media, least) * work.duration / 8
     return int((video_bytes * 1.3 + work.other_bytes - max(saved, 0.0)) / _AIM)
 
 

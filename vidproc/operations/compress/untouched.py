@@ -63,7 +63,7 @@ async def untouched(work: Work) -> Product:
             written = media.size + 1
     if muxer is None or not 0 < written <= media.size:
         name, written = SOURCE, media.size
-        job.warn("It is the very file that was sent, with all of its tags.")
+        job.warn("The result is the file that was sent, unchanged, with all of its tags.")
     details["percent_of_source"] = round(100 * written / media.size, 1)
     return Product(
         name,

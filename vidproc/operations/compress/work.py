@@ -11,10 +11,10 @@ from vidproc.operations.base import Expectation, Job, Product
 from vidproc.operations.compress.encode import (
     Options,
     VideoEncoder,
+    audio_for,
+    audio_rate,
     film_command,
     sample_command,
-    sound_for,
-    sound_rate,
     source_video_bytes,
     video_encoder_for,
 )
@@ -69,7 +69,7 @@ class Work:
     left: float = 1.0
     files: int = 0
     encode_time: float = 0.0
-    sound_bytes: float | None = None
+    audio_bytes: float | None = None
     cut: Film | None = None
     """The segments of the video, once it has been cut for a cluster."""
     parts: dict[tuple[float, float], Part | None] = field(default_factory=dict)
@@ -83,7 +83,7 @@ class Work:
         shown = video.displayed_size
         size = scaled(limited(shown), 1.0)
         tracks = choose_tracks(
-            media, "mp4", job.parameters.audio_tracks, lambda track: sound_for(media, track)
+            media, "mp4", job.parameters.audio_tracks, lambda track: audio_for(media, track)
         )
         parameters = job.parameters
         assert parameters.codec != "auto"
@@ -148,11 +148,11 @@ class Work:
         return max(min(by_rule, media.size * 0.98 - self.other_bytes), 1.0)
 
     @property
-    def sound_weight(self) -> float:
+    def audio_size(self) -> float:
         """Bytes of the delivered audio: measured, or estimated from its bit rate."""
-        if self.sound_bytes is not None:
-            return self.sound_bytes
-        return sound_rate(self.job.media, self.tracks) * self.duration / 8
+        if self.audio_bytes is not None:
+            return self.audio_bytes
+        return audio_rate(self.job.media, self.tracks) * self.duration / 8
 
     @property
     def other_bytes(self) -> float:
@@ -160,7 +160,7 @@ class Work:
         video = self.job.media.video
         rate = (video.frame_rate if video is not None else None) or 30.0
         frames = self.duration * rate * _MUX_BYTES_PER_FRAME
-        return self.sound_weight + frames + 2000
+        return self.audio_size + frames + 2000
 
     def weight(self, fraction: float) -> float:
         """Take `fraction` of the rest of the progress bar, and return its weight."""
