@@ -575,6 +575,26 @@ class SeekingTests(OperationCase):
             self.assertEqual(self.do(clip, "resolution", width=64, height=48).warnings, [])
             self.check(clip)
 
+    def test_joined_files_are_one_film(self) -> None:
+        """The times of MPEG streams jump where they were joined, forwards or backwards."""
+        for kind, offsets in ((".ts", ("0", "500")), (".ts", ("500", "0")), (".vob", ("0", "0"))):
+            joined = self.folder / f"joined-{'-'.join(offsets)}{kind}"
+            with joined.open("wb") as file:
+                for colour, offset in zip(("red", "blue"), offsets, strict=True):
+                    part = media.synthesise(
+                        self.folder / f"{colour}{kind}",
+                        *("-f", "lavfi", "-t", "1", "-i", "anullsrc=r=44100"),
+                        *("-c:v", "mpeg2video", "-c:a", "mp2", "-muxdelay", "0"),
+                        *("-output_ts_offset", offset),
+                        lavfi=f"color={colour}:s=64x48:r=25",
+                    )
+                    file.write(part.read_bytes())
+            result = self.do(joined, "resolution", width=64, height=48)
+            self.assertEqual((result.warnings, len(media.times(result.path))), ([], 50))
+            self.assertApproximates(media.probe(joined).duration or 0, 2.0, 0.06)
+            self.assertApproximates(result.media.duration or 0, 2.0, 0.06)
+        self.check(joined)
+
     def test_a_film_that_begins_before_zero_is_cut_all_the_same(self) -> None:
         """In Matroska FFmpeg finds no keyframe there; its frames before 0 have no times."""
         times = ("-output_ts_offset", "-0.5", "-avoid_negative_ts", "disabled")

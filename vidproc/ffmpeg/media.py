@@ -142,7 +142,8 @@ class MediaInfo(msgspec.Struct, kw_only=True, frozen=True):
     codes, motion metadata, attachments and the like. `duration` is the length of the packets, if
     known; `claimed_duration` is what the header says; `ends_early` means that the packets are
     clearly shorter; `measured` means that all packets were read and their times show the length
-    (times in MPEG streams may restart in the middle). `unreadable_video` means that there is a
+    (times in MPEG streams may restart in the middle); `restarts` means that they do, as in files
+    that were joined, so that FFmpeg cannot seek. `unreadable_video` means that there is a
     video stream but none of its frames could be decoded (`video` is None then).
     """
 
@@ -152,6 +153,7 @@ class MediaInfo(msgspec.Struct, kw_only=True, frozen=True):
     claimed_duration: float | None = None
     ends_early: bool = False
     measured: bool = False
+    restarts: bool = False
     start_time: float = 0.0
     bit_rate: int | None = None
     video: VideoStream | None = None

@@ -199,10 +199,12 @@ def _media(found: dict[str, Any], size: int) -> MediaInfo:
     real, ends_early = _real_duration(
         [*videos, *audios], origin, claimed, complete, video if readable else None
     )
-    if container in UNTIMED:
+    restarts = found.get("restarts") is True
+    if container in UNTIMED or restarts:
         ends_early = False  # nothing says when it ends
     duration = claimed
-    if real is not None and (claimed is None or ends_early or abs(real - claimed) > 0.25):
+    wrong = restarts or ends_early or claimed is None or abs((real or claimed) - claimed) > 0.25
+    if real is not None and wrong:
         duration = real
     return MediaInfo(
         container=container,
@@ -211,6 +213,7 @@ def _media(found: dict[str, Any], size: int) -> MediaInfo:
         claimed_duration=claimed,
         ends_early=ends_early,
         measured=complete and real is not None and not _may_start_again(container),
+        restarts=restarts,
         start_time=origin,
         bit_rate=values.bit_rate(found.get("bit_rate")),
         video=_video(video, origin, complete) if readable and video is not None else None,

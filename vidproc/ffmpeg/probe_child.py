@@ -62,6 +62,9 @@ _TIMES_KEPT = 20_000
 _TAGS_KEPT = 200
 _TEXT = 300
 """Characters of a text that are kept; the reader keeps fewer."""
+_MAY_RESTART = 0x200  # AVFMT_TS_DISCONT
+_JUMP = 10.0
+"""Seconds by which FFmpeg's command lets time stamps jump (-dts_delta_threshold)."""
 _LAST_PACKETS = 32
 """Packets at the end of our own output whose frames are all decoded."""
 
@@ -97,8 +100,8 @@ class Tally:
         self.since_key = 0
         self.times: list[int] = []
 
-    def add(self, packet: Any) -> None:
-        """Count a packet."""
+    def add(self, packet: Any, shift: float) -> None:
+        """Count a packet whose times are to be shifted by `shift` seconds."""
         self.packets += 1
         self.since_key += 1
         self.bytes += packet.size
@@ -106,7 +109,7 @@ class Tally:
         if stamp is None or self.unit is None:
             return
         ticks, per_second = self.unit
-        moment = stamp * ticks / per_second
+        moment = stamp * ticks / per_second + shift
         length = (packet.duration or 0) * ticks / per_second
         if self.first is None or moment < self.first:
             self.first = moment
@@ -118,7 +121,7 @@ class Tally:
             self.last_key = stamp
             self.since_key = 1
         if len(self.times) < _TIMES_KEPT:
-            self.times.append(stamp)
+            self.times.append(stamp + round(shift * per_second / ticks) if shift else stamp)
 
     def facts(self) -> dict[str, Any]:
         """Return the statistics."""
@@ -129,6 +132,43 @@ class Tally:
             "last": self.last,
             "end": self.end,
         }
+
+
+class Restarts:
+    """Follows time stamps that jump in a container where they may, such as joined MPEG-TS files.
+
+    FFmpeg's command removes such jumps (ts_discontinuity_detect in its ffmpeg_demux.c), so its
+    results are as long as the packets are. All times are in seconds.
+    """
+
+    def __init__(self, container: Any) -> None:
+        self._may = bool(int(container.format.flags) & _MAY_RESTART)
+        self._last: dict[int, float] = {}
+        self._next: dict[int, float] = {}
+        self._latest: float | None = None
+        self.shift = 0.0
+        """What to add to the times of the packet that was seen last."""
+        self.any = False
+
+    def see(self, packet: Any) -> None:
+        """Note the next packet of the file."""
+        if not self._may or packet.dts is None or packet.stream.type not in ("video", "audio"):
+            return
+        index, base = packet.stream_index, packet.time_base
+        moment = packet.dts * base.numerator / base.denominator + self.shift
+        due = self._next.get(index)
+        if due is not None:
+            jumps = abs(moment - due) > _JUMP or moment + 0.1 < self._last[index]
+        else:
+            due = self._latest
+            jumps = due is not None and abs(moment - due) > _JUMP
+        if jumps and due is not None:
+            self.any = True
+            self.shift += due - moment
+            moment = due
+        length = (packet.duration or 0) * base.numerator / base.denominator
+        self._last[index], self._next[index] = moment, moment + length
+        self._latest = moment
 
 
 def probe(path: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -165,8 +205,10 @@ def probe(path: str, options: dict[str, Any]) -> dict[str, Any]:
             ],
             "video": video.index if video is not None else None,
         }
-        frames, tallies, complete = _read(container, video, streams, options, deadline)
+        restarts = Restarts(container)
+        frames, tallies, complete = _read(container, video, streams, options, deadline, restarts)
         found["complete"] = complete
+        found["restarts"] = restarts.any
         for stream, facts in zip(streams, found["streams"], strict=True):
             facts.update(tallies[stream.index].facts())
         if video is not None:
@@ -303,7 +345,12 @@ def _depth(pixel_format: Any) -> int | None:
 
 
 def _read(
-    container: Any, video: Any, streams: list[Any], options: dict[str, Any], deadline: float
+    container: Any,
+    video: Any,
+    streams: list[Any],
+    options: dict[str, Any],
+    deadline: float,
+    restarts: Restarts,
 ) -> tuple[list[Any], dict[int, Tally], bool]:
     """Read packets: all of a small file, otherwise as many as necessary.
 
@@ -328,7 +375,8 @@ def _read(
             if flush or index not in tallies:
                 continue
             if not packet.is_discard:
-                tallies[index].add(packet)
+                restarts.see(packet)
+                tallies[index].add(packet, restarts.shift)
             seen += packet.size
             # A trimmed video may begin with packets that are not shown, the keyframe among them.
             if wanted and index == video.index:

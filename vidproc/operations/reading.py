@@ -73,7 +73,9 @@ def source(
         offset = media.video.start_time if media.video is not None else 0.0
         at = (start or 0.0) + max(0.0, offset)
         if at > NO_SEEK:
-            if media.container in _UNINDEXED:
+            if media.restarts:
+                lead = at
+            elif media.container in _UNINDEXED:
                 lead = _LONGEST_GOP if at > _LONGEST_GOP + NO_SEEK else at
             elif _unseekable(media, at):
                 lead = at
