@@ -64,7 +64,7 @@ class LastingTests(PageTestCase):
         session = self.send_some()
         self.page.reload()
         card = self.wait_until(COCKATOO.name, "lost")
-        expect(card).to_contain_text("Choose the file again to go on from there")
+        expect(card).to_contain_text("Choose the file again to continue")
         offsets: list[int] = []
         self.page.on(
             "request",
