@@ -24,7 +24,10 @@ _SECONDS = re.compile(r"\d{1,15}(?:\.\d*)?|\.\d+", re.ASCII)
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes of a size such as ``4T``, ``8M``, ``1.5G`` or ``4096``."""
+    """Return the bytes of a size such as ``4T``, ``8M``, ``1.5G`` or ``4096``.
+
+    Raises `ValueError`.
+    """
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"{text!r} is not a size; write bytes or use K, M, G or T, such as 64G")
@@ -32,7 +35,10 @@ def parse_size(text: str) -> int:
 
 
 def parse_duration(text: str) -> float:
-    """Return the seconds of a duration such as ``30s``, ``5m``, ``24h`` or ``7d``."""
+    """Return the seconds of a duration such as ``30s``, ``5m``, ``24h`` or ``7d``.
+
+    Raises `ValueError`.
+    """
     match = _DURATION.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"{text!r} is not a duration; use s, m, h or d, such as 30s or 24h")
@@ -40,7 +46,7 @@ def parse_duration(text: str) -> float:
 
 
 def size_from(text: str, least: str) -> int:
-    """Return the bytes of a limit that is at least `least` and makes sense.
+    """Return the bytes of a limit that is at least `least` and makes sense. Raises `ValueError`.
 
     JSON numbers are exact up to 8192T.
     """
@@ -48,7 +54,7 @@ def size_from(text: str, least: str) -> int:
 
 
 def duration_from(text: str, least: str) -> float:
-    """Return the seconds of a limit that is at least `least` and makes sense.
+    """Return the seconds of a limit that is at least `least` and makes sense. Raises `ValueError`.
 
     Dates and timers do not reach further than 100 years.
     """
@@ -66,6 +72,7 @@ def parse_time(value: str | float) -> float:
     """Return the seconds of a position or length in a video.
 
     `value` is a number of seconds, or text: seconds (``"12.5"``), ``MM:SS`` or ``HH:MM:SS.mmm``.
+    Raises `ValueError`.
     """
     if isinstance(value, str):
         text = value.strip()

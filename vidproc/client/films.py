@@ -131,7 +131,10 @@ def _with_targets(found: list[tuple[Path, str]], output: Path | None) -> tuple[F
 
 
 def prepare_folders(films: Sequence[Film], output: str | None) -> None:
-    """Create the folder of the results if necessary, and check that all folders are writable."""
+    """Create the folder of the results if necessary, and check that all folders are writable.
+
+    Raises `UsageError`.
+    """
     if output is not None:
         folder = Path(output)
         if not is_folder(folder) and is_there(folder):

@@ -55,7 +55,10 @@ def option_of(parameter: str) -> str:
 
 
 def read_parameters(given: argparse.Namespace) -> dict[str, Any]:
-    """Return the parameters of the chosen type as sent to the server, checked."""
+    """Return the parameters of the chosen type as sent to the server, checked.
+
+    Raises `UsageError`.
+    """
     operation: str = given.type
     fields = {name: value for name in OPTION_TYPES if (value := getattr(given, name)) is not None}
     for name in fields:

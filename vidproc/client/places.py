@@ -59,6 +59,7 @@ def check_input(text: str) -> Path:
 
 
 def output_path(text: str | None) -> Path | None:
+    """Return the path that `--output` names, None if it was not given. Raises `UsageError`."""
     if text is None:
         return None
     if not text or "\0" in text:
@@ -84,6 +85,7 @@ def output_path(text: str | None) -> Path | None:
 
 
 def refuse_overwriting(source: Path, output: Path) -> None:
+    """Raise `UsageError` if the output is the input file, whatever name it has."""
     try:
         same = output.exists() and output.samefile(source)
     except OSError:

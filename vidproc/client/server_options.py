@@ -13,6 +13,7 @@ from vidproc.units import parse_duration
 
 
 def host_of(text: str) -> str:
+    """Return the host that `--host` names, without brackets. Raises `UsageError`."""
     host = text.strip()
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
@@ -24,12 +25,17 @@ def host_of(text: str) -> str:
 
 
 def port_of(text: str) -> int:
+    """Return the port that `--port` names. Raises `UsageError`."""
     if re.fullmatch(r"\d{1,5}", text.strip(), re.ASCII) and 1 <= int(text) <= 65535:
         return int(text)
     raise UsageError(f"--port must be from 1 to 65535, not {text!r}", "Example: --port 9999")
 
 
 def seconds_of(text: str, option: str, example: int, *, zero: bool = False) -> float:
+    """Return the seconds that `option` was given, at most 1e9; with `zero` they may be 0.
+
+    Raises `UsageError`, which names `example`.
+    """
     try:
         seconds = parse_duration(text)
     except ValueError:
@@ -43,6 +49,10 @@ def seconds_of(text: str, option: str, example: int, *, zero: bool = False) -> f
 
 
 def read_credentials(given: argparse.Namespace) -> dict[str, Any]:
+    """Return `ca`, `token_file` and `token` as fields of `Options`.
+
+    Raises `UsageError` if a file cannot be used, or the token would be sent unencrypted.
+    """
     ca = token_file = token = None
     if given.ca is not None:
         if not given.tls:

@@ -273,7 +273,8 @@ def fitted(
     """Return the normalised video in a frame of exactly `target` pixels (even numbers).
 
     `pad` adds black bars around it, `crop` fills the frame and cuts off what does not fit, and
-    `stretch` distorts it. `sample` selects frames as in `normalised`.
+    `stretch` distorts it. `sample` selects frames as in `normalised`. Raises `ServiceError` 415 if
+    there is no video, 422 if too little of a cropped frame would be left.
     """
     shown = require_video(media).displayed_size
     if fit == "pad":

@@ -15,11 +15,16 @@ class BodyBroken(Exception):
 
 
 class Sink(Protocol):
-    """Takes a body. `receive` is called with its bytes, then `end`, or `lose` if it breaks off."""
+    """Takes a body."""
 
-    def receive(self, data: bytes) -> None: ...
-    def end(self) -> None: ...
-    def lose(self) -> None: ...
+    def receive(self, data: bytes) -> None:
+        """Take bytes that have arrived."""
+
+    def end(self) -> None:
+        """Note that all bytes have arrived."""
+
+    def lose(self) -> None:
+        """Note that the connection broke before the end."""
 
 
 class Body:

@@ -24,11 +24,16 @@ MOST_BESIDE = 1 << 20
 
 
 class FileSink(Protocol):
-    """Takes the file of a form. `receive` is called with its bytes, then `end` or `fail`."""
+    """Takes the file of a form."""
 
-    def receive(self, data: bytes) -> None: ...
-    def end(self) -> None: ...
-    def fail(self, error: Exception) -> None: ...
+    def receive(self, data: bytes) -> None:
+        """Take bytes that have arrived."""
+
+    def end(self) -> None:
+        """Note that all of the file has arrived."""
+
+    def fail(self, error: Exception) -> None:
+        """Note why the file will not arrive as a whole."""
 
 
 class Form:

@@ -31,10 +31,12 @@ def media_type_of(filename: str | None, content_type: str | None = None) -> str:
 class Check(Protocol):
     """A checksum that is computed as bytes arrive."""
 
-    def update(self, data: bytes) -> None: ...
+    def update(self, data: bytes) -> None:
+        """Add bytes that have arrived."""
 
     @property
-    def right(self) -> bool: ...
+    def right(self) -> bool:
+        """Whether the bytes that have arrived have the right checksum."""
 
 
 async def receive(
