@@ -74,9 +74,7 @@ class CertificateReactor:
             serverFromString(reader, self.description).listen(Factory())
             for certificate, options in zip(self.certificates, reader.options, strict=True):
                 certificate.replace(options)
-        except (
-            Exception
-        ) as error:  # anything that OpenSSL, cryptography and the endpoint's parser raise
+        except Exception as error:  # what OpenSSL, cryptography and the endpoint's parser raise
             what = f"{type(error).__name__}: {error}"
             raise ValueError(f"the certificate can't be used ({what})") from error
 

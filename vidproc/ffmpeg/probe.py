@@ -49,9 +49,8 @@ PROBE_SIZE = 20_000_000
 """Bytes that FFmpeg may read to find the streams."""
 ANALYZE_DURATION = 20_000_000
 """Microseconds of the video that FFmpeg may read to find the streams."""
-_WHOLE_BYTES = (
-    256 << 20
-)  # smaller files are read to the end: finding the true length takes milliseconds
+_WHOLE_BYTES = 256 << 20
+"""Smaller files are read to the end: finding the true length takes milliseconds."""
 _PROBE_BYTES = 64 << 20
 _CAPTURE = 256 << 10
 """The longest answer in bytes; 64 streams with long titles take about 100 kB. Decoding it

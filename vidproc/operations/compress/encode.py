@@ -1,7 +1,7 @@
 """How the compressor encodes: encoders, presets, audio, and the commands made of them.
 
-Nothing here decides how good or how small a file shall be;
-`one_crf` and `target_size` do.
+Nothing here decides how good or how small a file becomes: `one_crf`, `by_shot` and `target_size`
+do.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Options = dict[str, object]
 class VideoEncoder:
     """A video encoder with its settings but for the rate.
 
-    `scoring_cost` is what scoring takes against encoding, about, in time.
+    `scoring_cost` is the approximate time of scoring relative to that of encoding.
     `passes` says how the encoder is told of its passes: FFmpeg's own way, by parameters, or
     not at all. `joinable` are the options of segments that can be joined without loss, None
     where the headers of two segments differ. `zones` says that it can change its CRF on the way.

@@ -2,8 +2,8 @@
 
 A score is the mean of VMAF (model vmaf_v0.6.1) over the frames, at the delivered size, with
 the encoder's own input as the reference: HDR is scored as the SDR that it was mapped to or, where
-it is kept, as the SDR that both would be mapped to. Frames
-are paired by number, never by time, for containers round times differently.
+it is kept, as the SDR that both would be mapped to. Frames are paired by number, never by time,
+because containers round times differently.
 """
 
 from __future__ import annotations

@@ -28,10 +28,10 @@ _FILTERS = 64 << 20
 """Bytes that the filters of palettes take besides: without them, 217 MiB were used of 214."""
 
 _PALETTE = "palette.png"
-_LEAD_SLOW = 10.0  # seconds read before the start to find the frame shown at it
-_ROUNDING = (
-    0.001  # seconds: containers round times; that must not make frames alternate at half the rate
-)
+_LEAD_SLOW = 10.0
+"""Seconds that are read before the start to find the frame that is shown there."""
+_ROUNDING = 0.001
+"""Seconds: containers round times, which must not make frames alternate at half the rate."""
 
 
 class _Needs(TypedDict):
