@@ -64,6 +64,15 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    _add_general(parser)
+    _add_parameters(parser.add_argument_group("parameters of the operations"))
+    _add_actions(parser.add_argument_group("instead of INPUT"))
+    _add_server(parser.add_argument_group("the server"))
+    _add_settings(parser.add_argument_group("waiting, logging and settings"))
+    return parser
+
+
+def _add_general(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "input",
         nargs="*",
@@ -99,68 +108,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="show the versions of this vidproc and its FFmpeg, and exit",
     )
 
-    group = parser.add_argument_group("parameters of the operations")
-    _add_parameters(group)
-
-    group = parser.add_argument_group("instead of INPUT")
-    for name, text in (
-        ("status", "show the state of a task"),
-        ("watch", "follow a task to its end"),
-        ("download", "fetch the result of a task"),
-        ("cancel", "cancel a task and remove its files"),
-    ):
-        group.add_argument(f"--{name}", metavar="ID", help=text)
-    group.add_argument(
-        "--list", action="store_true", help="list your tasks (those of the token in --token-file)"
-    )
-    group.add_argument(
-        "--server-info", action="store_true", help="show the server's version, limits, operations"
-    )
-
-    group = parser.add_argument_group("the server")
-    group.add_argument(
-        "--host", default=DEFAULT_HOST, help=f"its host name or address ({DEFAULT_HOST})"
-    )
-    group.add_argument("--port", default=str(DEFAULT_PORT), help=f"its port ({DEFAULT_PORT})")
-    group.add_argument(
-        "--tls", action="store_true", help="encrypt, and check the certificate and host name"
-    )
-    group.add_argument(
-        "--ca", metavar="FILE", help="PEM certificates to trust instead of the system's"
-    )
-    group.add_argument(
-        "--token-file", metavar="FILE", help='its first line is a token, or "name token"'
-    )
-
-    group.add_argument(
-        "--insecure",
-        action="store_true",
-        help="allow sending the token to another host without --tls",
-    )
-
-    group = parser.add_argument_group("waiting, logging and settings")
-    group.add_argument(
-        "--check-interval",
-        metavar="SECONDS",
-        default="60",
-        help="seconds between progress lines when there is no terminal (60)",
-    )
-    group.add_argument(
-        "--max-wait-time",
-        metavar="SECONDS",
-        default="3600",
-        help="how long to wait for the processing; then exit with status 4, while the task "
-        "continues (3600)",
-    )
-    group.add_argument(
-        "--log-dir", metavar="DIR", default="logs", help="where client.log goes (logs)"
-    )
-    group.add_argument(
-        "--log-format", choices=("text", "json"), default="text", help="format of client.log (text)"
-    )
-    add_configuration(group)
-    return parser
-
 
 def _add_parameters(group: argparse._ArgumentGroup) -> None:
     texts = {
@@ -186,3 +133,63 @@ def _add_parameters(group: argparse._ArgumentGroup) -> None:
     for name, (metavar, text) in texts.items():
         types = ", ".join(OPTION_TYPES[name])
         group.add_argument(option_of(name), metavar=metavar, help=f"{text} [{types}]")
+
+
+def _add_actions(group: argparse._ArgumentGroup) -> None:
+    for name, text in (
+        ("status", "show the state of a task"),
+        ("watch", "follow a task to its end"),
+        ("download", "fetch the result of a task"),
+        ("cancel", "cancel a task and remove its files"),
+    ):
+        group.add_argument(f"--{name}", metavar="ID", help=text)
+    group.add_argument(
+        "--list", action="store_true", help="list your tasks (those of the token in --token-file)"
+    )
+    group.add_argument(
+        "--server-info", action="store_true", help="show the server's version, limits, operations"
+    )
+
+
+def _add_server(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--host", default=DEFAULT_HOST, help=f"its host name or address ({DEFAULT_HOST})"
+    )
+    group.add_argument("--port", default=str(DEFAULT_PORT), help=f"its port ({DEFAULT_PORT})")
+    group.add_argument(
+        "--tls", action="store_true", help="encrypt, and check the certificate and host name"
+    )
+    group.add_argument(
+        "--ca", metavar="FILE", help="PEM certificates to trust instead of the system's"
+    )
+    group.add_argument(
+        "--token-file", metavar="FILE", help='its first line is a token, or "name token"'
+    )
+    group.add_argument(
+        "--insecure",
+        action="store_true",
+        help="allow sending the token to another host without --tls",
+    )
+
+
+def _add_settings(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--check-interval",
+        metavar="SECONDS",
+        default="60",
+        help="seconds between progress lines when there is no terminal (60)",
+    )
+    group.add_argument(
+        "--max-wait-time",
+        metavar="SECONDS",
+        default="3600",
+        help="how long to wait for the processing; then exit with status 4, while the task "
+        "continues (3600)",
+    )
+    group.add_argument(
+        "--log-dir", metavar="DIR", default="logs", help="where client.log goes (logs)"
+    )
+    group.add_argument(
+        "--log-format", choices=("text", "json"), default="text", help="format of client.log (text)"
+    )
+    add_configuration(group)

@@ -166,10 +166,7 @@ def not_a_video(size: int) -> ServiceError:
 
 def _media(found: dict[str, Any], size: int) -> MediaInfo:
     streams = [stream for stream in found["streams"][:MAX_STREAMS] if isinstance(stream, dict)]
-    origin = values.number(found.get("start"), -1e6, 1e9)
-    if origin is None:
-        starts = [values.number(s.get("first"), -1e6, 1e9) for s in streams]
-        origin = min((start for start in starts if start is not None), default=0.0)
+    origin = _origin(found, streams)
     main = found.get("video")
     video = next((s for s in streams if s.get("index") == main and main is not None), None)
     videos = [
@@ -177,20 +174,10 @@ def _media(found: dict[str, Any], size: int) -> MediaInfo:
     ]
     covers = [s for s in streams if s["type"] == "video" and s.get("cover")]
     audios = [s for s in streams if s["type"] == "audio" and _playable_audio(s)]
-    titles = [s for s in streams if s["type"] == "subtitle"]
     complete = found.get("complete") is True
-
     readable = video is not None and isinstance(video.get("frame"), dict)
     if not audios and not readable:
-        if video is None and not covers:
-            raise not_a_video(size)
-        raise ServiceError(
-            ErrorCode.UNSUPPORTED_MEDIA,
-            "The file is too damaged: no video or audio could be decoded."
-            if video is not None
-            else "The file has no video and no audio.",
-            "Check that it plays on your machine and was copied completely, then send it again.",
-        )
+        raise not_a_video(size) if video is None and not covers else _nothing_playable(video)
     claimed = values.duration(found.get("duration"))
     container = values.clean_name(found["container"]) or "unknown"
     if claimed is not None and container.startswith("matroska") and 0 < origin < claimed:
@@ -219,33 +206,53 @@ def _media(found: dict[str, Any], size: int) -> MediaInfo:
         unreadable_video=video is not None and not readable,
         other_videos=max(0, len(videos) - 1),
         audio=tuple(_audio(s, origin, complete) for s in audios),
-        subtitles=tuple(
-            SubtitleStream(
-                index=values.stream_index(s),
-                codec=values.clean_name(s.get("codec")) or "unknown",
-                text=s.get("codec") in _TEXT_SUBTITLES,
-                language=values.clean_language(s.get("language")),
-                default=s.get("default") is True,
-                forced=s.get("forced") is True,
-                title=values.clean_text(s.get("title")),
-                roles=values.roles(s.get("roles")),
-            )
-            for s in titles
-        ),
-        covers=tuple(
-            Cover(
-                index=values.stream_index(s),
-                codec=values.clean_name(s.get("codec")) or "unknown",
-                width=values.side(s.get("width")) or 1,
-                height=values.side(s.get("height")) or 1,
-            )
-            for s in covers
-            if values.side(s.get("width")) and values.side(s.get("height"))
-        ),
+        subtitles=tuple(_subtitle(s) for s in streams if s["type"] == "subtitle"),
+        covers=tuple(cover for s in covers if (cover := _cover(s)) is not None),
         data_streams=sum(s["type"] not in ("video", "audio", "subtitle") for s in streams),
         chapters=int(values.number(found.get("chapters"), 0, 1e6) or 0),
         tags=values.clean_tags(found.get("tags")),
     )
+
+
+def _origin(found: dict[str, Any], streams: list[dict[str, Any]]) -> float:
+    """Return when the container starts, in seconds of its own time stamps."""
+    origin = values.number(found.get("start"), -1e6, 1e9)
+    if origin is not None:
+        return origin
+    starts = [values.number(stream.get("first"), -1e6, 1e9) for stream in streams]
+    return min((start for start in starts if start is not None), default=0.0)
+
+
+def _nothing_playable(video: dict[str, Any] | None) -> ServiceError:
+    return ServiceError(
+        ErrorCode.UNSUPPORTED_MEDIA,
+        "The file is too damaged: no video or audio could be decoded."
+        if video is not None
+        else "The file has no video and no audio.",
+        "Check that it plays on your machine and was copied completely, then send it again.",
+    )
+
+
+def _subtitle(found: dict[str, Any]) -> SubtitleStream:
+    return SubtitleStream(
+        index=values.stream_index(found),
+        codec=values.clean_name(found.get("codec")) or "unknown",
+        text=found.get("codec") in _TEXT_SUBTITLES,
+        language=values.clean_language(found.get("language")),
+        default=found.get("default") is True,
+        forced=found.get("forced") is True,
+        title=values.clean_text(found.get("title")),
+        roles=values.roles(found.get("roles")),
+    )
+
+
+def _cover(found: dict[str, Any]) -> Cover | None:
+    """Return the cover art that a stream holds, None if its dimensions make no sense."""
+    width, height = values.side(found.get("width")), values.side(found.get("height"))
+    if not width or not height:
+        return None
+    codec = values.clean_name(found.get("codec")) or "unknown"
+    return Cover(index=values.stream_index(found), codec=codec, width=width, height=height)
 
 
 def _may_start_again(container: str) -> bool:
