@@ -11,6 +11,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from support.job import RealJob
 from support.travel import TravellingRunner
 from tests import media_harness as media
 from tests.test_segments import film, packets, worst_psnr
@@ -207,6 +208,18 @@ class CutFilmTests(TestCase):
         for codec in ("vp9", "av1"):
             fields: dict[str, Any] = {"start_time": 0.517, "duration": 2.2, "width": 128}
             self.assert_same(clip, "webm", tolerance=0.00101, codec=codec, **fields)
+
+    def test_cuts_move_further_to_keyframes_where_shorter_segments_follow(self) -> None:
+        """Those even out what the moved cuts do."""
+        clip = media.synthesise(
+            self.folder / "clip.mp4", *_X264, "-g", "100", lavfi="testsrc2=s=96x64:r=25", seconds=12
+        )
+        for lengths, frames in (([3, 3, 3, 2, 1], [100, 50, 75]), ([3, 3, 3, 3], [75, 75, 75])):
+            job: Any = RealJob(clip, self.folder, None)
+            cutting = spread.cut(job, lengths, tick=spread.FINE)
+            done = self.assertRaises(StopIteration, cutting.send, None)
+            cut: spread.Film = done.value
+            self.assertEqual([each.stretch.frames for each in cut.segments[:3]], frames)
 
     def test_a_lost_worker_costs_its_segment_alone(self) -> None:
         """A killed process is started again while the others go on."""

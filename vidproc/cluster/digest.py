@@ -10,8 +10,8 @@ import hashlib
 
 import msgspec
 
-LEAST_BLOCK = 256 << 10
-"""The smallest block, in bytes: what is fetched beyond the requested part is less than this."""
+LEAST_BLOCK = 32 << 10
+"""The smallest block, in bytes."""
 MOST_BLOCKS = 1 << 14
 """The most blocks of a file, so that their digests take at most 512 KiB."""
 DIGEST_SIZE = 32
@@ -26,9 +26,13 @@ class Digest(msgspec.Struct, frozen=True):
 
 
 def block_size(size: int) -> int:
-    """Return the size of the blocks of a file of `size` bytes."""
+    """Return the size of the blocks of a file of `size` bytes.
+
+    Who reads a part of it fetches all digests, and about a block too much: the sum is least where
+    both are equal.
+    """
     block = LEAST_BLOCK
-    while block * MOST_BLOCKS < size:
+    while block * block < DIGEST_SIZE * size or block * MOST_BLOCKS < size:
         block *= 2
     return block
 

@@ -33,11 +33,13 @@ _MOST_RANGES = 64
 """Byte ranges of one segment; with more, gaps between them are filled."""
 _BLOCK = 4096
 _SMALL_GAP = 64 << 10
-_HEAD = 128 << 10
+_HEAD = 64 << 10
 """Bytes after those that were read to open the file that another FFmpeg may read as well."""
 _AFTER = 24
-"""Packets after a segment: some come before the last frames in decoding order, and the decoder must
-put out a frame after the last one."""
+"""Packets after a segment that FFmpeg may read: its demuxer, decoder and filters have queues."""
+_NEEDED_AFTER = 6
+"""Packets after a segment, besides those that reordering takes, until a frame after the last one
+comes out: the decoder has a few threads, and a deinterlacer waits for one more."""
 _PAST_KEY = 0.15
 """Seconds by which a seek aims past its keyframe: FFmpeg may aim 3/23 s earlier than it is told
 (its answer to containers that index decoding times)."""
@@ -270,10 +272,12 @@ def _edges(packets: Packets, options: dict[str, Any]) -> list[int]:
     keys = sorted(packets.pts[index] for index in packets.keys)
     least = options["least"] / packets.base
     for cut, snap in zip(options["cuts"], options["snap"], strict=True):
+        earliest = edges[-1] + max(least, 1)
         at = _nearest_key(keys, cut, snap, packets.base)
-        edge = _nearest(packets, cut) if at is None else at
-        if edge is not None and edge - edges[-1] >= max(least, 1):
-            edges.append(edge)
+        for edge in (at, _nearest(packets, cut)):
+            if edge is not None and edge >= earliest:
+                edges.append(edge)
+                break
     return edges
 
 
@@ -359,6 +363,7 @@ class Entries:
         names = self._container.format.name
         self._plain = names.startswith("mov,") and not _fragmented(path)
         self._exact = names.startswith("mov,")  # it seeks by presentation times
+        self._delay = _delay(packets)
         head = self._file.taken()
         if head:
             start, end = _merged(head, 0, self._size)[0]
@@ -428,6 +433,15 @@ class Entries:
         self._landing(0.0)
         self._file.taken()
 
+    def _after(self, own: int) -> int:
+        """Return how many packets must follow the `own` ones of a segment."""
+        if not self._plain:
+            # Zeros within the container's structure would send the demuxer through all the rest.
+            return _AFTER
+        # In place of packets they are errors of the decoder, after all that matters; too many of
+        # them, compared with what was decoded, would be FFmpeg's own.
+        return min(max(self._delay + _NEEDED_AFTER, _AFTER - own), _AFTER)
+
     def _ranges(self, begin: int, last: int, read: list[tuple[int, int]]) -> list[list[int]] | None:
         """Return the bytes of the packets from number `begin` until all frames up to `last` are
         decoded, with what FFmpeg `read` to get there."""
@@ -437,7 +451,7 @@ class Entries:
             if packets.pts[number] <= last:
                 stop = number
                 break
-        stop = min(stop + 1 + _AFTER, len(packets.pts))
+        stop = min(stop + 1 + self._after(stop + 1 - begin), len(packets.pts))
         own = [
             (packets.position[n], packets.position[n] + packets.size[n]) for n in range(begin, stop)
         ]
@@ -453,6 +467,12 @@ class Entries:
         if sum(end - start for start, end in found) > _WHOLE * self._size:
             return None
         return found
+
+
+def _delay(packets: Packets) -> int:
+    """Return by how many packets a frame comes later than in the order of display, at most."""
+    order = array("q", sorted(packets.pts))
+    return max(n - bisect.bisect_left(order, pts) for n, pts in enumerate(packets.pts))
 
 
 def _merged(ranges: list[tuple[int, int]], gap: int, size: int) -> list[list[int]]:

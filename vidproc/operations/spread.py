@@ -64,6 +64,7 @@ SURVEYING, JOINING = 0.01, 0.03
 """The weights of the survey and of the join in the progress of an encode."""
 
 _SNAP = 0.2  # of a segment's length: how far a cut may move to a keyframe
+_FAR_SNAP = 0.35  # the same where shorter segments even it out
 _LEAD = 0.5  # seconds that a deinterlacer has before a segment
 _CAREFUL_LEAD = 10.0  # the same for a segment that is encoded again
 _LEAST_TIMESCALE = 10_000  # as FFmpeg's: less is too coarse for some players
@@ -226,6 +227,7 @@ async def cut(
     if length is not None:
         shown = min(length, shown)
     scale = shown / sum(lengths)
+    snap = _FAR_SNAP if lengths[-1] < lengths[0] else _SNAP
     ends = itertools.accumulate(scale * each for each in lengths[:-1])
     command = survey_command(
         media,
@@ -233,7 +235,7 @@ async def cut(
         tick=tick,
         start=start,
         end=None if length is None else start + length,
-        snap=[_SNAP * scale * min(pair) for pair in itertools.pairwise(lengths)],
+        snap=[snap * scale * min(pair) for pair in itertools.pairwise(lengths)],
         least=scale * min(lengths) / 2,
         lead=_LEAD if video.interlaced else 0.0,
         weight=SURVEYING,
