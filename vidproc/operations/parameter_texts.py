@@ -23,10 +23,12 @@ PARAMETER_TEXTS: dict[str, dict[str, ParameterText]] = {
         "quality": ParameterText("The lowest acceptable quality, as a VMAF score."),
         "codec": ParameterText("The video codec of the result."),
         "plays": ParameterText("The codecs that you can play; codec auto chooses from these."),
-        "target_size": ParameterText("The maximum size of the result.", "bytes"),
+        "target_size": ParameterText(
+            "The maximum size of the result; the quality is then ignored.", "bytes"
+        ),
         "preset": ParameterText("Trades encoding time for size."),
         "hdr": ParameterText(
-            "Whether HDR video is kept or converted to SDR; without it, kept unless H.264."
+            "Whether HDR is kept or converted to SDR; by default it is kept, except in H.264."
         ),
         "audio_tracks": _AUDIO_TRACKS,
         "grain": ParameterText(
