@@ -48,7 +48,7 @@ class RealTests(CompressCase):
         for number, (name, length) in enumerate(CLIPS):
             inputs += ["-t", str(length), "-i", str(MEDIA / name)]
             graph += (
-                f"[{number}:v]scale=320:180,setsar=1,fps={rate},format=yuv420p,"
+                f"[{number}:v]scale=240:136,setsar=1,fps={rate},format=yuv420p,"
                 f"setparams=colorspace=bt709:range=tv[v{number}];"
             )
         graph += "".join(f"[v{n}]" for n in range(len(CLIPS))) + f"concat={len(CLIPS)}[v]"

@@ -251,8 +251,8 @@ class WritingTests(TestCase):
         ):
             base = film(
                 self.folder / f"base-{number}.mp4", filters,
-                *("-c:v", "libsvtav1", "-preset", preset, "-crf", "45", "-g", "40", *more, "-an"),
-                seconds=1.0,
+                *("-c:v", "libsvtav1", "-preset", preset, "-crf", "45", "-g", "12", *more, "-an"),
+                seconds=0.5,
             )  # fmt: skip
             self.check(base)
 
