@@ -26,6 +26,8 @@ import psutil
 from twisted.trial.unittest import SkipTest, TestCase
 
 from support.server_process import (
+    START_TIMEOUT,
+    TASK_TIMEOUT,
     PlainClient,
     ServerProcess,
     has_ended,
@@ -88,7 +90,7 @@ class CrashingServer(ServerProcess):
     def wait_for_crash(self) -> None:
         """Wait until it has died at the point."""
         assert self._popen is not None
-        status = self._popen.wait(60)
+        status = self._popen.wait(TASK_TIMEOUT)
         self._popen = None
         self._check_crash(status)
 
@@ -97,7 +99,11 @@ class CrashingServer(ServerProcess):
         self.arm(point)
         with (self.root / "output.txt").open("ab") as output:
             done = subprocess.run(
-                self.command(), cwd=self.root, stdout=output, stderr=output, timeout=60
+                self.command(),
+                cwd=self.root,
+                stdout=output,
+                stderr=output,
+                timeout=START_TIMEOUT,
             )
         self._check_crash(done.returncode)
 
@@ -455,7 +461,7 @@ class CrashPointTests(TestCase):
     def test_downloading(self) -> None:
         """The client resumes where it was interrupted, and gets the whole result."""
         server = self.server("downloading")
-        parameters = {"start_time": 0, "duration": 1, "fps": 25, "width": 960}
+        parameters = {"start_time": 0, "duration": 0.2, "fps": 25, "width": 960}
         answer = self.send(server, LARGE, "gif", parameters)
         assert answer is not None
         task_id = answer["task_id"]

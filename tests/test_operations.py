@@ -176,7 +176,7 @@ class ResolutionTests(OperationCase):
 
     def test_audio_is_copied_and_the_file_starts_with_its_index(self) -> None:
         """The AAC packets are the source's; faststart puts moov before mdat."""
-        result = self.do(media.FLOWER, "resolution", width=320, height=180)
+        result = self.do(media.FLOWER, "resolution", width=160, height=90)
         self.assertEqual(packets(result.path, "audio"), packets(media.FLOWER, "audio"))
         content = result.path.read_bytes()
         self.assertLess(content.index(b"moov"), content.index(b"mdat"))
@@ -443,11 +443,11 @@ class ExtractAudioTests(OperationCase):
 class GifTests(OperationCase):
     def test_the_defaults(self) -> None:
         """12 frames a second, 480 pixels wide, and the requested duration."""
-        result = self.do(media.FLOWER, "gif", start_time=1, duration=1.5)
+        result = self.do(media.FLOWER, "gif", start_time=1, duration=0.75)
         video = self.video(result)
         self.assertEqual(video.displayed_size, (480, 270))
-        self.assertEqual(video.frames, 18)
-        self.assertApproximates(result.media.duration or 0, 1.5, 0.02)
+        self.assertEqual(video.frames, 9)
+        self.assertApproximates(result.media.duration or 0, 0.75, 0.02)
         self.assertEqual(len(result.commands), 1)
 
     def test_a_small_film_is_not_enlarged(self) -> None:
@@ -511,9 +511,9 @@ class GifTests(OperationCase):
 
     def test_a_size_limit_is_met(self) -> None:
         """In at most four attempts; a warning says what was reduced."""
-        result = self.do(media.FLOWER, "gif", start_time=0, duration=1, max_size=150_000)
-        self.assertLessEqual(result.media.size, 150_000)
-        self.assertGreater(result.media.size, 60_000)
+        result = self.do(media.FLOWER, "gif", start_time=0, duration=0.5, max_size=75_000)
+        self.assertLessEqual(result.media.size, 75_000)
+        self.assertGreater(result.media.size, 30_000)
         self.assertLessEqual(result.product.details["attempts"], 4)
         self.assertTrue(any("colours" in sentence for sentence in result.warnings))
 
