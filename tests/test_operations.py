@@ -595,6 +595,32 @@ class SeekingTests(OperationCase):
             self.assertApproximates(result.media.duration or 0, 2.0, 0.06)
         self.check(joined)
 
+    def test_a_film_trimmed_without_encoding_keeps_its_audio(self) -> None:
+        """Its edit list cuts off more than a second; no clip behind a keyframe lacks that much."""
+        film = self.folder / "trimmed.mp4"
+        whole = media.synthesise(
+            self.folder / "whole.mp4",
+            *("-f", "lavfi", "-i", "sine=d=4", "-c:a", "aac"),
+            *("-g", "25", "-pix_fmt", "yuv420p"),
+            lavfi="testsrc2=s=96x64:r=25",
+            seconds=4,
+        )
+        media.ffmpeg("-ss", "1.5", "-i", whole, "-c", "copy", film)
+        result = self.do(film, "webm", start_time=0.7, duration=0.5)
+        times = media.times(result.path, "audio")
+        self.assertLess(times[0], 0.01)
+        self.assertGreaterEqual(len(times), 25)
+
+    def test_a_palette_is_not_lost(self) -> None:
+        """AVI has it with the first frame alone."""
+        film = media.synthesise(
+            self.folder / "palette.avi",
+            *("-c:v", "rawvideo", "-pix_fmt", "pal8"),
+            lavfi="color=red:s=64x48:r=25",
+        )
+        result = self.do(film, "webm", start_time=0.5, duration=0.2)
+        self.assert_near(media.colour(media.frame_at(result.path), 0.5, 0.5), RED)
+
     def test_a_film_that_begins_before_zero_is_cut_all_the_same(self) -> None:
         """In Matroska FFmpeg finds no keyframe there; its frames before 0 have no times."""
         times = ("-output_ts_offset", "-0.5", "-avoid_negative_ts", "disabled")

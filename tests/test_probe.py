@@ -102,6 +102,18 @@ class FactsTests(TestCase):
             assert info.video is not None
             self.assertEqual((info.video.frames, info.other_videos, info.covers), (frames, 0, ()))
 
+    def test_of_several_video_streams_the_default_one_is_used(self) -> None:
+        """As players do; without one it is the first."""
+        for default, width in (("1", 96), ("0", 64)):
+            clip = media.synthesise(
+                media.scratch(self) / "two.mkv",
+                *("-f", "lavfi", "-t", "1", "-i", "testsrc2=s=96x64:r=25"),
+                *("-map", "0", "-map", "1", "-disposition", "0"),
+                *(f"-disposition:v:{default}", "default"),
+                lavfi="testsrc2=s=64x64:r=25",
+            )
+            self.assertEqual((video_of(clip).width, media.probe(clip).other_videos), (width, 1))
+
     def test_a_cover_is_not_a_video(self) -> None:
         """Audio with a cover image has no video."""
         info = media.probe(media.FLAC)

@@ -186,7 +186,7 @@ def probe(path: str, options: dict[str, Any]) -> dict[str, Any]:
             videos = [s for s in videos if s.index not in stills]
         else:
             stills = set()
-        video = videos[0] if videos else None
+        video = _main_video(videos)
         for stream in videos:
             if _pixels(stream) > options["max_pixels"]:
                 raise Refused("too_large", f"{stream.width}x{stream.height}")
@@ -214,7 +214,8 @@ def probe(path: str, options: dict[str, Any]) -> dict[str, Any]:
         if video is not None:
             tally = tallies[video.index]
             facts = found["streams"][video.index]
-            facts["crop"] = _container_crop(path, container.format.name)
+            if video.index == min(s.index for s in streams if s.type == "video"):
+                facts["crop"] = _container_crop(path, container.format.name)
             facts.update(_timing(tally.times, video.time_base))
             if frames:
                 facts["frame"] = _frame_facts(frames)
@@ -251,6 +252,12 @@ def _open(path: str, options: dict[str, Any]) -> Any:
 
 def _is_cover(stream: Any) -> bool:
     return bool(int(stream.disposition) & _ATTACHED_PICTURE)
+
+
+def _main_video(videos: list[Any]) -> Any:
+    """Return the stream that a player would show: the default one, else the first."""
+    marked = (s for s in videos if int(s.disposition) & _DEFAULT and s.codec_context is not None)
+    return next(marked, videos[0] if videos else None)
 
 
 def _pixels(stream: Any) -> int:

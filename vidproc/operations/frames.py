@@ -330,8 +330,7 @@ def frame_warnings(
         sentences.append("The interlaced video was deinterlaced.")
     if media.other_videos:
         sentences.append(
-            f"Only the first video stream was used; {counted(media.other_videos, 'other')} "
-            "left out."
+            f"Only one video stream was used; {counted(media.other_videos, 'other')} left out."
         )
     sentences.extend(ending_warnings(media))
     return sentences

@@ -20,6 +20,12 @@ _UNINDEXED = frozenset({"mpegts", "mpeg"})
 """Containers in which FFmpeg seeks to any frame but shows none before the next keyframe."""
 
 
+_PRIMED = frozenset({"mov,mp4,m4a,3gp,3g2,mj2"})
+"""Containers after a seek in which FFmpeg's decoders drop as many samples as at the file's start:
+an encoder's delay, or all audio that an edit list cuts off, which can be seconds. What comes before
+the place that was sought is cut away anyway."""
+
+
 _LONGEST_GOP = 10.0
 """The longest GOP, in seconds; encoders seldom make longer ones."""
 
@@ -81,6 +87,8 @@ def source(
                 lead = at
             if at > lead:
                 options["ss"] = seconds(at - lead)
+                if media.container in _PRIMED:
+                    options["flags2"] = "+skip_manual"
         if duration is not None:
             options["t"] = seconds(duration + lead)
     node = ffmpeg.input(input_file(name), **options)
@@ -91,6 +99,8 @@ def _unseekable(media: MediaInfo, at: float) -> bool:
     """Return whether FFmpeg would read nothing after a seek to `at` seconds."""
     if media.container in _KEYFRAME_FIRST:
         return at <= _NEAR_START
+    if media.container == "avi" and media.video and media.video.pixel_format == "pal8":
+        return True  # FFmpeg passes the palette with the first frame alone
     negative = media.start_time < _MOST_NEGATIVE and not media.subtitles
     return media.container in UNTIMED or negative
 
