@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import signal
+from pathlib import Path
 from typing import Any
 
 from tests.client_harness import (
@@ -14,6 +15,7 @@ from tests.client_harness import (
     status,
 )
 from vidproc.client.command_line import parse_command_line
+from vidproc.client.files import PartFile
 
 
 class ProcessTests(SessionCase):
@@ -33,6 +35,20 @@ class ProcessTests(SessionCase):
         )
         for text in ("queued: position 1", "processing: encoding 50 %", "Done: 97.7 KiB -> "):
             self.assertIn(text, self.errors)
+
+    async def test_the_result_may_be_moved_away_as_soon_as_it_is_there(self) -> None:
+        """By a script that watches the folder, for instance."""
+        finish = PartFile.finish
+
+        def finish_and_move(part: PartFile, *arguments: Any, **keywords: Any) -> Path:
+            target = finish(part, *arguments, **keywords)
+            target.rename(self.folder / "moved")
+            return target
+
+        self.patch(PartFile, "finish", finish_and_move)
+        self.assertEqual(await self.run_command(self.gif), 0)
+        self.assertEqual((self.folder / "moved").read_bytes(), self.server.result)
+        self.assertIn("Done: 97.7 KiB -> ", self.errors)
 
     async def test_everything_goes_over_one_connection(self) -> None:
         """Upload, watch, details, download."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -217,3 +221,54 @@ class SortOutTests(SynchronousTestCase):
             self.folder.duplicate("inputs/s", target)
             source.unlink()
             self.assertEqual(self.folder.path(target).read_bytes(), b"content")
+
+
+class RemovalTests(SynchronousTestCase):
+    """A transfer that was told to stop may still be at work in the folder of an attempt."""
+
+    def remove_while(self, call: str, after: int, change: Callable[[Path], None]) -> None:
+        """Remove a folder that `change` changes before one of the calls of `os.unlink` and such."""
+        root = Path(self.mktemp())
+        folder = root / "work" / "task"
+        (folder / "1").mkdir(parents=True)
+        for name in ("a", "b", "c"):
+            (folder / "1" / name).touch()
+        real, calls = getattr(os, call), itertools.count()
+
+        def change_first(*arguments: Any, **keywords: Any) -> Any:
+            if next(calls) == after:
+                patch.restore()  # for the change itself
+                change(folder)
+            return real(*arguments, **keywords)
+
+        patch = self.patch(os, call, change_first)
+        try:
+            DataFolder(root, 1 << 30).remove("work/task")
+        finally:
+            patch.restore()
+        self.assertFalse(folder.exists(), (call, after))
+
+    def test_what_is_removed_meanwhile_is_no_error(self) -> None:
+        """One file, or all of the folder."""
+
+        def remove(folder: Path) -> None:
+            (folder / "1" / "b").unlink(missing_ok=True)
+
+        def remove_all(folder: Path) -> None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+        for change in (remove, remove_all):
+            for call in ("unlink", "rmdir", "scandir"):
+                for after in range(4):
+                    self.remove_while(call, after, change)
+
+    def test_what_is_added_meanwhile_goes_too(self) -> None:
+        """The folder is not left behind for it."""
+
+        def add(folder: Path) -> None:
+            if (folder / "1").exists():
+                (folder / "1" / "late").touch()
+
+        for call in ("unlink", "rmdir", "scandir"):
+            for after in range(4):
+                self.remove_while(call, after, add)

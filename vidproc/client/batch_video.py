@@ -180,7 +180,7 @@ class Video:
                 raise
             return None
         outcome = self._outcome("done", DONE, result=str(path))
-        outcome.size_in, outcome.size_out = source.size, path.stat().st_size
+        outcome.size_in, outcome.size_out = source.size, fetch.size
         return outcome
 
     async def _earlier_task(self, resume: ResumeFile) -> str | None:

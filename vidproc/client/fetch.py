@@ -52,6 +52,9 @@ class Fetch:
         self._output = output
         self._force = force
         self._before_name = before_name
+        self.size = 0
+        """Bytes of the result, once it is fetched: it may be moved away as soon as it has its
+        name."""
 
     async def fetch(self, task_id: str, stem: str) -> Path:
         """Download a task's result; return its path. `stem` is its default name."""
@@ -80,6 +83,7 @@ class Fetch:
                 raise
             finally:
                 part.close()
+            self.size = part.offset
             self._log.info("task %s: %d bytes in %s", task_id, part.offset, target)
             return target
         raise AssertionError("unreachable")

@@ -116,7 +116,8 @@ class Session:
         if options.action == "watch":
             return await self._follow()
         if options.action == "download":
-            path = await self._download(options.task_id, f"{safe_stem(options.task_id)}_processed")
+            stem = f"{safe_stem(options.task_id)}_processed"
+            path, _ = await self._download(options.task_id, stem)
             self._display.close()
             self._print(str(path))
             return DONE
@@ -174,9 +175,9 @@ class Session:
         details = await self._steps.details(task_id, last)
         for warning in warnings_of(details):
             self._display.line(f"Warning: {warning}")
-        path = await self._download(task_id, result_stem(options.input.stem))
+        path, size = await self._download(task_id, result_stem(options.input.stem))
         self._display.close()
-        self._say(summary(details, found.source.size, path.stat().st_size))
+        self._say(summary(details, found.source.size, size))
         self._print(str(path))
         return DONE
 
@@ -220,12 +221,13 @@ class Session:
         self._say(*unfinished_lines(last))
         return FAILED
 
-    async def _download(self, task_id: str, stem: str) -> Path:
-        """Download a result and return its path."""
+    async def _download(self, task_id: str, stem: str) -> tuple[Path, int]:
+        """Download a result; return its path and its size in bytes."""
         output, folder = self.options.output, self._state.folder
         if output is not None and output.is_dir():
             output = None
-        return await self._steps.fetch(folder, output).fetch(task_id, stem)
+        fetch = self._steps.fetch(folder, output)
+        return await fetch.fetch(task_id, stem), fetch.size
 
     # --- saying it
 

@@ -28,8 +28,30 @@ from vidproc.files.space import Space, size_below
 _NO_LINKS = (errno.EPERM, errno.EACCES, errno.EMLINK, errno.EXDEV, errno.ENOSYS, errno.ENOTSUP)
 
 
+_REMOVALS = 20
+"""How many times the removal of a folder is tried that changes meanwhile."""
+
+
 class DataFolderInUse(Exception):
     """Another server is using this data folder."""
+
+
+def _remove_folder(path: Path) -> None:
+    """Remove a folder and everything in it.
+
+    A transfer from a worker that was told to stop may still remove or add a file: `rmtree` gives
+    up then (before Python 3.13 for a file that is gone, too), and is called again.
+    """
+    for tries_left in range(_REMOVALS - 1, -1, -1):
+        try:
+            shutil.rmtree(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY) or not tries_left:
+                raise
+            if not path.exists():
+                return
+        else:
+            return
 
 
 def upload_key(task_id: str) -> str:
@@ -182,7 +204,7 @@ class DataFolder:
                 continue
             path = self.path(key)
             if path.is_dir():
-                shutil.rmtree(path)
+                _remove_folder(path)
             else:
                 path.unlink(missing_ok=True)
 
