@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from functools import cache
 from pathlib import Path
@@ -29,6 +30,17 @@ def todays_imports() -> dict[str, set[str]]:
     """Return what each module imports. Reading all modules takes a while."""
     imports: dict[str, set[str]] = load_script().read_imports()
     return imports
+
+
+class FileTableTests(SynchronousTestCase):
+    def test_every_module_is_in_the_table_of_files(self) -> None:
+        """In docs/architecture.md a reader finds each module by its subject."""
+        text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+        table = text.partition("\n## Layers\n")[0]
+        named = {Path(name).name for name in re.findall(r"`([^`]+\.py)`", table)}
+        modules = {path.name for path in (ROOT / "vidproc").rglob("*.py")}
+        self.assertEqual(modules - named, {"__init__.py", "__main__.py"})
+        self.assertEqual(named - modules, {"toy_frontend.py"} & named)
 
 
 class LayerTests(SynchronousTestCase):
