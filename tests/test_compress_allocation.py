@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,28 +11,37 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from vidproc.ffmpeg.media import MediaInfo, VideoStream
 from vidproc.operations.compress.allocation import (
+    PERFECT,
     ShotCurve,
     allocate,
     mean_score,
     one_crf,
     saving,
     shifted,
+    together,
     total_size,
 )
-from vidproc.operations.compress.search import Curve
+from vidproc.operations.compress.search import Curve, Point
 from vidproc.operations.compress.shots import LONGEST, SHORTEST, divide, parse_cuts
 
 X264 = Curve((10.0, 45.0), 0.1, score_slope=0.14, size_slope=-0.12)
 EXACT = settings(deadline=None, derandomize=True, database=None)
 
+
+def shot(seconds: float, score: float, drop: float, size: float, ratio: float) -> ShotCurve:
+    """Return a shot that scores `drop` less at six CRF steps more, at `ratio` of the bytes."""
+    points = (Point(21.0, score, size), Point(27.0, score - drop, size * ratio))
+    return ShotCurve.between(X264, seconds, *points)
+
+
 shots = st.lists(
     st.builds(
-        ShotCurve.through,
-        st.just(X264),
+        shot,
         st.floats(2, 10),
-        st.just(24.0),
         st.floats(88, 98),
+        st.floats(0, 8),
         st.floats(1e4, 1e6),
+        st.floats(0.3, 0.9),
     ),
     min_size=2,
     max_size=20,
@@ -72,13 +82,20 @@ class AllocationTests(SynchronousTestCase):
                 )
 
     def test_spends_where_a_point_costs_least(self) -> None:
-        dear = ShotCurve.through(X264, 5.0, 24.0, 95.0, 1e6)
-        cheap = ShotCurve.through(X264, 5.0, 24.0, 94.0, 1e5)
+        dear = shot(5.0, 97.0, 4.0, 1.4e6, 0.5)
+        cheap = shot(5.0, 96.0, 4.0, 1.4e5, 0.5)
         for_dear, for_cheap = allocate([dear, cheap, cheap], 94.5)[:2]
         self.assertGreater(for_dear, for_cheap)
 
+    def test_spends_where_points_are_gained(self) -> None:
+        """Of shots with the same bytes and nearly the same score, one gains nothing by a lower
+        CRF."""
+        flat, steep = shot(5.0, 95.0, 0.3, 1e6, 0.5), shot(5.0, 96.0, 4.0, 1e6, 0.5)
+        for_flat, for_steep = allocate([flat, steep], 94.5)
+        self.assertGreater(for_flat, for_steep + 1.0)
+
     def test_equal_shots_have_one_crf(self) -> None:
-        curve = ShotCurve.through(X264, 5.0, 24.0, 95.0, 1e6)
+        curve = shot(5.0, 97.0, 4.0, 1.4e6, 0.5)
         self.assertApproximates(max(allocate([curve] * 4, 93.0)), one_crf([curve] * 4, 93.0), 0.02)
 
     @EXACT
@@ -90,12 +107,39 @@ class AllocationTests(SynchronousTestCase):
         self.assertLessEqual(len(by), 1)
         self.assertLessEqual(max((abs(each) for each in by), default=0.0), 4.01)
 
-    def test_a_curve_goes_through_its_point(self) -> None:
-        curve = ShotCurve.through(X264, 4.0, 24.0, 93.0, 5e5)
-        self.assertApproximates(curve.score_at(24.0), 93.0, 1e-6)
-        self.assertApproximates(curve.size_at(24.0), 5e5, 1e-3)
-        self.assertApproximates(curve.crf_for(curve.score_at(30.0)), 30.0, 1e-6)
-        self.assertApproximates(total_size([curve, curve], [24.0, 24.0]), 1e6, 1e-2)
+    @EXACT
+    @given(st.floats(88, 97), st.floats(0.5, 8), st.floats(1e4, 1e6), st.floats(0.3, 0.8))
+    def test_a_curve_goes_through_its_points(
+        self, score: float, drop: float, size: float, ratio: float
+    ) -> None:
+        curve = shot(4.0, score, drop, size, ratio)
+        for crf, want, weight in ((21.0, score, size), (27.0, score - drop, size * ratio)):
+            if 0.16 < curve.score_slope / X264.score_slope < 2.49:
+                self.assertApproximates(curve.score_at(crf), want, 1e-6)
+            self.assertApproximates(curve.size_at(crf) / weight, 1.0, 1e-6)
+        again = curve.through(24.0, 90.0, 5e5)
+        self.assertApproximates(again.score_at(24.0), 90.0, 1e-6)
+        self.assertApproximates(again.size_at(25.0) / again.size_at(24.0), ratio ** (1 / 6), 1e-6)
+
+    def test_shots_that_are_encoded_together_move_like_one(self) -> None:
+        curves = [shot(5.0, 95.0, 3.0, 1e6, 0.5), shot(2.5, 92.0, 6.0, 2e5, 0.6)]
+        both, middle = together(curves, [22.0, 25.0])
+        self.assertApproximates(middle, 23.0, 1e-9)
+        for by in (-1.0, 0.0, 1.0):
+            moved = [22.0 + by, 25.0 + by]
+            self.assertApproximates(both.score_at(middle + by), mean_score(curves, moved), 0.02)
+            self.assertApproximates(
+                both.size_at(middle + by) / total_size(curves, moved), 1.0, 0.01
+            )
+
+    def test_a_curve_tells_the_crf_of_a_score(self) -> None:
+        """Between the measured points and beyond, where it is as steep as usual."""
+        curve = shot(4.0, 96.0, 2.0, 5e5, 0.5)
+        for crf in (18.0, 21.0, 23.0, 27.0, 33.0):
+            self.assertApproximates(curve.crf_for(curve.score_at(crf)), crf, 1e-6)
+        steps = [PERFECT - curve.score_at(crf) for crf in (28.0, 29.0)]
+        self.assertApproximates(math.log(steps[1] / steps[0]), X264.score_slope, 1e-9)
+        self.assertApproximates(total_size([curve, curve], [21.0, 21.0]), 1e6, 1e-2)
 
 
 class ShotTests(SynchronousTestCase):

@@ -79,8 +79,12 @@ class RealTests(CompressCase):
         self.assertLessEqual(details["probes"], 5)
         # What a sample's frames weigh is known.
         for number, (_, length) in enumerate(CLIPS):
-            sizes = frame_sizes(job.path_of(f"sample-{number}.mkv").read_bytes())
-            self.assertTrue(16 <= len(sizes) < length * 24, len(sizes))
+            first, second = (
+                frame_sizes(job.path_of(f"sample-{number}-{n}.mkv").read_bytes()) for n in (0, 1)
+            )
+            self.assertTrue(16 <= len(first) < length * 24, len(first))
+            self.assertEqual(len(second), len(first))
+            self.assertLess(sum(size for size, _ in second), sum(size for size, _ in first))
         return job
 
     def test_h264_is_joined_to_the_frame(self) -> None:
@@ -119,7 +123,8 @@ class ShotBytesTests(SynchronousTestCase):
 
 
 class MadeUpShots(MadeUpJob):
-    """A film with cuts every 4 s, whose shots differ; samples score `bias` more than their shot."""
+    """A film with cuts every 4 s, whose shots differ; samples score `bias` more than their shot
+    where that scores 95, and it has `growth` times the bytes that they foretell."""
 
     def __init__(
         self, duration: float, spread: float = 0.2, dear: float = 5.0, **rest: Any
@@ -128,6 +133,7 @@ class MadeUpShots(MadeUpJob):
         super().__init__(duration, start_time=0.0, **rest)
         self.threads = 2
         self.failing: FailureKind | None = None
+        self.growth = 1.0
 
     async def run(self, command: Command) -> Completed:
         if "scdet" in " ".join(command.arguments):
@@ -144,20 +150,26 @@ class MadeUpShots(MadeUpJob):
         self.commands.append(command)
         arguments = list(command.arguments)
         if "libvmaf" in " ".join(arguments):
-            (encoded,) = (name for name in command.inputs if name != SOURCE)
-            return Completed(b"", f"VMAF score: {self.scores[encoded]:.6f}", 1.0)
-        (name,) = command.outputs
-        if self.failing and name.startswith("shot"):
+            encoded = [name for name in command.inputs if name != SOURCE]
+            printed = "".join(f"VMAF score: {self.scores[name]:.6f}\n" for name in encoded)
+            return Completed(b"", printed, 1.0)
+        if self.failing and command.outputs[0].startswith("shot"):
             raise CommandFailed(command, "no frames", kind=self.failing)
-        crf = float(arguments[arguments.index("-crf") + 1])
+        crfs = (float(arguments[n + 1]) for n, word in enumerate(arguments) if word == "-crf")
+        for name, crf in zip(command.outputs, crfs, strict=True):
+            self.encode(command, name, crf)
+        return Completed(b"", "", command.duration or 0.0)
+
+    def encode(self, command: Command, name: str, crf: float) -> None:
         number = int(name.split(".")[0].split("-")[1])
         dear = self.dear ** (number % 3 - 1)
         lack = self.lack * (1.0 + self.spread * (number % 5 - 2)) * math.exp(0.13 * (crf - 23))
-        bias = self.bias if name.startswith("sample") else 0.0
-        self.scores[name] = max(100 - lack + bias, 0.0)
+        if name.startswith("sample"):
+            lack *= (1.0 - self.bias / 5.0) * math.exp(by_shot._LACK_IN_SAMPLES["h264"])
+        self.scores[name] = max(100 - lack, 0.0)
         part = (command.duration or 0.0) / self.duration
-        self.sizes[name] = self.size * dear / 2 * math.exp(-0.12 * (crf - 23)) * part
-        return Completed(b"", "", command.duration or 0.0)
+        growth = self.growth if name.startswith("shot") else 1.0
+        self.sizes[name] = self.size * growth * dear / 2 * math.exp(-0.12 * (crf - 23)) * part
 
     def size_of(self, name: str) -> int:
         if name.startswith("result") and name not in self.sizes:
@@ -197,7 +209,9 @@ class ShotDecisionTests(SynchronousTestCase):
         for bias in (-2.0, 2.0):
             job, details = self.compress(120.0, size=3e6, bias=bias)
             self.assertApproximates(details["measured_score"], 95.2, 0.4)
-            self.assertEqual(len(self.encodes(job)), 30)
+            shots = [name.split("-")[1] for name in self.encodes(job)]
+            self.assertEqual(len(set(shots)), len(shots))
+            self.assertGreater(len(shots), 20)
 
     def test_a_few_shots_are_encoded_again_where_steering_is_not_enough(self) -> None:
         job, details = self.compress(20.0, size=3e6, bias=4.0)
@@ -222,3 +236,11 @@ class ShotDecisionTests(SynchronousTestCase):
     def test_the_size_rule_leads_to_one_search(self) -> None:
         _, details = self.compress(60.0, size=14e6)
         self.assertTrue(details["target_lowered"])
+
+    def test_shots_that_grow_past_the_size_rule_lead_to_one_search(self) -> None:
+        """Once the first of them are encoded, and not only when all are."""
+        job = MadeUpShots(120.0, size=3e6)
+        job.growth = 8.0
+        details = run_operation(CompressOperation(), job).details
+        self.assertNotIn("shots", details)
+        self.assertTrue(0 < len(self.encodes(job)) < 15, self.encodes(job))

@@ -29,10 +29,11 @@ from vidproc.operations.compress.allocation import (
 )
 from vidproc.operations.compress.encode import Codec
 from vidproc.operations.compress.one_crf import AIM_ABOVE
-from vidproc.operations.compress.scoring import frame_sizes, parse_score
+from vidproc.operations.compress.scoring import frame_sizes, parse_score, parse_scores
+from vidproc.operations.compress.search import Point
 from vidproc.operations.compress.shots import Shot
 from vidproc.operations.compress.source_rate import SourceRate
-from vidproc.operations.compress.work import SPARSE, Work
+from vidproc.operations.compress.work import Work
 from vidproc.operations.frames import require_video
 
 SHORTEST, LONGEST = 16.0, 3 * 3600.0
@@ -42,16 +43,21 @@ _FEWEST = 4
 _MANY = 600.0
 """Length in seconds from which the shortest sample of each shot is enough."""
 _SAMPLE_FRACTION, _SAMPLE_SECONDS, _SAMPLE_FRAMES = 0.1, 0.6, 16
-"""Of each shot. By the curves of 73 shots, samples of twice the length would save 0.1 % of the
-bytes, and cost a tenth of the encode's time."""
+"""Of each shot. By the curves of 68 shots, samples half as long again would save 0.2 % of the bytes
+and cost a fifth of the encode's time."""
+_SAMPLED_AT = (-1.0, 5.0)
+"""The CRFs of samples, against that which the aim takes on a typical video. Two tell how much a
+shot gains by its bytes; by these curves, samples at one CRF save 1 % less. Those of videos that
+are far from typical are still in the right order 4 steps away, to the better side not."""
 _REORDERED = 4
-_LACK_IN_SAMPLES: Mapping[Codec, float] = {"h264": 0.27, "hevc": 0.195}
-_LACK_PER_POINT, _SIZE_IN_SAMPLES = 0.005, -0.2
+_LACK_IN_SAMPLES: Mapping[Codec, float] = {"h264": 0.22, "hevc": 0.195}
+_LACK_PER_POINT, _SIZE_IN_SAMPLES = 0.005, -0.12
 """How much higher ln(missing points), at a quality of 90 and for each point above it, and ln(bytes)
 are in samples than in their shots: an encoder spends less on what it soon no longer shows. Over 16
-encodes of five small videos at 75 to 97, the first had a standard deviation of 0.05, the second was
--0.2 to -0.39. The first frames of samples, which are better than the others, are not scored."""
-_WORTH = 0.02
+encodes of five small videos at 75 to 97, the first had a standard deviation of 0.05; the second is
+-0.04 to -0.16 in five videos of 360 to 720 lines, -0.2 to -0.39 in small ones. The first frames of
+samples, which are better than the others, are not scored."""
+_WORTH = 0.01
 """The fraction of the bytes that shots with their own CRFs must save."""
 _TOGETHER, _LONGEST_TOGETHER = 6, 60.0
 """Neighbouring shots are encoded together, up to this part of the video's length and this many
@@ -66,7 +72,9 @@ _BELOW_AIM, _ABOVE_AIM, _STEERED = 0.3, 0.25, 1.5
 largest change of these per batch. Making the last shots compensate for all others, to meet the aim
 exactly, cost as many bytes as encoding by shot saved."""
 _CORRECTIONS = 3
-_SIZE_RESERVE = 0.97
+_SURELY_TOO_LARGE, _TOO_LARGE = 1.15, 1.05
+"""The bytes, against the size rule's, at which another search is worth while: by samples, whose
+estimates of five videos were up to 10 % off, and by what was encoded."""
 
 
 def suits(work: Work) -> bool:
@@ -132,7 +140,7 @@ async def _compress(work: Work) -> Product | None:
     quality = work.job.parameters.quality
     aim = quality + AIM_ABOVE
     rate = await work.job.examine(source_rate.FILE, source_rate.parse_packets)
-    curves = await _sample(work, film, rate, work.video_encoder.curve.typical_crf(aim))
+    curves = await _sample(work, film, rate, aim)
     if curves is None:
         return None
     same = work.video_encoder.rounded(one_crf(curves, aim))
@@ -140,11 +148,13 @@ async def _compress(work: Work) -> Product | None:
     saved = saving(curves, aim, crfs)
     if saved < _WORTH:
         crfs, saved = [same] * len(film), 0.0
-    if total_size(curves, crfs) > _SIZE_RESERVE * work.video_limit:
+    if total_size(curves, crfs) > _SURELY_TOO_LARGE * work.video_limit:
         return None  # the size decides, which is a search of its own
     predicted = mean_score(curves, crfs)
     takes = _takes(work, film, curves, crfs, rate)
     await _encode(work, takes, aim, weight=work.weight(0.8))
+    if _too_large(work, takes):
+        return None
     for _ in range(_CORRECTIONS):
         wrong = _wrong(takes, quality, aim)
         if not wrong:
@@ -206,10 +216,12 @@ def _takes(
 
 
 async def _sample(
-    work: Work, film: Sequence[Shot], source: SourceRate, crf: float
+    work: Work, film: Sequence[Shot], source: SourceRate, aim: float
 ) -> list[ShotCurve] | None:
-    """Encode and score a sample of each shot; return the shots' curves, None without scores."""
-    crf = work.video_encoder.rounded(crf)
+    """Encode and score a sample of each shot at two CRFs, at which the video scores about `aim` and
+    a little less; return the shots' curves, None without scores."""
+    curve = work.video_encoder.curve
+    crfs = [work.video_encoder.rounded(curve.typical_crf(aim) + step) for step in _SAMPLED_AT]
     rate = require_video(work.job.media).frame_rate or 25.0
     fraction = _SAMPLE_FRACTION if work.duration < _MANY else 0.0
     samples = [
@@ -217,17 +229,25 @@ async def _sample(
         for shot in film
     ]
     await on_cluster.find_parts(work, [*film, *samples])
-    names = [f"sample-{shot.number}.mkv" for shot in film]
+    names = [[f"sample-{shot.number}-{n}.mkv" for n in range(len(crfs))] for shot in film]
     weight = work.weight(0.2) / 2 / sum(sample.length for sample in samples)
     encodes = [
-        segments.encode_command(work, s, crf, name, stage="searching", weight=weight * s.length)
-        for s, name in zip(samples, names, strict=True)
+        segments.sample_command(
+            work, sample, list(zip(files, crfs, strict=True)), weight=weight * sample.length
+        )
+        for sample, files in zip(samples, names, strict=True)
     ]
     scores = [
         segments.score_command(
-            work, s, name, stage="searching", weight=weight * s.length, every=SPARSE, skipped=1
+            work,
+            sample,
+            files,
+            stage="searching",
+            weight=weight * sample.length,
+            every=1,
+            skipped=1,
         )
-        for s, name in zip(samples, names, strict=True)
+        for sample, files in zip(samples, names, strict=True)
     ]
     width = segments.at_once(work, len(film))
     done: list[Completed] = []
@@ -239,24 +259,33 @@ async def _sample(
         done += ran[len(ran) - len(earlier) :]
     more = _LACK_IN_SAMPLES[work.video_encoder.codec]
     more += _LACK_PER_POINT * (work.job.parameters.quality - 90.0)
-    found, scores_found, still = [], [], []
-    for shot, sample, name, scored in zip(film, samples, names, done, strict=True):
-        score = parse_score(scored, "vmaf")
-        if score is None:
+    found: list[list[float]] = []
+    sizes: list[list[float]] = []
+    for shot, sample, files, scored in zip(film, samples, names, done, strict=True):
+        measured = parse_scores(scored)
+        if len(measured) < len(crfs):
             return None
-        scores_found.append(100.0 - (100.0 - score) * math.exp(-more))
-        written = work.job.size_of(name)
-        sizes = [size for size, _ in await work.job.examine(name, frame_sizes)]
-        second = round((sample.stretches[0][1] - sample.start) * rate) if sample.gap else 0
-        size = _shot_bytes(sizes, second, shot.length * rate, written / (sample.length * rate))
-        size *= math.exp(-_SIZE_IN_SAMPLES)
-        found.append((shot, sample, size))
-        others = sum(sizes[1:])
-        still.append(math.log(sizes[0] * (len(sizes) - 1) / others) if others else 0.0)
-    return [
-        ShotCurve.through(work.video_encoder.curve, shot.length, crf, *measured)
-        for shot, *measured in zip(film, scores_found, source.corrected(found), still, strict=True)
+        found.append([100.0 - (100.0 - score) * math.exp(-more) for score in measured])
+        sizes.append([await _weigh(work, shot, sample, name, rate) for name in files])
+    corrected = [
+        source.corrected(list(zip(film, samples, each, strict=True)))
+        for each in zip(*sizes, strict=True)
     ]
+    return [
+        ShotCurve.between(curve, shot.length, *map(Point, crfs, scores_found, weights))
+        for shot, scores_found, weights in zip(
+            film, found, zip(*corrected, strict=True), strict=True
+        )
+    ]
+
+
+async def _weigh(work: Work, shot: Shot, sample: Shot, name: str, rate: float) -> float:
+    """Return the bytes of a shot, of which a sample was encoded into the file `name`."""
+    written = work.job.size_of(name)
+    sizes = [size for size, _ in await work.job.examine(name, frame_sizes)]
+    second = round((sample.stretches[0][1] - sample.start) * rate) if sample.gap else 0
+    size = _shot_bytes(sizes, second, shot.length * rate, written / (sample.length * rate))
+    return size * math.exp(-_SIZE_IN_SAMPLES)
 
 
 def _shot_bytes(sizes: Sequence[int], second: int, frames: float, per_frame: float) -> float:
@@ -322,6 +351,17 @@ async def _encode(work: Work, takes: Sequence[_Take], aim: float | None, weight:
             await _run(work, [], unscored, per_second)
             unscored = []
         first = False
+        if aim is not None and _too_large(work, takes):
+            return
+
+
+def _too_large(work: Work, takes: Sequence[_Take]) -> bool:
+    """Return whether the video will be larger than the size rule allows, given what is encoded."""
+    known = [take for take in takes if take.size]
+    seen = sum(take.size for take in known)
+    foreseen = sum(take.curve.size_at(take.crf) for take in known)
+    left = sum(take.curve.size_at(take.crf) for take in takes if not take.size)
+    return seen + left * seen / foreseen > _TOO_LARGE * work.video_limit
 
 
 async def _run(
@@ -340,7 +380,7 @@ def _score(work: Work, take: _Take, per_second: float) -> Command:
     return segments.score_command(
         work,
         take.shot,
-        take.file or "",
+        [take.file or ""],
         stage="encoding",
         weight=per_second * take.shot.length * 0.3,
         every=work.sparse(work.job.parameters.quality)[0],
@@ -398,10 +438,7 @@ def _wrong(takes: Sequence[_Take], target: float, aim: float) -> list[tuple[_Tak
     mean = _mean(takes)
     if -_TOO_LOW <= mean - target <= _TOO_HIGH:
         return []
-    curves = [
-        ShotCurve.through(t.curve.curve, t.shot.length, t.crf, t.score or 0.0, t.size)
-        for t in takes
-    ]
+    curves = [t.curve.through(t.crf, t.score or 0.0, t.size) for t in takes]
     total = sum(take.shot.length for take in takes)
     # Twice as far as all shots would have to go: half of the video is encoded again at most.
     crfs = shifted(curves, [take.crf for take in takes], aim + (aim - mean))
@@ -411,7 +448,9 @@ def _wrong(takes: Sequence[_Take], target: float, aim: float) -> list[tuple[_Tak
     ]
     # The most gain for the bytes where the score is too low, the most bytes for it where it is
     # too high: both keep the shots' slopes together.
-    order = sorted(range(len(takes)), key=lambda n: curves[n].cost(), reverse=mean > target)
+    order = sorted(
+        range(len(takes)), key=lambda n: curves[n].cost(takes[n].crf), reverse=mean > target
+    )
     wrong = []
     for n in order:
         if abs(aim - mean) < 0.1:

@@ -243,6 +243,12 @@ def parse_score(completed: Completed, metric: Metric) -> float | None:
     return min(values) if metric == "vmaf" else vmaf_of_ssim(min(values))
 
 
+def parse_scores(completed: Completed) -> list[float]:
+    """Return the VMAF scores that a command which scores several encodes of one video printed, the
+    best one first."""
+    return sorted(_printed(completed, "vmaf"), reverse=True)
+
+
 def parse_best(completed: Completed, metric: Metric) -> float:
     """Return the source's score against itself from a scoring command that also took `best`.
 

@@ -7,10 +7,10 @@ against the very stretch of the source that it was made from. Joining copies pac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import ffmpeg
-from ffmpeg.nodes import FilterableStream
+from ffmpeg.nodes import FilterableStream, OutputStream
 
 from vidproc.ffmpeg.command import SOURCE, Command, ffmpeg_command, input_file, output_file
 from vidproc.ffmpeg.media import MediaInfo
@@ -69,17 +69,37 @@ def encode_command(
     weight: float,
     zones: Sequence[tuple[int, float]] = (),
 ) -> Command:
-    """Return the command that encodes a shot's video alone into the file `name`: MP4, which can be
-    joined, or Matroska, whose frames' sizes can be read, as its ending says.
+    """Return the command that encodes a shot's video alone into the MP4 file `name`, which can be
+    joined.
 
-    `zones` are the frames from which the CRF differs from `crf`, and by how much. Samples have
-    none.
+    `zones` are the frames from which the CRF differs from `crf`, and by how much.
     """
-    video_encoder = work.video_encoder
-    zoned = video_encoder.zone_options(zones, follows=shot.start > 0)
-    rate = joined_parameters(video_encoder.rate(crf), zoned)
-    options = {
-        **video_encoder.output_options(joined_parameters(video_encoder.joinable or {}, rate)),
+    zoned = work.video_encoder.zone_options(zones, follows=shot.start > 0)
+    options = {**_options(work, crf, zoned), "format": "mp4", "video_track_timescale": TICKS}
+    graph = ffmpeg.output(_video(work, shot), output_file(name), **options)
+    return _encoding(work, shot, graph, stage=stage, weight=weight, encoders=1)
+
+
+def sample_command(
+    work: Work, sample: Shot, files: Sequence[tuple[str, float]], *, weight: float
+) -> Command:
+    """Return the command that encodes a sample of a shot at several CRFs, decoding it once: into
+    the Matroska files, whose frames' sizes can be read, that `files` name with their CRFs."""
+    streams = _video(work, sample).filter_multi_output("split", len(files))
+    outputs = []
+    for number, (name, crf) in enumerate(files):
+        options = {**_options(work, crf, {}), "format": "matroska"}
+        options.pop("tag:v", None)
+        outputs.append(ffmpeg.output(streams.stream(number), output_file(name), **options))
+    graph = ffmpeg.merge_outputs(*outputs)
+    return _encoding(work, sample, graph, stage="searching", weight=weight, encoders=len(files))
+
+
+def _options(work: Work, crf: float, zoned: Mapping[str, object]) -> dict[str, object]:
+    encoder = work.video_encoder
+    rate = joined_parameters(encoder.rate(crf), zoned)
+    return {
+        **encoder.output_options(joined_parameters(encoder.joinable or {}, rate)),
         "fps_mode": "vfr",
         "enc_time_base": f"1:{TICKS}",
         "threads": 1,
@@ -87,49 +107,58 @@ def encode_command(
         "map_metadata": -1,
         "abort_on": "empty_output",
     }
-    if name.endswith(".mkv"):
-        options["format"] = "matroska"
-        options.pop("tag:v", None)
-    else:
-        options.update({"format": "mp4", "video_track_timescale": TICKS})
-    graph = ffmpeg.output(_video(work, shot), output_file(name), **options)
+
+
+def _encoding(
+    work: Work, shot: Shot, graph: OutputStream, *, stage: str, weight: float, encoders: int
+) -> Command:
     return ffmpeg_command(
         graph,
         stage=stage,
         duration=shot.length,
         weight=weight,
         cpus=1.0,
-        memory=_memory(work),
+        memory=encoders * _memory(work),
         part=work.parts.get((shot.start, shot.end)),
     )
 
 
 def score_command(
-    work: Work, shot: Shot, name: str, *, stage: str, weight: float, every: int, skipped: int = 0
+    work: Work,
+    shot: Shot,
+    names: Sequence[str],
+    *,
+    stage: str,
+    weight: float,
+    every: int,
+    skipped: int = 0,
 ) -> Command:
-    """Return the command that scores the segment `name` of a shot, without its `skipped` first
-    frames."""
+    """Return the command that scores encodes of a shot, decoding the source once, without their
+    `skipped` first frames."""
     pixels, capabilities = work.video_encoder.pixels, work.job.capabilities
     video = require_video(work.job.media)
-    encoded = ffmpeg.input(input_file(name), threads=1)["v:0"]
-    pair = [encoded.filter("format", pixels.format), _video(work, shot)]
-    if skipped:
-        pair = [stream.filter("trim", start_frame=skipped) for stream in pair]
-    result = ffmpeg.filter(
-        [numbered(as_shown(stream, video, capabilities, pixels)) for stream in pair],
-        "libvmaf",
-        shortest=1,
-        n_threads=1,
-        n_subsample=every,
-    )
+
+    def ready(stream: FilterableStream) -> FilterableStream:
+        if skipped:
+            stream = stream.filter("trim", start_frame=skipped)
+        return numbered(as_shown(stream, video, capabilities, pixels))
+
+    sources = ready(_video(work, shot)).filter_multi_output("split", len(names))
+    results = []
+    for number, name in enumerate(names):
+        encoded = ffmpeg.input(input_file(name), threads=1)["v:0"].filter("format", pixels.format)
+        pair = [ready(encoded), sources.stream(number)]
+        compared = ffmpeg.filter(pair, "libvmaf", shortest=1, n_threads=1, n_subsample=every)
+        results.append(measured(compared, 1))
     rate = video.frame_rate or PAIRING_RATE
+    memory = encoding_memory(work.size) + mapping_memory(video, work.size, pixels)
     return ffmpeg_command(
-        measured(result, 1),
+        results[0] if len(results) == 1 else ffmpeg.merge_outputs(*results),
         stage=stage,
         duration=shot.length * rate / PAIRING_RATE,
         weight=weight,
         cpus=1.0,
-        memory=encoding_memory(work.size) + mapping_memory(video, work.size, pixels),
+        memory=len(names) * memory,
         part=work.parts.get((shot.start, shot.end)),
     )
 
