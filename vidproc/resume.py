@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 REMEMBER_FROM = 8 << 20
 """Bytes: larger uploads are remembered. Smaller ones are quickly sent again, and not worth files,
@@ -59,7 +59,7 @@ class ResumeFile:
     and if nothing can be written, nothing is remembered. That is logged and never an error.
     """
 
-    def __init__(self, identity: Mapping[str, Any], log: Log) -> None:
+    def __init__(self, identity: Mapping[str, object], log: Log) -> None:
         self._identity = json.dumps(identity, sort_keys=True)
         import hashlib  # only now: the client imports this module before it sends anything
 
@@ -116,7 +116,7 @@ class ResumeFile:
     def _write(self) -> None:
         if self._base is None:
             return
-        record: dict[str, Any] = {
+        record: dict[str, object] = {
             "upload_id": self.upload_id,
             "upload": json.loads(self._identity),
         }

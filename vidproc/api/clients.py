@@ -53,7 +53,7 @@ class Client:
         output: StrPath | None = None,
         on_progress: OnProgress = ignore_progress,
         wait_timeout: float | None = None,
-        **parameters: Any,
+        **parameters: object,
     ) -> Result:
         """Send a video, wait for the task and fetch the result.
 
@@ -74,7 +74,7 @@ class Client:
         *,
         on_progress: OnProgress = ignore_progress,
         resume: str | None = None,
-        **parameters: Any,
+        **parameters: object,
     ) -> str:
         """Send a video and return the id of its task.
 
@@ -158,7 +158,7 @@ class AsyncClient:
         output: StrPath | None = None,
         on_progress: OnProgress = ignore_progress,
         wait_timeout: float | None = None,
-        **parameters: Any,
+        **parameters: object,
     ) -> Result:
         """See `Client.process`."""
         source, target = Path(path), _optional(output)
@@ -175,7 +175,7 @@ class AsyncClient:
         *,
         on_progress: OnProgress = ignore_progress,
         resume: str | None = None,
-        **parameters: Any,
+        **parameters: object,
     ) -> str:
         """See `Client.upload`."""
         return await self._driver.run(
@@ -238,7 +238,7 @@ def process(
     output: StrPath | None = None,
     on_progress: OnProgress = ignore_progress,
     wait_timeout: float | None = None,
-    **parameters: Any,
+    **parameters: object,
 ) -> Result:
     """Process one video: see `Client.process`."""
     with Client(url, token) as client:

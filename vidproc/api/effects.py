@@ -63,7 +63,7 @@ class Sleep:
 class InThread:
     """Call a function that may block."""
 
-    function: Callable[[], Any]
+    function: Callable[[], object]
 
 
 @dataclass(frozen=True)

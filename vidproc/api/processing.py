@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from vidproc.api.downloads import download
 from vidproc.api.effects import Call
@@ -20,7 +19,7 @@ def process(
     settings: Settings,
     path: Path,
     operation: str,
-    parameters: Mapping[str, Any],
+    parameters: Mapping[str, object],
     output: Path | None,
     on_progress: OnProgress,
     timeout: float | None,

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 from urllib.parse import urljoin
 
 from vidproc.api.effects import Broken, Call, FilePart, InThread, Reply, Send
@@ -31,7 +31,7 @@ def upload(
     settings: Settings,
     path: Path,
     operation: str,
-    parameters: Mapping[str, Any],
+    parameters: Mapping[str, object],
     on_progress: OnProgress,
     resume: str | None = None,
 ) -> Call[str]:
@@ -78,7 +78,7 @@ def _memory(
     path: Path,
     stat: os.stat_result,
     operation: str,
-    parameters: Mapping[str, Any],
+    parameters: Mapping[str, object],
 ) -> ResumeFile | None:
     """Return what tells a later process of this upload; None for a small file, soon sent again."""
     if stat.st_size < REMEMBER_FROM:
@@ -125,7 +125,7 @@ class _Sending:
             yield InThread(self._memory.forget)
 
     def attempt(
-        self, path: Path, operation: str, parameters: Mapping[str, Any]
+        self, path: Path, operation: str, parameters: Mapping[str, object]
     ) -> Call[str | None]:
         """Send what the server lacks. Return the task's id, or None if bytes are still missing.
 
@@ -159,7 +159,7 @@ class _Refused(Exception):
         self.reply = reply
 
 
-def _metadata(path: Path, operation: str, parameters: Mapping[str, Any]) -> str:
+def _metadata(path: Path, operation: str, parameters: Mapping[str, object]) -> str:
     metadata = {
         "type": operation,
         "parameters": json.dumps(dict(parameters)),

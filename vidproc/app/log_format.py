@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
 
 from twisted.logger import LogEvent, LogLevel, formatEvent
 
@@ -31,7 +30,7 @@ def text_line(event: LogEvent) -> str:
 def json_line(event: LogEvent) -> str:
     """Return an event as a JSON object: `time`, `level`, `topic`, `message`, `request_id`, the
     `traceback` of a failure, and under `fields` the values that the message is made of."""
-    line: dict[str, Any] = {"time": _time(event), "level": _level(event)}
+    line: dict[str, object] = {"time": _time(event), "level": _level(event)}
     if topic := event.get("topic"):
         line["topic"] = str(topic)
     line["message"] = formatEvent(event)

@@ -46,7 +46,7 @@ class Ports:
     def __init__(
         self,
         endpoints: Mapping[str, Sequence[str]],
-        options: Mapping[str, Mapping[str, Sequence[Any]]],
+        options: Mapping[str, Mapping[str, Sequence[object]]],
     ) -> None:
         self._options = options
         self._endpoints = {name: texts for name, texts in endpoints.items() if texts}

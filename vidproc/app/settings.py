@@ -22,7 +22,7 @@ class Config:
 
     endpoints: Mapping[str, Sequence[str]]
     """Twisted endpoint descriptions, by the name of the frontend that serves them."""
-    frontend_options: Mapping[str, Mapping[str, Sequence[Any]]] = field(
+    frontend_options: Mapping[str, Mapping[str, Sequence[object]]] = field(
         default_factory=dict, kw_only=True
     )
     """Values of the options that only one frontend has, by its name and then by their names."""

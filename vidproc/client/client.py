@@ -24,7 +24,7 @@ class Client:
     def __init__(self, link: Link) -> None:
         self._link = link
 
-    async def request(self, action: str, **fields: Any) -> Answer:
+    async def request(self, action: str, **fields: object) -> Answer:
         """Send a request without a payload; raises `Refused`, `ConnectFailed` and `LostForGood`."""
 
         async def attempt(connection: Connection) -> Answer:

@@ -106,11 +106,11 @@ class Link:
             self._connection.close()
             self._connection = None
 
-    def fields(self, action: str, **fields: Any) -> dict[str, Any]:
+    def fields(self, action: str, **fields: object) -> dict[str, Any]:
         """Return a request's JSON, with the token if there is one."""
         return request_fields(action, self.token, **fields)
 
-    async def ask(self, connection: Connection, action: str, **fields: Any) -> Answer:
+    async def ask(self, connection: Connection, action: str, **fields: object) -> Answer:
         """Send a request without a payload; return its answer, even an error answer."""
         answer = await connection.request(self.fields(action, **fields))
         self.log.info("%s: %s", action, answer.fields.get("status") or "answered")

@@ -142,7 +142,7 @@ def _track(text: str) -> int | str:
     return int(text) if re.fullmatch(r"\d{1,6}", text, re.ASCII) else text
 
 
-_CONVERTERS: dict[str, Callable[[str], Any]] = {
+_CONVERTERS: dict[str, Callable[[str], object]] = {
     "width": _whole,
     "height": _whole,
     "start_time": _time,
@@ -185,7 +185,7 @@ def _parameter_example(operation: str, name: str) -> str:
     return f"Example: {_PARAMETER_EXAMPLES[name]}"
 
 
-def _convert(name: str, text: str) -> Any:
+def _convert(name: str, text: str) -> object:
     try:
         return _CONVERTERS.get(name, str)(text)
     except ValueError as error:

@@ -9,7 +9,7 @@ import msgspec
 from vidproc.mmp.codec import encode_head
 
 
-def request_fields(action: str, token: str | None, **fields: Any) -> dict[str, Any]:
+def request_fields(action: str, token: str | None, **fields: object) -> dict[str, Any]:
     """Return a request's JSON, with the token if there is one."""
     if token is not None:
         fields["token"] = token
@@ -24,7 +24,7 @@ def upload_fields(
     filename: str,
     size: int,
     upload_id: str,
-    **rest_of: Any,
+    **rest_of: object,
 ) -> dict[str, Any]:
     """Return the JSON of an upload's request. `rest_of` is for one that sends the rest of a
     file."""

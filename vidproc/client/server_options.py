@@ -6,7 +6,6 @@ import argparse
 import ipaddress
 import re
 from pathlib import Path
-from typing import Any
 
 from vidproc.client.options import UsageError
 from vidproc.units import parse_duration
@@ -48,7 +47,7 @@ def seconds_of(text: str, option: str, example: int, *, zero: bool = False) -> f
     )
 
 
-def read_credentials(given: argparse.Namespace) -> dict[str, Any]:
+def read_credentials(given: argparse.Namespace) -> dict[str, object]:
     """Return `ca`, `token_file` and `token` as fields of `Options`.
 
     Raises `UsageError` if a file cannot be used, or the token would be sent unencrypted.

@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -148,7 +148,7 @@ def check_command(files: Sequence[str], *, tick: Fraction, weight: float = 0.0) 
     return _command(files, options, "joining", weight, _MEMORY)
 
 
-def _limits(formats: str) -> dict[str, Any]:
+def _limits(formats: str) -> dict[str, object]:
     return {
         "formats": formats,
         "max_pixels": MAX_PIXELS,
@@ -159,7 +159,7 @@ def _limits(formats: str) -> dict[str, Any]:
 
 
 def _command(
-    files: Sequence[str], options: dict[str, Any], stage: str, weight: float, memory: int
+    files: Sequence[str], options: dict[str, object], stage: str, weight: float, memory: int
 ) -> Command:
     return Command(
         program="survey",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from twisted.python.reflect import namedAny
 
@@ -28,7 +28,7 @@ class FrontendOption:
     convert: str
     help: str
 
-    def values(self, texts: Sequence[str]) -> tuple[Any, ...]:
+    def values(self, texts: Sequence[str]) -> tuple[object, ...]:
         """Return the values of what was given. Imports the frontend only if anything was."""
         return tuple(namedAny(self.convert)(text) for text in texts)
 
@@ -50,7 +50,7 @@ class ListedFrontend:
     default: tuple[str, ...] = ()
     options: tuple[FrontendOption, ...] = ()
 
-    def load(self, backend: Backend, options: Mapping[str, Sequence[Any]]) -> Frontend:
+    def load(self, backend: Backend, options: Mapping[str, Sequence[object]]) -> Frontend:
         """Import the frontend and make it. `options` are the values by their `argument`."""
         frontend: Frontend = namedAny(self.make)(backend, **options)
         return frontend

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from typing import Any
 
 import msgspec
 from twisted.internet.interfaces import IPushProducer
@@ -186,7 +185,7 @@ async def link(request: Request) -> Answer:
     token, ends = request.shared.links.token_for(task_id)
     url = request.reference(f"/api/v1/tasks/{task_id}/result?link={token}")
     made = Link(url=url, expires_at=iso_utc(ends) or "")
-    headers: dict[str, Any] = {"Location": url, "Referrer-Policy": "no-referrer"}
+    headers = {"Location": url, "Referrer-Policy": "no-referrer"}
     return json_answer(made, 201, headers)
 
 

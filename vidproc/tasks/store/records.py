@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -30,7 +29,7 @@ def insert(db: sqlite3.Connection, task: Task) -> None:
     )
 
 
-def move(db: sqlite3.Connection, task: Task, to: State, fields: dict[str, Any]) -> Task:
+def move(db: sqlite3.Connection, task: Task, to: State, fields: Mapping[str, object]) -> Task:
     """Move a task and set `fields`; return it as it is then. Raises `InvalidTransition`."""
     if to not in TRANSITIONS[task.state]:
         raise InvalidTransition(task.task_id, task.state, to)
@@ -38,7 +37,7 @@ def move(db: sqlite3.Connection, task: Task, to: State, fields: dict[str, Any]) 
     return msgspec.structs.replace(task, state=to, **fields)
 
 
-def set_fields(db: sqlite3.Connection, task_id: str, fields: dict[str, Any]) -> None:
+def set_fields(db: sqlite3.Connection, task_id: str, fields: Mapping[str, object]) -> None:
     """Set `fields` of a task; raises `ValueError` for one that tasks do not have."""
     if unknown := fields.keys() - set(COLUMNS):
         raise ValueError(f"a task has no {unknown}")
@@ -50,7 +49,7 @@ def set_fields(db: sqlite3.Connection, task_id: str, fields: dict[str, Any]) -> 
     )
 
 
-def one(db: sqlite3.Connection, query: str, arguments: tuple[Any, ...]) -> Task | None:
+def one(db: sqlite3.Connection, query: str, arguments: tuple[object, ...]) -> Task | None:
     """Return the task that a query finds, or None."""
     row = db.execute(query, arguments).fetchone()
     return None if row is None else from_row(row)
@@ -75,7 +74,7 @@ def from_row(row: sqlite3.Row) -> Task:
     return Task(**fields)
 
 
-def _to_column(name: str, value: Any) -> Any:
+def _to_column(name: str, value: object) -> object:
     if name in _JSON_COLUMNS and value is not None:
         return msgspec.json.encode(value).decode()
     return value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from vidproc.errors import ErrorCode
 from vidproc.files.data_folder import upload_key
@@ -136,7 +136,7 @@ class RecoveryRows:
         """
         crashes = task.crashes + 1
         crashes_alone = task.crashes_alone + alone
-        fields: dict[str, Any] = {
+        fields: dict[str, object] = {
             "owner": None,
             "lease_until": None,
             "crashes": crashes,

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from vidproc.tasks.model import InvalidTransition, State, Task
 from vidproc.tasks.store import records
@@ -65,7 +64,7 @@ class TaskStore:
         return records.in_states(self.database.connection, states)
 
     def move(
-        self, task_id: str, to: State, *, expected: State | None = None, **fields: Any
+        self, task_id: str, to: State, *, expected: State | None = None, **fields: object
     ) -> Task:
         """Move a task to another state and set `fields`; return it as it is then.
 
@@ -80,7 +79,7 @@ class TaskStore:
                 raise InvalidTransition(task_id, task.state, to)
             return records.move(db, task, to, fields)
 
-    def update(self, task_id: str, **fields: Any) -> None:
+    def update(self, task_id: str, **fields: object) -> None:
         """Set `fields` of a task without moving it."""
         with self.database.transaction() as db:
             records.set_fields(db, task_id, fields)

@@ -86,7 +86,7 @@ class UploadSession:
         self._making_space = False
         self._held_by: set[str] = set()
         self._producer: IPushProducer | None = None
-        self._over: Deferred[Any] | None = None
+        self._over: Deferred[None] | None = None
         writer.on_lag = lambda: self.hold("disk", True)
         writer.on_caught_up = lambda: self.hold("disk", False)
         writer.on_error = self._write_failed
