@@ -24,9 +24,15 @@ def main() -> None:
     tls = f"--tls-ca-file {folder}/ca.pem --tls-cert {folder}/node.pem"
     print(
         f"The certificates in {folder} are valid for {DAYS} days. Use them like this:\n"
-        f"  dask scheduler --protocol tls {tls} --tls-key {folder}/node-key.pem\n"
-        f"  vidproc-worker tls://host:8786 {rest} --cluster-key {folder}/node-key.pem ...\n"
-        f"  twistd vidproc --cluster tls://host:8786 {rest} --cluster-key {folder}/node-key.pem ..."
+        f"  dask scheduler --host tls://HOST --no-dashboard --dashboard-address 127.0.0.1:8787"
+        f" {tls} --tls-key {folder}/node-key.pem\n"
+        f"  vidproc-worker tls://HOST:8786 {rest} --cluster-key {folder}/node-key.pem"
+        " --object-store URL\n"
+        f"  twistd -n vidproc --cluster tls://HOST:8786 {rest} --cluster-key {folder}/node-key.pem"
+        " --object-store URL\n"
+        "HOST is the scheduler's address (127.0.0.1 for a trial on one machine), URL is storage"
+        " that all of them reach, such as file:///mnt/shared/vidproc. docs/cluster.md has the"
+        " steps."
     )
 
 

@@ -79,7 +79,8 @@ class OptionTests(SynchronousTestCase):
         """Each with what to write."""
         self.assert_refused("tcp://host:8786", "scheduler:8786")
         self.assert_refused("tcp://host:8786", "tcp://scheduler")
-        self.assert_refused("--cluster-ca", "tls://127.0.0.1:8786")
+        self.assert_refused("needs --cluster-ca", "tls://127.0.0.1:8786")
+        self.assert_refused("tcp://host:8786", "http://127.0.0.1:8786")
         self.assert_refused("together", ca=str(self.root))
         self.assert_refused("--object-store is missing", object_store=None)
         self.assert_refused("no folder", object_store=f"file://{self.root}/missing")

@@ -45,5 +45,6 @@ class TlsTests(ClusterCase):
         workspace = Workspace(key_of_path(FLOWER), key_of_path(self.folder))
         wait_for(runner.start(encode(), workspace, 1, lambda _: None).result)
         self.assertEqual([worker.done for worker in runner.workers], [1])
-        wait_until(lambda: "certificate" in foreign.logged().lower())
+        wait_until(lambda: "no answer from a scheduler" in foreign.logged())
+        self.assertIn("with this certificate authority", foreign.logged())
         self.assertNotIn(" serves ", foreign.logged())

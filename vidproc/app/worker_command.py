@@ -205,6 +205,7 @@ def _build(
         log_dir = _folder("log-dir", Path(options.log_dir).absolute())
         output = bounded_file(log_dir / "worker.log")
         stack.callback(output.close)
+        sys.stderr.write(f"vidproc-worker: it logs to {log_dir / 'worker.log'}\n")
     _log_to(line_observer(output, _worth_a_line, FORMATS[options.log_format]), stack)
     root = _scratch_folder(options.scratch, stack)
     scratch = Scratch(root, options.scratch_limit)

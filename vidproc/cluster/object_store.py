@@ -118,7 +118,7 @@ class ObjectStore:
         except (obstore.exceptions.AlreadyExistsError, FileExistsError):
             return False
         except _ERRORS as error:
-            raise StoreAway(str(error)) from error
+            raise StoreAway(_said(error)) from error
         return True
 
     def get(self, key: str, stopped: Stopped = never) -> bytes:
@@ -137,7 +137,7 @@ class ObjectStore:
                 for meta in page
             ]
         except _ERRORS as error:
-            raise StoreAway(str(error)) from error
+            raise StoreAway(_said(error)) from error
         return sorted(found)
 
     def remove(self, keys: list[str]) -> None:
@@ -149,7 +149,7 @@ class ObjectStore:
             except (obstore.exceptions.NotFoundError, FileNotFoundError):
                 pass
             except _ERRORS as error:
-                raise StoreAway(str(error)) from error
+                raise StoreAway(_said(error)) from error
 
     def remove_below(self, prefix: str, keep: Callable[[str], bool] = lambda key: False) -> int:
         """Remove the objects below `prefix` but those that `keep` says; return how many."""
@@ -309,10 +309,10 @@ class ObjectStore:
                 lacking = lacking or isinstance(error, _LACKING)
                 if time.monotonic() >= give_up_at:
                     kind = Lacking if lacking else StoreAway
-                    raise kind(f"{what}: {error}") from error
+                    raise kind(f"{what}: {_said(error)}") from error
                 if not told and pause > _FIRST_PAUSE:
                     self.log.warn(
-                        "object store: {what}: {error}; trying again", what=what, error=str(error)
+                        "object store: {what}: {error}; trying again", what=what, error=_said(error)
                     )
                     told = True
             time.sleep(pause)
@@ -326,6 +326,11 @@ class _Incomplete(OSError):
 _LACKING = (obstore.exceptions.NotFoundError, FileNotFoundError, _Incomplete)
 _ERRORS = (obstore.exceptions.BaseError, OSError, ValueError)
 """What obstore raises: some of its errors are Python's own."""
+
+
+def _said(error: Exception) -> str:
+    """Return an error's text without the structures that obstore adds to it."""
+    return " ".join(str(error).partition("\n\nDebug source:")[0].split())
 
 
 def _plain_endpoint() -> bool:

@@ -311,9 +311,10 @@ class ClusterRunner:
         if up != self._was_up:
             self._was_up = up
             if up:
+                count = len(self.workers.usable())
                 self.log.info(
-                    "commands run on {workers} workers with {cores} cores",
-                    workers=len(self.workers.usable()),
+                    "commands run on {workers} with {cores} cores",
+                    workers="1 worker" if count == 1 else f"{count} workers",
                     cores=self.workers.cores,
                 )
             else:

@@ -111,10 +111,13 @@ def _host(address: str, *, tls: bool) -> str:
         host, port = parts.hostname, parts.port
     except ValueError:
         host, port, parts = None, None, urlsplit("")
-    if parts.scheme != scheme or not host or not port:
+    if not host or not port or parts.scheme not in ("tcp", "tls"):
+        raise ValueError(f"{address!r} is not a scheduler's address; write {scheme}://host:8786")
+    if parts.scheme != scheme:
         raise ValueError(
-            f"{address!r} is no scheduler's address; write {scheme}://host:8786"
-            + (" (tls:// goes with --cluster-ca)" if parts.scheme == "tls" else "")
+            f"{address}: with --cluster-ca, write tls://{parts.netloc}"
+            if tls
+            else f"{address}: tls:// needs --cluster-ca, --cluster-cert and --cluster-key"
         )
     return host
 

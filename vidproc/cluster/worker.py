@@ -53,6 +53,8 @@ FROZEN_FOR = 10.0
 TRANSFERS = 8
 """Threads that fetch inputs and put outputs."""
 _RECONNECT = 1.0
+_UNANSWERED = 5.0
+"""Seconds of connecting after which the log says that there is no answer."""
 _PATIENCE = 5.0
 """Seconds for the server to fetch the last outcomes of a worker that stops."""
 _FRUGAL = {
@@ -136,6 +138,7 @@ class WorkerService:
         self._threads.start()
         entry.service = self
         self._ticker.start(REPORT_EVERY, now=False)
+        self.log.info("connecting to {address}", address=self._options.address)
         self._serving = asyncio.ensure_future(self._serve())
 
     async def end(self, grace: float) -> None:
@@ -179,6 +182,16 @@ class WorkerService:
             self.log.warn("not connected to {address}; trying again", address=self._options.address)
             await asyncio.sleep(_RECONNECT)
 
+    def _tell_unanswered(self) -> None:
+        self.log.warn(
+            "no answer from a scheduler at {address} yet: check that one runs there, that this"
+            " machine can reach it, and that {tls}; still trying",
+            address=self._options.address,
+            tls="it uses TLS, with this certificate authority"
+            if self._options.tls
+            else "it does not use TLS",
+        )
+
     async def _serve_once(self) -> None:
         import dask
         import distributed
@@ -200,8 +213,11 @@ class WorkerService:
             startup_information={**DEFAULT_STARTUP_INFORMATION, "vidproc": lambda _: facts},
             metrics={**DEFAULT_METRICS, "vidproc": lambda _: messages.encode(self._state())},
         )
+        assert self._loop is not None
+        unanswered = self._loop.call_later(_UNANSWERED, self._tell_unanswered)
         try:
             await worker
+            unanswered.cancel()
             self._dask = worker
             self.log.info(
                 "{id} serves {address}: {cores} cores, {memory} MiB, FFmpeg {ffmpeg}",
@@ -213,6 +229,7 @@ class WorkerService:
             )
             await worker.finished()
         finally:
+            unanswered.cancel()
             self._dask = None
             await worker.close(timeout=5, executor_wait=False, reason="vidproc-worker-ends")
 
