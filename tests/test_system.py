@@ -264,10 +264,12 @@ class OwnServerTests(TestCase):
         self.addCleanup(server.stop)
         return server
 
-    def encoding(self, server: ServerProcess) -> tuple[str, list[psutil.Process]]:
+    def encoding(
+        self, server: ServerProcess, parameters: dict[str, Any] = LONG
+    ) -> tuple[str, list[psutil.Process]]:
         """Start a long encode; return its task ID and processes once it is running."""
         client = PlainClient(server.port)
-        task_id = client.upload(CLIP, "webm", LONG)["task_id"]
+        task_id = client.upload(CLIP, "webm", parameters)["task_id"]
         client.wait_for_stage(task_id, "encoding")
         self.assertNotEqual(server.children(), [])
         return task_id, server.descendants()
@@ -297,7 +299,8 @@ class OwnServerTests(TestCase):
     def test_kill_9_during_an_encode_loses_nothing(self) -> None:
         """FFmpeg dies with its server; after a restart the task runs again and completes."""
         server = self.server().start()
-        task_id, children = self.encoding(server)
+        # Long enough to be killed, but not for longer, because it is made to the end afterwards.
+        task_id, children = self.encoding(server, {**LONG, "width": 480, "quality": 8})
         server.kill()
         self.assertGone(children)
         server.start()
