@@ -261,6 +261,13 @@ class CallTests(SynchronousTestCase):
         self.assertIn("Detail 429.", [one.detail for one in self.progress])
         self.assertGreater(server.slept, 5.0)
 
+    def test_a_retry_after_that_is_no_number_of_seconds(self) -> None:
+        """It may be a date, and `str.isdigit` says yes to more than Python reads as a number."""
+        odd = ("Fri, 31 Dec 1999 23:59:59 GMT", "\u00b2", "-1", "")
+        server = Server(*[problem(503, **{"retry-after": value}) for value in odd])
+        self.process(server)
+        self.assertGreater(server.slept, 0.0)
+
     def test_waiting_for_a_slot_ends(self) -> None:
         server = Server(*[problem(429)] * 100)
         error = self.assertRaises(Refused, self.process, server)

@@ -68,7 +68,7 @@ def refusal_of(reply: Reply) -> Refused:
 
 def _retry_after(reply: Reply) -> float:
     text = reply.headers.get("retry-after", "")
-    return float(text) if text.isdigit() else 10.0
+    return float(text) if text.isdecimal() else 10.0
 
 
 def _less() -> float:
