@@ -35,6 +35,7 @@ from vidproc.files.threads import WorkerThreads
 from vidproc.frontends.gate import Gate
 from vidproc.runners.local import LocalRunner
 from vidproc.tasks.facade import Tasks
+from vidproc.tasks.foundation import Foundation
 from vidproc.tasks.model import State, Task, new_task_id
 from vidproc.tasks.settings import Caller, Settings
 from vidproc.tasks.store.store import TaskStore
@@ -159,13 +160,8 @@ async def measure(reactor: Any, folder: Path, count: int) -> int:
         reactor, find_ffmpeg(), Sandbox(address_space=1 << 32, file_size=1 << 30), data.path
     )
     tasks = Tasks(
-        reactor,
-        Settings(),
-        data_folder=data,
-        disk=threads["disk"],
+        Foundation(reactor, Settings(), data, threads["disk"], store, threads["store"]),
         writers=threads["writers"],
-        store=store,
-        store_thread=threads["store"],
         lookup_thread=threads["lookup"],
         runner=runner,
         cores=2,

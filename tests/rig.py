@@ -42,6 +42,7 @@ from vidproc.frontends.server_info import ServerInfo
 from vidproc.frontends.tokens import Tokens
 from vidproc.mmp.codec import NEED_DATA, Decoder, MessageEnded, PayloadChunk, encode_head
 from vidproc.tasks.facade import Tasks
+from vidproc.tasks.foundation import Foundation
 from vidproc.tasks.settings import Settings
 from vidproc.tasks.store.store import TaskStore
 
@@ -187,13 +188,10 @@ class Rig:
         self.runner = StubRunner(self.storage.path)
         self.settings = settings or Settings()
         self.tasks = Tasks(
-            self.clock,
-            self.settings,
-            data_folder=self.storage,
-            disk=self.disk,
+            Foundation(
+                self.clock, self.settings, self.storage, self.disk, self.store, self.store_thread
+            ),
             writers=self.disk,
-            store=self.store,
-            store_thread=self.store_thread,
             lookup_thread=self.lookup_thread,
             runner=self.runner,
             cores=2,

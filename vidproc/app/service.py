@@ -50,6 +50,7 @@ from vidproc.runners.forking import probe_fork_server
 from vidproc.runners.interface import Runner
 from vidproc.runners.local import LocalRunner
 from vidproc.tasks.facade import Tasks
+from vidproc.tasks.foundation import Foundation
 from vidproc.tasks.model import State
 from vidproc.tasks.recovery import recover
 from vidproc.tasks.store.database import SchemaTooNew
@@ -206,14 +207,17 @@ class VidprocService(Service):
 
     def _build_tasks(self, cores: int) -> None:
         config = self.config
-        self._tasks = Tasks(
+        foundation = Foundation(
             self._reactor,
             config.settings,
-            data_folder=self._data_folder,
-            disk=self._disk,
+            self._data_folder,
+            self._disk,
+            self._store,
+            self._store_thread,
+        )
+        self._tasks = Tasks(
+            foundation,
             writers=self._writers,
-            store=self._store,
-            store_thread=self._store_thread,
             lookup_thread=self._lookup_thread,
             runner=self._runner,
             cores=cores,

@@ -7,15 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from vidproc.errors import ServiceError
-from vidproc.files.data_folder import DataFolder, work_key
-from vidproc.files.threads import WorkerThreads
+from vidproc.files.data_folder import work_key
 from vidproc.tasks.endings import Ending, failure_of, fault_with_reference
+from vidproc.tasks.foundation import Foundation
 from vidproc.tasks.model import TERMINAL, State, Task
-from vidproc.tasks.store.store import TaskStore
 from vidproc.topics import Topic, TopicLogger
 
 STORE_RETRY = 2.0
@@ -31,18 +29,14 @@ class Closing:
 
     def __init__(
         self,
-        reactor: IReactorTime,
-        data_folder: DataFolder,
-        disk: WorkerThreads,
-        store: TaskStore,
-        store_thread: WorkerThreads,
+        foundation: Foundation,
         on_ended: Callable[[Task], None],
     ) -> None:
-        self._reactor = reactor
-        self._data_folder = data_folder
-        self._disk = disk
-        self._store = store
-        self._store_thread = store_thread
+        self._reactor = foundation.reactor
+        self._data_folder = foundation.data_folder
+        self._disk = foundation.disk
+        self._store = foundation.store
+        self._store_thread = foundation.store_thread
         self._on_ended = on_ended
 
     async def end(self, task: Task, ending: Ending) -> None:

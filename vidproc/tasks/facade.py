@@ -7,19 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from twisted.internet.interfaces import IReactorTime
-
 from vidproc.errors import ErrorCode, ServiceError
-from vidproc.files.data_folder import DataFolder
 from vidproc.files.threads import WorkerThreads
 from vidproc.runners.interface import Runner
 from vidproc.tasks.ended_tasks import EndedTasks
+from vidproc.tasks.foundation import Foundation
 from vidproc.tasks.model import State, Task
 from vidproc.tasks.orders import Order
 from vidproc.tasks.queue import Queue
 from vidproc.tasks.results import Result, Results
-from vidproc.tasks.settings import Caller, Settings
-from vidproc.tasks.store.store import TaskStore
+from vidproc.tasks.settings import Caller
 from vidproc.tasks.uploads.known import UploadView
 from vidproc.tasks.uploads.session import AcceptedTask, PartialUpload, UploadSession
 from vidproc.tasks.uploads.submission import Submission
@@ -34,55 +31,34 @@ MOST_LISTED = 100
 
 
 class Tasks:
-    """The tasks of this server, from the upload to the last download of the result."""
+    """The tasks of this server, from the upload to the last download of the result.
+
+    `writers` are threads that write uploads, `lookup_thread` is the one in which the store is read;
+    `cores` are those that commands may use.
+    """
 
     def __init__(
         self,
-        reactor: IReactorTime,
-        settings: Settings,
+        foundation: Foundation,
         *,
-        data_folder: DataFolder,
-        disk: WorkerThreads,
         writers: WorkerThreads,
-        store: TaskStore,
-        store_thread: WorkerThreads,
         lookup_thread: WorkerThreads,
         runner: Runner,
         cores: int,
     ) -> None:
-        self.settings = settings
+        self.settings = foundation.settings
         self.on_accepted: list[Callable[[Task], None]] = []
         """Called with each task that is accepted. They must not raise."""
-        self._reactor = reactor
-        self._space = data_folder.space
-        self._store = store
-        self._store_thread = store_thread
+        self._reactor = foundation.reactor
+        self._space = foundation.data_folder.space
+        self._store = foundation.store
+        self._store_thread = foundation.store_thread
         self._lookup_thread = lookup_thread
         self._ended = EndedTasks()
-        self.results = Results(
-            reactor, settings, data_folder, disk, store, store_thread, self._ended
-        )
-        self.queue = Queue(
-            reactor,
-            settings,
-            data_folder=data_folder,
-            disk=disk,
-            store=store,
-            store_thread=store_thread,
-            results=self.results,
-            runner=runner,
-            cores=cores,
-        )
+        self.results = Results(foundation, self._ended)
+        self.queue = Queue(foundation, results=self.results, runner=runner, cores=cores)
         self.uploads = Uploads(
-            reactor,
-            settings,
-            data_folder,
-            disk,
-            writers,
-            store,
-            store_thread,
-            on_accepted=self._accepted,
-            results=self.results,
+            foundation, writers, on_accepted=self._accepted, results=self.results
         )
 
     def _accepted(self, task: Task, order: Order) -> None:

@@ -12,27 +12,25 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, ensureDeferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 
 from vidproc.errors import ServiceError
-from vidproc.files.data_folder import DataFolder
-from vidproc.files.threads import WorkerThreads, when_fired
+from vidproc.files.threads import when_fired
 from vidproc.request_id import within
 from vidproc.runners.interface import Runner
 from vidproc.tasks.closing import FREE, STORE_RETRY, Closing
 from vidproc.tasks.endings import Ending, ending_of, fault_with_reference
 from vidproc.tasks.entries import Entries, Entry
 from vidproc.tasks.execution import Attempt, StopReason
+from vidproc.tasks.foundation import Foundation
 from vidproc.tasks.model import TERMINAL, InvalidTransition, State, Task
 from vidproc.tasks.orders import Order
 from vidproc.tasks.output_space import reserve_output
 from vidproc.tasks.places import Places
 from vidproc.tasks.results import Results
-from vidproc.tasks.settings import Settings
 from vidproc.tasks.space_waiting import SpaceWaiting
 from vidproc.tasks.store.attempt_rows import LEASE
-from vidproc.tasks.store.store import TaskStore
 from vidproc.tasks.store_errors import explain_store_error
 from vidproc.tasks.views import TaskView, view_of_ended
 from vidproc.tasks.watches import Watches
@@ -50,33 +48,28 @@ class Queue:
 
     def __init__(
         self,
-        reactor: IReactorTime,
-        settings: Settings,
+        foundation: Foundation,
         *,
-        data_folder: DataFolder,
-        disk: WorkerThreads,
-        store: TaskStore,
-        store_thread: WorkerThreads,
         results: Results,
         runner: Runner,
         cores: int,
     ) -> None:
-        self.settings = settings
+        self.settings = foundation.settings
         self.watches = Watches(self.view)
         self._owner = secrets.token_hex(8)
-        self._reactor = reactor
-        self._data_folder = data_folder
-        self._space = data_folder.space
+        self._reactor = foundation.reactor
+        self._data_folder = foundation.data_folder
+        self._space = foundation.data_folder.space
         self._results = results
-        self._disk = disk
-        self._store = store
-        self._store_thread = store_thread
+        self._disk = foundation.disk
+        self._store = foundation.store
+        self._store_thread = foundation.store_thread
         self._runner = runner
         self._cores = cores
         self._entries = Entries()
-        concurrency = settings.max_concurrent or max(2, cores // 2)
-        self._places = Places(self._entries, concurrency, reactor.seconds)
-        self._closing = Closing(reactor, data_folder, disk, store, store_thread, self._task_ended)
+        concurrency = self.settings.max_concurrent or max(2, cores // 2)
+        self._places = Places(self._entries, concurrency, self._reactor.seconds)
+        self._closing = Closing(foundation, self._task_ended)
         self._space_waiting = SpaceWaiting(
             self._entries, self._space, results, self._closing, self._fill
         )

@@ -9,15 +9,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from twisted.internet.defer import DeferredLock
-from twisted.internet.interfaces import IReactorTime
 
 from vidproc.errors import ErrorCode, ServiceError
-from vidproc.files.data_folder import DataFolder
-from vidproc.files.threads import WorkerThreads
 from vidproc.tasks.ended_tasks import EndedTasks
+from vidproc.tasks.foundation import Foundation
 from vidproc.tasks.model import State, Task
-from vidproc.tasks.settings import Settings
-from vidproc.tasks.store.store import TaskStore
 from vidproc.tasks.views import not_completed
 from vidproc.topics import Topic, TopicLogger
 
@@ -55,20 +51,15 @@ class Results:
 
     def __init__(
         self,
-        reactor: IReactorTime,
-        settings: Settings,
-        data_folder: DataFolder,
-        disk: WorkerThreads,
-        store: TaskStore,
-        store_thread: WorkerThreads,
+        foundation: Foundation,
         ended: EndedTasks,
     ) -> None:
-        self._reactor = reactor
-        self._settings = settings
-        self._data_folder = data_folder
-        self._disk = disk
-        self._store = store
-        self._store_thread = store_thread
+        self._reactor = foundation.reactor
+        self._settings = foundation.settings
+        self._data_folder = foundation.data_folder
+        self._disk = foundation.disk
+        self._store = foundation.store
+        self._store_thread = foundation.store_thread
         self._ended = ended
         self._downloads: dict[str, int] = {}
         self._removed_early: dict[str, int] = {}

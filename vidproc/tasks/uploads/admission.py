@@ -7,13 +7,11 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from vidproc.files.data_folder import DataFolder, upload_key
-from vidproc.files.threads import WorkerThreads
+from vidproc.files.data_folder import upload_key
+from vidproc.tasks.foundation import Foundation
 from vidproc.tasks.model import State, Task
 from vidproc.tasks.orders import Order
 from vidproc.tasks.results import Results
-from vidproc.tasks.settings import Settings
-from vidproc.tasks.store.store import TaskStore
 from vidproc.tasks.store_errors import explain_store_error
 from vidproc.tasks.uploads.broken import BrokenUploads
 from vidproc.tasks.uploads.refusals import require_offset, still_ending
@@ -45,19 +43,15 @@ class Admission:
 
     def __init__(
         self,
-        settings: Settings,
-        data_folder: DataFolder,
-        disk: WorkerThreads,
-        store: TaskStore,
-        store_thread: WorkerThreads,
+        foundation: Foundation,
         results: Results,
         broken: BrokenUploads,
     ) -> None:
-        self._settings = settings
-        self._data_folder = data_folder
-        self._disk = disk
-        self._store = store
-        self._store_thread = store_thread
+        self._settings = foundation.settings
+        self._data_folder = foundation.data_folder
+        self._disk = foundation.disk
+        self._store = foundation.store
+        self._store_thread = foundation.store_thread
         self._results = results
         self._broken = broken
 

@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from twisted.internet.defer import ensureDeferred
-from twisted.internet.interfaces import IReactorTime
 
-from vidproc.files.data_folder import DataFolder, input_key, upload_key
-from vidproc.files.threads import WorkerThreads
+from vidproc.files.data_folder import input_key, upload_key
+from vidproc.tasks.foundation import Foundation
 from vidproc.tasks.model import Task
-from vidproc.tasks.store.store import TaskStore
 from vidproc.tasks.uploads.known import ANNOUNCED_RETENTION
 from vidproc.topics import Topic, TopicLogger
 
@@ -31,18 +29,14 @@ class BrokenUploads:
 
     def __init__(
         self,
-        reactor: IReactorTime,
-        data_folder: DataFolder,
-        disk: WorkerThreads,
-        store: TaskStore,
-        store_thread: WorkerThreads,
+        foundation: Foundation,
     ) -> None:
-        self._reactor = reactor
-        self._data_folder = data_folder
-        self._space = data_folder.space
-        self._disk = disk
-        self._store = store
-        self._store_thread = store_thread
+        self._reactor = foundation.reactor
+        self._data_folder = foundation.data_folder
+        self._space = foundation.data_folder.space
+        self._disk = foundation.disk
+        self._store = foundation.store
+        self._store_thread = foundation.store_thread
 
     async def put_away(self, task: Task) -> None:
         """Keep what was received of a resumable upload; delete a plain one. Never raises."""

@@ -12,19 +12,18 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from twisted.internet.defer import DeferredLock
-from twisted.internet.interfaces import IReactorTime
 
 from vidproc.errors import ServiceError
-from vidproc.files.data_folder import DataFolder, input_key, upload_key
+from vidproc.files.data_folder import input_key, upload_key
 from vidproc.files.file_writer import FileWriter, keep_large_blocks
 from vidproc.files.threads import WorkerThreads
 from vidproc.files.write_budget import WriteBudget
 from vidproc.request_id import current_request_id
+from vidproc.tasks.foundation import Foundation
 from vidproc.tasks.model import State, Task
 from vidproc.tasks.orders import Order
 from vidproc.tasks.results import Results
-from vidproc.tasks.settings import Caller, Settings
-from vidproc.tasks.store.store import TaskStore
+from vidproc.tasks.settings import Caller
 from vidproc.tasks.store_errors import explain_store_error
 from vidproc.tasks.uploads.admission import Admission, Admitted
 from vidproc.tasks.uploads.broken import BrokenUploads
@@ -61,40 +60,34 @@ class Uploads:
 
     def __init__(
         self,
-        reactor: IReactorTime,
-        settings: Settings,
-        data_folder: DataFolder,
-        disk: WorkerThreads,
+        foundation: Foundation,
         writers: WorkerThreads,
-        store: TaskStore,
-        store_thread: WorkerThreads,
+        *,
         on_accepted: Callable[[Task, Order], None],
         results: Results,
     ) -> None:
-        self.settings = settings
-        self._reactor = reactor
-        self._data_folder = data_folder
-        self._disk = disk
+        self.settings = foundation.settings
+        self._reactor = foundation.reactor
+        self._data_folder = foundation.data_folder
+        self._disk = foundation.disk
         self._writers = writers
-        self._store = store
-        self._store_thread = store_thread
+        self._store = foundation.store
+        self._store_thread = foundation.store_thread
         self._on_accepted = on_accepted
         self._write_budget = WriteBudget()
         self._sessions: set[UploadSession] = set()
         self._by_upload_id: dict[str, UploadSession] = {}
         self._locks: dict[str, DeferredLock] = {}
         self.known = KnownUploads(
-            reactor,
-            settings,
-            store,
-            store_thread.call,
-            lambda key: disk.call(data_folder.size, key),
+            self._reactor,
+            self.settings,
+            self._store,
+            self._store_thread.call,
+            lambda key: self._disk.call(self._data_folder.size, key),
             self._written,
         )
-        self.broken = BrokenUploads(reactor, data_folder, disk, store, store_thread)
-        self._admission = Admission(
-            settings, data_folder, disk, store, store_thread, results, self.broken
-        )
+        self.broken = BrokenUploads(foundation)
+        self._admission = Admission(foundation, results, self.broken)
         keep_large_blocks()
 
     def _written(self, upload_id: str) -> int | None:
