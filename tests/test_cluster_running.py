@@ -140,6 +140,14 @@ class RunningTests(PlacingCase):
         self.answer(messages.encode(Outcome("completed", elapsed=1.0)))
         self.assertIsInstance(self.outcomes[0], Completed)
 
+    def test_its_worker_has_space_for_what_it_writes(self) -> None:
+        """Not only for what it reads."""
+        self.cluster.sandbox.file_size = 1 << 40
+        first = self.worker()
+        self.see(first.facts, scratch=1 << 20)
+        self.running.lost("the scheduler was lost", blamed=False)
+        self.assertNotEqual(self.worker().facts.id, first.facts.id)
+
     def test_its_own_failure_is_its_own(self) -> None:
         """No other worker has to try it."""
         self.answer(messages.encode(Outcome("failed", "status 1", "input")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -14,6 +15,7 @@ from vidproc.ffmpeg.command import Command, Part
 
 PROTOCOL = 3
 """Raised when these messages change their meaning."""
+_LEAST_OUTPUT = 16 << 20
 
 
 class ShippedFile(msgspec.Struct, frozen=True):
@@ -138,6 +140,22 @@ def local(command: RemoteCommand, part: Part | None = None) -> Command:
     """Return the `Command` that a worker runs."""
     fields: dict[str, Any] = msgspec.structs.asdict(command)
     return Command(**fields, part=part)
+
+
+def bytes_of(files: Sequence[ShippedFile]) -> int:
+    """Return the bytes of scratch that inputs take on a worker."""
+    return sum(
+        file.digest.size if file.ranges is None else sum(end - start for start, end in file.ranges)
+        for file in files
+    )
+
+
+def expected_output(inputs: Sequence[ShippedFile], file_size: int, space: int | None) -> int:
+    """Return the bytes of scratch to keep free for a command's outputs.
+
+    `file_size` and `space`, which limit one file and all of them, are far above most.
+    """
+    return min(file_size, space or file_size, max(_LEAST_OUTPUT, bytes_of(inputs)))
 
 
 def features_of(ffmpeg: FFmpeg) -> str:

@@ -283,11 +283,12 @@ class RemoteRunning:
 
     async def _wait_for_worker(self, files: tuple[ShippedFile, ...]) -> Grant | None:
         granted: Deferred[Grant | None] = Deferred()
+        limit, space = self._runner.sandbox.file_size, self._workspace.space
         wanted = Wanted(
             self.command,
             self._new_key(),
             granted.callback,
-            scratch=sum(_bytes_of(file) for file in files),
+            scratch=messages.bytes_of(files) + messages.expected_output(files, limit, space),
             lost_on=self._lost_on,
         )
         self._runner.placing.ask(wanted)
@@ -416,10 +417,3 @@ class RemoteRunning:
             reason=reason,
             request_id=self.request_id,
         )
-
-
-def _bytes_of(file: ShippedFile) -> int:
-    """Return the bytes of scratch that a file takes on a worker."""
-    if file.ranges is None:
-        return file.digest.size
-    return sum(end - start for start, end in file.ranges)

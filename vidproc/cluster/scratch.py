@@ -174,7 +174,10 @@ class Scratch:
                     return
                 idle = next((key for key, kept in self._kept.items() if not kept.users), None)
                 if idle is None:
-                    raise NoSpace(f"no space for {size} bytes in {self.root}")
+                    raise NoSpace(
+                        f"no space for {size >> 20} MiB in {self.root}: free some of the disk, or"
+                        " give the worker another --scratch or a larger --scratch-limit"
+                    )
                 self._kept.pop(idle).path.unlink(missing_ok=True)
 
 

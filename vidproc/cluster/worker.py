@@ -64,7 +64,6 @@ _FRUGAL = {
     "distributed.admin.tick.interval": "1s",
 }
 """Dask's settings: by default it looks at itself 100 times a second, which takes 3 % of a core."""
-_LEAST_OUTPUT = 16 << 20
 
 
 @dataclass(eq=False)
@@ -312,7 +311,8 @@ class WorkerService:
     def _prepare(self, job: _Job, stack: ExitStack) -> Path:
         """Fetch the inputs into a folder of the command's own. For a thread."""
         order = job.order
-        folder = stack.enter_context(self._scratch.folder(_expected_output(order)))
+        output = messages.expected_output(order.inputs, order.file_size, order.space)
+        folder = stack.enter_context(self._scratch.folder(output))
         files = folder / "files"
         files.mkdir(mode=0o700)
         for file in order.inputs:
@@ -421,15 +421,6 @@ class WorkerService:
             dask.log_event(job.order.topic, messages.encode(report))
         except Exception:
             self.log.failure("a report could not be sent")
-
-
-def _expected_output(order: Order) -> int:
-    """Return the bytes to keep free for a command's outputs; `order.space` is far above most."""
-    read = sum(
-        file.digest.size if file.ranges is None else sum(end - start for start, end in file.ranges)
-        for file in order.inputs
-    )
-    return min(order.file_size, order.space or order.file_size, max(_LEAST_OUTPUT, read))
 
 
 def _is_wanted(dask: Any, key: str) -> bool:
