@@ -20,13 +20,13 @@ __all__ = ["ClusterCase", "new_root", "shared_cluster", "turn", "turn_until"]
 
 
 def new_root() -> Path:
-    """Return a new folder, whose path tells the processes of one run of the tests from others."""
+    """Return a new folder. Its path identifies the processes of this test run."""
     return Path(tempfile.mkdtemp(prefix="vidproc-test-cluster-")).resolve()
 
 
 @cache
 def shared_cluster() -> LocalCluster:
-    """Return a scheduler and two workers of one core, for tests that leave them as they are.
+    """Return a scheduler and two single-core workers, shared by tests that do not change them.
 
     They end with this process.
     """
@@ -43,7 +43,7 @@ def shared_cluster() -> LocalCluster:
 
 
 class ClusterCase(SynchronousTestCase):
-    """A cluster that ends with the test, unless it is the shared one."""
+    """A test with a cluster of its own, which ends with the test, or with the shared one."""
 
     def setUp(self) -> None:
         self.root = new_root()
@@ -54,7 +54,7 @@ class ClusterCase(SynchronousTestCase):
         self.addCleanup(self.cluster.close)
 
     def use_shared_cluster(self) -> None:
-        """Use this process' cluster, which the test must leave as it is."""
+        """Use the shared cluster, which the test must not change."""
         self.cluster = shared_cluster()
 
     @property
@@ -63,18 +63,18 @@ class ClusterCase(SynchronousTestCase):
         return self.cluster.workers
 
     def start_workers(self, count: int = 2, *options: str, cores: int = 1) -> list[Worker]:
-        """Start workers at once."""
+        """Start several workers at the same time."""
         workers = [self.cluster.worker(*options, cores=cores) for _ in range(count)]
         return self.cluster.start_workers(workers)
 
     def runner(self, server_id: str | None = None, **options: Any) -> ClusterRunner:
-        """Return an open runner, which is closed when the test is over."""
+        """Return an open runner that is closed at the end of the test."""
         runner = self.cluster.runner(server_id, **options)
         self.addCleanup(close_runner, runner)
         return runner
 
     def wait_for_workers(self, runner: ClusterRunner, count: int) -> None:
-        """Wait until a runner may use so many workers."""
+        """Wait until a runner can use `count` workers."""
         self.cluster.wait_for_workers(runner, count)
 
     def media_processes(self) -> list[psutil.Process]:

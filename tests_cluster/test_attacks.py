@@ -1,4 +1,4 @@
-"""Workers, an object store and a scheduler that are wrong rather than away."""
+"""Workers, object stores and schedulers that misbehave rather than become unreachable."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from support.blocking import wait_for
 from support.cluster import Worker
+from support.folders import files_below
 from support.job import bundled_ffmpeg, key_of_path
 from tests_cluster.case import ClusterCase, turn_until
 from tests_cluster.test_commands import FLOWER, encode
@@ -65,7 +66,7 @@ class AttackCase(ClusterCase):
         self.workspace = Workspace(key_of_path(FLOWER), key_of_path(self.folder))
 
     def changed_worker(self, change: str, *options: str) -> Worker:
-        """Return a worker whose program was changed before it starts."""
+        """Return a worker, not started yet, whose program has been modified."""
         worker = self.cluster.worker(*options)
         script = self.root / f"{worker.name}.py"
         script.write_text(change + MAIN)
@@ -73,7 +74,7 @@ class AttackCase(ClusterCase):
         return worker
 
     def run_command(self, runner: ClusterRunner, name: str = "out.mp4") -> None:
-        """Run a command, which must complete."""
+        """Run a command and check that it completes."""
         wait_for(runner.start(encode(name), self.workspace, 1, lambda _: None).result)
         self.assertGreater((self.folder / name).stat().st_size, 10_000)
 
@@ -85,7 +86,7 @@ class AttackCase(ClusterCase):
 
 class WrongWorkerTests(AttackCase):
     def assert_not_believed(self, change: str, words: str) -> None:
-        """A worker that is wrong gets a command first; a good one comes then, and does it."""
+        """A misbehaving worker gets a command first; then a good worker joins and completes it."""
         wrong = self.changed_worker(change)
         good = self.cluster.worker()
         self.cluster.start_workers([wrong])
@@ -106,11 +107,11 @@ class WrongWorkerTests(AttackCase):
         turn_until(lambda: not self.cluster.left_on_disk())
 
     def test_garbage(self) -> None:
-        """It is not an outcome."""
+        """The answer is not an outcome."""
         self.assert_not_believed(GARBAGE, "answer cannot be read")
 
     def test_a_result_with_other_bytes(self) -> None:
-        """Its digest differs."""
+        """Their digest does not match."""
         self.assert_not_believed(WRONG_BYTES, "arrived damaged")
 
     def test_a_result_that_would_fill_the_disk(self) -> None:
@@ -118,7 +119,7 @@ class WrongWorkerTests(AttackCase):
         self.assert_not_believed(TOO_LARGE, "are allowed")
 
     def test_another_version_and_another_ffmpeg(self) -> None:
-        """They get no commands, and say why; those that may get some do."""
+        """Such workers get no commands, and the reason is given; a compatible worker gets some."""
         old = self.changed_worker(OTHER_VERSION)
         ffmpeg = self.root / "other-ffmpeg"
         change = "sed 's/^ffmpeg version [^ ]*/ffmpeg version 1.2.3/'"
@@ -138,13 +139,15 @@ class WrongWorkerTests(AttackCase):
 
 class WrongStoreTests(AttackCase):
     def assert_put_again(self, change: str, spoil: Any) -> None:
-        """A worker finds the input spoilt that another could read."""
+        """A worker finds an input damaged that another could read; it is put again."""
         worker = self.changed_worker(change)
         self.cluster.start_workers([worker])
         runner = self.runner()
         self.wait_for_workers(runner, 1)
         self.run_command(runner, "1.mp4")
-        (source,) = self.cluster.store_folder.rglob("source")
+        (source,) = (
+            path for path in files_below(self.cluster.store_folder) if path.name == "source"
+        )
         spoil(source)
         worker.kill()
         turn_until(lambda: not runner.up)
@@ -156,21 +159,21 @@ class WrongStoreTests(AttackCase):
         self.assertEqual((self.folder / "1.mp4").read_bytes(), (self.folder / "2.mp4").read_bytes())
 
     def test_wrong_bytes(self) -> None:
-        """As many as there should be."""
+        """The size is right."""
         self.assert_put_again("", lambda path: path.write_bytes(bytes(path.stat().st_size)))
 
     def test_an_object_that_is_cut_off(self) -> None:
-        """It is waited for, since a disk may be slow to show all of it."""
+        """The worker waits for the rest first, because a disk may be slow to show it."""
         self.assert_put_again(IMPATIENT, lambda path: path.write_bytes(path.read_bytes()[:1000]))
 
     def test_an_object_that_was_removed(self) -> None:
-        """By whoever tidies the bucket up."""
+        """Someone has cleaned up the bucket."""
         self.assert_put_again(IMPATIENT, Path.unlink)
 
 
 class FrozenSchedulerTests(AttackCase):
     def test_commands_run_here_until_it_goes_on(self) -> None:
-        """Its workers stop what no one waits for any more, and then get commands again."""
+        """Its workers stop commands that no one is waiting for, and then get new ones."""
         self.patch(runner_module, "COMING_BACK", 3.0)
         self.cluster.start_workers([self.cluster.worker()])
         runner = self.runner()
@@ -192,7 +195,7 @@ class FrozenSchedulerTests(AttackCase):
 
 class SharedPrefixTests(AttackCase):
     def test_the_second_waits_for_the_first_to_be_silent(self) -> None:
-        """And then takes over, and sweeps what the first one left."""
+        """Then it takes over, and removes what the first one left."""
         self.cluster.start_workers([self.cluster.worker()])
         name = secrets.token_hex(4)
         first = self.runner(name)

@@ -14,6 +14,7 @@ from twisted.internet.defer import ensureDeferred
 
 from support.blocking import wait_for
 from support.job import key_of_path, local_runner
+from support.server_process import BUSY
 from tests_cluster.case import ClusterCase, turn_until
 from vidproc.cluster.object_store import ObjectStore
 from vidproc.ffmpeg.command import (
@@ -33,7 +34,7 @@ FLOWER = MEDIA / "flower-540p-aac.mp4"
 
 
 def encode(name: str = "out.mp4", *, seconds: float | None = None, **more: Any) -> Command:
-    """Return a command that encodes the source; for `seconds`, in real time, if they are given."""
+    """Return a command that encodes the source. With `seconds` it takes that long."""
     options: dict[str, Any] = {}
     if seconds is not None:
         options = {"stream_loop": -1, "re": None, "t": seconds}
@@ -56,7 +57,7 @@ class CommandTests(ClusterCase):
         self.workspace = Workspace(key_of_path(FLOWER), key_of_path(self.folder))
 
     def test_a_command_runs_elsewhere_and_its_output_comes_back(self) -> None:
-        """The same bytes as here with the same number of threads."""
+        """It has the same bytes as a local encode with as many threads."""
         reports: list[Any] = []
         running = self.runner_.start(encode(cpus=1.0), self.workspace, 1, reports.append)
         done = wait_for(running.result)
@@ -71,14 +72,14 @@ class CommandTests(ClusterCase):
         turn_until(lambda: not self.cluster.left_on_disk())
 
     def test_a_stop_leaves_nothing_in_the_store(self) -> None:
-        """Even if the attempt was never released, and its lease ran out meanwhile."""
+        """Even if the attempt was never released and its lease has expired."""
         wait_for(self.runner_.start(encode(), self.workspace, 1, lambda _: None).result)
         self.assertTrue(self.cluster.objects())
         wait_for(ensureDeferred(self.runner_.close()))
         self.assertEqual(ObjectStore(self.cluster.store).keys("vidproc"), [])
 
     def test_a_failure_keeps_its_kind(self) -> None:
-        """What FFmpeg says of the file reaches whoever explains it."""
+        """FFmpeg's messages come back, too, and explain the failure to the client."""
         (self.root / "noise").write_bytes(b"no video" * 1000)
         workspace = Workspace(key_of_path(self.root / "noise"), key_of_path(self.folder))
         running = self.runner_.start(encode(), workspace, 1, lambda _: None)
@@ -108,7 +109,7 @@ class CommandTests(ClusterCase):
         self.failureResultOf(self._fired(running.result), CommandStopped)
 
     def test_a_cancel_ends_the_process_within_a_second(self) -> None:
-        """Its process has ended when that is known; on a busy machine the best of some counts."""
+        """The machine may be busy, so the fastest of several tries counts."""
         times = []
         for _ in range(4):
             reports: list[Any] = []
@@ -121,7 +122,7 @@ class CommandTests(ClusterCase):
             times.append(time.monotonic() - asked_at)
             self.assertEqual(self.media_processes(), [])
         self.assertLess(min(times), 1.0)
-        self.assertLess(max(times), 10.0)
+        self.assertLess(max(times), 10.0 + BUSY)
         self.assertEqual(self.runner_.spare_cores, 2)
         self.runner_.release(self.workspace)
         turn_until(lambda: not self.cluster.left_on_disk())
@@ -153,7 +154,7 @@ class CommandTests(ClusterCase):
 
 class NoWorkerTests(ClusterCase):
     def test_without_a_worker_commands_run_here(self) -> None:
-        """And say so, once those that were lost do not come back."""
+        """As soon as the lost ones are no longer expected back."""
         self.cluster.start_scheduler()
         (worker,) = self.start_workers(1)
         runner = self.runner()

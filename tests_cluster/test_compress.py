@@ -1,4 +1,4 @@
-"""Compressing over a cluster: the target is met, and twice the same is made."""
+"""Compressing on a cluster: the result meets the target, and is the same each time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ QUALITY = 85.0
 
 class TargetTests(OperationCase):
     def test_samples_side_by_side_lead_to_the_target_each_time(self) -> None:
-        """A video of 64 s: samples, segments and their scores, all by workers."""
+        """A video of 64 s: workers encode and score its samples and its segments."""
         source = self.root / "film.mkv"
         ffmpeg(
             *("-f", "lavfi", "-i", "testsrc2=s=128x96:r=8", "-t", "64"),

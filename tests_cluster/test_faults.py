@@ -1,4 +1,4 @@
-"""Workers that are killed, frozen, full or slow; an object store and a scheduler that go away."""
+"""Workers that are killed, frozen, full or slow; an object store and a scheduler out of reach."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class FaultCase(ClusterCase):
         running = self.runner_.start(command, self.workspace, 1, reported)
 
         def ended(outcome: object) -> None:
-            # It returns nothing: a failure that no one takes is reported in a later test.
+            # It returns nothing, because an unhandled failure is reported in a later test.
             self.outcomes.setdefault(name, outcome)
 
         running.result.addBoth(ended)
@@ -57,7 +57,7 @@ class FaultCase(ClusterCase):
         self.assertGreater((self.folder / file).stat().st_size, 10_000)
 
     def worker_of(self, running: Any) -> Worker:
-        """Return the process of the worker that runs a command, once it does."""
+        """Wait until a worker runs a command; return that worker's process."""
         turn_until(lambda: running.worker is not None)
         return next(w for w in self.workers if f"-{w.pid}-" in running.worker.facts.id)
 
@@ -69,7 +69,7 @@ class FaultCase(ClusterCase):
 
 class KilledTests(FaultCase):
     def test_a_killed_workers_command_runs_again_elsewhere(self) -> None:
-        """And its FFmpeg dies with it."""
+        """Its FFmpeg dies with it."""
         running = self.start("1", encode(seconds=4))
         worker = self.worker_of(running)
         turn_until(lambda: self.progress.get("1", 0) >= 2)
@@ -80,7 +80,7 @@ class KilledTests(FaultCase):
         self.assert_nothing_left()
 
     def test_a_frozen_workers_command_is_done_again(self) -> None:
-        """Its late result is discarded, and its child ends when it goes on."""
+        """Its late result is discarded, and its FFmpeg ends when it continues."""
         self.patch(workers_module, "SILENT", 3.0)
         running = self.start("1", encode(seconds=4))
         worker = self.worker_of(running)
@@ -109,7 +109,7 @@ class KillerTests(FaultCase):
     count = 4
 
     def test_three_killed_workers_are_the_films_fault(self) -> None:
-        """The others go on."""
+        """Other commands continue."""
         self.patch(running_module, "REST", 1.0)
         innocent = self.start("innocent", encode("other.mp4", seconds=15))
         keeper = self.worker_of(innocent)
@@ -133,7 +133,7 @@ class KillerTests(FaultCase):
 
 class TroubledTests(FaultCase):
     def test_a_full_disk_sends_the_command_elsewhere(self) -> None:
-        """Its worker gets no other for a while, and the command no blame."""
+        """The worker gets no other command for a while, and the command is not blamed."""
         full = self.workers[0]
         self.assertEqual(full.stop(), 0)
         self.wait_for_workers(self.runner_, 1)
@@ -150,7 +150,7 @@ class TroubledTests(FaultCase):
         self.assert_nothing_left()
 
     def test_a_scheduler_that_starts_again_gets_its_workers_back(self) -> None:
-        """Commands wait for them and run there; nobody is blamed."""
+        """Commands wait for them and run there; none counts as lost."""
         running = self.start("1", encode(seconds=4))
         turn_until(lambda: self.progress.get("1", 0) >= 2)
         self.cluster.scheduler.kill()
@@ -162,7 +162,7 @@ class TroubledTests(FaultCase):
         self.assert_nothing_left()
 
     def test_a_stopping_worker_gives_back_what_it_cannot_finish(self) -> None:
-        """SIGTERM: nothing new, the grace, then status 0."""
+        """After SIGTERM it takes no new commands, waits for the grace period and exits with 0."""
         worker = self.workers[0]
         worker.stop()
         self.wait_for_workers(self.runner_, 1)  # a command for the old one would be a loss
@@ -184,7 +184,7 @@ class PatienceTests(FaultCase):
         self.use_shared_cluster()
 
     def test_a_slow_worker_is_waited_for(self) -> None:
-        """It is stopped half of the time, and loses nothing."""
+        """It is paused most of the time, and loses nothing."""
         running = self.start("1", encode(seconds=4))
         worker = self.worker_of(running)
         over = threading.Event()
@@ -207,7 +207,7 @@ class PatienceTests(FaultCase):
         self.assert_nothing_left()
 
     def test_a_store_that_is_away_is_waited_for(self) -> None:
-        """For 30 s, by the server and by the worker."""
+        """The server and the worker wait for it, here for 30 s."""
         self.start("running", encode("running.mp4", seconds=4))
         turn_until(lambda: self.progress.get("running"))
         away = self.root / "away"

@@ -1,4 +1,4 @@
-"""Operations over a cluster give what they give here: the same frames, or as many and as good."""
+"""Operations on a cluster give what they give here: the same frames, or equally good ones."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class OperationCase(ClusterCase):
 
 
 class WholeTests(OperationCase):
-    """Nothing is cut: each frame is the same."""
+    """Films that are not cut: every frame is identical."""
 
     def assert_same(self, source: Path, name: str, parameters: Parameters) -> None:
         before = self.done
@@ -90,7 +90,7 @@ class WholeTests(OperationCase):
         self.assert_same(FLOWER, "extract_audio", ExtractAudio())
 
     def test_gif(self) -> None:
-        """Several commands, whose files are each other's inputs."""
+        """Several commands that read each other's outputs."""
         self.assert_same(FLOWER, "gif", Gif(start_time=0.5, duration=1.0, width=120))
 
     def test_webm(self) -> None:
@@ -100,20 +100,20 @@ class WholeTests(OperationCase):
             self.assert_same(FLOWER, "webm", parameters)
 
     def test_compress_h264(self) -> None:
-        """A search: trials and scores."""
+        """A search with trials and scores."""
         self.assert_same(self.small_clip(), "compress", Compress(codec="h264"))
 
     def test_compress_hevc(self) -> None:
-        """A search: trials and scores."""
+        """A search with trials and scores."""
         self.assert_same(self.small_clip(), "compress", Compress(codec="hevc"))
 
     def test_compress_av1(self) -> None:
-        """A search: trials and scores."""
+        """A search with trials and scores."""
         self.assert_same(self.small_clip(), "compress", Compress(codec="av1"))
 
 
 class SegmentTests(OperationCase):
-    """Films of 30 s and more are cut: as many frames, as long, and as good."""
+    """Films of 30 s and more are cut: the number of frames, the length and the quality stay."""
 
     def film(self) -> Path:
         path = self.root / "film.mp4"

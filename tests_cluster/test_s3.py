@@ -86,7 +86,7 @@ class StoreTests(S3Case):
         self.assertEqual(store.remove_below("a"), 0)
 
     def test_a_stopped_upload_leaves_no_parts(self) -> None:
-        """Its multipart upload is ended, not forgotten."""
+        """Its multipart upload is aborted, not left behind."""
         store = ObjectStore(self.store, patience=5)
         path = self.root / "file"
         path.write_bytes(bytes(40 << 20))
@@ -102,7 +102,7 @@ class StoreTests(S3Case):
         self.assertEqual(uploads.get("Uploads", []), [])
 
     def test_a_server_that_is_gone_is_away(self) -> None:
-        """After our patience, not obstore's own minutes."""
+        """After our own patience, which is shorter than obstore's."""
         store = ObjectStore(self.store, patience=1)
         self.server.stop()
         self.assertRaises(StoreAway, store.get, "a")
@@ -110,7 +110,7 @@ class StoreTests(S3Case):
 
 class CommandTests(S3Case):
     def test_commands_run_over_s3(self) -> None:
-        """With only the part of the input that they read; and nothing is left."""
+        """They fetch only the part of the input that they read, and leave nothing behind."""
         self.cluster.start_scheduler()
         self.start_workers(2)
         runner = self.runner()

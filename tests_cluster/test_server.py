@@ -12,7 +12,7 @@ import psutil
 from twisted.trial.unittest import SynchronousTestCase
 
 from support.cluster import wait_until
-from support.server_process import PlainClient, ServerProcess
+from support.server_process import BUSY, PlainClient, ServerProcess, has_ended
 from tests_cluster.case import shared_cluster
 from tests_cluster.test_commands import FLOWER, MEDIA
 from vidproc.cluster.object_store import ObjectStore
@@ -44,7 +44,7 @@ class ServerCase(SynchronousTestCase):
         wait_until(lambda: server.log(name).count(words) >= count, what=words)
 
     def wait_for_cluster(self, server: ServerProcess, count: int = 1) -> None:
-        """Wait until a server may use the cluster: it has the lease, and sees the workers."""
+        """Wait until a server can use the cluster: it has the lease and sees the workers."""
         self.wait_for_log(server, "the object store is ours", "performance.log", count)
         self.wait_for_log(server, "cores", "performance.log", 2 * count)
 
@@ -60,7 +60,7 @@ class ServerCase(SynchronousTestCase):
 
 class ServerTests(ServerCase):
     def test_a_task_is_done_by_a_worker(self) -> None:
-        """Nothing of it stays in the object store, and a stop leaves not even a lease."""
+        """Nothing of it stays in the object store; after a stop the lease is gone, too."""
         server = self.server()
         client = self.start(server)
         self.wait_for_cluster(server)
@@ -73,7 +73,7 @@ class ServerTests(ServerCase):
         self.assertEqual(ObjectStore(self.cluster.store).keys("vidproc"), [])
 
     def test_a_killed_server_does_its_tasks_after_a_restart(self) -> None:
-        """Its commands on the workers end, and what it left in the object store goes."""
+        """Its commands on the workers end, and its objects are removed."""
         server = self.server()
         client = self.start(server)
         self.wait_for_cluster(server)
@@ -87,7 +87,7 @@ class ServerTests(ServerCase):
         wait_until(lambda: not self.cluster.objects())
 
     def test_a_cancel_ends_the_workers_process(self) -> None:
-        """Within a second or so, and removes the objects."""
+        """Within about a second; the objects are removed, too."""
         server = self.server()
         client = self.start(server)
         self.wait_for_cluster(server)
@@ -98,11 +98,11 @@ class ServerTests(ServerCase):
             client.request({"action": "cancel", "task_id": task_id})[0]["status"], "cancelled"
         )
         self.assertEqual(self.cluster.media_processes(), [])
-        self.assertLess(time.monotonic() - asked_at, 5)
+        self.assertLess(time.monotonic() - asked_at, 5 + BUSY)
         wait_until(lambda: not self.cluster.objects())
 
     def test_two_servers_with_one_id_do_not_harm_each_other(self) -> None:
-        """The second runs its tasks on its own machine, and sweeps nothing of the first's."""
+        """The second runs its tasks on its own machine, and removes no object of the first."""
         first = self.server("first")
         client = self.start(first)
         self.wait_for_cluster(first)
@@ -122,7 +122,7 @@ class ServerTests(ServerCase):
         self.assertIn(": encoding took", first.log("performance.log"))
 
     def test_no_process_is_left(self) -> None:
-        """A stop of the server ends what workers do for it."""
+        """Stopping the server ends its commands on the workers."""
         server = self.server()
         client = self.start(server)
         self.wait_for_cluster(server)
@@ -131,5 +131,5 @@ class ServerTests(ServerCase):
         children = psutil.Process(server.pid).children(recursive=True)
         server.stop()
         wait_until(lambda: not self.cluster.media_processes())
-        self.assertEqual([each for each in children if each.is_running()], [])
+        wait_until(lambda: all(map(has_ended, children)))
         self.assertEqual(self.cluster.objects(), [])
