@@ -120,6 +120,8 @@ class HeadTests(HTTPTestCase):
             b"G\x00T /healthz HTTP/1.1\r\n",
             b"GET /healthz HTTP/1.1\r\nno colon\r\n\r\n",
             b"GET /healthz HTTP/1.1\r\n Folded: first\r\n\r\n",
+            b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: folded\r\n Content-Length: 5\r\n\r\n",
+            b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length:\r\n\t5\r\n\r\nhello",
             b"GET /healthz HTTP/1.1\r\nHost : localhost\r\n\r\n",
             b"GET /healthz HTTP/1.1\r\nHost: local\x00host\r\n\r\n",
             b"GET /healthz HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",

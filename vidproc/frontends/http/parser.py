@@ -161,6 +161,10 @@ class StreamingChannel(http.HTTPChannel):
             if self._head_size > MOST_HEAD or self._head_lines > MOST_HEADERS + 1:
                 self.refuse(long_head())
                 return
+            if line[:1] in (b" ", b"\t"):
+                # RFC 9112, 5.2: a folded header may mean something else to a proxy.
+                self.refuse(bad_request())
+                return
         super().lineReceived(line)
 
     def headerReceived(self, line: bytes) -> bool:
