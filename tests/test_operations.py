@@ -568,6 +568,13 @@ class SeekingTests(OperationCase):
         """Its video starts after its audio, and decoding times before both."""
         self.check(self.two_colours("film.flv"))
 
+    def test_a_recorded_broadcast_is_cut_though_seeking_goes_too_far(self) -> None:
+        """Windows Media Center's container."""
+        film = self.two_colours("film.wtv", "-c:v", "mpeg2video", "-c:a", "mp2")
+        for start, colour in ((0.5, RED), (1.2, BLUE)):
+            result = self.do(film, "gif", start_time=start, duration=0.2)
+            self.assert_near(media.colour(media.frame_at(result.path), 0.5, 0.5), colour)
+
     def test_a_bare_stream_has_no_times_to_seek_to(self) -> None:
         """It is decoded from its start; that nothing tells its length is no damage."""
         for name in ("film.h264", "film.m4v"):

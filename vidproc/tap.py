@@ -270,8 +270,12 @@ class Options(usage.Options):
             )
         try:
             ownership.check(self["data-dir"])
-        except (ownership.NotADataFolder, OSError) as error:
+        except ownership.NotADataFolder as error:
             raise usage.UsageError(f"--data-dir: {error}") from None
+        except OSError as error:
+            raise usage.UsageError(
+                f"--data-dir: {self['data-dir']} cannot be read ({error.strerror}); name another"
+            ) from None
 
     def _convert_limits(self) -> None:
         for name, smallest in _SMALLEST_SIZES.items():

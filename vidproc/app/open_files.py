@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import resource
 
+LEAST_FILES = 64
+"""Descriptors without which the server could not start FFmpeg."""
 FILES_BESIDE = 256
 """Descriptors that the server may need besides those of its connections."""
 FILES_PER_CONNECTION = 3

@@ -28,12 +28,12 @@ from vidproc.app.logs import TopicLogs
 from vidproc.app.measuring import Meter, usable_cores
 from vidproc.app.metrics import Metrics
 from vidproc.app.on_done import OnDone
-from vidproc.app.open_files import most_connections, raise_open_files
+from vidproc.app.open_files import LEAST_FILES, most_connections, raise_open_files
 from vidproc.app.performance import PerformanceService
 from vidproc.app.ports import CannotListen, Ports, reload_or_log
 from vidproc.app.private_files import everything_below, keep_private, tighten
 from vidproc.app.settings import Config
-from vidproc.app.startup_errors import CannotStart, show_in_one_line
+from vidproc.app.startup_errors import CannotStart, explain, show_in_one_line
 from vidproc.app.stopping import Deadline, Patience
 from vidproc.clock import SteadyClock
 from vidproc.ffmpeg.binary import FFmpegUnusable, find_ffmpeg
@@ -155,11 +155,16 @@ class VidprocService(Service):
             OSError,
             sqlite3.Error,
         ) as error:
-            raise CannotStart(str(error)) from error
+            raise CannotStart(explain(error, self.config.data_dir, self.config.log_dir)) from error
 
     def _build(self) -> None:
         """Build everything from the ground up and start it; the ports serve last."""
         files = raise_open_files()
+        if files < LEAST_FILES:
+            raise CannotStart(
+                f"the limit of open files is {files}, and at least {LEAST_FILES} are needed; raise"
+                " it with ulimit -n 1024 or, for systemd, LimitNOFILE="
+            )
         self._ffmpeg = find_ffmpeg(self.config.ffmpeg)
         layers = find_layers(self.config.sandbox)
         cores = usable_cores()

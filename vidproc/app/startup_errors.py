@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
+from pathlib import Path
 from types import TracebackType
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class CannotStart(Exception):
     """The server can't start. The text says why and what to do."""
+
+
+def explain(error: Exception, data_dir: Path, log_dir: Path | None) -> str:
+    """Return what keeps the server from starting, and what to do if a folder cannot be used."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    # What fails on an open file, such as writing to a full disk, has no name.
+    named = data_dir if error.filename is None else Path(os.fsdecode(error.filename))
+    for option, folder in (("data-dir", data_dir), ("log-dir", log_dir)):
+        if folder is None or not (folder.is_relative_to(named) or named.is_relative_to(folder)):
+            continue
+        reason = error.strerror
+        if folder.is_symlink() and not folder.exists():
+            reason = "it is a link to a folder that does not exist"
+        if error.errno in _FULL:
+            return f"--{option}: {folder} cannot be used ({reason}); free some space"
+        return (
+            f"--{option}: {folder} cannot be used ({reason}); let this user write to it, or name"
+            " another folder"
+        )
+    return str(error)
 
 
 def show_in_one_line() -> None:

@@ -16,8 +16,9 @@ NO_SEEK = 0.02
 """Seconds: a start so near the container's start counts as that; encoder delays look like one."""
 
 
-_UNINDEXED = frozenset({"mpegts", "mpeg"})
-"""Containers in which FFmpeg seeks to any frame but shows none before the next keyframe."""
+_UNINDEXED = frozenset({"mpegts", "mpeg", "wtv"})
+"""Containers in which FFmpeg seeks to any frame, or too far, but shows none before the next
+keyframe."""
 
 
 _PRIMED = frozenset({"mov,mp4,m4a,3gp,3g2,mj2"})
