@@ -205,6 +205,22 @@ class ShotDecisionTests(SynchronousTestCase):
             self.assertTrue(-0.5 <= details["measured_score"] - 95 <= 1.0, details)
             self.assertLessEqual(len(self.encodes(job)), most)
 
+    def test_a_video_that_is_easy_is_sampled_again_at_higher_crfs(self) -> None:
+        """At those of a typical one, all of its shots are nearly perfect, which tells little."""
+        for lack, times in ((5.0, 1), (1.5, 2)):
+            job, details = self.compress(60.0, size=3e6, lack=lack)
+            samples = [
+                float(command.arguments[n + 1])
+                for command in job.commands
+                if command.outputs and command.outputs[0].startswith("sample-0")
+                for n, word in enumerate(command.arguments)
+                if word == "-crf"
+            ]
+            self.assertEqual(len(samples), 2 * times)
+            self.assertTrue(samples[-2] - 2 < details["crf"] < samples[-1], (samples, details))
+            self.assertTrue(-0.5 <= details["measured_score"] - 95 <= 1.0, details)
+            self.assertTrue(times < details["probes"] <= 5, details)
+
     def test_what_the_first_shots_score_steers_the_others(self) -> None:
         for bias in (-2.0, 2.0):
             job, details = self.compress(120.0, size=3e6, bias=bias)

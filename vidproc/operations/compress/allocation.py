@@ -27,8 +27,6 @@ _REAL_PART = 0.7
 """How much of the predicted saving is real, as measured on these videos: 0.5 to 1.1."""
 _FARTHEST = 5.0
 """How far a shot's CRF may be from the others', in steps of a quantizer from 0 to 51."""
-_MOST_SHIFTED = 4.0
-"""The same for how far all CRFs are moved at once."""
 _WORST = 0.1
 """The worst fraction of the video at one CRF: no shot may score less than that does."""
 
@@ -173,14 +171,16 @@ def together(shots: Sequence[ShotCurve], crfs: Sequence[float]) -> tuple[ShotCur
     return ShotCurve.between(shots[0].curve, seconds, point(-1.0), point(1.0)), middle
 
 
-def shifted(shots: Sequence[ShotCurve], crfs: Sequence[float], aim: float) -> list[float]:
+def shifted(
+    shots: Sequence[ShotCurve], crfs: Sequence[float], aim: float, *, most: float
+) -> list[float]:
     """Return the CRFs, all moved by the same amount, that give the video the mean score `aim`.
 
-    They move by `_MOST_SHIFTED` at most: what a few shots measured may not hold for the rest.
+    They move by `most` at most, in steps of a quantizer from 0 to 51.
     """
     curve = shots[0].curve
     low, high = curve.crf_range
-    far = _MOST_SHIFTED * (high - low) / 35.0
+    far = most * (high - low) / 35.0
 
     def moved(by: float) -> list[float]:
         return [min(max(crf + by, low), high) for crf in crfs]

@@ -30,7 +30,7 @@ from vidproc.operations.compress.allocation import (
 from vidproc.operations.compress.encode import Codec
 from vidproc.operations.compress.one_crf import AIM_ABOVE
 from vidproc.operations.compress.scoring import frame_sizes, parse_score, parse_scores
-from vidproc.operations.compress.search import Point
+from vidproc.operations.compress.search import MAX_PROBES, Point
 from vidproc.operations.compress.shots import Shot
 from vidproc.operations.compress.source_rate import SourceRate
 from vidproc.operations.compress.work import Work
@@ -46,9 +46,9 @@ _SAMPLE_FRACTION, _SAMPLE_SECONDS, _SAMPLE_FRAMES = 0.1, 0.6, 16
 """Of each shot. By the curves of 68 shots, samples half as long again would save 0.2 % of the bytes
 and cost a fifth of the encode's time."""
 _SAMPLED_AT = (-1.0, 5.0)
-"""The CRFs of samples, against that which the aim takes on a typical video. Two tell how much a
-shot gains by its bytes; by these curves, samples at one CRF save 1 % less. Those of videos that
-are far from typical are still in the right order 4 steps away, to the better side not."""
+"""The CRFs of samples, against that which the aim takes. Two tell how much a shot gains by its
+bytes; by these curves, samples at one CRF save 1 % less. They tell it even of a CRF 6 below them,
+but not of one above them, where the best shots begin to lose: then the video is sampled again."""
 _REORDERED = 4
 _LACK_IN_SAMPLES: Mapping[Codec, float] = {"h264": 0.22, "hevc": 0.195}
 _LACK_PER_POINT, _SIZE_IN_SAMPLES = 0.005, -0.12
@@ -71,7 +71,8 @@ _BELOW_AIM, _ABOVE_AIM, _STEERED = 0.3, 0.25, 1.5
 """Score points below and above the aim within which the remaining shots keep their CRFs, and the
 largest change of these per batch. Making the last shots compensate for all others, to meet the aim
 exactly, cost as many bytes as encoding by shot saved."""
-_CORRECTIONS = 3
+_CORRECTED = 8.0
+"""The largest change per correction: it knows all shots, but not their slopes so far away."""
 _SURELY_TOO_LARGE, _TOO_LARGE = 1.15, 1.05
 """The bytes, against the size rule's, at which another search is worth while: by samples, whose
 estimates of five videos were up to 10 % off, and by what was encoded."""
@@ -97,7 +98,7 @@ _HIGHEST = 97.0
 @dataclass(slots=True)
 class _Take:
     """A segment with its curve and its encode: `file` is the segment at `crf`, once encoded, with
-    its measured `score` and its `size` in bytes. `trials` counts its encodes.
+    its measured `score` and its `size` in bytes. `trials` counts its encodes and samples.
 
     It consists of shots that begin at the frames `firsts`, counted from the segment's start, with
     CRFs that are `offsets` above `crf`.
@@ -111,7 +112,7 @@ class _Take:
     file: str | None = None
     score: float | None = None
     size: int = 0
-    trials: int = 1
+    trials: int = 0
 
     def zones(self) -> list[tuple[int, float]]:
         """Return at which frames its shots begin, and how far their CRFs are from `crf`."""
@@ -140,7 +141,7 @@ async def _compress(work: Work) -> Product | None:
     quality = work.job.parameters.quality
     aim = quality + AIM_ABOVE
     rate = await work.job.examine(source_rate.FILE, source_rate.parse_packets)
-    curves = await _sample(work, film, rate, aim)
+    curves, trials = await _curves(work, film, rate, aim)
     if curves is None:
         return None
     same = work.video_encoder.rounded(one_crf(curves, aim))
@@ -151,11 +152,11 @@ async def _compress(work: Work) -> Product | None:
     if total_size(curves, crfs) > _SURELY_TOO_LARGE * work.video_limit:
         return None  # the size decides, which is a search of its own
     predicted = mean_score(curves, crfs)
-    takes = _takes(work, film, curves, crfs, rate)
+    takes = _takes(work, film, curves, crfs, rate, trials)
     await _encode(work, takes, aim, weight=work.weight(0.8))
     if _too_large(work, takes):
         return None
-    for _ in range(_CORRECTIONS):
+    for _ in range(MAX_PROBES - trials - 1):
         wrong = _wrong(takes, quality, aim)
         if not wrong:
             break
@@ -182,6 +183,7 @@ def _takes(
     curves: Sequence[ShotCurve],
     crfs: Sequence[float],
     rate: SourceRate,
+    trials: int,
 ) -> list[_Take]:
     """Return the segments to encode, which consist of shots or, on a cluster, are the shots."""
     longest = min(sum(shot.length for shot in film) / _TOGETHER, _LONGEST_TOGETHER)
@@ -203,7 +205,10 @@ def _takes(
         curve, crf = together([curves[n] for n in run], [crfs[n] for n in run])
         first, last = film[run.start], film[run.stop - 1]
         take = _Take(
-            replace(first, end=last.end, last=last.last), curve, work.video_encoder.rounded(crf)
+            replace(first, end=last.end, last=last.last),
+            curve,
+            work.video_encoder.rounded(crf),
+            trials=trials,
         )
         if zoned and len(run) > 1:
             take.firsts = [firsts[n] - firsts[run.start] for n in run]
@@ -215,13 +220,33 @@ def _takes(
 # Samples
 
 
-async def _sample(
+async def _curves(
     work: Work, film: Sequence[Shot], source: SourceRate, aim: float
+) -> tuple[list[ShotCurve] | None, int]:
+    """Return the shots' curves by samples, None without scores, and how often they were sampled."""
+    crfs = _sampled_at(work, work.video_encoder.curve.typical_crf(aim))
+    curves = await _sample(work, film, source, crfs)
+    if curves is None or one_crf(curves, aim) <= crfs[-1]:
+        return curves, 1
+    crfs = _sampled_at(work, one_crf(curves, aim))
+    return await _sample(work, film, source, crfs, already=len(crfs)), 2
+
+
+def _sampled_at(work: Work, crf: float) -> list[float]:
+    """Return the CRFs of samples of a video that meets its aim at about `crf`."""
+    crf = min(crf, work.video_encoder.curve.crf_range[1] - _SAMPLED_AT[-1])
+    return [work.video_encoder.rounded(crf + step) for step in _SAMPLED_AT]
+
+
+async def _sample(
+    work: Work,
+    film: Sequence[Shot],
+    source: SourceRate,
+    crfs: Sequence[float],
+    already: int = 0,
 ) -> list[ShotCurve] | None:
-    """Encode and score a sample of each shot at two CRFs, at which the video scores about `aim` and
-    a little less; return the shots' curves, None without scores."""
-    curve = work.video_encoder.curve
-    crfs = [work.video_encoder.rounded(curve.typical_crf(aim) + step) for step in _SAMPLED_AT]
+    """Encode and score a sample of each shot at two CRFs, the lower one first; return the shots'
+    curves, None without scores. `already` is how many samples of each shot there are."""
     rate = require_video(work.job.media).frame_rate or 25.0
     fraction = _SAMPLE_FRACTION if work.duration < _MANY else 0.0
     samples = [
@@ -229,7 +254,8 @@ async def _sample(
         for shot in film
     ]
     await on_cluster.find_parts(work, [*film, *samples])
-    names = [[f"sample-{shot.number}-{n}.mkv" for n in range(len(crfs))] for shot in film]
+    numbers = range(already, already + len(crfs))
+    names = [[f"sample-{shot.number}-{number}.mkv" for number in numbers] for shot in film]
     weight = work.weight(0.2) / 2 / sum(sample.length for sample in samples)
     encodes = [
         segments.sample_command(
@@ -272,7 +298,9 @@ async def _sample(
         for each in zip(*sizes, strict=True)
     ]
     return [
-        ShotCurve.between(curve, shot.length, *map(Point, crfs, scores_found, weights))
+        ShotCurve.between(
+            work.video_encoder.curve, shot.length, *map(Point, crfs, scores_found, weights)
+        )
         for shot, scores_found, weights in zip(
             film, found, zip(*corrected, strict=True), strict=True
         )
@@ -419,8 +447,8 @@ def _steer(takes: Sequence[_Take], aim: float) -> None:
     if wanted == expected:
         return
     wanted = (wanted * total - fixed) / seconds
-    for take, old, new in zip(left, crfs, shifted(curves, crfs, wanted), strict=True):
-        take.crf = old + min(max(new - old, -_STEERED), _STEERED)
+    for take, crf in zip(left, shifted(curves, crfs, wanted, most=_STEERED), strict=True):
+        take.crf = crf
 
 
 def _mean(takes: Sequence[_Take]) -> float:
@@ -441,7 +469,7 @@ def _wrong(takes: Sequence[_Take], target: float, aim: float) -> list[tuple[_Tak
     curves = [t.curve.through(t.crf, t.score or 0.0, t.size) for t in takes]
     total = sum(take.shot.length for take in takes)
     # Twice as far as all shots would have to go: half of the video is encoded again at most.
-    crfs = shifted(curves, [take.crf for take in takes], aim + (aim - mean))
+    crfs = shifted(curves, [take.crf for take in takes], aim + (aim - mean), most=_CORRECTED)
     gains = [
         take.shot.length * (curve.score_at(crf) - (take.score or 0.0)) / total
         for take, curve, crf in zip(takes, curves, crfs, strict=True)
