@@ -26,7 +26,7 @@ from vidproc.client.client import Client
 from vidproc.client.command_line import parse_command_line
 from vidproc.client.display import PlainDisplay
 from vidproc.client.files import PartFile
-from vidproc.client.link import Link, RetryPolicy
+from vidproc.client.link import Link, RetryPolicy, Server
 from vidproc.client.options import Options
 from vidproc.client.session import Session
 from vidproc.client.source import Source
@@ -314,10 +314,15 @@ class ServerCase(TestCase):
 
     def client(self, **options: Any) -> Client:
         options = {"retry": RetryPolicy(base=0.001), "stall_timeout": 10.0, **options}
-        link = Link(
-            cast(IFullReactor, reactor),
+        server = Server(
             "127.0.0.1",
             options.pop("port", self.port),
+            options.pop("tls", None),
+            options.pop("token", None),
+        )
+        link = Link(
+            cast(IFullReactor, reactor),
+            server,
             log=self.log,
             notice=self.notices.append,
             **options,

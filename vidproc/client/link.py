@@ -53,25 +53,38 @@ class RetryPolicy:
         return float(longest * (1 - self.jitter() / 2))
 
 
+@dataclass(frozen=True)
+class Server:
+    """Where the server is, and how to speak with it.
+
+    `tls` is what `optionsForClientTLS` returned, or None for plain TCP.
+    """
+
+    host: str
+    port: int
+    tls: IOpenSSLClientConnectionCreator | None = None
+    token: str | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.host} port {self.port}"
+
+
 class Link:
     """A link to a server: one connection at a time, replaced when it breaks.
 
-    `notice` is called with a sentence when a connection broke and will be retried.
-    `tls` is what `optionsForClientTLS` returned, or None. `reached` is whether the server has
-    answered another link: then a first connection that fails is tried again as well. `early` is an
-    upload that has begun, over what becomes the first connection. Times are in seconds.
+    `notice` is called with a sentence when a connection broke and will be retried. `reached` is
+    whether the server has answered another link: then a first connection that fails is tried again
+    as well. `early` is an upload that has begun, over what becomes the first connection. Times are
+    in seconds.
     """
 
     def __init__(
         self,
         reactor: IFullReactor,
-        host: str,
-        port: int,
+        server: Server,
         *,
         log: Log,
         notice: Callable[[str], None] = lambda text: None,
-        tls: IOpenSSLClientConnectionCreator | None = None,
-        token: str | None = None,
         retry: RetryPolicy | None = None,
         connect_timeout: float = 10.0,
         stall_timeout: float = 60.0,
@@ -81,12 +94,9 @@ class Link:
     ) -> None:
         self._reactor = reactor
         self.clock = reactor if clock is None else clock
-        self.host = host
-        self.port = port
+        self.server = server
         self.log = log
         self.notice = notice
-        self._tls = tls
-        self.token = token
         self._early = early
         self._retry = retry or RetryPolicy()
         self._connect_timeout = connect_timeout
@@ -108,7 +118,7 @@ class Link:
 
     def fields(self, action: str, **fields: object) -> dict[str, Any]:
         """Return a request's JSON, with the token if there is one."""
-        return request_fields(action, self.token, **fields)
+        return request_fields(action, self.server.token, **fields)
 
     async def ask(self, connection: Connection, action: str, **fields: object) -> Answer:
         """Send a request without a payload; return its answer, even an error answer."""
@@ -121,7 +131,7 @@ class Link:
         if self._connection is not None and self._connection.usable:
             return self._connection
         connection = self._adopted() or await self._new_connection()
-        self.log.info("connected to %s port %d", self.host, self.port)
+        self.log.info("connected to %s", self.server)
         self._was_connected = True
         self._connection = connection
         return connection
@@ -149,22 +159,22 @@ class Link:
 
         endpoint: Any = HostnameEndpoint(
             self._reactor,
-            self.host,
-            self.port,
+            self.server.host,
+            self.server.port,
             timeout=self._connect_timeout,
             # localhost is often ::1 first; a server on 127.0.0.1 should not have to wait for that.
             attemptDelay=0.05,
         )
-        if self._tls is not None:
+        if self.server.tls is not None:
             from twisted.internet.endpoints import wrapClientTLS
 
-            endpoint = wrapClientTLS(self._tls, endpoint)
+            endpoint = wrapClientTLS(self.server.tls, endpoint)
         factory = Factory.forProtocol(lambda: Connection(self.clock, self._stall_timeout))
         factory.noisy = False
         try:
             connection: Connection = await _cancellable(endpoint.connect(factory))
         except (net_error.ConnectError, net_error.DNSLookupError, OSError, ValueError) as problem:
-            raise _not_connected(self.host, self.port, problem) from None
+            raise _not_connected(self.server, problem) from None
         return connection
 
     async def persist(
@@ -208,11 +218,10 @@ class Link:
             if failures > self._retry.tries:
                 if isinstance(problem, Refused):
                     raise problem
-                where = f"{self.host} port {self.port}"
                 # A TLS server closes without an answer if the client does not use TLS.
-                mute = self._tls is None and not self._answered
+                mute = self.server.tls is None and not self._answered
                 raise LostForGood(
-                    f"The connection to {where} was lost for good: {problem}",
+                    f"The connection to {self.server} was lost for good: {problem}",
                     "It never answered; if the server uses TLS, add --tls." if mute else "",
                 )
             pause = self._retry.pause(failures)
@@ -245,25 +254,24 @@ def _cancellable(connecting: Deferred[Connection]) -> Deferred[Connection]:
     return outer
 
 
-def _not_connected(host: str, port: int, problem: BaseException) -> ConnectFailed:
-    where = f"{host} port {port}"
+def _not_connected(server: Server, problem: BaseException) -> ConnectFailed:
     if isinstance(problem, net_error.ConnectionRefusedError):
         return Unreachable(
-            f"Cannot connect to {where}: the connection was refused.",
-            f"Is the server running? Start it with: twistd -n vidproc --port {port}",
+            f"Cannot connect to {server}: the connection was refused.",
+            f"Is the server running? Start it with: twistd -n vidproc --port {server.port}",
         )
     if isinstance(problem, net_error.DNSLookupError | net_error.UnknownHostError | ValueError):
         return Unreachable(
-            f"Cannot connect to {where}: the host name is not known.",
+            f"Cannot connect to {server}: the host name is not known.",
             "Check --host, for example: --host localhost",
         )
     if isinstance(problem, net_error.TimeoutError):
         return Unreachable(
-            f"Cannot connect to {where}: no answer.",
+            f"Cannot connect to {server}: no answer.",
             "Check --host and --port, and that no firewall is in the way.",
         )
     reason = getattr(problem, "osError", None) or getattr(problem, "strerror", None) or problem
     return Unreachable(
-        f"Cannot connect to {where}: {reason}.",
+        f"Cannot connect to {server}: {reason}.",
         "Check --host and --port, and the network.",
     )

@@ -12,7 +12,7 @@ from vidproc.client.client import Client
 from vidproc.client.display import make_display, write_line
 from vidproc.client.errors import ConnectFailed
 from vidproc.client.exit_status import FAILED
-from vidproc.client.link import Link, RetryPolicy
+from vidproc.client.link import Link, RetryPolicy, Server
 from vidproc.client.log import open_log, route_twisted_log
 from vidproc.client.options import Options, UsageError
 from vidproc.client.session import Session
@@ -21,8 +21,6 @@ from vidproc.client.words import printable
 from vidproc.reactor import IFullReactor
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
-
     from vidproc.client.batch import Batch
     from vidproc.client.early import EarlyUpload
 
@@ -46,21 +44,19 @@ def run(options: Options, early: EarlyUpload | None = None) -> int:
             tls = tls_options(options.host, ca)
         except (ConnectFailed, OSError) as error:
             raise UsageError(str(error), getattr(error, "advice", "")) from None
+    server = Server(options.host, options.port, tls, options.token)
     log, warning = open_log(options.log_dir, options.log_format)
     if warning:
         write_line(sys.stderr, warning)
     route_twisted_log(log)
     if options.action == "batch":
-        return drive(reactor, _batch(options, reactor, log, tls))
+        return drive(reactor, _batch(options, reactor, log, server))
     display = make_display(sys.stderr, options.check_interval, time.monotonic)
     link = Link(
         reactor,
-        options.host,
-        options.port,
+        server,
         log=log,
         notice=lambda text: display.line(printable(text)),
-        tls=tls,
-        token=options.token,
         retry=RetryPolicy(),
         early=early,
     )
@@ -77,12 +73,7 @@ def run(options: Options, early: EarlyUpload | None = None) -> int:
     return drive(reactor, session, early)
 
 
-def _batch(
-    options: Options,
-    reactor: IFullReactor,
-    log: logging.Logger,
-    tls: IOpenSSLClientConnectionCreator | None,
-) -> Batch:
+def _batch(options: Options, reactor: IFullReactor, log: logging.Logger, server: Server) -> Batch:
     from vidproc.client.batch import Batch
     from vidproc.client.batch_display import make_batch_display
 
@@ -93,12 +84,9 @@ def _batch(
     def connect(reached: bool) -> Client:
         link = Link(
             reactor,
-            options.host,
-            options.port,
+            server,
             log=log,
             notice=lambda text: display.line(printable(text)),
-            tls=tls,
-            token=options.token,
             # About three minutes, because nobody may be there to restart a long batch.
             retry=RetryPolicy(tries=10),
             reached=reached,

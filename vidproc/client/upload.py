@@ -121,7 +121,7 @@ class Upload:
         if rest_of:  # reading the file took time: the server may have closed the connection
             connection = await self._link.connected()
         fields = upload_fields(
-            self._link.token,
+            self._link.server.token,
             operation=request.operation,
             parameters=request.parameters,
             filename=request.filename,
