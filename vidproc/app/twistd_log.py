@@ -11,8 +11,9 @@ import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
+from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import (
     FileLogObserver,
     ILogObserver,
@@ -78,7 +79,7 @@ def _rotate_on_signal(file: LogFile) -> None:
     def rotate(*_: object) -> None:
         from twisted.internet import reactor
 
-        reactor.callFromThread(file.rotate)  # type: ignore[attr-defined]
+        cast(IReactorFromThreads, reactor).callFromThread(file.rotate)
 
     if not signal.getsignal(signal.SIGUSR1):
         signal.signal(signal.SIGUSR1, rotate)
