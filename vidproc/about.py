@@ -1,11 +1,15 @@
-"""What `--version` says: the program, and what it would process videos with on this machine."""
+"""What `--version` says: the program, and what it would process videos with on this machine.
+
+And how an option like it prints what it has to say.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 
 from vidproc import __version__
-from vidproc.text import show_and_exit
 
 
 def version_text(ffmpeg: str | None = None) -> str:
@@ -51,6 +55,26 @@ def _layers() -> str:
     except ImportError:
         return "is not available: it needs Linux"
     return ", ".join(sorted(find_layers("auto") - {"memory"})) or "has no layer on this machine"
+
+
+def show_and_exit(text: str) -> None:
+    """Print what an option such as ``--version`` asks for, and exit with status 0.
+
+    A reader that has seen enough, such as ``head``, is no error. If the output cannot be written
+    for another reason, such as a full disk, one line says so and the status is 1.
+    """
+    status = 0
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            print(f"vidproc: the output cannot be written ({error.strerror})", file=sys.stderr)
+            status = 1
+        # The interpreter flushes once more when it exits.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+    sys.exit(status)
 
 
 class ShowVersion(argparse.Action):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from twisted.python import usage
 
+from vidproc.about import show_and_exit
 from vidproc.configuration import (
     COMMAND_LINE,
     DEFAULT,
@@ -28,7 +29,6 @@ from vidproc.configuration import (
     gather,
 )
 from vidproc.frontends.registry import FRONTENDS, FrontendOption, ListedFrontend
-from vidproc.text import show_and_exit
 from vidproc.units import duration_from, size_from
 
 if TYPE_CHECKING:
