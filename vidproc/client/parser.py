@@ -22,12 +22,13 @@ progress, warnings and errors go to standard error. Times are seconds (12.5) or 
 take K, M, G or T.
 
 exit status:
-  0  done
-  1  the processing failed
-  2  wrong usage, or the input cannot be read
-  3  cannot connect, or the connection was lost for good
-  4  --max-wait-time passed; the task continues on the server
-  5  the server refused the request
+    0  done
+    1  the processing failed
+    2  wrong usage, or the input cannot be read
+    3  cannot connect, or the connection was lost for good
+    4  --max-wait-time passed; the task continues on the server
+    5  the server refused the request
+  130  interrupted by Ctrl-C; by another signal, 128 plus its number
 the exit status of a batch is the highest of its videos'; the same command resumes a batch.
 
 examples:

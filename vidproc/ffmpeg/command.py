@@ -8,7 +8,7 @@ placeholders:
 
     source = ffmpeg.input(input_file(SOURCE))
     graph = ffmpeg.output(
-        source.video, output_file("result.mp4"), threads=THREADS, vcodec="libx264"
+        source["v:0"], output_file("result.mp4"), threads=THREADS, vcodec="libx264"
     )
     command = ffmpeg_command(graph, stage="encoding", duration=media.duration)
 """
