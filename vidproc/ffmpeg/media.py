@@ -138,7 +138,7 @@ class MediaInfo(msgspec.Struct, kw_only=True, frozen=True):
     """The properties of a file. `duration` and `start_time` in seconds, `size` in bytes.
 
     `video` is the chosen video stream, the default one or else the first; neither cover art nor
-    a single picture beside a film is one. `data_streams` counts time
+    a single image beside a film is one. `data_streams` counts time
     codes, motion metadata, attachments and the like. `duration` is the length of the packets, if
     known; `claimed_duration` is what the header says; `ends_early` means that the packets are
     clearly shorter; `measured` means that all packets were read and their times show the length

@@ -180,7 +180,7 @@ def probe(path: str, options: dict[str, Any]) -> dict[str, Any]:
         if len(streams) > options["max_streams"]:
             raise Refused("too_many_streams", str(len(streams)))
         videos = [s for s in streams if s.type == "video" and not _is_cover(s)]
-        # A single picture beside a film is not the film: an animated AVIF begins with one.
+        # A single image beside a film is not the film: an animated AVIF begins with one.
         stills = {s.index for s in videos if s.frames == 1}
         if len(stills) < len(videos):
             videos = [s for s in videos if s.index not in stills]

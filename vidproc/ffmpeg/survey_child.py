@@ -204,7 +204,7 @@ _MOST_UNITS = 64
 
 
 def _key_test(stream: Any) -> Callable[[bytes], bool] | None:
-    """Return a function that tells whether a keyframe's data begin a clean picture; None if they
+    """Return a function that tells whether a keyframe's data begin a clean frame; None if they
     always do."""
     context = stream.codec_context
     codec = context.codec.canonical_name if context is not None else None
