@@ -329,7 +329,7 @@ class FloodTests(SynchronousTestCase):
         flood = [client.connect() for _ in range(300)]
         highest = 0
         for connection in flood:
-            connection.settimeout(20)
+            connection.settimeout(60)
             highest = max(highest, process.num_fds())
         for connection in flood[150:]:
             try:
