@@ -11,6 +11,7 @@ from pathlib import Path
 
 from support.clips import length_of, make_clips
 from support.folders import files_below
+from support.ports import free_port
 from support.server_process import ServerProcess, wait_for
 
 TOLERANCE = 0.09
@@ -29,8 +30,9 @@ class BatchJob:
         self.films = self.root / "films"
         self.results = self.root / "results"
         self.lengths = make_clips(self.films, count)
-        self.server = ServerProcess(self.root / "server", *options).start()
-        self.port = self.server.port
+        self.port = free_port()
+        address = f"--port=tcp:{self.port}:interface=127.0.0.1"
+        self.server = ServerProcess(self.root / "server", address, *options).start()
         self.output = self.root / "client.txt"
 
     def start_client(self, *options: str) -> subprocess.Popen[bytes]:
@@ -63,9 +65,6 @@ class BatchJob:
         """Kill the server once that many results exist, and restart it on the same port."""
         wait_for(lambda: self.count() >= results, timeout=PATIENCE)
         self.server.kill()
-        address = f"--port=tcp:{self.port}:interface=127.0.0.1"
-        if address not in self.server.options:
-            self.server.options = (*self.server.options, address)
         self.server.start()
 
     def count(self) -> int:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 import re
-import socket
 import urllib.parse
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Request, e
 from twisted.trial.unittest import SynchronousTestCase
 
 from support.http_server import HTTPServerProcess
+from support.ports import free_port
 from tests_page.browser import chromium
 
 MEDIA = Path(__file__).resolve().parents[1] / "tests" / "media"
@@ -28,24 +27,6 @@ PATIENCE = 180_000
 """Timeout in milliseconds for what takes a moment on an idle machine."""
 
 expect.set_options(timeout=PATIENCE)
-
-
-def free_port() -> int:
-    """Return a free port that the kernel assigns to nobody else.
-
-    While a server is down the browser keeps connecting to its port, and must not get that port as
-    its own end of a connection.
-    """
-    ports = list(range(20000, 32000))  # Linux assigns those from 32768 on
-    random.shuffle(ports)
-    for port in ports:
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("there is no free port")
 
 
 class PageServer(HTTPServerProcess):
