@@ -47,15 +47,14 @@ _STATISTICS = "twopass"
 """What the names of the pass log's files begin with."""
 _SAMPLE_FILE = "probe.mkv"
 _AUDIO_FILE = "audio.mp4"
-_LEAST_SOUND = 24_000
+_LEAST_AUDIO = 24_000
 
 
 async def compress_to_size(work: Work, target: int) -> Product:
     """Return the video in fewer than `target` bytes, which is less than the source has.
 
-    Raises `ServiceError` 422, naming the least possible size, when that can't be.
+    Raises `ServiceError` 422, naming the least possible size, if that is impossible.
     """
-    job = work.job
     if not work.duration:
         raise ServiceError(
             ErrorCode.INVALID_PARAMETER,
@@ -65,51 +64,67 @@ async def compress_to_size(work: Work, target: int) -> Product:
     _fit_audio(work, target * 8 * _AUDIO_PART / work.duration)
     await _measure_audio(work, target)
     shown = work.size
+    name, rate = await _encode(work, target, await _bearable_bytes(work))
+    if work.size != shown:
+        work.job.warn(
+            f"The video was reduced to {work.size[0]}x{work.size[1]} instead of "
+            f"{shown[0]}x{shown[1]}: "
+            f"{format_size(target)} is too little for more."
+        )
+    details: dict[str, Any] = {
+        "target_size": target,
+        "bit_rate": rate,
+        **await _score(work, name),
+        "probes": work.probes,
+        "search_time": round(work.search_time, 2),
+        "encode_time": round(work.encode_time, 2),
+    }
+    return work.product(name, details)
+
+
+async def _encode(work: Work, target: int, needed: float) -> tuple[str, int]:
+    """Encode in frames as large as `target` allows; return the file's name and the bit rate.
+
+    `needed` are the bytes of the video that are just bearable at its own size. Leaves the size and
+    the encoder of the result in `work`.
+    """
+    shown, encoder = work.size, work.video_encoder
     available = target * _AIM - work.other_bytes
-    needed = await _bearable_bytes(work)
     smallest = _smallest_factor(shown)
     least = _least_bytes(work, needed, smallest)
     if available <= 0 or target < least:
         raise too_small(target, least)
     # Each further round is for a video that needs more than its sample told.
     factor = max(smallest, min(1.0, (available / needed) ** (0.5 / _PIXELS_TO_BYTES)))
-    over, encoder = 0, work.video_encoder
+    over = 0
     for attempt in range(3):
         work.size = scaled(shown, factor) if factor < 0.93 else shown
         work.video_encoder = replace(encoder, pixels=encoder.pixels.scaled(work.size[0] / shown[0]))
         name, written, rate = await _fit(work, target)
         if name is not None:
-            break
+            return name, rate
         over = max(over, written)
         if factor <= smallest:
             raise too_small(target, max(least, int(max(written, target) * 1.1)))
         factor = max(smallest, factor * (0.6 if attempt else 0.75))
-    else:
-        raise too_small(target, max(least, int(max(over, target) * 1.1)))
-    if work.size != shown:
-        job.warn(
-            f"The video was reduced to {work.size[0]}x{work.size[1]} instead of "
-            f"{shown[0]}x{shown[1]}: "
-            f"{format_size(target)} is too little for more."
-        )
-    details: dict[str, Any] = {"target_size": target, "bit_rate": rate}
-    if work.metric is not None:
-        every, error = work.sparse(_LIKELY_QUALITY)
-        score, _ = await work.score(
-            name, whole_film(work.duration), stage="scoring", weight=0.9, every=every
-        )
-        if score is not None:
-            details.update(
-                metric=work.metric,
-                measured_score=round(score, 2),
-                measured_error=round(error * (101 - score) / (101 - _LIKELY_QUALITY), 2),
-            )
-    details.update(
-        probes=work.probes,
-        search_time=round(work.search_time, 2),
-        encode_time=round(work.encode_time, 2),
+    raise too_small(target, max(least, int(max(over, target) * 1.1)))
+
+
+async def _score(work: Work, name: str) -> dict[str, Any]:
+    """Return what is reported of the finished file's score; nothing if it cannot be measured."""
+    if work.metric is None:
+        return {}
+    every, error = work.sparse(_LIKELY_QUALITY)
+    score, _ = await work.score(
+        name, whole_film(work.duration), stage="scoring", weight=0.9, every=every
     )
-    return work.product(name, details)
+    if score is None:
+        return {}
+    return {
+        "metric": work.metric,
+        "measured_score": round(score, 2),
+        "measured_error": round(error * (101 - score) / (101 - _LIKELY_QUALITY), 2),
+    }
 
 
 def too_small(target: int, least: int) -> ServiceError:
@@ -127,7 +142,7 @@ def too_small(target: int, least: int) -> ServiceError:
 def _fit_audio(work: Work, rate: float) -> None:
     """Give the audio at most about `rate` bits per second: fewer bits, or the main track alone."""
     media, tracks = work.job.media, work.tracks
-    if len(tracks.audio) > 1 and rate < _LEAST_SOUND * len(tracks.audio):
+    if len(tracks.audio) > 1 and rate < _LEAST_AUDIO * len(tracks.audio):
         main = media.main_audio()
         kept = tuple(audio for audio in tracks.audio if audio.track == main)
         work.notes += audio_warnings(media, kept)
@@ -150,7 +165,7 @@ def _audio_within(media: MediaInfo, tracks: Tracks, rate: float) -> Tracks:
 def _smaller(chosen_audio: ChosenAudio, rate: float) -> ChosenAudio:
     """Return an audio track in at most about `rate` bits per second."""
     channels = 2 if rate >= 40_000 and chosen_audio.track.channels > 1 else 1
-    wanted = int(min(max(rate, _LEAST_SOUND), 80_000 * channels))
+    wanted = int(min(max(rate, _LEAST_AUDIO), 80_000 * channels))
     sample_rate = chosen_audio.track.sample_rate
     smaller = replace(
         chosen_audio,
