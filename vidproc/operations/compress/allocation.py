@@ -131,8 +131,7 @@ def allocate(shots: Sequence[ShotCurve], aim: float) -> list[float]:
     wishes = _wishes(shots, same, aim)
     far = _FARTHEST * (curve.crf_range[1] - curve.crf_range[0]) / 35.0
     offsets = [min(max(wish / steepness, -far), far) for wish in wishes]
-    bad = _worst(shots, same)
-    most = [shot.crf_for(min(shot.score_at(same), bad)) for shot in shots]
+    most = limits(shots, same)
 
     def crfs(middle: float) -> list[float]:
         low, high = curve.crf_range
@@ -144,6 +143,13 @@ def allocate(shots: Sequence[ShotCurve], aim: float) -> list[float]:
     found = crfs(_bisect(curve, lambda crf: mean_score(shots, crfs(crf)) - aim))
     one = [same] * len(shots)
     return found if total_size(shots, found) <= total_size(shots, one) else one
+
+
+def limits(shots: Sequence[ShotCurve], same: float) -> list[float]:
+    """Return the highest CRF of each shot, given the one CRF `same` for all: it is no worse there
+    than at `same`, or else than the worst tenth of the video is at `same`."""
+    bad = _worst(shots, same)
+    return [shot.crf_for(min(shot.score_at(same), bad)) for shot in shots]
 
 
 def _wishes(shots: Sequence[ShotCurve], same: float, aim: float) -> list[float]:

@@ -20,6 +20,7 @@ from vidproc.operations.compress.allocation import (
     PERFECT,
     ShotCurve,
     allocate,
+    limits,
     mean_score,
     one_crf,
     saving,
@@ -63,10 +64,14 @@ _TOGETHER, _LONGEST_TOGETHER = 6, 60.0
 """Neighbouring shots are encoded together, up to this part of the video's length and this many
 seconds, where the encoder can change its CRF on the way or needn't: the ends of segments cost bytes
 (15 segments of a 72 s video at one CRF: 0.6 %). Longer ones could not be steered or corrected."""
-_ALIKE = 0.05
-"""The largest difference between the CRFs of such shots if the encoder can't change it."""
+_ALIKE, _NEAR = 0.05, 2.0
+"""The largest difference between the CRFs of such shots if the encoder can't change it, and between
+those of neighbours if it can: x264 gives a keyframe the quantizer of the frames before it, whatever
+its zone. That cost a video of stills, whose keyframes are half of it, 0.5 % of the bytes."""
 _TOO_LOW, _TOO_HIGH = 0.3, 0.8
 """Score points below and above the target beyond which shots are encoded again."""
+_FALLEN = 1.25
+"""How far above its highest CRF, by what it scored, a shot is encoded again."""
 _BELOW_AIM, _ABOVE_AIM, _STEERED = 0.3, 0.25, 1.5
 """Score points below and above the aim within which the remaining shots keep their CRFs, and the
 largest change of these per batch. Making the last shots compensate for all others, to meet the aim
@@ -156,8 +161,8 @@ async def _compress(work: Work) -> Product | None:
     await _encode(work, takes, aim, weight=work.weight(0.8))
     if _too_large(work, takes):
         return None
-    for _ in range(MAX_PROBES - trials - 1):
-        wrong = _wrong(takes, quality, aim)
+    for correction in range(MAX_PROBES - trials - 1):
+        wrong = _wrong(takes, quality, aim) or ([] if correction else _fallen(takes))
         if not wrong:
             break
         for take, crf in wrong:
@@ -195,7 +200,8 @@ def _takes(
     seconds = 0.0
     for n, shot in enumerate(film):
         seconds += shot.length
-        if runs and seconds <= longest and (zoned or abs(crfs[n] - crfs[runs[-1].start]) <= _ALIKE):
+        before, most = (n - 1, _NEAR) if zoned else (runs[-1].start if runs else n, _ALIKE)
+        if runs and seconds <= longest and abs(crfs[n] - crfs[before]) <= most:
             runs[-1] = range(runs[-1].start, n + 1)
         else:
             runs.append(range(n, n + 1))
@@ -466,7 +472,7 @@ def _wrong(takes: Sequence[_Take], target: float, aim: float) -> list[tuple[_Tak
     mean = _mean(takes)
     if -_TOO_LOW <= mean - target <= _TOO_HIGH:
         return []
-    curves = [t.curve.through(t.crf, t.score or 0.0, t.size) for t in takes]
+    curves = _measured(takes)
     total = sum(take.shot.length for take in takes)
     # Twice as far as all shots would have to go: half of the video is encoded again at most.
     crfs = shifted(curves, [take.crf for take in takes], aim + (aim - mean), most=_CORRECTED)
@@ -491,6 +497,20 @@ def _wrong(takes: Sequence[_Take], target: float, aim: float) -> list[tuple[_Tak
             wrong.append((take, crf))
             mean += gain
     return wrong
+
+
+def _fallen(takes: Sequence[_Take]) -> list[tuple[_Take, float]]:
+    """Return the shots to encode again, with their CRFs, because they became worse than shots may:
+    their samples were better than they are."""
+    if any(take.score is None for take in takes):
+        return []
+    curves = _measured(takes)
+    most = limits(curves, one_crf(curves, _mean(takes)))
+    return [(t, crf) for t, crf in zip(takes, most, strict=True) if t.crf - crf > _FALLEN]
+
+
+def _measured(takes: Sequence[_Take]) -> list[ShotCurve]:
+    return [take.curve.through(take.crf, take.score or 0.0, take.size) for take in takes]
 
 
 # The report
