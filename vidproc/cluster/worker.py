@@ -402,17 +402,24 @@ class WorkerService:
         """Report, and stop commands that no one waits for any more."""
         now = self._now()
         frozen_for, self._ticked_at = now - self._ticked_at - REPORT_EVERY, now
-        dask = self._dask
         for key, job in list(self._jobs.items()):
-            if job.running is not None:
-                job.running.measure()
-            if frozen_for > FROZEN_FOR:
-                self.log.warn("{key}: this process was frozen for {n:.0f} s", key=key, n=frozen_for)
-                self._stop(job, "the worker was frozen")
-            elif dask is not None and not _is_wanted(dask, key):
-                self._stop(job)
-            elif dask is not None:
-                self._report(dask, job)
+            try:
+                self._look_at(key, job, frozen_for)
+            except Exception:
+                # It would end the LoopingCall, and with it the reports of all commands.
+                self.log.failure("{key}: a fault while it was looked at", key=key)
+
+    def _look_at(self, key: str, job: _Job, frozen_for: float) -> None:
+        dask = self._dask
+        if job.running is not None:
+            job.running.measure()
+        if frozen_for > FROZEN_FOR:
+            self.log.warn("{key}: this process was frozen for {n:.0f} s", key=key, n=frozen_for)
+            self._stop(job, "the worker was frozen")
+        elif dask is not None and not _is_wanted(dask, key):
+            self._stop(job)
+        elif dask is not None:
+            self._report(dask, job)
 
     def _report(self, dask: Any, job: _Job) -> None:
         latest = job.latest or Progress(None, None, None)
