@@ -61,6 +61,16 @@ class DownloadTests(ResultsTestCase):
         result.close()
         self.assertEqual(rig.storage.space.used, used - len(CONTENT))
 
+    def test_a_result_that_lost_bytes_is_not_announced_with_them(self) -> None:
+        """The answer could only break off; a disk that failed may have cut the file."""
+        rig = self.rig()
+        task_id = self.finished(rig)
+        (file,) = (rig.storage.root / "results").iterdir()
+        file.write_bytes(CONTENT[:-1])
+        answers = rig.connect().request({"action": "download", "task_id": task_id})
+        self.assertEqual(answers[0][0]["error"]["code"], 410)
+        self.assertIn("damaged", answers[0][0]["error"]["description"])
+
     def test_slow_downloads_do_not_keep_other_results(self) -> None:
         """However many downloads there are."""
         self.patch(results, "BATCH", 2)

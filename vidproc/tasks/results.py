@@ -6,6 +6,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from twisted.internet.defer import DeferredLock
@@ -42,6 +43,23 @@ class Result:
         """Close the file."""
         os.close(self.fd)
         self._closed()
+
+
+class _Damaged(Exception):
+    """A result's file is not as long as it was when it was stored."""
+
+
+def _open_whole(path: Path, size: int) -> int:
+    """Return a descriptor of a file of `size` bytes. Raises `OSError` and `_Damaged`.
+
+    An answer that announced more bytes than there are could only break off, again and again.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    found = os.fstat(fd).st_size
+    if found != size:
+        os.close(fd)
+        raise _Damaged(f"it has {found} bytes, not {size}")
+    return fd
 
 
 class Results:
@@ -82,7 +100,13 @@ class Results:
         task_id = task.task_id
         self._downloads[task_id] = self._downloads.get(task_id, 0) + 1
         try:
-            fd = await self._disk.call(os.open, path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = await self._disk.call(_open_whole, path, task.output_size or 0)
+        except _Damaged as error:
+            self._download_ended(task_id)
+            self.log.error("the result of task {id} is damaged: {why}", id=task_id, why=str(error))
+            raise ServiceError(
+                ErrorCode.GONE, "The result is damaged on the server.", "Send the video again."
+            ) from None
         except OSError as error:
             self._download_ended(task_id)
             if not isinstance(error, FileNotFoundError):
