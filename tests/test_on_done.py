@@ -56,7 +56,7 @@ class OnDoneTests(TestCase):
     def open_store(self) -> TaskStore:
         store = TaskStore(self.root / "tasks.sqlite")
         store.open()
-        store.untold.note_ends()
+        store.on_done.note_ends()
         self.addCleanup(store.close)
         return store
 
@@ -65,7 +65,7 @@ class OnDoneTests(TestCase):
         command = ["/bin/sh", "-c", f"cd {self.root}\n{script}"]
         in_place: Any = InPlace()
         path_of = self.root.joinpath
-        return OnDone(reactor, command, self.store.untold, in_place, path_of, **options)
+        return OnDone(reactor, command, self.store.on_done, in_place, path_of, **options)
 
     def end(self, number: int, state: State = State.COMPLETED, **fields: Any) -> Task:
         """Let a task end in the store, as the queue would."""
@@ -144,7 +144,7 @@ class OnDoneTests(TestCase):
             await self.until(lambda: len(told.read_text().splitlines()) == 2)
             second.ended(view_of_ended(task(1, state=State.COMPLETED)))
             await second.stop()
-            self.assertEqual(self.store.untold.all(), [])
+            self.assertEqual(self.store.on_done.all(), [])
             ids = [json.loads(line)["task_id"][-1] for line in told.read_text().splitlines()]
             self.assertEqual(ids, ["1", "2"])
 
@@ -198,7 +198,7 @@ class EndedTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.rig = Rig(Path(self.mktemp()))
         self.addCleanup(self.rig.close)
-        self.rig.store.untold.note_ends()
+        self.rig.store.on_done.note_ends()
         self.told: list[State] = []
         self.rig.tasks.queue.watches.on_ended.append(lambda view: self.told.append(view.task.state))
 
@@ -219,31 +219,31 @@ class EndedTests(SynchronousTestCase):
         while self.rig.runner.running:
             complete_step(self.rig.runner.running[0])
         self.assertEqual(self.told, [State.COMPLETED])
-        self.assertEqual(self.rig.store.untold.all(), [task_id])
-        taken = self.rig.store.untold.take(task_id)
+        self.assertEqual(self.rig.store.on_done.all(), [task_id])
+        taken = self.rig.store.on_done.take(task_id)
         assert taken is not None
         self.assertIs(taken.state, State.COMPLETED)
-        self.assertIsNone(self.rig.store.untold.take(task_id))
+        self.assertIsNone(self.rig.store.on_done.take(task_id))
         self.rig.store.results.expire([task_id])
-        self.assertEqual(self.rig.store.untold.all(), [])
+        self.assertEqual(self.rig.store.on_done.all(), [])
         self.rig.connect().request({"action": "cancel", "task_id": self.send()})
         self.assertEqual(self.told, [State.COMPLETED, State.CANCELLED])
-        self.assertEqual(len(self.rig.store.untold.all()), 1)
+        self.assertEqual(len(self.rig.store.on_done.all()), 1)
 
     def test_without_the_option_nothing_is_noted(self) -> None:
         """Notes of an earlier run are deleted, instead of being reported much later."""
         self.send()
         while self.rig.runner.running:
             complete_step(self.rig.runner.running[0])
-        self.assertEqual(len(self.rig.store.untold.all()), 1)
+        self.assertEqual(len(self.rig.store.on_done.all()), 1)
         self.rig.store.close()
         self.rig.store.open()
-        self.rig.store.untold.forget()
-        self.assertEqual(self.rig.store.untold.all(), [])
+        self.rig.store.on_done.forget()
+        self.assertEqual(self.rig.store.on_done.all(), [])
         self.send()
         while self.rig.runner.running:
             complete_step(self.rig.runner.running[0])
-        self.assertEqual(self.rig.store.untold.all(), [])
+        self.assertEqual(self.rig.store.on_done.all(), [])
 
 
 class KilledServerTests(TestCase):

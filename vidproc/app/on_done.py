@@ -24,7 +24,7 @@ from vidproc.files.threads import WorkerThreads, when_fired
 from vidproc.frontends.reports import status_report
 from vidproc.reactor import IFullReactor
 from vidproc.tasks.model import State, Task
-from vidproc.tasks.store.untold_rows import UntoldRows
+from vidproc.tasks.store.on_done_rows import OnDoneRows
 from vidproc.tasks.views import TaskView, view_of_ended
 from vidproc.topics import Topic, TopicLogger
 
@@ -60,7 +60,7 @@ class OnDone:
         self,
         reactor: IFullReactor,
         command: Sequence[str],
-        untold: UntoldRows,
+        rows: OnDoneRows,
         store_thread: WorkerThreads,
         path_of: Callable[[str], Path],
         time_limit: float = TIME_LIMIT,
@@ -68,7 +68,7 @@ class OnDone:
         self._time_limit = time_limit
         self._reactor = reactor
         self._command = tuple(command)
-        self._untold = untold
+        self._rows = rows
         self._store_thread = store_thread
         self._path_of = path_of
         self._waiting: deque[str] = deque()
@@ -77,7 +77,7 @@ class OnDone:
 
     def start(self) -> None:
         """Start with the tasks that an earlier run left. Blocks; call it before the threads run."""
-        self._waiting.extend(self._untold.all())
+        self._waiting.extend(self._rows.all())
         self._fill()
 
     def ended(self, view: TaskView) -> None:
@@ -109,7 +109,7 @@ class OnDone:
         self.log.failure("task {task_id}: --on-done could not be told", failure, task_id=task_id)
 
     async def _tell(self, task_id: str) -> None:
-        task = await self._store_thread.call(self._untold.take, task_id)
+        task = await self._store_thread.call(self._rows.take, task_id)
         if task is None:
             return
         ended: Deferred[tuple[int | None, bytes]] = Deferred()

@@ -199,9 +199,9 @@ class VidprocService(Service):
         self._store = TaskStore(config.data_dir / "tasks.sqlite")
         self._store.open()
         if config.on_done is None:
-            self._store.untold.forget()
+            self._store.on_done.forget()
         else:
-            self._store.untold.note_ends()
+            self._store.on_done.note_ends()
         recover(self._store, self._data_folder, self._reactor.seconds())
 
     def _make_threads(self) -> None:
@@ -230,7 +230,7 @@ class VidprocService(Service):
         self._on_done = OnDone(
             self._reactor,
             config.on_done or (),
-            self._store.untold,
+            self._store.on_done,
             self._store_thread,
             self._data_folder.path,
         )

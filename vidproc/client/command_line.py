@@ -12,7 +12,7 @@ from vidproc.client.films import find_films, is_batch, prepare_folders
 from vidproc.client.options import Options, UsageError
 from vidproc.client.parameters import EXAMPLES, OPTION_TYPES, TYPES, option_of, read_parameters
 from vidproc.client.parser import build_parser
-from vidproc.client.places import check_input, check_output_folder, output_path, refuse_overwriting
+from vidproc.client.paths import check_input, check_output_folder, output_path, refuse_overwriting
 from vidproc.client.server_options import host_of, port_of, read_credentials, seconds_of
 from vidproc.configuration import COMMAND_LINE, DEFAULT, ConfigurationError
 from vidproc.program_options import held, parse

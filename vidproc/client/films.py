@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vidproc.client.kinds import VIDEO_KINDS
 from vidproc.client.options import Film, Options, UsageError
-from vidproc.client.places import check_input, check_output_folder, is_folder, is_there
+from vidproc.client.paths import check_input, check_output_folder, is_folder, is_there
 from vidproc.result_names import result_stem
 
 _KINDS = {"extract_audio": "mp3", "gif": "gif", "webm": "webm"}

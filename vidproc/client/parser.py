@@ -10,7 +10,7 @@ from typing import NoReturn
 from vidproc.about import ShowVersion
 from vidproc.client.options import DEFAULT_HOST, DEFAULT_PORT
 from vidproc.client.parameters import OPTION_TYPES, TYPES, option_of
-from vidproc.client.places import is_there
+from vidproc.client.paths import is_there
 from vidproc.program_options import add_configuration
 
 _DESCRIPTION = "Send a video to a vidproc server, follow its processing and fetch the result."

@@ -17,9 +17,9 @@ from vidproc.tasks.model import InvalidTransition, State, Task
 from vidproc.tasks.store import records
 from vidproc.tasks.store.attempt_rows import AttemptRows
 from vidproc.tasks.store.database import Database
+from vidproc.tasks.store.on_done_rows import OnDoneRows
 from vidproc.tasks.store.recovery_rows import RecoveryRows
 from vidproc.tasks.store.result_rows import ResultRows
-from vidproc.tasks.store.untold_rows import UntoldRows
 from vidproc.tasks.store.upload_rows import UploadRows
 
 
@@ -32,7 +32,7 @@ class TaskStore:
         self.attempts = AttemptRows(self.database)
         self.results = ResultRows(self.database)
         self.recovery = RecoveryRows(self.database)
-        self.untold = UntoldRows(self.database)
+        self.on_done = OnDoneRows(self.database)
 
     def open(self) -> None:
         """Open the database and bring its schema up to date. Raises `SchemaTooNew`."""
