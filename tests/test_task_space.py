@@ -97,6 +97,23 @@ class SpaceTests(SchedulerTestCase):
         assert failure is not None
         self.assertEqual(failure.code, 507)
 
+    def test_one_that_is_cancelled_while_space_is_looked_for(self) -> None:
+        """It is not failed, too, for what it lacks, and the round of upkeep goes on."""
+        rig = self.rig()
+        task_id = self.submit(rig)
+        rig.storage.space.limit = rig.storage.space.measure() + (4 << 20)
+        self.patch(rig.storage.space, "capacity", lambda: 1 << 40)
+        complete_step(rig.runner.running[0])
+        self.patch(rig.storage.space, "capacity", lambda: 0)
+        held = rig.disk.hold()
+        looking = ensureDeferred(rig.tasks.queue.look_for_space())
+        cancelling = ensureDeferred(rig.tasks.queue.cancel(task_id))
+        self.assertNoResult(looking)
+        held.run_all()
+        self.successResultOf(looking)
+        self.successResultOf(cancelling)
+        self.assertIs(self.state(rig, task_id), State.CANCELLED)
+
     def test_an_attempt_that_outgrows_its_space_is_stopped_and_gets_twice_as_much(self) -> None:
         """However many files it writes to."""
         rig = self.rig()

@@ -8,6 +8,7 @@ from functools import partial
 from vidproc.files.space import Space, no_space
 from vidproc.tasks.closing import Closing
 from vidproc.tasks.entries import Entries, Entry
+from vidproc.tasks.model import InvalidTransition
 from vidproc.tasks.results import Results
 
 
@@ -39,6 +40,8 @@ class SpaceWaiting:
         # Once for all of them: with very many results, the store takes a while to find out.
         evictable = await self._results.evictable(unfetched=True)
         for entry in waiting:
+            if self._entries.get(entry.task.task_id) is not entry:
+                continue  # it was cancelled meanwhile
             if self._lacking(entry) > evictable:
                 continue
             lacking = partial(self._lacking, entry)
@@ -51,7 +54,10 @@ class SpaceWaiting:
             inputs = sum(entry.task.input_size for entry in self._entries.values())
             first = waiting[0]
             if inputs + first.waits_for > self._space.capacity():
-                await self._closing.refuse(first.task, no_space(first.waits_for))
+                try:
+                    await self._closing.refuse(first.task, no_space(first.waits_for))
+                except InvalidTransition:
+                    pass  # it was cancelled meanwhile
 
     def _lacking(self, entry: Entry) -> int:
         """Return how many bytes must become free for a task."""
