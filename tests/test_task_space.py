@@ -131,6 +131,35 @@ class SpaceTests(SchedulerTestCase):
         view = self.view(rig, task_id)
         self.assertEqual((view.task.state, view.task.failures), (State.COMPLETED, 0))
 
+    def test_a_task_begins_again_only_when_its_last_attempt_is_cleared_away(self) -> None:
+        """Others that are queued begin in the meantime."""
+        rig = self.rig(max_concurrent=1)
+        task_id = self.begin(rig)
+        other = self.submit(rig, "192.0.2.2")
+        with (rig.storage.path(f"work/{task_id}/1") / "a").open("wb") as file:
+            file.truncate(rig.storage.space.reserved_for(task_id) + 1)
+        held = rig.disk.hold()
+        growing = ensureDeferred(rig.tasks.queue.check_growth())
+        (measured, measure), *_ = held.waiting
+        held.waiting.clear()
+        measured.callback(measure())
+        self.successResultOf(growing)
+        self.assertEqual(self.in_store(rig, task_id), (State.QUEUED, 1))
+        self.assertEqual(len(held.waiting), 1)  # the removal of its files
+        rig.tasks.queue.set_concurrency(2)
+        self.assertEqual(self.in_store(rig, task_id), (State.QUEUED, 1))
+        self.assertEqual(self.in_store(rig, other), (State.PROCESSING, 1))
+        held.run_all()
+        self.assertEqual(self.in_store(rig, task_id), (State.PROCESSING, 2))
+        self.assertEqual(rig.tasks.queue.running, 2)
+        self.assertTrue(rig.storage.path(f"work/{task_id}/2").is_dir())
+
+    def in_store(self, rig: Rig, task_id: str) -> tuple[State, int]:
+        """Return a task's state and its attempts."""
+        task = rig.store.get(task_id)
+        assert task is not None
+        return task.state, task.attempt
+
     def test_each_file_is_bounded_by_what_is_left(self) -> None:
         """The kernel enforces it at every moment; simultaneous commands share it."""
         rig = self.rig()

@@ -225,7 +225,12 @@ class Queue:
             now + LEASE,
             only,
             alone=self.running == 0,
-            but=[task_id for task_id, entry in self._entries.items() if entry.waits_for],
+            # One that is put back begins again when what its attempt left has been removed.
+            but=[
+                task_id
+                for task_id, entry in self._entries.items()
+                if entry.waits_for or entry.attempt is not None
+            ],
         )
         if task is None:
             self._wake_when_due(now)
