@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import sqlite3
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from vidproc.app.startup_errors import explain
+from vidproc.tasks.store.store import TaskStore
 
 
 class ExplainTests(SynchronousTestCase):
@@ -43,6 +45,15 @@ class ExplainTests(SynchronousTestCase):
         error = self.assertRaises(OSError, self.data.mkdir, exist_ok=True)
         text = explain(error, self.data, None)
         self.assertIn("(it is a link to a folder that does not exist)", text)
+
+    def test_a_task_store_that_is_none_is_named(self) -> None:
+        self.data.mkdir()
+        path = self.data / "tasks.sqlite"
+        path.write_bytes(b"no database" * 1000)
+        store = TaskStore(path)
+        error = self.assertRaises(sqlite3.Error, store.open)
+        text = explain(error, self.data, None)
+        self.assertIn(f"{path} cannot be used (file is not a database); restore it", text)
 
     def test_anything_else_is_said_as_it_is(self) -> None:
         self.assertEqual(explain(ValueError("odd"), self.data, None), "odd")

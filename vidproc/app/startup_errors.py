@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sqlite3
 import sys
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,11 @@ class CannotStart(Exception):
 
 def explain(error: Exception, data_dir: Path, log_dir: Path | None) -> str:
     """Return what keeps the server from starting, and what to do if a folder cannot be used."""
+    if isinstance(error, sqlite3.Error):
+        return (
+            f"the task store {data_dir / 'tasks.sqlite'} cannot be used ({error}); restore it from"
+            " a backup, or move it away to start without the tasks that it knows"
+        )
     if not isinstance(error, OSError) or not error.strerror:
         return str(error)
     # What fails on an open file, such as writing to a full disk, has no name.
