@@ -262,6 +262,23 @@ class RemovalTests(SynchronousTestCase):
                 for after in range(4):
                     self.remove_while(call, after, change)
 
+    def test_of_those_that_remove_a_file_at_once_one_gets_its_size(self) -> None:
+        """Else its bytes would be free twice."""
+        folder = DataFolder(Path(self.mktemp()), 1 << 30)
+        (folder.root / "results").mkdir(parents=True)
+        (folder.root / "results" / "a").write_bytes(bytes(7))
+        real, sizes = os.unlink, []
+
+        def unlink(*arguments: Any, **keywords: Any) -> None:
+            patch.restore()
+            sizes.append(folder.discard("results/a"))
+            real(*arguments, **keywords)
+
+        patch = self.patch(os, "unlink", unlink)
+        sizes.append(folder.discard("results/a"))
+        self.assertEqual(sizes, [7, 0])
+        self.assertEqual(folder.discard("results/a"), 0)
+
     def test_what_is_added_meanwhile_goes_too(self) -> None:
         """The folder is not left behind for it."""
 

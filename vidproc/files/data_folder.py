@@ -208,6 +208,19 @@ class DataFolder:
             else:
                 path.unlink(missing_ok=True)
 
+    def discard(self, key: str) -> int:
+        """Remove a file; return its size in bytes, 0 if it does not exist.
+
+        When several callers remove a file at once, one of them gets its size.
+        """
+        path = self.path(key)
+        try:
+            size = path.stat().st_size
+            path.unlink()
+        except FileNotFoundError:
+            return 0
+        return size
+
     def sort_out(self, known: set[str], task_ids: set[str]) -> tuple[list[str], list[str]]:
         """Remove or move files whose keys are not in `known`; only at startup.
 

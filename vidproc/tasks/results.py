@@ -275,10 +275,8 @@ class Results:
             size = 0
             if task.output_key is not None:
                 try:
-                    size = self._data_folder.size(task.output_key)
-                    self._data_folder.remove(task.output_key)
+                    size = self._data_folder.discard(task.output_key)
                 except OSError:
-                    size = 0
                     self.log.failure("{key} can't be removed", key=task.output_key)
             sizes.append(size)
         return sizes
