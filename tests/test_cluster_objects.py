@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
 from twisted.internet.defer import ensureDeferred
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from support.blocking import private_reactor, wait_for
+from support.job import bundled_ffmpeg, local_runner, path_of_key, sandbox
 from vidproc.cluster.lease import Lease
 from vidproc.cluster.messages import ShippedFile
 from vidproc.cluster.object_store import ObjectStore, StoreAway
 from vidproc.cluster.objects import INLINE, Objects
+from vidproc.cluster.runner import ClusterRunner
+from vidproc.cluster.security import ClusterOptions
 from vidproc.ffmpeg.command import SOURCE, Command, Workspace
 from vidproc.files.threads import WorkerThreads
+from vidproc.topics import Topic
 
 
 class ObjectsTests(SynchronousTestCase):
@@ -117,3 +124,51 @@ class ObjectsTests(SynchronousTestCase):
         (self.root / "away").rename(self.root / "store")
         self.assertEqual(self.objects.sweep(), 2)
         self.assertEqual(self.keys(), [])
+
+
+class AwayTests(SynchronousTestCase):
+    def test_a_store_that_is_away_is_told_once(self) -> None:
+        """Though what it says differs each time."""
+        folder = Path(self.mktemp()).absolute()
+        folder.mkdir()
+        runner = ClusterRunner(
+            private_reactor(),
+            ClusterOptions("tcp://127.0.0.1:8786", f"file://{folder}"),
+            local_runner(),
+            bundled_ffmpeg(),
+            sandbox(),
+            "auto",
+            path_of_key,
+            "me",
+        )
+        self.addCleanup(runner.link._loop.close)
+        runner._upkeep_thread.start()
+        self.addCleanup(lambda: wait_for(runner._upkeep_thread.stop_in_background()))
+        told: list[str] = []
+
+        @implementer(ILogObserver)
+        def observe(event: LogEvent) -> None:
+            if event.get("topic") is Topic.PERFORMANCE:
+                told.append(formatEvent(event))
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
+        times = itertools.count()
+
+        def away(lease: Lease) -> bool:
+            raise StoreAway(f"refused after {next(times)} ms")
+
+        renew = Lease.renew
+        self.patch(Lease, "renew", away)
+        for _ in range(3):
+            wait_for(ensureDeferred(runner._keep_lease()))
+        self.patch(Lease, "renew", renew)
+        wait_for(ensureDeferred(runner._keep_lease()))
+        self.assertEqual(
+            told,
+            [
+                "the object store cannot be reached; commands run on this machine:"
+                " refused after 0 ms",
+                "the object store is ours",
+            ],
+        )

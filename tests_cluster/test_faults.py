@@ -216,6 +216,7 @@ class PatienceTests(FaultCase):
         back_at = time.monotonic() + 30
         turn_until(lambda: time.monotonic() > back_at)
         self.assertFalse(self.cluster.store_folder.exists())
+        self.assertIn("object store", self.runner_.why_not_up)
         self.assertNotIn("running", self.outcomes)
         away.rename(self.cluster.store_folder)
         self.assert_completed("running", "running.mp4")

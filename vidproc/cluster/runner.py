@@ -162,15 +162,20 @@ class ClusterRunner:
                     if removed:
                         self.log.info("swept {count} objects", count=removed)
         except StoreAway as error:
-            self._tell_lease(f"the object store cannot be reached: {error}")
+            self._tell_lease("the object store cannot be reached", str(error))
         except Exception:
             self.log.failure("the lease could not be renewed")
 
-    def _tell_lease(self, reason: str) -> None:
+    def _tell_lease(self, reason: str, details: str = "") -> None:
+        # Details differ each time: they have durations, say.
         if reason != self._told:
             self._told = reason
             if reason:
-                self.log.warn("{reason}; commands run on this machine", reason=reason)
+                self.log.warn(
+                    "{reason}; commands run on this machine{details}",
+                    reason=reason,
+                    details=f": {details}" if details else "",
+                )
             else:
                 self.log.info("the object store is ours")
                 self.placing.place()
@@ -197,6 +202,13 @@ class ClusterRunner:
             and self._lease.held
             and bool(self.workers.usable())
         )
+
+    @property
+    def why_not_up(self) -> str:
+        """Why commands can't be sent to a worker, if they can't."""
+        if self.workers.connected and self.workers.usable() and not self._lease.held:
+            return "the object store has not answered for a while"
+        return "no worker is up"
 
     @property
     def expects_workers(self) -> bool:
@@ -318,7 +330,7 @@ class ClusterRunner:
                     cores=self.workers.cores,
                 )
             else:
-                self.log.warn("no worker is up; commands run on this machine")
+                self.log.warn("{reason}; commands run on this machine", reason=self.why_not_up)
 
     def _lost(self, worker: Worker, reason: str) -> None:
         """Let the commands of a worker that is gone go on elsewhere."""

@@ -76,6 +76,10 @@ class Cluster(Protocol):
         """Whether commands can be sent to a worker."""
 
     @property
+    def why_not_up(self) -> str:
+        """Why they can't be sent."""
+
+    @property
     def expects_workers(self) -> bool:
         """Whether workers may be back soon."""
 
@@ -224,7 +228,7 @@ class RemoteRunning:
                 return await self._run_here("the cluster was not able to run it")
             if not self._runner.up:
                 if not self._runner.expects_workers:
-                    return await self._run_here("no worker is up")
+                    return await self._run_here(self._runner.why_not_up)
                 await self._unless_interrupted(self._runner.pause())
                 continue
             try:
