@@ -21,6 +21,7 @@ from tests.task_case import SchedulerTestCase
 from vidproc.errors import ServiceError
 from vidproc.ffmpeg.command import CommandStopped, FailureKind
 from vidproc.tasks import endings
+from vidproc.tasks.closing import STORE_RETRY
 from vidproc.tasks.endings import SHORTAGE_DELAY
 from vidproc.tasks.model import State
 from vidproc.tasks.settings import Caller
@@ -275,6 +276,26 @@ class CancelTests(SchedulerTestCase):
         self.assertIs(self.state(rig, task_id), State.QUEUED)
         rig.store.move = move  # type: ignore[method-assign]
         self.assertIs(self.successResultOf(self.cancel(rig, task_id)), State.CANCELLED)
+
+    def test_the_end_of_a_task_on_a_full_disk_is_stored_when_its_attempt_is_removed(self) -> None:
+        """What the attempt has written may be all that the store lacks."""
+        rig = self.rig()
+        task_id = self.submit(rig)
+        while rig.runner.running[0].command.program == "probe":
+            complete_step(rig.runner.running[0])
+        move, work = rig.store.move, rig.storage.root / "work"
+
+        def full(*arguments: Any, **keywords: Any) -> Any:
+            if os.listdir(work):
+                raise sqlite3.OperationalError("database or disk is full")
+            return move(*arguments, **keywords)
+
+        rig.store.move = full  # type: ignore[method-assign]
+        rig.runner.running[0].fail()
+        self.assertIs(self.state(rig, task_id), State.PROCESSING)
+        rig.clock.advance(STORE_RETRY)
+        self.assertIs(self.state(rig, task_id), State.FAILED)
+        self.assertEqual(len(self.flushLoggedErrors(sqlite3.OperationalError)), 1)
 
     def test_a_completed_task_keeps_its_state_and_loses_its_files(self) -> None:
         """From then on its download gets 410."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,8 @@ from vidproc.topics import Topic, TopicLogger
 
 STORE_RETRY = 2.0
 """Seconds until a failed change of the store (a full disk) is tried again."""
+TRIES_LOGGED = 30
+"""Of so many tries in a row, one is logged."""
 FREE: dict[str, Any] = {"owner": None, "lease_until": None}
 """Fields of a task that no server is working on."""
 
@@ -79,13 +82,21 @@ class Closing:
             self._on_ended(task)
 
     async def move_surely(self, task_id: str, to: State, fields: dict[str, Any]) -> Task:
-        """Move a task to another state; retry until the store succeeds."""
-        while True:
+        """Move a task to another state; retry until the store succeeds.
+
+        If the disk is full, the files of the ended attempt may be what is in the way.
+        """
+        for tries in itertools.count():
             try:
                 return await self._store_thread.call(self._store.move, task_id, to, **fields)
             except (sqlite3.Error, OSError):
-                self.log.failure("task {task_id} can't be stored; trying again", task_id=task_id)
+                if tries % TRIES_LOGGED == 0:  # a log may be on the same disk
+                    self.log.failure(
+                        "task {task_id} can't be stored; trying again", task_id=task_id
+                    )
+                await self.remove_work(task_id)
                 await deferLater(self._reactor, STORE_RETRY)
+        raise AssertionError
 
     async def remove_work(self, task_id: str) -> None:
         """Remove the files of a task's attempts."""
