@@ -330,22 +330,29 @@ class MadeUpJob:
 
     async def run(self, command: Command) -> Completed:
         self.commands.append(command)
+        scores = " ".join(command.arguments).count("libvmaf")
+        if scores and self.crashes:
+            self.crashes -= 1
+            raise CommandFailed(command, "signal SIGSEGV", kind=FailureKind.CRASHED)
+        encoding = scoring = 0.0
+        if command.outputs:
+            encoding = self._encode(command)
+        text = ""
+        if scores:
+            (name,) = command.outputs or [name for name in command.inputs if name != SOURCE]
+            found = [self.scores[name], 99.9][:scores]  # the source against itself, besides
+            text = "".join(f"[info] VMAF score: {score:.6f}\n" for score in found)
+            scoring = (command.duration or 0) * self.scoring_time
+        return Completed(b"", text, encoding + scoring)
+
+    def _encode(self, command: Command) -> float:
+        """Note what the command writes; return how long that takes."""
         arguments = list(command.arguments)
-        if "libvmaf" in " ".join(arguments):
-            if self.crashes:
-                self.crashes -= 1
-                raise CommandFailed(command, "signal SIGSEGV", kind=FailureKind.CRASHED)
-            (encoded,) = (name for name in command.inputs if name != SOURCE)
-            scores = [self.scores[encoded]]
-            if " ".join(arguments).count("libvmaf") == 2:  # the source against itself, besides
-                scores.append(99.9)
-            text = "".join(f"[info] VMAF score: {score:.6f}\n" for score in scores)
-            return Completed(b"", text, (command.duration or 0) * self.scoring_time)
         (name,) = command.outputs
         fraction = (command.duration or 0) / self.duration
         if command.stage == "copying":
             self.sizes[name] = self.media.size - 1000
-            return Completed(b"", "", 0.1)
+            return 0.1
         crf = float(arguments[arguments.index("-crf") + 1])
         whole = command.stage == "encoding"
         lack = self.lack * math.exp(0.13 * (crf - 23))
@@ -353,7 +360,7 @@ class MadeUpJob:
         self.scores[name] = max(100 - lack + off, 0)
         picture = self.size * math.exp(-0.12 * (crf - 23)) * fraction
         self.sizes[name] = picture * (self.swelling if whole else 1.0)
-        return Completed(b"", "", command.duration or 0)
+        return command.duration or 0
 
     def warn(self, sentence: str) -> None:
         self.warnings.append(sentence)
@@ -385,17 +392,40 @@ class DecisionTests(SynchronousTestCase):
 
     def test_scores_of_a_subset_state_their_error(self) -> None:
         for duration, quality, codec, every in (
-            (4.0, 95.0, "h264", 1),
+            (3.0, 95.0, "h264", 1),
             (8.0, 95.0, "h264", 3),
-            (20.0, 95.0, "h264", 5),
-            (20.0, 95.0, "hevc", 3),
-            (20.0, 80.0, "h264", 1),
+            (12.0, 95.0, "h264", 5),
+            (12.0, 95.0, "hevc", 3),
+            (8.0, 85.0, "h264", 1),
+            (12.0, 85.0, "h264", 3),
+            (15.0, 75.0, "av1", 3),
         ):
             job, _, details = self.compress(duration, size=1e6, quality=quality, codec=codec)
-            scored = [c.arguments for c in job.commands if c.stage == "scoring"]
+            scored = [c.arguments for c in job.commands if c.stage == "encoding"]
             self.assertIn(f"n_subsample={every}", " ".join(scored[-1]), (duration, codec))
-            self.assertTrue(0 <= details["measured_error"] <= 0.35)
+            self.assertTrue(0 <= details["measured_error"] <= 0.4)
             self.assertEqual(details["measured_error"] == 0, every == 1)
+
+    def test_the_error_of_a_score_narrows_what_is_accepted(self) -> None:
+        """A miss that is good enough if every frame was scored is corrected otherwise."""
+        for duration, corrected in ((8.0, False), (10.0, True)):
+            job, _, details = self.compress(
+                duration, size=2e5, quality=85, bias=-1.9, noise=(-0.7,)
+            )
+            made = [command for command in job.commands if command.stage == "encoding"]
+            first = job.scores[made[0].outputs[0]]
+            self.assertTrue(84.55 <= first <= 84.68, first)
+            self.assertEqual(len(made) > 1, corrected, duration)
+            self.assertEqual(details["measured_error"] > 0, corrected)
+
+    def test_one_trial_is_enough_for_a_short_film_that_is_not_far_from_typical(self) -> None:
+        for lack in (3.5, 5.0, 6.5):
+            for quality in (75.0, 85.0, 95.0):
+                job, _, _ = self.compress(
+                    12.0, size=2e5, lack=lack, bias=-0.12 * (100 - quality), quality=quality
+                )
+                samples = [c for c in job.commands if c.stage == "searching" and c.outputs]
+                self.assertEqual(len(samples), 1, (lack, quality))
 
     def test_every_film_is_scored(self) -> None:
         for duration in (2.0, 20.0, 7200.0):

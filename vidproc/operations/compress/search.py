@@ -99,7 +99,9 @@ class Search:
 
     `aim` is the score to aim for, a little above the target. `floor` is the lowest score that the
     size limit may lead to. `start` is the first CRF to try, `best` the source's score against
-    itself. `whole` are the points that were measured on the whole video.
+    itself. `reach` is the distance in ln(missing points) within which a point is near enough to the
+    aim, however many score points that is. `whole` are the points that were measured on the whole
+    video.
     """
 
     curve: Curve
@@ -109,6 +111,7 @@ class Search:
     size_limit: float
     start: float
     best: float = 100.0
+    reach: float = 0.0
     max_probes: int = MAX_PROBES
     points: list[Point] = field(default_factory=list)
     whole: list[Point] = field(default_factory=list)
@@ -217,6 +220,9 @@ class Search:
     def _known(self, expected: float) -> bool:
         """Return whether the measured points are close enough to `expected` to interpolate."""
         scores = [point.score for point in self.points]
+        lack = self._lack(expected)
+        if any(abs(self._lack(score) - lack) <= self.reach for score in scores):
+            return True
         if len(scores) == 1:
             return abs(scores[0] - expected) <= _CLOSE
         above = [score for score in scores if score >= expected]

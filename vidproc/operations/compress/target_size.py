@@ -114,7 +114,7 @@ async def _score(work: Work, name: str) -> dict[str, Any]:
     """Return what is reported of the finished file's score; nothing if it cannot be measured."""
     if work.metric is None:
         return {}
-    every, error = work.sparse(_LIKELY_QUALITY)
+    every, _ = work.sparse(_LIKELY_QUALITY)
     score, _ = await work.score(
         name, whole_film(work.duration), stage="scoring", weight=0.9, every=every
     )
@@ -123,7 +123,7 @@ async def _score(work: Work, name: str) -> dict[str, Any]:
     return {
         "metric": work.metric,
         "measured_score": round(score, 2),
-        "measured_error": round(error * (101 - score) / (101 - _LIKELY_QUALITY), 2),
+        "measured_error": round(work.error(every, score), 2),
     }
 
 

@@ -18,6 +18,7 @@ from vidproc.operations.compress.encode import (
     source_video_bytes,
     video_encoder_for,
 )
+from vidproc.operations.compress.scored_encode import scored_encode
 from vidproc.operations.compress.scoring import (
     Metric,
     Samples,
@@ -36,19 +37,26 @@ SIZE_RULE = 0.9
 """The fraction of the source's video bytes that the compressed video may take."""
 SPARSE = 3
 """Trials are scored on every third frame."""
-_SPARSE_ERRORS = ((5, 1.0), (3, 0.65))
+_SPARSE_ERRORS = ((5, 2.5), (3, 1.5))
 """Whole videos are scored on every fifth or third frame where that is exact enough: (interval,
-error). The error of the mean, which 95 % of measurements stay under, is this times the score points
-missing to 101, over the square root of the number of frames. (0.9 and 0.53 over 2,000 stretches of
-60 to 1,700 frames of six videos, H.264, HEVC and AV1; more in clips of 180 to 240 lines.) Encoders
-give some frames more bits than others, in periods of 2, 4, 8 and more frames (x265 also of 5), so
-the interval must share no factor with those: every fourth frame scored up to 1.8 too high."""
-_LARGEST_ERROR = 0.35
+error). The error of the mean, which 95 % of measurements stay under, is this times the root of the
+score points missing to 101 per frame. (2.0 to 2.4 and 1.0 to 1.2 over 4,000 stretches of 125 to 400
+frames of six videos at 75 to 98, H.264, HEVC and AV1; up to 3.1 and 1.7 in clips of 180 to 240
+lines.) Encoders give some frames more bits than others, in periods of 2, 4, 8 and more frames (x265
+also of 5), so the interval must share no factor with those: every fourth frame scored up to 1.8 too
+high."""
+_IN_SEGMENTS = 2.0
+"""How much larger that is where segments are scored one by one, on a cluster: all begin alike, so
+that their errors are alike. (Noisy AV1 in four segments: 0.6 at 85, twice the error.)"""
+_LARGEST_ERROR = 0.4
 CAPPED_BY_SELF = 0.5
 """No target is higher than the source's score against itself, less this."""
 _NEVER_CAPPED = 96.5
 """The quality up to which that can't matter: even a still scores 97.4 against itself."""
 _MUX_BYTES_PER_FRAME = 14
+_MOST_PIXELS = 2_100_000
+"""Pixels of frames that are scored while they are encoded. The source's frames wait in memory until
+the encoder has finished theirs: 500 MB at this size."""
 
 
 @dataclass(slots=True)
@@ -69,6 +77,8 @@ class Work:
     left: float = 1.0
     files: int = 0
     encode_time: float = 0.0
+    decodes_own: bool = True
+    """Whether FFmpeg can decode what it encodes (since version 7), as far as is known."""
     audio_bytes: float | None = None
     cut: Film | None = None
     """The segments of the video, once it has been cut for a cluster."""
@@ -129,11 +139,19 @@ class Work:
 
         `score` is the expected mean; the error is in score points, 0 if every frame is scored.
         """
-        for every, factor in _SPARSE_ERRORS if self.metric == "vmaf" else ():
-            error = factor * (101.0 - score) / math.sqrt(max(self.frames, 1.0))
+        for every, _ in _SPARSE_ERRORS if self.metric == "vmaf" else ():
+            error = self.error(every, score)
             if error <= _LARGEST_ERROR and (every, self.video_encoder.codec) != (5, "hevc"):
                 return every, error
         return 1, 0.0
+
+    def error(self, every: int, score: float, fraction: float = 1.0) -> float:
+        """Return the error of a score that was measured on each `every`-th frame of the video, or
+        of a `fraction` of it."""
+        factor = dict(_SPARSE_ERRORS).get(every, 0.0)
+        if self.job.capabilities.spare_cores >= 2:
+            factor *= _IN_SEGMENTS
+        return factor * math.sqrt(max(101.0 - score, 0.0) / max(self.frames * fraction, 1.0))
 
     @property
     def largest(self) -> float:
@@ -231,6 +249,69 @@ class Work:
             best=best,
         )
 
+    async def encode_and_score(
+        self,
+        encode: Command,
+        name: str,
+        samples: Samples,
+        *,
+        stage: str,
+        weight: float,
+        every: int,
+        search: Search | None,
+    ) -> tuple[float | None, float, float]:
+        """Encode into the file `name` and score that, by one command where possible.
+
+        Return the score, and the seconds that encoding and scoring took: of one command, these are
+        what each usually takes of it. Otherwise it is as `score`.
+        """
+        command = self._scored_encode(encode, name, samples, weight, every, search)
+        if command is not None:
+            try:
+                done = await self.job.run(command)
+            except CommandFailed as error:
+                if not error.kind.may_be_the_files:
+                    raise
+                self.decodes_own = False  # two commands tell what is wrong, or do better
+            else:
+                self.left -= self.left * weight
+                scoring = self.video_encoder.scoring_cost / every
+                encoding = done.elapsed / (1 + scoring)
+                return self._score_of(done, search), encoding, done.elapsed - encoding
+        encoded = await self.job.run(encode)
+        score, scored = await self.score(
+            name, samples, stage=stage, weight=weight, every=every, search=search
+        )
+        return score, encoded.elapsed, scored
+
+    def _scored_encode(
+        self,
+        encode: Command,
+        name: str,
+        samples: Samples,
+        weight: float,
+        every: int,
+        search: Search | None,
+    ) -> Command | None:
+        if not self.decodes_own or self.size[0] * self.size[1] > _MOST_PIXELS:
+            return None
+        score = self.score_command(
+            name,
+            samples,
+            stage=encode.stage,
+            weight=self.left * weight,
+            every=every,
+            best=search is not None and self.capped,
+        )
+        return scored_encode(encode, score)
+
+    def _score_of(self, done: Completed, search: Search | None) -> float | None:
+        """Return the score that a command printed; a `search` is told the source's own score."""
+        assert self.metric is not None
+        if search is not None and self.capped:
+            search.cap(parse_best(done, self.metric), CAPPED_BY_SELF)
+        return parse_score(done, self.metric)
+
     async def score(
         self,
         name: str,
@@ -256,9 +337,7 @@ class Work:
             if stage == "searching" or not error.kind.may_be_the_files:
                 raise
             return None, 0.0  # the video itself is there
-        if capping and search is not None:
-            search.cap(parse_best(done, self.metric), CAPPED_BY_SELF)
-        return parse_score(done, self.metric), done.elapsed
+        return self._score_of(done, search), done.elapsed
 
     async def run_twice(self, command: Command) -> Completed:
         """Run a command, and again if it crashed: scoring crashes once in thousands of times."""
