@@ -8,7 +8,7 @@ from pathlib import Path
 
 from support.job import RealJob
 from tests.test_compress import MEDIA, CompressCase
-from vidproc.ffmpeg.command import Command, CommandFailed, Completed
+from vidproc.ffmpeg.command import Command, CommandFailed, Completed, FailureKind
 from vidproc.operations.compress.encode import Codec
 from vidproc.operations.compress.scored_encode import scored_encode
 from vidproc.operations.compress.scoring import Samples, decoded_once, spread, whole_film
@@ -31,12 +31,14 @@ class Made:
 
 
 class OldFFmpeg(RealJob):
-    """A job whose FFmpeg can't decode what it encodes."""
+    """A job whose FFmpeg can't decode what it encodes, but fails or waits for ever."""
+
+    kind = FailureKind.INPUT
 
     async def run(self, command: Command) -> Completed:
         if "-dec" in command.arguments:
             self.commands.append(command)
-            raise CommandFailed(command, "Unrecognized option 'dec'.")
+            raise CommandFailed(command, "it can't", kind=self.kind)
         return await super().run(command)
 
 
@@ -108,6 +110,13 @@ class ScoredEncodeTests(CompressCase):
         self.encode(work, samples)
         self.assertEqual(["-dec" in command.arguments for command in first.commands].count(True), 1)
         self.assertTrue(0 < work.left < left)
+
+    def test_two_commands_do_better_than_one_that_stands_still(self) -> None:
+        self.patch(OldFFmpeg, "kind", FailureKind.STALLED)
+        work = self.work("h264", OldFFmpeg)
+        made = self.encode(work, decoded_once(spread(work.duration, 0.1, 0.4, 1), 24.0))
+        self.assertIsNotNone(made.score)
+        self.assertEqual(len(made.commands), 3)
 
     def test_several_inputs_stay_two_commands(self) -> None:
         work = self.work("h264")

@@ -270,7 +270,7 @@ class Work:
             try:
                 done = await self.job.run(command)
             except CommandFailed as error:
-                if not error.kind.may_be_the_files:
+                if not (error.kind.may_be_the_files or error.kind is FailureKind.STALLED):
                     raise
                 self.decodes_own = False  # two commands tell what is wrong, or do better
             else:
