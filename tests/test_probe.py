@@ -102,6 +102,18 @@ class FactsTests(TestCase):
             assert info.video is not None
             self.assertEqual((info.video.frames, info.other_videos, info.covers), (frames, 0, ()))
 
+    def test_a_length_is_no_certainty_where_times_restart(self) -> None:
+        """A longer result of a chained Ogg file is no error of ours."""
+        folder = media.scratch(self)
+        part = media.synthesise(
+            folder / "part.ogv", "-c:v", "libtheora", lavfi="testsrc2=s=64x64:r=25", seconds=12
+        )
+        self.assertTrue(media.probe(part).measured)
+        chain = folder / "chain.ogv"
+        chain.write_bytes(part.read_bytes() * 2)
+        info = media.probe(chain)
+        self.assertEqual((info.restarts, info.measured, info.ends_early), (True, False, False))
+
     def test_of_several_video_streams_the_default_one_is_used(self) -> None:
         """As players do; without one it is the first."""
         for default, width in (("1", 96), ("0", 64)):

@@ -198,7 +198,7 @@ def _media(found: dict[str, Any], size: int) -> MediaInfo:
         duration=duration,
         claimed_duration=claimed,
         ends_early=ends_early,
-        measured=complete and real is not None and not _may_start_again(container),
+        measured=complete and real is not None and not (restarts or _may_start_again(container)),
         restarts=restarts,
         start_time=origin,
         bit_rate=values.bit_rate(found.get("bit_rate")),
