@@ -57,10 +57,11 @@ class ConnectingTests(ServerCase):
         """Bytes that are not MMP end it at once; the error says what to check: HTTP, or a missing
         --tls."""
         http = b"HTTP/1.1 400 Bad Request\r\n\r\n" + b"x" * 100
-        for said in (http, bytes.fromhex("15030300020246")):
-            await self.meet_foreigner(said)
+        await self.meet_foreigner(http, "speaks HTTP, not the vidproc protocol")
+        for said in (b"+OK ready\r\n", bytes.fromhex("15030300020246")):
+            await self.meet_foreigner(said, "does not speak the vidproc protocol")
 
-    async def meet_foreigner(self, said: bytes) -> None:
+    async def meet_foreigner(self, said: bytes, expected: str) -> None:
         class Foreign(Protocol):
             transport: IStreamTransport
 
@@ -78,7 +79,7 @@ class ConnectingTests(ServerCase):
         factory = ForeignFactory()
         client = self.client(port=self.listen(factory))
         problem = await self.fails(ConnectFailed, client.request("info"))
-        self.assertIn("does not speak the vidproc protocol", str(problem))
+        self.assertIn(expected, str(problem))
         self.assertIn("--tls", problem.advice)
 
     async def test_a_server_that_closes_after_each_answer_is_connected_to_again(self) -> None:

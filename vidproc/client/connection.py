@@ -222,6 +222,15 @@ class Connection(TwistedProtocol):
         if self._exchange is not None:
             self._exchange.answered = True
         try:
+            if first and data.startswith(b"HTTP/"):
+                self._fail(
+                    ConnectFailed(
+                        "What answers there speaks HTTP, not the vidproc protocol.",
+                        "Name the server's MMP port, such as --port 9999; if the server uses TLS,"
+                        " add --tls.",
+                    )
+                )
+                return
             if first and data.startswith(_TLS_ALERT):
                 # As an MMP header it would announce more bytes, which never arrive.
                 raise RemoteProtocolError("it answers with a TLS alert")
