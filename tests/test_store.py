@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import sqlite3
 import tempfile
 from pathlib import Path
@@ -13,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from vidproc.errors import ServiceError
 from vidproc.tasks.model import Failure, InvalidTransition, State, Task, new_task_id
 from vidproc.tasks.store.attempt_rows import LEASE, SUSPECT_AFTER
-from vidproc.tasks.store.database import SchemaTooNew
+from vidproc.tasks.store.database import LOG_ALLOCATED, SchemaTooNew
 from vidproc.tasks.store.recovery_rows import LONGEST_PAUSE
 from vidproc.tasks.store.store import TaskStore
 from vidproc.tasks.store.upload_rows import MOST_PARTIAL
@@ -36,7 +37,7 @@ class StoreTests(SynchronousTestCase):
         self.path = Path(tempfile.mkdtemp(dir=self.mktemp_folder())) / "tasks.sqlite"
         self.store = TaskStore(self.path)
         self.store.open()
-        self.addCleanup(self.store.close)
+        self.addCleanup(lambda: self.store.close())
 
     def mktemp_folder(self) -> str:
         folder: str = self.mktemp()
@@ -50,6 +51,27 @@ class StoreTests(SynchronousTestCase):
     def queued(self, peer: str = "192.0.2.1", **fields: object) -> Task:
         task = self.admit(make_task(peer, **fields))
         return self.store.move(task.task_id, State.QUEUED, queued_at=1001.0)
+
+    def test_changes_need_no_further_blocks_on_a_full_disk(self) -> None:
+        """The log has its blocks from the start, after a crash in it as well."""
+        task = self.queued()
+        for number in range(3):
+            log = self.path.with_name(f"{self.path.name}-wal").stat()
+            self.assertGreaterEqual(log.st_blocks * 512, LOG_ALLOCATED)
+            for _ in range(20):
+                self.store.update(task.task_id, failures=number)
+            after = self.path.with_name(f"{self.path.name}-wal").stat()
+            self.assertEqual((after.st_size, after.st_blocks), (log.st_size, log.st_blocks))
+            crashed = self.path.with_name(f"crashed-{number}.sqlite")
+            for suffix in ("", "-wal"):
+                shutil.copy(f"{self.path}{suffix}", f"{crashed}{suffix}")
+            self.store.close()
+            self.path = crashed
+            self.store = TaskStore(crashed)
+            self.store.open()
+            found = self.store.get(task.task_id)
+            assert found is not None
+            self.assertEqual(found.failures, number)
 
     def test_a_lookup_does_not_wait_for_a_commit(self) -> None:
         """It sees the committed state while the writer is in a transaction."""

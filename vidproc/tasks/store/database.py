@@ -8,11 +8,15 @@ a promise.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
+
+LOG_ALLOCATED = 1 << 20
+"""Bytes of the write-ahead log that are allocated at the start, for about a hundred changes."""
 
 
 class SchemaTooNew(Exception):
@@ -37,6 +41,7 @@ class Database:
         connection.execute("PRAGMA busy_timeout = 10000")
         self._connection = connection
         self._migrate()
+        self._allocate_log()
         self._reader = sqlite3.connect(
             f"{self._path.absolute().as_uri()}?mode=ro",
             uri=True,
@@ -44,6 +49,23 @@ class Database:
             check_same_thread=False,
         )
         self._reader.row_factory = sqlite3.Row
+
+    def _allocate_log(self) -> None:
+        """Give the write-ahead log its blocks now, so that changes need none on a full disk.
+
+        SQLite overwrites the log from its start after each checkpoint, and stops reading at the
+        first frame that is not its own, so zeros after the last one do no harm.
+        """
+        try:
+            log = os.open(f"{self._path}-wal", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        try:
+            os.posix_fallocate(log, 0, LOG_ALLOCATED)
+        except OSError:
+            pass  # the disk is full now, or cannot do it
+        finally:
+            os.close(log)
 
     def close(self) -> None:
         """Close the database."""
