@@ -267,8 +267,8 @@ class ShotDecisionTests(SynchronousTestCase):
             self.assertApproximates(details["measured_score"], 95.2, 0.4)
             shots = [name.split("-")[1] for name in self.encodes(job)]
             self.assertGreater(len(set(shots)), 20)
-            # One that was encoded before the others told that it would be so bad.
-            self.assertLessEqual(len(shots), len(set(shots)) + 1)
+            # Those that were encoded before others told that they would be so bad.
+            self.assertLessEqual(len(shots), len(set(shots)) + 2)
 
     def test_a_few_shots_are_encoded_again_where_steering_is_not_enough(self) -> None:
         job, details = self.compress(20.0, size=3e6, bias=4.0)

@@ -70,7 +70,7 @@ those of neighbours if it can: x264 gives a keyframe the quantizer of the frames
 its zone. That cost a video of stills, whose keyframes are half of it, 0.5 % of the bytes."""
 _TOO_LOW, _TOO_HIGH = 0.3, 0.8
 """Score points below and above the target beyond which shots are encoded again."""
-_FALLEN = 1.25
+_FALLEN = 0.75
 """How far above its highest CRF, by what it scored, a shot is encoded again."""
 _BELOW_AIM, _ABOVE_AIM, _STEERED = 0.3, 0.25, 1.5
 """Score points below and above the aim within which the remaining shots keep their CRFs, and the
