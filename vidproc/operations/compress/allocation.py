@@ -26,7 +26,8 @@ _GENTLEST, _STEEPEST = 0.15, 2.5
 _REAL_PART = 0.7
 """How much of the predicted saving is real, as measured on these videos: 0.5 to 1.1."""
 _FARTHEST = 5.0
-"""How far a shot's CRF may be from the others', in steps of a quantizer from 0 to 51."""
+"""How far a shot's CRF may be from the others', in steps of a quantizer from 0 to 51. On two of
+these videos, each with one nearly perfect shot, 4 saved 0.5 % less, and 6 at most 0.3 % more."""
 _WORST = 0.1
 """The worst fraction of the video at one CRF: no shot may score less than that does."""
 
@@ -45,7 +46,7 @@ class ShotCurve:
     size: float
     score_slope: float
     size_slope: float
-    reach: float = 0.0
+    reach: float
 
     @classmethod
     def between(cls, curve: Curve, seconds: float, low: Point, high: Point) -> ShotCurve:
