@@ -73,7 +73,9 @@ class RealTests(CompressCase):
         self.assertEqual(details["shots"], 4)
         self.assertIn("saved_percent", details)
         score = measure(job.path_of(product.file), film)
-        self.assertApproximates(score, details["measured_score"], 2 * details["measured_error"])
+        # Where all frames are scored: of the mean by seconds instead of frames, and of rounding.
+        error = 2 * details["measured_error"] + 0.05
+        self.assertApproximates(score, details["measured_score"], error)
         self.assertTrue(-0.5 <= score - parameters["quality"] <= 1.0, score)
         before, after = times(film), times(job.path_of(product.file))
         self.assertEqual(len(after), len(before))
