@@ -48,7 +48,7 @@ high."""
 _IN_SEGMENTS = 2.0
 """How much larger that is where segments are scored one by one, on a cluster: all begin alike, so
 that their errors are alike. (Noisy AV1 in four segments: 0.6 at 85, twice the error.)"""
-_LARGEST_ERROR = 0.4
+_LARGEST_ERROR = 0.33
 CAPPED_BY_SELF = 0.5
 """No target is higher than the source's score against itself, less this."""
 _NEVER_CAPPED = 96.5
