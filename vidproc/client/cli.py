@@ -37,7 +37,10 @@ def _main(argv: Sequence[str] | None) -> int:
     from vidproc.client.options import UsageError
 
     try:
-        options = parse_command_line(argv)
+        try:
+            options = parse_command_line(argv)
+        except BrokenPipeError:
+            return 0  # who read the help has gone; argparse of Python 3.11.2 does not ignore that
         if not options.tls:
             do_without_tls()
         from vidproc.client.early import begin_upload
