@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from imageio_ffmpeg import get_ffmpeg_exe
-from playwright.sync_api import expect
+from playwright.sync_api import APIResponse, Request, Route, expect
 
 from support.server_process import wait_for
 from tests_page.case import (
@@ -119,6 +119,31 @@ class WorkTests(PageTestCase):
         self.page.wait_for_function(
             "() => navigator.locks.query().then((locks) => locks.held.length === 0)"
         )
+        self.assertEqual(self.server.files(), [])
+
+    def test_cancel_before_the_first_byte_is_sent(self) -> None:
+        """The page asks first whether the server takes the film; no byte follows the answer."""
+        asked: list[tuple[Route, APIResponse]] = []
+        sent: list[Request] = []
+
+        def hold(route: Route) -> None:
+            if route.request.method != "PATCH":
+                route.continue_()
+            elif asked:
+                sent.append(route.request)
+                route.continue_()
+            else:
+                asked.append((route, route.fetch()))
+
+        self.page.route("**/api/v1/uploads/*", hold)
+        with self.page.expect_request(lambda request: request.method == "PATCH"):
+            self.start("compress", COCKATOO)
+        with self.page.expect_response(lambda response: response.request.method == "DELETE"):
+            self.film(COCKATOO.name).get_by_role("button", name="Cancel").click()
+        for route, response in asked:
+            route.fulfill(response=response)
+        self.page.evaluate("() => fetch('api/v1/server')")  # what the answer led to is sent now
+        self.assertEqual((len(asked), sent), (1, []))
         self.assertEqual(self.server.files(), [])
 
     def test_cancel_before_the_page_knows_the_task(self) -> None:

@@ -25,7 +25,7 @@ export class Run {
     this.rate = null;
     this.wait = null; // {key, until}: why nothing moves
     this.upload = null;
-    this.cancelled = false;
+    this.stop = new AbortController(); // aborted when it is cancelled
     this.samples = [];
     this.shownAt = -Infinity;
     this.wake = null;
@@ -153,7 +153,7 @@ export class Uploads {
         this.finish(run, { taskId, status: { status: "queued" } });
         return;
       } catch (problem) {
-        if (run.cancelled) return;
+        if (run.stop.signal.aborted) return;
         if (run.loaded > before) failures = restarts = 0;
         if (problem.status === 401) {
           run.wait = { key: "wait.token" };
@@ -191,7 +191,7 @@ export class Uploads {
           this.refuse(run, problem);
           return;
         }
-        if (run.cancelled) return;
+        if (run.stop.signal.aborted) return;
         this.onChange(film);
       }
     }
@@ -220,7 +220,8 @@ export class Uploads {
           for (const [name, value] of Object.entries(token.header())) sent.setHeader(name, value);
           // Creating it twice creates it once, should the first answer be lost.
           if (sent.getMethod() === "POST") sent.setHeader("Idempotency-Key", film.key);
-          if (sent.getHeader("Upload-Offset") === "0") await knock(sent.getURL());
+          if (sent.getHeader("Upload-Offset") === "0") await knock(sent.getURL(), run.stop.signal);
+          run.stop.signal.throwIfAborted(); // tus-js-client would send it all the same
         },
         onUploadUrlAvailable: () => {
           if (film.uploadUrl === upload.url) return;
@@ -297,7 +298,7 @@ export class Uploads {
   async cancel(film) {
     const run = this.runs.get(film.id);
     if (run) {
-      run.cancelled = true;
+      run.stop.abort();
       run.wake?.();
       await run.upload?.abort(false)?.catch?.(() => {});
       this.drop(run);
@@ -326,9 +327,9 @@ class Source {
 
 /** Send no bytes: the server refuses that as it would refuse the file, before much of that is on
  * its way. A browser may never see the answer to a large body that is refused. */
-async function knock(url) {
+async function knock(url, signal) {
   const headers = { ...TUS, "Upload-Offset": "0", "Content-Type": "application/offset+octet-stream" };
-  await request(url, { method: "PATCH", headers });
+  await request(url, { method: "PATCH", headers, signal });
 }
 
 /** Ask the server how much it has of a film that is not wholly sent. */
