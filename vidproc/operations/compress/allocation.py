@@ -99,9 +99,9 @@ class ShotCurve:
         near = min(max(crf - self.crf, -self.reach), self.reach)
         return near, crf - self.crf - near
 
-    def moved(self, lack: float, size: float) -> ShotCurve:
-        """Return the curve with these values added to its logarithms."""
-        return replace(self, lack=self.lack + lack, size=self.size + size)
+    def moved(self, lack: float) -> ShotCurve:
+        """Return the curve with this added to the logarithm of its missing points."""
+        return replace(self, lack=self.lack + lack)
 
 
 def mean_score(shots: Sequence[ShotCurve], crfs: Sequence[float]) -> float:

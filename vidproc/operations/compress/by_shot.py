@@ -441,13 +441,13 @@ def _steer(takes: Sequence[_Take], aim: float) -> None:
     lack *= len(known) / (len(known) + 1)
     fixed = sum(take.shot.length * (take.score or 0.0) for take in known)
     underway = [take for take in takes if take.score is None and take.file is not None]
-    fixed += sum(t.shot.length * t.curve.moved(lack, 0.0).score_at(t.crf) for t in underway)
+    fixed += sum(t.shot.length * t.curve.moved(lack).score_at(t.crf) for t in underway)
     left = [take for take in takes if take.file is None]
     seconds = sum(take.shot.length for take in left)
     total = sum(take.shot.length for take in takes)
     if not seconds:
         return
-    curves = [take.curve.moved(lack, 0.0) for take in left]
+    curves = [take.curve.moved(lack) for take in left]
     crfs = [take.crf for take in left]
     expected = (fixed + seconds * mean_score(curves, crfs)) / total
     wanted = min(max(expected, aim - _BELOW_AIM), aim + _ABOVE_AIM)

@@ -274,7 +274,7 @@ class Work:
                     raise
                 self.decodes_own = False  # two commands tell what is wrong, or do better
             else:
-                self.left -= self.left * weight
+                self.weight(weight)  # it had that of both
                 scoring = self.video_encoder.scoring_cost / every
                 encoding = done.elapsed / (1 + scoring)
                 return self._score_of(done, search), encoding, done.elapsed - encoding
